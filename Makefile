@@ -1,0 +1,45 @@
+# Two commands for a fresh clone: `make audit` runs the audit, `make test` passes the gate.
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+AUDIT  ?=
+
+.PHONY: audit test lint slow gpu wheel clean
+
+audit: $(VENV)/.installed
+	$(BIN)/cblr audit $(AUDIT)
+
+test: lint
+	$(BIN)/python -m pytest -n 2
+
+lint: $(VENV)/.installed-test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+slow: $(VENV)/.installed-test
+	$(BIN)/python -m pytest -m slow
+
+gpu: $(VENV)/.installed-test
+	$(BIN)/python -m pytest -m gpu
+
+wheel: $(VENV)/.installed-test
+	$(BIN)/python -m build --wheel
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+	  || { echo "cblr needs Python 3.11 or newer; $(PYTHON) is older. Try: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 2; }
+	$(PYTHON) -m venv $(VENV)
+
+# torch first and by its exact pin, so that nothing else decides which build is taken.
+$(VENV)/.installed: $(BIN)/python constraints.txt pyproject.toml
+	$(BIN)/python -m pip install --quiet -c constraints.txt torch
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e .
+	@touch $@
+
+$(VENV)/.installed-test: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[test]'
+	@touch $@
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

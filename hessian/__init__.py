@@ -1,0 +1,1 @@
+"""Exact second derivatives of a given network. Knows no paper."""

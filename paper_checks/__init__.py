@@ -1,0 +1,1 @@
+"""Confronts theory with simulation: verdicts, figures, the report."""

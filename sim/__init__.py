@@ -1,0 +1,1 @@
+"""Networks, data and measurements. May use `hessian`, never `theory`."""

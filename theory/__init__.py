@@ -1,0 +1,1 @@
+"""What the paper's assumptions imply, derived with sympy. Knows no torch."""
