@@ -1,0 +1,115 @@
+"""From a model's name to the model."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+
+from sim import _arguments
+from sim.models._alexnet import alexnet
+from sim.models._lenet import lenet
+from sim.models._mlp import mlp
+from sim.models._resnet18 import resnet18
+
+BUILDERS: dict[str, Callable[..., nn.Module]] = {
+    "alexnet": alexnet,
+    "lenet": lenet,
+    "mlp": mlp,
+    "resnet18": resnet18,
+}
+MODELS = tuple(BUILDERS)
+
+
+def build(
+    name: str,
+    *,
+    in_shape: Sequence[int] = (3, 32, 32),
+    classes: int = 10,
+    seed: int | None = None,
+    **options: Any,
+) -> nn.Module:
+    """Build a network, in training mode, on the CPU, with PyTorch's default initialisation.
+
+    | name | layers | options | parameters |
+    |---|---|---|---|
+    | `alexnet` | conv1 … conv5, fc1 … fc3 | `width`, `dropout` (0.5) | 23,272,266 |
+    | `resnet18` | conv1, layer1 … layer4, fc | `width` | 11,173,962 |
+    | `lenet` | conv1, conv2, fc1 … fc3 | `activation`, `width` | 136,886 |
+    | `mlp` | fc1, fc2, … | `hidden`, `activation`, `width`, `dropout` (0) | 411,146 |
+
+    Parameters are counted for images of 3x32x32, ten classes and the default options. All networks
+    use ReLU unless `activation` says `"tanh"` or `"gelu"`. `alexnet` resizes images smaller than
+    32x32 to 32x32 by bilinear interpolation.
+
+    Args:
+        name: one of `MODELS`.
+        in_shape: the shape of one input: `(channels, height, width)`, or `(features,)` for `mlp`;
+            a data set has it as `data.shape`.
+        classes: the number of outputs.
+        seed: initialise from this seed and leave the global random state as it is; `None` draws
+            from the global state, as PyTorch does.
+        options: `width`, the factor on the size of every hidden layer (1.0); `dropout`, the
+            probability of dropping in [0, 1); `hidden`, the sizes of an MLP's hidden layers
+            (128, 128); `activation`, `"relu"`, `"tanh"` or `"gelu"`.
+
+    Returns:
+        The module; its forward takes `[N, *in_shape]` to logits `[N, classes]`.
+
+    Raises:
+        ValueError: an unknown name or option, or a value that the network cannot have.
+
+    >>> model = build("alexnet", seed=0)
+    >>> sum(p.numel() for p in model.parameters())
+    23272266
+    >>> first_linear(model)
+    'fc1.weight'
+    >>> small = build("mlp", in_shape=(1, 8, 8), hidden=(16,), activation="tanh", seed=0)
+    >>> [name for name, _ in small.named_parameters()]
+    ['fc1.weight', 'fc1.bias', 'fc2.weight', 'fc2.bias']
+    """
+    builder = BUILDERS[_arguments.choice("name", name, BUILDERS)]
+    _arguments.options(f"the model {name!r}", builder, options)
+    shape = tuple(_arguments.integer("in_shape", size, 1) for size in in_shape)
+    if not shape:
+        raise ValueError("in_shape: got an empty shape; give the shape of one input")
+    classes = _arguments.integer("classes", classes, 1)
+    if "width" in options:
+        _arguments.number("width", options["width"], 0.0, open_=True)
+    if "dropout" in options:
+        _arguments.number("dropout", options["dropout"], 0.0, 1.0)
+    with _seeded(seed), torch.device("cpu"):
+        return builder(shape, classes, **options)
+
+
+def first_linear(model: nn.Module) -> str:
+    """The name of the weight of the first fully connected layer, in the order of registration.
+
+    Raises:
+        ValueError: the model has no `torch.nn.Linear`.
+
+    >>> first_linear(build("lenet", seed=0))
+    'fc1.weight'
+    """
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Linear):
+            return f"{name}.weight" if name else "weight"
+    raise ValueError(
+        f"model: {type(model).__name__} has no torch.nn.Linear; name the parameter yourself"
+    )
+
+
+@contextmanager
+def _seeded(seed: int | None) -> Iterator[None]:
+    if seed is None:
+        yield
+        return
+    seed = _arguments.integer("seed", seed, 0)
+    state = torch.get_rng_state()
+    try:
+        # Not torch.manual_seed, which would reseed the GPUs too.
+        torch.default_generator.manual_seed(seed)
+        yield
+    finally:
+        torch.set_rng_state(state)
