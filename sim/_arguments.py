@@ -21,7 +21,7 @@ def integer(argument: str, value: object, least: int, most: int | None = None) -
     if not whole or value < least or (most is not None and value > most):  # type: ignore[operator]
         bounds = f"at least {least}" if most is None else f"from {least} to {most}"
         raise ValueError(f"{argument}: got {value!r}; give a whole number {bounds}")
-    return int(value)  # type: ignore[call-overload, no-any-return]
+    return int(value)  # type: ignore[call-overload]
 
 
 def number(

@@ -39,7 +39,7 @@ def cifar10(
     sha = hashlib.sha256()
     for number, path in enumerate(paths):
         raw = np.fromfile(path, dtype=np.uint8)
-        sha.update(raw)
+        sha.update(raw.data)
         records = raw.reshape(RECORDS, RECORD)
         _check_labels(path, records[:, 0])
         part = slice(number * RECORDS, (number + 1) * RECORDS)

@@ -46,7 +46,7 @@ def gaussian(
     provenance = {
         "source": "class-conditional Gaussians",
         "sha256": hashlib.sha256(inputs.tobytes() + labels.tobytes()).hexdigest(),
-        "sizes": {name: samples for name in SPLITS},
+        "sizes": dict.fromkeys(SPLITS, samples),
         "normalisation": None,
         "features": features,
         "separation": separation,
