@@ -1,1 +1,52 @@
-"""What the paper's assumptions imply, derived with sympy. Knows no torch."""
+"""What the paper's assumptions imply, derived with sympy. Knows no torch.
+
+| question | answer |
+|---|---|
+| What does equation 4 print, what follows, does it hold? | `EQUATIONS["4"]`: `.printed`, `.derived`, `.verdict`, `.factor`, `.note` |
+| Why? | `.steps`: sentences with relations; `step.check()` computes each |
+| What could the text mean? | `.readings`, `.reading_verdicts` |
+| How large is the mean absolute gradient of a batch of n? | `expected_abs_gradient(n, sigma, mu, population)` |
+| How long is a step, with momentum? | `expected_abs_step(lr, n, sigma, mu, population, momentum)` |
+| How much does a step lower the loss, and on which data? | `expected_loss_decrease(lr, n, sigma, mu, curvature, on, population)` |
+| How far is a parameter from the minimum, and of which loss? | `expected_abs_distance(a, n, sigma, mu, population, on)` |
+| The numbers, over arrays? | `numeric(expression, *symbols)` |
+| In which symbols? | `symbols` |
+
+>>> EQUATIONS["4"].verdict
+<Verdict.WRONG_CONSTANT: 'wrong constant'>
+>>> all(step.check() for step in EQUATIONS["4"].steps)
+True
+"""  # noqa: E501
+
+from theory import symbols
+from theory._objects import Distributed, Gaussian, Tends
+from theory.equation import Equation, Reading, Repair, Small, Step
+from theory.equations import EQUATIONS
+from theory.laws import (
+    expected_abs_distance,
+    expected_abs_gradient,
+    expected_abs_step,
+    expected_loss_decrease,
+    numeric,
+)
+from theory.verdict import Verdict, judge
+
+__all__ = [
+    "EQUATIONS",
+    "Distributed",
+    "Equation",
+    "Gaussian",
+    "Reading",
+    "Repair",
+    "Small",
+    "Step",
+    "Tends",
+    "Verdict",
+    "expected_abs_distance",
+    "expected_abs_gradient",
+    "expected_abs_step",
+    "expected_loss_decrease",
+    "judge",
+    "numeric",
+    "symbols",
+]

@@ -1,0 +1,249 @@
+"""An equation of the paper beside what follows from its assumptions."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property, lru_cache
+from typing import Any
+
+from sympy import Basic, Eq, Expr, Le, Lt, Ne, latex, sympify
+
+from theory._compare import by_name, holds_numerically, ratio
+from theory.verdict import Verdict, judge
+
+KINDS = ("result", "definition", "assumption", "absent")
+_RELATIONS = {"=": Eq, "!=": Ne, "<": Lt, "<=": Le}
+_LATEX_NAMES = {
+    "lr": r"\mathrm{lr}(n)",
+    "g": r"g_i",
+    "w": r"w_i",
+    "h": r"\frac{d^2L}{dw_i^2}",
+    "b": r"b_i",
+    "d": r"d_i",
+    "a": r"a_i",
+    "c": r"c_i",
+}
+
+
+@dataclass(frozen=True)
+class Step:
+    """One step of a derivation: a sentence and a relation that `check` computes.
+
+    `lhs` and `rhs` may hold integrals, limits and derivatives not yet carried out. `check` carries
+    them out and compares the two sides at 30 digits, at points that the symbols' assumptions or
+    `domain` (symbol, (low, high)) allow. An inequality is checked at those points, not proved.
+
+    >>> from sympy import Integral, oo, exp
+    >>> from theory.symbols import g
+    >>> Step("The exponential is a density.", Integral(exp(-g), (g, 0, oo)), 1).check()
+    True
+    >>> Step("A wrong one.", Integral(exp(-2 * g), (g, 0, oo)), 1).check()
+    False
+    """
+
+    sentence: str
+    lhs: Any
+    rhs: Any
+    relation: str = "="
+    domain: tuple[tuple[Any, tuple[Any, Any]], ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.relation not in _RELATIONS:
+            raise ValueError(
+                f"relation is {self.relation!r}; it must be one of {', '.join(_RELATIONS)}"
+            )
+        object.__setattr__(self, "lhs", sympify(self.lhs))
+        object.__setattr__(self, "rhs", sympify(self.rhs))
+
+    @property
+    def claim(self) -> Any:
+        """The relation as one sympy object, not evaluated."""
+        if isinstance(self.lhs, Expr) and isinstance(self.rhs, Expr):
+            return _RELATIONS[self.relation](self.lhs, self.rhs, evaluate=False)
+        return Eq(self.lhs, self.rhs, evaluate=False)
+
+    def check(self) -> bool:
+        """Carry out both sides and return whether the relation holds; cached."""
+        return _checked(self)
+
+    def latex(self) -> str:
+        """The relation in LaTeX."""
+        sign = {"=": "=", "!=": r"\neq", "<": "<", "<=": r"\leq"}[self.relation]
+        return rf"{to_latex(self.lhs)} {sign} {to_latex(self.rhs)}"
+
+
+@lru_cache(maxsize=1024)
+def _checked(step: Step) -> bool:
+    return holds_numerically(step.lhs, step.rhs, step.relation, dict(step.domain))
+
+
+@dataclass(frozen=True)
+class Reading:
+    """One meaning the text allows: what the printed symbols stand for.
+
+    `replace` are pairs put into the printed object, or `printed` is the whole object as read here;
+    `value` is what the result comes to, where
+    that is another expression (a limit as the layer grows); `derived` is what follows under this
+    reading, where it differs from the equation's own.
+    """
+
+    name: str
+    meaning: str
+    replace: tuple[tuple[Any, Any], ...] = ()
+    printed: Any = None
+    value: Any = None
+    derived: Any = None
+
+    def of(self, printed: Any) -> Any:
+        """The printed object with the symbols replaced by what they stand for here."""
+        if self.printed is not None:
+            return sympify(self.printed)
+        return by_name(printed).subs(list(self.replace))
+
+
+@dataclass(frozen=True)
+class Repair:
+    """The least change of the notation that makes the printed object right: old becomes new."""
+
+    sentence: str
+    old: Any
+    new: Any
+
+    def of(self, printed: Any) -> Any:
+        """The printed object with the change made."""
+        return by_name(printed).xreplace({self.old: self.new})
+
+
+@dataclass(frozen=True)
+class Small:
+    """The small quantity of an approximation, and how it is made to vanish.
+
+    `scaled` are pairs (symbol, expression in `symbols.EPSILON`); the leading order is what is
+    left as EPSILON goes to zero. `baseline` is subtracted from both sides first, so that a
+    constant in common does not hide a difference.
+    """
+
+    name: str
+    quantity: Any
+    scaled: tuple[tuple[Any, Any], ...]
+    baseline: Any = 0
+
+
+def _as_readings(readings: Any) -> tuple[Reading, ...]:
+    """Readings as given, or made of bare sympy objects with or without names."""
+    if isinstance(readings, Mapping):
+        named = list(readings.items())
+    else:
+        named = [(f"reading {place}", r) for place, r in enumerate(readings or (), start=1)]
+    return tuple(
+        r if isinstance(r, Reading) else Reading(str(name), "", printed=sympify(r))
+        for name, r in named
+    )
+
+
+@dataclass(frozen=True)
+class Equation:
+    """One of the paper's 28 equations. `verdict` and `factor` are computed from the rest.
+
+    `printed` and `derived` are right-hand sides where the equation equates something, and `subject`
+    is its left-hand side; otherwise they are statements (a distribution, a condition).
+    `dataclasses.replace` with another `printed` or `derived` gives another verdict.
+
+    >>> import dataclasses
+    >>> from theory import EQUATIONS
+    >>> four = EQUATIONS["4"]
+    >>> four.verdict.value, four.factor
+    ('wrong constant', sqrt(2)/2)
+    >>> dataclasses.replace(four, printed=four.derived).verdict.value
+    'holds'
+    """
+
+    label: str
+    section: str
+    kind: str
+    title: str
+    subject: str
+    printed: Any
+    derived: Any
+    note: str
+    assumptions: tuple[str, ...] = ()
+    readings: tuple[Reading, ...] = ()
+    repair: Repair | None = None
+    small: Small | None = None
+    steps: tuple[Step, ...] = field(default=(), repr=False)
+
+    def __post_init__(self) -> None:
+        if self.kind not in KINDS:
+            raise ValueError(f"kind is {self.kind!r}; it must be one of {', '.join(KINDS)}")
+        object.__setattr__(self, "readings", _as_readings(self.readings))
+        for name in ("printed", "derived"):
+            value = getattr(self, name)
+            if value is not None and not isinstance(value, Basic):
+                object.__setattr__(self, name, sympify(value))
+
+    @cached_property
+    def verdict(self) -> Verdict:
+        """The verdict by `theory.verdict.judge`, which see for the order of its rules."""
+        return judge(
+            self.kind,
+            self.printed,
+            self.derived,
+            readings=self.readings,
+            repair=self.repair,
+            small=self.small,
+        )
+
+    @cached_property
+    def factor(self) -> Any:
+        """derived / printed where both are expressions, otherwise None."""
+        return ratio(self.printed, self.derived)
+
+    @cached_property
+    def reading_verdicts(self) -> dict[str, Verdict]:
+        """The verdict on each reading by itself; empty where the text has one meaning."""
+        return {
+            reading.name: judge(
+                self.kind,
+                reading.of(self.printed) if reading.value is None else reading.value,
+                self.derived if reading.derived is None else reading.derived,
+            )
+            for reading in self.readings
+        }
+
+    def latex(self, part: str = "both") -> str:
+        """LaTeX of what is printed, what is derived, or both one above the other.
+
+        >>> from theory import EQUATIONS
+        >>> EQUATIONS["14"].latex("printed")
+        '\\\\frac{d^2L}{dw_i^2} = 2 a_i'
+        """
+        if part not in ("printed", "derived", "both"):
+            raise ValueError(f"part is {part!r}; it must be 'printed', 'derived' or 'both'")
+        if part != "both":
+            return self._side(getattr(self, part))
+        rows = [("printed", self.printed)]
+        if self.derived is not None:
+            rows.append(("reconstructed" if self.printed is None else "derived", self.derived))
+        body = r" \\ ".join(rf"\text{{{name}:}}\quad & {self._side(side)}" for name, side in rows)
+        return rf"\begin{{aligned}} {body} \end{{aligned}}"
+
+    def _side(self, side: Any) -> str:
+        if side is None:
+            return r"\text{(not in the text)}" if self.kind == "absent" else r"\text{(none)}"
+        if self.subject and isinstance(side, Expr):
+            return f"{self.subject} = {to_latex(side)}"
+        return to_latex(side)
+
+
+def to_latex(thing: Any) -> str:
+    """LaTeX in the paper's names (g is g_i, lr is lr(n), h is the second derivative).
+
+    >>> from theory.symbols import g, lr
+    >>> to_latex(lr * g)
+    'g_i \\\\mathrm{lr}(n)'
+    """
+    names = {
+        s: _LATEX_NAMES[s.name]
+        for s in thing.free_symbols | thing.atoms()
+        if getattr(s, "name", None) in _LATEX_NAMES and s.is_Symbol
+    }
+    return str(latex(thing, symbol_names=names))

@@ -1,0 +1,48 @@
+"""E|d|: the expected distance of a parameter from the minimum (equation 28)."""
+
+from typing import Any
+
+from sympy import Abs, oo
+
+from theory.laws._domain import batch_size, choice, deviation, finite, training_set
+from theory.laws._folded_normal import all_drawn, batch_deviation, folded_normal_mean
+
+
+def expected_abs_distance(
+    a: Any, n: Any, sigma: Any, mu: Any = 0, population: Any = oo, on: str = "batch"
+) -> Any:
+    r"""Return E\|d\|, the expected distance of w from the minimum of a parabola a(w - b)^2 + c.
+
+    Equation 28 of the paper, with its constant corrected (the paper prints 1/sqrt(pi) for
+    1/sqrt(2 pi)), with means, and with the question it does not ask: the minimum of *which* loss.
+
+    Assumptions: those of `expected_abs_gradient`, and the coefficient a is the same for every
+    batch. On a parabola d = g/(2a), the g and the b being those of one and the same loss:
+
+        on="batch"       E|g_n|/(2|a|)   the batch's own minimum
+        on="population"  |mu|/(2|a|)     the minimum of the loss on all data
+
+    Only the first depends on n, and with mu = 0 only the first is not zero: what shrinks as
+    1/sqrt(n) is the scatter of the batches' minima around the parameter, not the distance of the
+    parameter from the minimum of the loss.
+
+    Source: equations 13 and 25 to 28 of the paper; the folded normal distribution.
+
+    Raises ValueError, naming the argument, for a = 0, n < 1, sigma < 0, population < n, an unknown
+    `on` or a value that is not a real number.
+
+    >>> from sympy import symbols
+    >>> a, n, sigma = symbols("a n sigma", positive=True)
+    >>> expected_abs_distance(a, n, sigma)
+    sqrt(2)*sigma/(2*sqrt(pi)*a*sqrt(n))
+    >>> expected_abs_distance(a, n, sigma, mu=3, on="population")
+    3/(2*a)
+    """
+    a, n, sigma, mu = finite("a", a), batch_size(n), deviation(sigma), finite("mu", mu)
+    population, on = training_set(population, n), choice("on", on, ("batch", "population"))
+    if a.is_zero:
+        raise ValueError("a is 0; a parabola of zero curvature has no minimum, pass a nonzero a")
+    if on == "population":
+        return Abs(mu) / (2 * Abs(a))
+    s = batch_deviation(n, sigma, population)
+    return folded_normal_mean(mu, s, all_drawn(n, population)) / (2 * Abs(a))

@@ -1,0 +1,53 @@
+"""E|dw|: the expected absolute parameter step (equation 6)."""
+
+from typing import Any
+
+from sympy import oo, sqrt
+
+from theory.laws._domain import batch_size, deviation, finite, rate, training_set
+from theory.laws._folded_normal import all_drawn, batch_deviation, folded_normal_mean
+
+
+def expected_abs_step(
+    lr: Any, n: Any, sigma: Any, mu: Any = 0, population: Any = oo, momentum: Any = 0
+) -> Any:
+    r"""Return E\|dw\| of one SGD step, in the parameter's unit.
+
+    Equation 6 of the paper, with its constant corrected, with means and with heavy-ball momentum
+    as PyTorch has it: v <- momentum*v + g, w <- w - lr*v.
+
+    Assumptions: those of `expected_abs_gradient`; the rate is constant, the gradients of
+    successive steps are independent and of one distribution (the parameters move too little to
+    change it), and v has reached its stationary distribution, a momentum of m needing some
+    1/(1 - m) steps for that. Then v is normal with mean mu/(1 - m) and standard deviation
+    s/sqrt(1 - m^2), and
+
+        E|dw| = lr * E|v|,  E|v| by the folded normal formula.
+
+    With mu = 0 momentum lengthens the steps by 1/sqrt(1 - m^2) (2.29 at m = 0.9), while with
+    sigma = 0 it does so by 1/(1 - m) (10 at m = 0.9): its effect depends on n.
+    Every batch is taken to be drawn anew from the population; batches that partition one epoch
+    are negatively correlated, which this leaves out.
+
+    Source: the variance of a first-order autoregression, Box & Jenkins, section 3.2.
+
+    Raises ValueError, naming the argument, for lr < 0, n < 1, sigma < 0, population < n, momentum
+    outside [0, 1) or a value that is not a real number.
+
+    >>> from sympy import symbols, Rational
+    >>> lr, n, sigma = symbols("lr n sigma", positive=True)
+    >>> expected_abs_step(lr, n, sigma)
+    sqrt(2)*lr*sigma/(sqrt(pi)*sqrt(n))
+    >>> expected_abs_step(lr, n, sigma, momentum=Rational(3, 5))
+    5*sqrt(2)*lr*sigma/(4*sqrt(pi)*sqrt(n))
+    """
+    lr, n, sigma, mu = rate(lr), batch_size(n), deviation(sigma), finite("mu", mu)
+    population, m = training_set(population, n), finite("momentum", momentum)
+    if m.is_number and not 0 <= m < 1:
+        raise ValueError(
+            f"momentum is {momentum!r}; it must be in [0, 1): from 1 on the velocity has no "
+            "stationary distribution"
+        )
+    s = batch_deviation(n, sigma, population)
+    step = folded_normal_mean(mu / (1 - m), s / sqrt(1 - m**2), all_drawn(n, population))
+    return lr * step

@@ -1,0 +1,55 @@
+"""E[L(w) - L(w - lr g_n)]: the expected decrease of the loss by one step (equation 8)."""
+
+from typing import Any
+
+from sympy import oo
+
+from theory.laws._domain import batch_size, choice, deviation, finite, rate, training_set
+from theory.laws._folded_normal import batch_deviation
+
+
+def expected_loss_decrease(
+    lr: Any,
+    n: Any,
+    sigma: Any,
+    mu: Any = 0,
+    curvature: Any = 0,
+    on: str = "batch",
+    population: Any = oo,
+) -> Any:
+    r"""Return the expected decrease of the loss by one SGD step in one coordinate.
+
+    Equation 8 of the paper, with means, with the curvature it leaves out, and with the question
+    it does not ask: the decrease of *which* loss. Positive where the loss falls.
+
+    Assumptions: g_n has mean mu and standard deviation s, that of `expected_abs_gradient`; the
+    loss is a parabola of second derivative h = `curvature` in the coordinate, h not varying from
+    batch to batch. No normality is needed. With E[g_n^2] = mu^2 + s^2,
+
+        on="batch"       lr*E[g_n^2] - lr^2*h/2*E[g_n^2]   the loss of the batch that gave g_n
+        on="population"  lr*mu^2     - lr^2*h/2*E[g_n^2]   the loss on all data, of gradient mu
+
+    For a smooth loss that is no parabola both are the expansion in lr to second order; the error
+    is of order lr^3. Equation 8 is on="batch" with mu = 0 and h = 0. On the population the same
+    step, with mu = 0, decreases nothing: for h > 0 the loss *rises* by lr^2*h*s^2/2.
+
+    Source: the second-order expansion of McCandlish et al. (2018), section 2.2, in one coordinate.
+
+    Raises ValueError, naming the argument, for lr < 0, n < 1, sigma < 0, population < n, an
+    unknown `on` or a value that is not a real number.
+
+    >>> from sympy import symbols
+    >>> lr, n, sigma, h = symbols("lr n sigma h", positive=True)
+    >>> expected_loss_decrease(lr, n, sigma)
+    lr*sigma**2/n
+    >>> expected_loss_decrease(lr, n, sigma, curvature=h, on="population")
+    -h*lr**2*sigma**2/(2*n)
+    """
+    lr, n, sigma, mu = rate(lr), batch_size(n), deviation(sigma), finite("mu", mu)
+    h, population = finite("curvature", curvature), training_set(population, n)
+    on = choice("on", on, ("batch", "population"))
+    square = mu**2 + batch_deviation(n, sigma, population) ** 2
+    if on == "batch":
+        # As a product: near lr*h = 2 the difference of the two terms would lose digits.
+        return lr * square * (1 - lr * h / 2)
+    return lr * mu**2 - lr**2 * h / 2 * square
