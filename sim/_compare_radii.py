@@ -103,9 +103,9 @@ def compare_radii(
     >>> line = nn.Linear(1, 1, bias=False)
     >>> _ = nn.init.constant_(line.weight, 3.0)
     >>> batch = torch.ones(1, 1), torch.ones(1, 1)
-    >>> row = compare_radii(line, nn.MSELoss(), batch).iloc[0]
-    >>> round(row.radius_q50, 4), row.ratio_q50, row.eq23, row.b_q50
-    (35.0464, 0.75, 0.75, 1.0)
+    >>> frame = compare_radii(line, nn.MSELoss(), batch)
+    >>> frame.loc[0, ["radius_q50", "ratio_q50", "eq23", "b_q50"]].round(4).tolist()
+    [35.0464, 0.75, 0.75, 1.0]
     """
     weight_decay = _arguments.number("weight_decay", weight_decay, 0.0)
     rank_sample = _arguments.integer("rank_sample", rank_sample, 4)

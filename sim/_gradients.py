@@ -194,8 +194,8 @@ def mean_abs_gradient(
     >>> _ = nn.init.constant_(line.weight, 1.0)
     >>> batch = torch.tensor([[1.0], [2.0]]), torch.tensor([[0.0], [3.0]])
     >>> frame = mean_abs_gradient(line, nn.MSELoss(), batch, "weight", [1, 2], repeats=3)
-    >>> frame.mean_abs_gradient[1], frame.standard_error[1]
-    (1.0, 0.0)
+    >>> frame.loc[1, ["batch_size", "mean_abs_gradient", "standard_error"]].tolist()
+    [2, 1.0, 0.0]
     >>> {abs(repeat[0]) for repeat in frame.attrs["repeats"]} <= {2.0, 4.0}
     True
     """
