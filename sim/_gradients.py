@@ -194,8 +194,8 @@ def mean_abs_gradient(
     >>> _ = nn.init.constant_(line.weight, 1.0)
     >>> batch = torch.tensor([[1.0], [2.0]]), torch.tensor([[0.0], [3.0]])
     >>> frame = mean_abs_gradient(line, nn.MSELoss(), batch, "weight", [1, 2], repeats=3)
-    >>> frame.loc[1, ["batch_size", "mean_abs_gradient", "standard_error"]].tolist()
-    [2, 1.0, 0.0]
+    >>> frame.loc[1, ["mean_abs_gradient", "standard_error"]].tolist()
+    [1.0, 0.0]
     >>> {abs(repeat[0]) for repeat in frame.attrs["repeats"]} <= {2.0, 4.0}
     True
     """
@@ -349,10 +349,12 @@ def _per_sample(
     """The gradients g_i, stacked."""
     objective = _Objective(model, loss)
     swapped = f"model.{parameter}"
-    weight = dict(objective.named_parameters())[swapped].detach()
+    # The others are detached too, or the result would carry a graph back to them.
+    fixed = {name: p.detach() for name, p in objective.named_parameters()}
+    weight = fixed.pop(swapped)
 
     def single(w: Tensor, x: Tensor, y: Tensor) -> Tensor:
-        return functional_call(objective, {swapped: w}, (x.unsqueeze(0), y.unsqueeze(0)))
+        return functional_call(objective, {**fixed, swapped: w}, (x.unsqueeze(0), y.unsqueeze(0)))
 
     try:
         with warnings.catch_warnings():
