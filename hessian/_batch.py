@@ -1,0 +1,398 @@
+"""One batch: its tapes, what they prove, the plan that follows, and carrying the plan out."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.graph import get_gradient_edge
+from torch.utils._pytree import tree_flatten, tree_unflatten
+
+from hessian import _affine, _data, _loss, _parameter
+from hessian._certificate import LINEAR, affinity, loss_labels, sample_labels, separable, uncoupled
+from hessian._operations import Layout, candidates
+from hessian._plan import Entry, Plan
+from hessian._site import Site, sites
+from hessian._state import Buffers, Randomness
+from hessian._tape import Edge, Node, Tape
+
+METHOD_CHOICES = ("auto", "affine", "parameter")
+# A Hessian-vector product runs the tape of a backward pass backward: two passes.
+HVP = 2
+
+
+@dataclass
+class Problem:
+    """What to differentiate: a model, a loss, how to call the model, which parameters."""
+
+    model: nn.Module
+    loss: _data.Loss
+    forward: _data.Forward | None
+    parameters: dict[str, Tensor]
+    method: str
+    memory: int
+
+    def modules(self) -> list[nn.Module]:
+        """The modules whose buffers a forward pass may change."""
+        return [m for m in (self.model, self.loss) if isinstance(m, nn.Module)]
+
+    def devices(self) -> set[torch.device]:
+        """Devices of the parameters."""
+        return {p.device for p in self.parameters.values()}
+
+    def value(self, inputs: Any, targets: Any, index: int) -> tuple[Any, Tensor]:
+        """Output and loss on one batch, connected on one tape."""
+        output = _data.call(self.model, inputs, self.forward)
+        value = self.loss(output, targets)
+        return output, _data.check_loss(value, index, inputs, self.parameters)
+
+
+class Start:
+    """Random state and buffers at the start of a batch, so that every pass sees the same."""
+
+    def __init__(self, problem: Problem) -> None:
+        self._randomness = Randomness(problem.devices())
+        self._buffers = Buffers(problem.modules())
+
+    def rewind(self) -> None:
+        """Back to the start: the same dropout masks, the same running statistics."""
+        self._buffers.restore()
+        self._randomness.restore()
+
+
+@dataclass
+class Curved:
+    """The output leaves the loss is curved in, and its factored second derivative there."""
+
+    leaves: list[int]
+    layouts: list[Layout] | None  # None: samples are coupled (or there is one)
+    factor: _loss.Factor | None
+    refusal: str = ""
+
+
+class Batch:
+    """The computation on one batch up to its plan; `run` carries the plan out."""
+
+    def __init__(self, problem: Problem, inputs: Any, targets: Any, index: int) -> None:
+        self.problem, self.index = problem, index
+        self.inputs, self.targets = inputs, targets
+        self.samples = _data.size(inputs)
+        self.start = Start(problem)
+        output = _data.call(problem.model, inputs, problem.forward)
+        leaves, spec = tree_flatten(output)
+        self.places = [
+            i
+            for i, leaf in enumerate(leaves)
+            if isinstance(leaf, Tensor) and leaf.requires_grad and leaf.is_floating_point()
+        ]
+        self.outputs: list[Tensor] = [leaves[i] for i in self.places]
+        # The loss is read on detached outputs: its own tape shows what it does to them, and
+        # whether it reads parameters by itself.
+        self.detached = [t.detach().requires_grad_() for t in self.outputs]
+        handed = list(leaves)
+        for i, base in zip(self.places, self.detached, strict=True):
+            handed[i] = base.clone()  # a loss may change its argument in place
+        value = problem.loss(tree_unflatten(handed, spec), targets)
+        self.loss = _data.check_loss(value, index, inputs, problem.parameters)
+        self.end = Randomness(problem.devices())
+        self._analyse()
+
+    # ------------------------------------------------------------ analysis
+
+    def _analyse(self) -> None:
+        names = self.problem.parameters
+        self.gradient_out: list[Tensor | None] = [None] * len(self.detached)
+        self.direct: dict[str, Tensor | None] = {}
+        labels: dict[Edge, Any] = {}
+        loss_leaves: dict[int, Node] = {}
+        if self.loss.requires_grad:
+            tape = Tape.of([self.loss])
+            loss_leaves = tape.leaves()
+            labels = loss_labels(tape, self.samples)
+            read = [name for name, p in names.items() if id(p) in loss_leaves]
+            wanted = [*self.detached, *(names[name] for name in read)]
+            got = torch.autograd.grad(self.loss, wanted, create_graph=True, allow_unused=True)
+            self.gradient_out = list(got[: len(self.detached)])
+            self.direct = dict(zip(read, got[len(self.detached) :], strict=True))
+            self.separable = {
+                name for name in read if separable(tape, labels, loss_leaves[id(names[name])])
+            }
+        else:
+            self.separable = set()
+        self.used = [i for i, g in enumerate(self.gradient_out) if g is not None]
+        at = {i: labels.get((loss_leaves[id(self.detached[i])], 0), LINEAR) for i in self.used}
+        self._affinity()
+        wants_factor = self.problem.method != "parameter" and any(
+            node in self.affine.reaches and node not in self.affine.refusal
+            for node in self.leaf_nodes.values()
+        )
+        self.curved = self._curvature(at) if wants_factor else Curved([], None, None, "not needed")
+        self._samples()
+        self.plan = self._plan()
+
+    def _affinity(self) -> None:
+        self.tape = Tape.of([self.outputs[i] for i in self.used]) if self.used else Tape([])
+        found = self.tape.leaves()
+        self.leaf_nodes = {
+            name: found[id(p)] for name, p in self.problem.parameters.items() if id(p) in found
+        }
+        self.affine = affinity(self.tape, list(self.leaf_nodes.values()))
+        self.tape_bytes = self.tape.bytes()
+
+    def _curvature(self, at: Mapping[int, Any]) -> Curved:
+        curved = [i for i in self.used if at[i] != LINEAR]
+        leaves = [self.detached[i] for i in curved]
+        gradients = [g for i in curved if (g := self.gradient_out[i]) is not None]
+        if not curved:
+            return Curved([], None, None, "the loss is linear in the outputs")
+        entries = sum(leaf.numel() for leaf in leaves)
+        n = self.samples
+        layouts = [at[i] for i in curved]
+        proved = n > 1 and all(isinstance(lay, Layout) for lay in layouts)
+        if not proved and entries <= _loss.LARGEST_BLOCK:
+            matrix = _loss.dense(gradients, leaves)
+            guess = self._blocks(matrix, leaves)
+            if guess is None:
+                return Curved(curved, None, _loss.factor_dense(matrix, leaves))
+            layouts, proved = guess, True
+        if not proved:
+            return Curved(
+                curved, None, None,
+                f"the loss is not proved to keep samples apart and has {entries} output entries, "
+                f"more than {_loss.LARGEST_BLOCK}",
+            )  # fmt: skip
+        if entries // n > _loss.LARGEST_BLOCK:
+            return Curved(
+                curved, None, None,
+                f"each sample has {entries // n} output entries, more than {_loss.LARGEST_BLOCK}",
+            )  # fmt: skip
+        return Curved(curved, layouts, _loss.factor_by_sample(gradients, leaves, layouts, n))
+
+    def _blocks(self, matrix: Tensor, leaves: list[Tensor]) -> list[Layout] | None:
+        """Layouts under which a fully known H has only exact zeros between samples."""
+        n = self.samples
+        if n == 1:
+            return None
+        layouts, owners = [], []
+        for leaf in leaves:
+            options = candidates(tuple(leaf.shape), n)
+            if not options:
+                return None
+            layouts.append(options[0])
+            index = torch.arange(leaf.numel(), device=leaf.device).view(leaf.shape)
+            parts = _loss.by_sample(index, options[0], n).reshape(n, -1)
+            owner = torch.empty(leaf.numel(), dtype=torch.long, device=leaf.device)
+            owner[parts.reshape(-1)] = torch.arange(n, device=leaf.device).repeat_interleave(
+                parts.shape[1]
+            )
+            owners.append(owner)
+        owner = torch.cat(owners)
+        between = owner.unsqueeze(0) != owner.unsqueeze(1)
+        return layouts if not bool(matrix[between].any()) else None
+
+    def _samples(self) -> None:
+        """Which parameters can take all samples in one pass, and where they meet the data."""
+        self.sites: dict[str, list[Site]] = {}
+        self.obstacle: dict[str, str] = {}
+        curved = self.curved
+        if curved.factor is None or curved.layouts is None:
+            return
+        outputs = [self.outputs[i] for i in curved.leaves]
+        tape = self.tape if curved.leaves == self.used else Tape.of(outputs)
+        edges = [get_gradient_edge(t) for t in outputs]
+        roots = {(e.node, e.output_nr): lay for e, lay in zip(edges, curved.layouts, strict=True)}
+        labels = sample_labels(tape, roots, self.samples)
+        eligible = {
+            name: node
+            for name, node in self.leaf_nodes.items()
+            if node not in self.affine.refusal and node in tape.consumers
+        }
+        apart = uncoupled(tape, labels, list(eligible.values()))
+        for name, node in eligible.items():
+            if node not in apart:
+                self.obstacle[name] = "samples are not proved to stay apart above it"
+                continue
+            found = sites(tape, labels, node, self.samples)
+            if found is None:
+                self.obstacle[name] = "it is used in a way without a per-sample gradient here"
+            else:
+                self.sites[name] = found
+
+    # ---------------------------------------------------------------- plan
+
+    def _plan(self) -> Plan:
+        factor = self.curved.factor
+        rank = factor.rank if factor is not None else 0
+        entries = {name: self._entry(name, p, rank) for name, p in self.problem.parameters.items()}
+        columns = [e for e in entries.values() if e.method == "columns"]
+        # One pass per column and sample serves them all; it must pay against their own products.
+        if self.problem.method == "auto" and columns:
+            price = columns[0].backward
+            own = {e.name: HVP * e.numel for e in columns}
+            if sum(own.values()) < price:
+                for e in columns:
+                    entries[e.name] = dataclasses.replace(
+                        e, method="parameter", forward=1, backward=own[e.name],
+                        reason=f"{e.reason}; {price} columns cost more than its entries",
+                    )  # fmt: skip
+        return Plan(tuple(entries.values()), self.samples, rank if factor is not None else None)
+
+    def _entry(self, name: str, parameter: Tensor, rank: int) -> Entry:
+        dims, count = tuple(parameter.shape), parameter.numel()
+        node = self.leaf_nodes.get(name)
+        reaches = node is not None and node in self.affine.reaches
+        read = name in self.direct
+        extra = "; the loss's own term in it is a sum over its entries" if read else ""
+
+        def by_parameter(why: str) -> Entry:
+            if self.problem.method == "affine":
+                raise ValueError(
+                    f"method='affine' is not proved to be exact for parameter {name!r}: {why}; "
+                    "use method='auto', or leave the parameter out with names="
+                )
+            return Entry(name, dims, "parameter", why, 1, HVP * count)
+
+        if not reaches and not read:
+            return Entry(name, dims, "zero", "the loss does not depend on it", 0, 0)
+        if self.problem.method == "parameter":
+            return by_parameter("chosen with method='parameter'; exact for anything")
+        if read and name not in self.separable:
+            return by_parameter("the loss reads it in a way that is not a sum over its entries")
+        if not reaches:
+            return Entry(name, dims, "separable", "the loss's term is a sum over its entries", 1, 2)
+        assert node is not None
+        refusal = self.affine.refusal.get(node)
+        if refusal is not None:
+            return by_parameter(refusal)
+        curved = self.curved
+        affine = "the output is affine in each entry"
+        if curved.factor is None:
+            if curved.leaves:
+                return by_parameter(curved.refusal)
+            return Entry(name, dims, "affine", f"{affine} and {curved.refusal}{extra}", 1, 0)
+        if name in self.sites:
+            return Entry(name, dims, "affine", f"{affine}, samples stay apart{extra}", 1, rank)
+        n = self.samples if curved.layouts is not None else 1
+        why = self.obstacle.get(name, "" if self.samples == 1 else "the loss couples samples")
+        return Entry(
+            name, dims, "columns", f"{affine}{'; ' + why if why else ''}{extra}", 1, rank * n
+        )
+
+    # ----------------------------------------------------------------- run
+
+    def ticks(self) -> int:
+        """Units of progress that `run` will report."""
+        groups = {e.method: e.backward for e in self.plan if e.method in ("affine", "columns")}
+        return sum(groups.values()) + sum(e.numel for e in self.plan if e.method == "parameter")
+
+    def run(self, tick: Callable[[int], None]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """The diagonal and the gradient of this batch's loss."""
+        parameters = self.problem.parameters
+        into = {
+            name: torch.zeros_like(p, memory_format=torch.contiguous_format, requires_grad=False)
+            for name, p in parameters.items()
+        }
+        gradient = self._gradient()
+        by_method: dict[str, list[str]] = {}
+        for entry in self.plan:
+            by_method.setdefault(entry.method, []).append(entry.name)
+        for name, own in self._separable_terms().items():
+            if self.plan[name].method != "parameter":
+                into[name] += own
+        with torch.no_grad():
+            self._affine(by_method, into, tick)
+        slow = by_method.get("parameter", [])
+        if slow:
+            self._release()
+            self.start.rewind()
+            _, value = self.problem.value(self.inputs, self.targets, self.index)
+            if value.requires_grad:
+                _parameter.by_entries(
+                    value, [parameters[name] for name in slow], [into[name] for name in slow],
+                    Tape.of([value]).bytes(), self.problem.memory, tick,
+                )  # fmt: skip
+        self._release()
+        return into, gradient
+
+    def _gradient(self) -> dict[str, Tensor]:
+        parameters = self.problem.parameters
+        total = {
+            name: torch.zeros_like(p, memory_format=torch.contiguous_format, requires_grad=False)
+            for name, p in parameters.items()
+        }
+        names = [name for name in parameters if name in self.leaf_nodes]
+        if names:
+            cotangents = [g.detach() for i in self.used if (g := self.gradient_out[i]) is not None]
+            got = torch.autograd.grad(
+                [self.outputs[i] for i in self.used], [parameters[name] for name in names],
+                cotangents, retain_graph=True, allow_unused=True,
+            )  # fmt: skip
+            for name, g in zip(names, got, strict=True):
+                if g is not None:
+                    total[name] += g
+        for name, own in self.direct.items():
+            if own is not None:
+                total[name] += own.detach()
+        return total
+
+    def _separable_terms(self) -> dict[str, Tensor]:
+        """Diagonal of the loss's own term in parameters whose entries it keeps apart: H·1."""
+        live = {
+            name: g
+            for name in self.separable
+            if (g := self.direct.get(name)) is not None and g.requires_grad
+        }
+        if not live:
+            return {}
+        got = torch.autograd.grad(
+            list(live.values()), [self.problem.parameters[name] for name in live],
+            [torch.ones_like(g) for g in live.values()], retain_graph=True, allow_unused=True,
+        )  # fmt: skip
+        return {name: h.detach() for name, h in zip(live, got, strict=True) if h is not None}
+
+    def _affine(
+        self,
+        by_method: Mapping[str, list[str]],
+        into: Mapping[str, Tensor],
+        tick: Callable[[int], None],
+    ) -> None:
+        factor, parameters = self.curved.factor, self.problem.parameters
+        if factor is None:
+            return
+        outputs = [self.outputs[i] for i in self.curved.leaves]
+        fast = [name for name in by_method.get("affine", []) if name in self.sites]
+        _affine.by_sites(
+            outputs, factor,
+            [_affine.Target(parameters[name], self.sites[name], into[name]) for name in fast],
+            self.problem.memory, tick,
+        )  # fmt: skip
+        rest = by_method.get("columns", [])
+        if not rest or not factor.rank:
+            return
+        layouts = self.curved.layouts
+        split = None
+        if layouts is not None:
+            n = self.samples
+
+            def split(column: Tensor, leaf: int, sample: int) -> Tensor:
+                mask = column.new_zeros((n, 1))
+                mask[sample] = 1.0
+                parts = _loss.by_sample(column, layouts[leaf], n).reshape(n, -1) * mask
+                kept = _loss.by_sample(column, layouts[leaf], n).shape
+                return _loss.from_samples(parts.reshape(kept), layouts[leaf], n, column.shape)
+
+        _affine.by_columns(
+            outputs, factor, [parameters[name] for name in rest], [into[name] for name in rest],
+            self.tape_bytes, self.problem.memory, tick, split,
+        )  # fmt: skip
+
+    def _release(self) -> None:
+        """Let go of the tapes before another one is built."""
+        self.outputs, self.detached, self.gradient_out = [], [], []
+        self.tape, self.leaf_nodes, self.sites = Tape([]), {}, {}
+        self.direct = {}
+        self.curved = Curved([], None, None)

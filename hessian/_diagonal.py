@@ -1,0 +1,334 @@
+"""The exact diagonal of the Hessian: d²L/dw² for every entry of every parameter."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from hessian import _data, _parameter
+from hessian._batch import METHOD_CHOICES, Batch, Problem
+from hessian._plan import Plan
+from hessian._state import as_found, cast, exact_math, only
+
+DEFAULT_MEMORY = 2**30
+
+
+class Diagonal(dict[str, Tensor]):
+    """Mapping from parameter name to d²L/dw² in the parameter's shape.
+
+    Attributes:
+        plan: the `Plan` that was carried out (of the first batch).
+        gradient: mapping from name to dL/dw of the same L.
+        loss: L itself.
+        samples: number of samples in the data.
+        deviation: with ``verify=k``, for each parameter max|Δ| / max|h| over k random entries
+            against a float64 double backward (|Δ| itself where all of h is zero); else empty.
+    """
+
+    plan: Plan
+    gradient: dict[str, Tensor]
+    loss: float
+    samples: int
+    deviation: dict[str, float]
+
+
+def diagonal(
+    model: nn.Module,
+    loss: _data.Loss,
+    data: Any,
+    *,
+    method: str = "auto",
+    verify: int = 0,
+    forward: _data.Forward | None = None,
+    names: Iterable[str] | None = None,
+    memory: int | None = None,
+    dtype: torch.dtype | None = None,
+    weight: _data.Weight = None,
+    progress: bool = False,
+) -> Diagonal:
+    """Exact second derivative of the loss with respect to every single parameter entry.
+
+    L = Σ_b a_b·loss(model(x_b), y_b) over the batches of `data`, with a_b = n_b/Σn unless
+    `weight` says otherwise; a single pair is one batch. What is differentiated is the scalar that
+    `loss` returns, terms that it reads from the model's live parameters included. No Hessian is
+    formed: parameters that the output is proved to be affine in, entry by entry, take about one
+    backward pass per class altogether, all others a Hessian-vector product per entry (see `plan`).
+
+    At a kink (a ReLU at exactly zero, a tie in a max) the pointwise derivative is that of
+    autograd's own choice of branch. In training mode dropout is one draw, the one that a plain
+    loop over the batches would make from the current random state; batch norm normalises by each
+    batch. Parameters, buffers, ``.grad`` and the random state are left as found.
+
+    Args:
+        model: any ``nn.Module``, in the mode it is meant to be differentiated in.
+        loss: ``loss(output, target)`` → scalar tensor.
+        data: one ``(inputs, targets)`` pair (a tuple or list of two whose first element is a
+            tensor or a mapping) or an iterable of pairs, such as a DataLoader. Inputs are passed
+            as ``model(x)``, ``model(*x)`` for a tuple, ``model(**x)`` for a mapping.
+        method: ``"auto"``; ``"affine"`` to refuse whatever is not proved affine; ``"parameter"``
+            for Hessian-vector products throughout.
+        verify: number of random entries per parameter to compare with a float64 double backward.
+        forward: ``forward(model, inputs)``, to call the model in another way.
+        names: parameters to differentiate; all that require gradients by default.
+        memory: bytes of working set beyond the tape of one batch and the results (1 GiB).
+        dtype: compute in this dtype instead of the parameters' own.
+        weight: ``None``, ``"sum"`` (a_b = 1), or a function of the batch that returns a_b.
+        progress: show a progress bar.
+
+    Returns:
+        A `Diagonal`: name → tensor of the parameter's shape, dtype and device. Frozen parameters
+        are left out; those the loss does not depend on hold zeros. Tied parameters appear once.
+
+    Raises:
+        TypeError, ValueError: an argument is wrong (the message names it, its value and the
+            remedy); the loss is not a finite scalar; `method` is not proved to apply.
+        NotImplementedError: an operation has no second derivative in torch.
+
+    Source: the second derivative in Gao & Zhong (2020), equation 9. The affine route is the
+    generalised Gauss-Newton diagonal (Schraudolph 2002; BackPACK's DiagGGNExact) restricted to
+    where it equals the Hessian's; double backward is Pearlmutter (1994).
+
+    Example:
+        L = (2w₀ + w₁ - 1)² has d²L/dw² = (8, 2).
+
+        >>> import torch
+        >>> model = torch.nn.Linear(2, 1, bias=False)
+        >>> x, y = torch.tensor([[2.0, 1.0]]), torch.tensor([[1.0]])
+        >>> h = diagonal(model, torch.nn.functional.mse_loss, (x, y), verify=2)
+        >>> h["weight"]
+        tensor([[8., 2.]])
+        >>> h.deviation["weight"] < 1e-6
+        True
+    """
+    with _problem(model, loss, method, forward, names, memory, dtype) as problem:
+        if not isinstance(verify, int) or verify < 0:
+            raise ValueError(f"verify must be a number of entries >= 0, got {verify!r}")
+        result = Diagonal()
+        total = 0.0
+        samples = 0
+        value = 0.0
+        h: dict[str, Tensor] = {}
+        g: dict[str, Tensor] = {}
+        check = _Check(problem, verify)
+        plan: Plan | None = None
+        with _ticker(progress) as ticker:
+            for index, (inputs, targets) in enumerate(_data.batches(data)):
+                x, y = _data.convert(inputs, dtype), _data.convert(targets, dtype)
+                batch = Batch(problem, x, y, index)
+                a = _data.batch_weight(weight, (inputs, targets), batch.samples)
+                plan = plan or batch.plan
+                ticker.expect(batch.ticks(), index)
+                h_b, g_b = batch.run(ticker.tick)
+                value += a * float(batch.loss.detach())
+                for kept, new in ((h, h_b), (g, g_b)):
+                    for name, tensor in new.items():
+                        if name in kept:
+                            kept[name].add_(tensor, alpha=a)
+                        else:
+                            kept[name] = tensor.mul_(a)
+                check.add(batch, inputs, targets, a)
+                batch.start.rewind()
+                batch.end.restore()  # the next batch draws what a plain loop would draw
+                total += a
+                samples += batch.samples
+        scale = 1.0 / total if weight is None else 1.0
+        for kept in (h, g):
+            for tensor in kept.values():
+                tensor.mul_(scale)
+    assert plan is not None
+    result.update(h)
+    result.plan, result.gradient = plan, g
+    result.loss, result.samples = value * scale, samples
+    result.deviation = check.deviation(h, scale)
+    return result
+
+
+def plan(
+    model: nn.Module,
+    loss: _data.Loss,
+    data: Any,
+    *,
+    method: str = "auto",
+    forward: _data.Forward | None = None,
+    names: Iterable[str] | None = None,
+    memory: int | None = None,
+    dtype: torch.dtype | None = None,
+) -> Plan:
+    """Which exact method `diagonal` will use for each parameter, why, and what it will cost.
+
+    Runs the model and the loss once, on the first batch of `data` (an iterator loses that batch),
+    and reads the proof off the autograd tape. Arguments and errors are those of `diagonal`.
+
+    Returns:
+        A `Plan`; ``print(plan)`` is a table, iterating yields an `Entry` per parameter.
+
+    Example:
+        >>> import torch
+        >>> from torch import nn
+        >>> model = nn.Sequential(nn.Linear(4, 3), nn.Tanh(), nn.Linear(3, 2))
+        >>> x, y = torch.randn(5, 4), torch.tensor([0, 1, 0, 1, 1])
+        >>> plan(model, nn.functional.cross_entropy, (x, y)).methods()
+        {'0.weight': 'parameter', '0.bias': 'parameter', '2.weight': 'affine', '2.bias': 'affine'}
+    """
+    with _problem(model, loss, method, forward, names, memory, dtype) as problem:
+        for inputs, targets in _data.batches(data):
+            x, y = _data.convert(inputs, dtype), _data.convert(targets, dtype)
+            return Batch(problem, x, y, 0).plan
+    raise AssertionError("batches() yields or raises")
+
+
+@contextmanager
+def _problem(
+    model: nn.Module,
+    loss: _data.Loss,
+    method: str,
+    forward: _data.Forward | None,
+    names: Iterable[str] | None,
+    memory: int | None,
+    dtype: torch.dtype | None,
+) -> Iterator[Problem]:
+    """Check the arguments, then lend the model to an exact computation."""
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
+    if not callable(loss):
+        raise TypeError(
+            f"loss must be a function of (output, target), got {type(loss).__name__}; "
+            "e.g. torch.nn.functional.cross_entropy"
+        )
+    if method not in METHOD_CHOICES:
+        raise ValueError(f"method must be one of {', '.join(METHOD_CHOICES)}, got {method!r}")
+    if memory is not None and not (isinstance(memory, int) and memory > 0):
+        raise ValueError(f"memory must be a positive number of bytes, got {memory!r}")
+    if dtype is not None and not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
+        raise ValueError(f"dtype must be a floating torch.dtype, got {dtype!r}")
+    parameters = _selected(model, names)
+    problem = Problem(model, loss, forward, parameters, method, memory or DEFAULT_MEMORY)
+    wanted = {id(p) for p in parameters.values()}
+    modules = problem.modules()
+    every = [p for module in modules for p in module.parameters()]
+    with (
+        exact_math(),
+        as_found(modules, problem.devices()),
+        only(every, wanted),
+        cast(modules, dtype),
+    ):
+        yield problem
+
+
+def _selected(model: nn.Module, names: Iterable[str] | None) -> dict[str, Tensor]:
+    every = dict(model.named_parameters())
+    if not every:
+        raise ValueError("model has no parameters; pass a module with at least one nn.Parameter")
+    free = {name: p for name, p in every.items() if p.requires_grad}
+    if names is None:
+        if not free:
+            raise ValueError(
+                "model has no parameter that requires gradients; call requires_grad_() on some"
+            )
+        return dict(free)
+    if isinstance(names, str):
+        raise TypeError(f"names must be an iterable of parameter names, got the string {names!r}")
+    chosen = list(dict.fromkeys(names))
+    for name in chosen:
+        if name not in every:
+            raise ValueError(
+                f"names: {name!r} is not a parameter of the model; its parameters are "
+                f"{', '.join(list(every)[:8])}{', …' if len(every) > 8 else ''}"
+            )
+        if name not in free:
+            raise ValueError(
+                f"names: {name!r} is frozen (requires_grad is False); call requires_grad_() on it"
+            )
+    if not chosen:
+        raise ValueError("names is empty; leave it out to differentiate every parameter")
+    return {name: every[name] for name in every if name in set(chosen)}
+
+
+class _Check:
+    """A float64 double backward at a few random entries, weighted like the diagonal itself."""
+
+    def __init__(self, problem: Problem, entries: int) -> None:
+        self.problem = problem
+        generator = torch.Generator().manual_seed(0)
+        self.index = {
+            name: torch.randperm(p.numel(), generator=generator)[:entries]
+            if p.numel() < 2**20
+            else torch.randint(p.numel(), (entries,), generator=generator)
+            for name, p in problem.parameters.items()
+        } if entries else {}  # fmt: skip
+        self.total = {
+            name: torch.zeros(len(index), dtype=torch.float64) for name, index in self.index.items()
+        }
+
+    def add(self, batch: Batch, inputs: Any, targets: Any, a: float) -> None:
+        if not self.index:
+            return
+        batch.start.rewind()
+        double = torch.float64
+        with cast(self.problem.modules(), double):
+            _, value = self.problem.value(
+                _data.convert(inputs, double), _data.convert(targets, double), batch.index
+            )
+            if not value.requires_grad:
+                return
+            parameters = self.problem.parameters
+            for name, index in self.index.items():
+                (gradient,) = torch.autograd.grad(
+                    value, parameters[name], create_graph=True, allow_unused=True
+                )
+                if gradient is None or not gradient.requires_grad:
+                    continue
+                for k, entry in enumerate(index.tolist()):
+                    second = _parameter._single(gradient, parameters[name], entry)
+                    self.total[name][k] += a * float(second)
+
+    def deviation(self, h: dict[str, Tensor], scale: float) -> dict[str, float]:
+        found = {}
+        for name, index in self.index.items():
+            if not len(index):
+                found[name] = 0.0
+                continue
+            flat = h[name].detach().reshape(-1)
+            got = flat[index.to(flat.device)].cpu().to(torch.float64)
+            gap = float((got - scale * self.total[name]).abs().max())
+            size = float(flat.abs().max())
+            found[name] = gap / size if size > 0 else gap
+        return found
+
+
+class _Ticker:
+    """Progress in backward passes and entries; silent unless a bar is given."""
+
+    def __init__(self, bar: Any = None) -> None:
+        self.bar = bar
+        self.task = bar.add_task("exact diagonal", total=0) if bar is not None else None
+        self.total = 0
+
+    def expect(self, units: int, index: int) -> None:
+        self.total += units
+        if self.bar is not None:
+            self.bar.update(
+                self.task, total=self.total, description=f"exact diagonal, batch {index + 1}"
+            )
+
+    def tick(self, units: int) -> None:
+        if self.bar is not None:
+            self.bar.advance(self.task, units)
+
+
+@contextmanager
+def _ticker(progress: bool) -> Iterator[_Ticker]:
+    if not progress:
+        yield _Ticker()
+        return
+    from rich.progress import Progress
+
+    with Progress(transient=True) as bar:
+        yield _Ticker(bar)
+
+
+Tick = Callable[[int], None]

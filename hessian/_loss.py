@@ -1,0 +1,164 @@
+"""The Hessian of the loss with respect to the model's outputs, factored.
+
+L's second derivative in the outputs is H = Σ_c s_c S_c S_cᵀ with signs s_c, since a loss need not
+be convex. Where the loss is a sum over samples, H is block-diagonal and column c carries one
+vector per sample; C-class cross-entropy needs C-1 of them, because its block diag(p) - ppᵀ is
+singular along the vector of ones.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from hessian._operations import Layout
+
+# Past this size a dense factorisation of one block costs more than it can save.
+LARGEST_BLOCK = 2048
+
+
+@dataclass
+class Factor:
+    """Columns of H.
+
+    `columns[l]` has shape ``[r, *leaf.shape]``: the part of the r columns in output leaf l.
+    `signs` has shape ``[r, n]`` (or ``[r]`` where samples are coupled).
+    """
+
+    columns: list[Tensor]
+    signs: Tensor
+
+    @property
+    def rank(self) -> int:
+        """Number of columns r."""
+        return int(self.signs.shape[0])
+
+
+def products(gradients: Sequence[Tensor], leaves: Sequence[Tensor]) -> Callable[..., list[Tensor]]:
+    """The map v → Hv on the output leaves, `gradients` being dL/d(leaf) with their graph."""
+    live = [g for g in gradients if g.requires_grad]
+    index = [i for i, g in enumerate(gradients) if g.requires_grad]
+
+    def hvp(vectors: Sequence[Tensor]) -> list[Tensor]:
+        if not live:
+            return [torch.zeros_like(leaf) for leaf in leaves]
+        got = torch.autograd.grad(
+            live, leaves, [vectors[i] for i in index], retain_graph=True, allow_unused=True
+        )
+        return [
+            torch.zeros_like(leaf) if g is None else g for g, leaf in zip(got, leaves, strict=True)
+        ]
+
+    return hvp
+
+
+def by_sample(tensor: Tensor, layout: Layout, n: int) -> Tensor:
+    """Samples first: ``[n, positions, ...]`` with positions the outer·inner places of `layout`."""
+    axis, outer, inner = layout
+    parts = tensor.unflatten(axis, (outer, n, inner))
+    return parts.movedim((axis + 1, axis, axis + 2), (0, 1, 2)).flatten(1, 2)
+
+
+def from_samples(values: Tensor, layout: Layout, n: int, like: Sequence[int]) -> Tensor:
+    """The inverse of `by_sample`, for a tensor of shape `like`."""
+    axis, outer, inner = layout
+    rest = [s for a, s in enumerate(like) if a != axis]
+    parts = values.reshape(n, outer, inner, *rest)
+    return parts.movedim((0, 1, 2), (axis + 1, axis, axis + 2)).reshape(tuple(like))
+
+
+def factor_by_sample(
+    gradients: Sequence[Tensor], leaves: Sequence[Tensor], layouts: Sequence[Layout], n: int
+) -> Factor:
+    """Factor an H that is proved to be block-diagonal over samples.
+
+    One product per output entry of *one* sample gives all blocks, since all samples share it.
+    """
+    hvp = products(gradients, leaves)
+    sizes = [leaf.numel() // n for leaf in leaves]
+    width = sum(sizes)
+    blocks = leaves[0].new_zeros((n, width, width), dtype=torch.float64)
+    start = 0
+    for i, size in enumerate(sizes):
+        for j in range(size):
+            unit = leaves[i].new_zeros((n, size))
+            unit[:, j] = 1.0
+            vectors = [torch.zeros_like(leaf) for leaf in leaves]
+            vectors[i] = from_samples(unit, layouts[i], n, leaves[i].shape)
+            got = hvp(vectors)
+            row = [by_sample(g, lay, n).reshape(n, -1) for g, lay in zip(got, layouts, strict=True)]
+            blocks[:, :, start + j] = torch.cat(row, 1).to(torch.float64)
+        start += size
+    eps = torch.finfo(leaves[0].dtype).eps
+    values, vectors64 = _signed_roots(blocks, eps)  # [n, width], [n, width, width]
+    columns = []
+    start = 0
+    for i, size in enumerate(sizes):
+        part = vectors64[:, start : start + size, :].to(leaves[i].dtype)
+        columns.append(
+            torch.stack(
+                [
+                    from_samples(part[:, :, c].contiguous(), layouts[i], n, leaves[i].shape)
+                    for c in range(part.shape[2])
+                ]
+            )
+            if part.shape[2]
+            else leaves[i].new_zeros((0, *leaves[i].shape))
+        )
+        start += size
+    return Factor(columns, values.sign().T.to(leaves[0].dtype).contiguous())
+
+
+def dense(gradients: Sequence[Tensor], leaves: Sequence[Tensor]) -> Tensor:
+    """H over all output entries, ``[D, D]`` in float64, D the number of output entries."""
+    hvp = products(gradients, leaves)
+    sizes = [leaf.numel() for leaf in leaves]
+    width = sum(sizes)
+    matrix = leaves[0].new_zeros((width, width), dtype=torch.float64)
+    start = 0
+    for i, size in enumerate(sizes):
+        for j in range(size):
+            vectors = [torch.zeros_like(leaf) for leaf in leaves]
+            vectors[i].view(-1)[j] = 1.0
+            matrix[:, start + j] = torch.cat([g.reshape(-1) for g in hvp(vectors)]).to(
+                torch.float64
+            )
+        start += size
+    return matrix
+
+
+def factor_dense(matrix: Tensor, leaves: Sequence[Tensor]) -> Factor:
+    """Factor H as a whole, for a loss that couples samples."""
+    eps = torch.finfo(leaves[0].dtype).eps
+    values, vectors = _signed_roots(matrix.unsqueeze(0), eps)
+    columns = []
+    start = 0
+    for leaf in leaves:
+        part = vectors[0, start : start + leaf.numel()].T.to(leaf.dtype)
+        columns.append(part.reshape(-1, *leaf.shape))
+        start += leaf.numel()
+    return Factor(columns, values[0].sign().to(leaves[0].dtype))
+
+
+def _signed_roots(blocks: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+    """Eigenvalues and sqrt|λ|-scaled eigenvectors, largest |λ| first, null columns dropped."""
+    symmetric = (blocks + blocks.transpose(1, 2)) / 2
+    if not bool(torch.isfinite(symmetric).all()):
+        raise ValueError(
+            "loss: its second derivative with respect to the model's output is not finite; "
+            "check the loss at this output (a square root or logarithm at zero, an overflow)"
+        )
+    values, vectors = torch.linalg.eigh(symmetric)
+    order = values.abs().argsort(dim=1, descending=True)
+    values = values.gather(1, order)
+    vectors = vectors.gather(2, order.unsqueeze(1).expand_as(vectors))
+    scale = values.abs().amax(dim=1, keepdim=True)
+    # Entries carry rounding errors of eps·‖H‖: an eigenvalue below width·eps·‖H‖ is one of zero.
+    tiny = scale * (blocks.shape[1] * eps)
+    values = torch.where(values.abs() <= tiny, 0.0, values)
+    rank = int((values != 0).sum(dim=1).max()) if values.numel() else 0
+    values, vectors = values[:, :rank], vectors[:, :, :rank]
+    return values, vectors * values.abs().sqrt().unsqueeze(1)

@@ -1,0 +1,107 @@
+"""The plan: for each parameter which exact method is used, why it is exact there, what it costs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+METHODS = ("affine", "columns", "parameter", "separable", "zero")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """The plan of one parameter.
+
+    Attributes:
+        name: the parameter's name in the model.
+        shape: its shape.
+        method: ``"affine"`` (pulled-back columns, all samples at once), ``"columns"`` (the same,
+            one pass per column and sample), ``"parameter"`` (a Hessian-vector product per entry),
+            ``"separable"`` (only the loss reads it, entry by entry) or ``"zero"`` (nothing does).
+        reason: why that method is exact here, or why no cheaper one is.
+        forward: forward passes per batch; shared by all parameters of the same method.
+        backward: backward passes per batch, likewise; a Hessian-vector product counts as two.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    method: str
+    reason: str
+    forward: int
+    backward: int
+
+    @property
+    def numel(self) -> int:
+        """Number of entries of the parameter."""
+        count = 1
+        for s in self.shape:
+            count *= s
+        return count
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What `hessian.diagonal` does for each parameter; ``print(plan)`` is a table.
+
+    Iterating yields one `Entry` per parameter; ``plan["name"]`` is one of them.
+
+    Attributes:
+        entries: the plans of the parameters, in the model's order.
+        samples: number of samples in the batch that was looked at.
+        columns: rank r of the loss's second derivative in the outputs (per sample where samples
+            are not coupled), ``None`` where it was not needed.
+    """
+
+    entries: tuple[Entry, ...]
+    samples: int
+    columns: int | None = None
+    _by_name: dict[str, Entry] = field(default_factory=dict, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        self._by_name.update({entry.name: entry for entry in self.entries})
+
+    def __iter__(self) -> Iterator[Entry]:
+        return iter(self.entries)
+
+    def __len__(self) -> int:
+        return len(self.entries)
+
+    def __getitem__(self, name: str) -> Entry:
+        return self._by_name[name]
+
+    def methods(self) -> dict[str, str]:
+        """Method by parameter name."""
+        return {entry.name: entry.method for entry in self.entries}
+
+    @property
+    def forward(self) -> int:
+        """Forward passes per batch in total."""
+        return 1 + any(entry.method == "parameter" for entry in self.entries)
+
+    @property
+    def backward(self) -> int:
+        """Backward passes per batch in total, the one for the gradient included."""
+        shared = {e.method: e.backward for e in self.entries if e.method in ("affine", "columns")}
+        own = sum(e.backward for e in self.entries if e.method == "parameter")
+        separable = any(e.method == "separable" for e in self.entries)
+        return 1 + sum(shared.values()) + own + 2 * separable
+
+    def __str__(self) -> str:
+        head = ("parameter", "shape", "method", "backward", "why it is exact, or no cheaper")
+        rows = [
+            (e.name, "x".join(map(str, e.shape)) or "scalar", e.method, str(e.backward), e.reason)
+            for e in self.entries
+        ]
+        widths = [max(len(row[i]) for row in (head, *rows)) for i in range(4)]
+
+        def line(row: tuple[str, ...]) -> str:
+            cells = [row[i].ljust(widths[i]) for i in range(3)] + [row[3].rjust(widths[3])]
+            return "  ".join((*cells, row[4])).rstrip()
+
+        entries = sum(e.numel for e in self.entries)
+        foot = (
+            f"{entries:,} entries; per batch of {self.samples}: {self.forward} forward and "
+            f"{self.backward:,} backward passes (rows of one method share theirs, except "
+            "'parameter')"
+        )
+        return "\n".join((line(head), *map(line, rows), foot))

@@ -1,0 +1,285 @@
+"""Where a parameter meets the data, and the gradient it receives there from each sample.
+
+A *site* is an operation of the tape that takes a shared tensor and yields one laid out by
+samples. Given the adjoint of its output, the part of every single sample in the shared tensor's
+gradient follows from what the tape saved: for z = U Wᵀ it is the outer product of adjoint and U.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from hessian._loss import by_sample
+from hessian._operations import BATCH_NORMS, Label, Layout
+from hessian._tape import Edge, Node, Tape, operation, shape
+
+# (adjoint of the output with samples first [m, q, ...], slice of samples) → [m, *shared shape]
+PerSample = Callable[[Tensor, slice], Tensor]
+
+
+@dataclass
+class Site:
+    """One use of one parameter.
+
+    `edge` is the output of the operation; `gradient` gives the per-sample gradients of the
+    parameter in its own shape. `outer` is set where each sample has one position: then they are
+    outer products of the adjoint ``[n, o]`` and this input ``[n, k]``, and the sum of squares over
+    samples is one matrix product; `transposed` says that the parameter is stored as ``[k, o]``.
+    """
+
+    edge: Edge
+    layout: Layout
+    gradient: PerSample
+    scale: float = 1.0
+    outer: Tensor | None = None
+    transposed: bool = False
+    extra: int = 1  # working set of `gradient`, in multiples of the parameter's size
+
+
+def sites(tape: Tape, labels: dict[Edge, Label], leaf: Node, n: int) -> list[Site] | None:
+    """All uses of a leaf, or ``None`` where one of them is of a kind not known here."""
+    found = []
+    for consumer, index in tape.consumers[leaf]:
+        transposed = False
+        pairs = [(consumer, index)]
+        if operation(consumer) in ("T", "Transpose") and len(shape((leaf, 0)) or ()) == 2:
+            transposed = True
+            pairs = tape.consumers[consumer]
+        for node, argument in pairs:
+            # An operation that reads the parameter twice is not a site of single use per edge.
+            layout = labels.get((node, 0))
+            if not isinstance(layout, Layout):
+                return None
+            site = _site(node, argument, layout, leaf, n, transposed)
+            if site is None:
+                return None
+            found.append(site)
+    return found
+
+
+def _site(
+    node: Node, argument: int, layout: Layout, leaf: Node, n: int, transposed: bool
+) -> Site | None:
+    name = operation(node)
+    weight = tuple(leaf.variable.shape)
+    if name in ("Addmm", "Mm"):
+        if (name, argument) in (("Addmm", 2), ("Mm", 1)) and layout.axis == 0:
+            return _dense(node, layout, n, transposed)
+        if (name, argument) == ("Addmm", 0) and not transposed:
+            return _broadcast(node, layout, weight, float(node._saved_beta), None, n)
+        return None
+    if transposed:
+        return None
+    if name == "Linear":
+        return _broadcast(node, layout, weight, 1.0, None, n) if argument == 2 else None
+    if name == "Convolution" and layout.axis == 0:
+        if argument == 1:
+            return _convolution(node, layout, weight, n)
+        if argument == 2:
+            return _channel(node, layout, None, n)
+    if (name in BATCH_NORMS or name == "NativeGroupNorm") and layout.axis == 0:
+        if argument == 2:
+            return _channel(node, layout, None, n)
+        return _channel(node, layout, _normalised(node), n)
+    if name == "NativeLayerNorm":
+        factor = None
+        if argument == 1:
+            mean, rstd = node._saved_result1, node._saved_result2
+            factor = (node._saved_input - mean) * rstd
+        return _broadcast(node, layout, weight, 1.0, factor, n)
+    if name == "Embedding":
+        return _embedding(node, layout, weight, n)
+    if name in ("Add", "Sub", "Rsub"):
+        scale = float(getattr(node, "_saved_alpha", 1.0))
+        # a + alpha·b, a - alpha·b, alpha-scaled a under rsub: b - alpha·a
+        if name == "Add":
+            scale = scale if argument == 1 else 1.0
+        elif name == "Sub":
+            scale = -scale if argument == 1 else 1.0
+        else:
+            return None
+        return _broadcast(node, layout, weight, scale, None, n)
+    if name == "Mul" and len(node.next_functions) == 2:
+        factor = node._saved_other if argument == 0 else node._saved_self
+        return _broadcast(node, layout, weight, 1.0, factor, n)
+    return None
+
+
+def _dense(node: Node, layout: Layout, n: int, transposed: bool) -> Site:
+    """z = alpha·U Wᵀ (parameter ``[o, k]``, met through its transpose) or alpha·U W."""
+    if operation(node) == "Addmm":
+        rows, alpha = node._saved_mat1, float(node._saved_alpha)
+    else:
+        rows, alpha = node._saved_self, 1.0
+    u = by_sample(rows, Layout(0, layout.outer, layout.inner), n)  # [n, q, k]
+
+    def gradient(adjoint: Tensor, part: slice) -> Tensor:
+        left, right = (adjoint, u[part]) if transposed else (u[part], adjoint)
+        return alpha * (left.transpose(1, 2) @ right)
+
+    single = u[:, 0] if u.shape[1] == 1 else None
+    return Site((node, 0), layout, gradient, alpha, outer=single, transposed=not transposed)
+
+
+def _reduce_to(values: Tensor, weight: tuple[int, ...]) -> Tensor:
+    """Sum ``[m, q, ...]`` over positions and whatever `weight` was broadcast along."""
+    m = values.shape[0]
+    values = values.sum(1)
+    while values.dim() - 1 > len(weight):
+        values = values.sum(1)
+    axes = [i + 1 for i, s in enumerate(weight) if s == 1 and values.shape[i + 1] != 1]
+    return (values.sum(axes, keepdim=True) if axes else values).reshape(m, *weight)
+
+
+def _broadcast(
+    node: Node,
+    layout: Layout,
+    weight: tuple[int, ...],
+    scale: float,
+    factor: Tensor | None,
+    n: int,
+) -> Site | None:
+    """A scale or shift that broadcasts: the adjoint (times its factor) summed to its shape."""
+    out = shape((node, 0))
+    if out is None:
+        return None
+    # The sample axis is taken out; the parameter must not extend over it.
+    axis = layout.axis - (len(out) - len(weight))
+    if axis >= 0 and weight[axis] != 1:
+        return None
+    rest = tuple(s for i, s in enumerate(weight) if i != axis) if axis >= 0 else weight
+    spread = None if factor is None else by_sample(factor.expand(out), layout, n)
+
+    def gradient(adjoint: Tensor, part: slice) -> Tensor:
+        values = adjoint if spread is None else adjoint * spread[part]
+        return scale * _reduce_to(values, rest).reshape(values.shape[0], *weight)
+
+    return Site((node, 0), layout, gradient, scale)
+
+
+def _normalised(node: Node) -> Tensor:
+    """The normalised input of a batch or group norm, before scale and shift."""
+    x = node._saved_input
+    if operation(node) == "NativeGroupNorm":
+        groups = int(node._saved_group)
+        batch = x.shape[0]
+        mean = node._saved_result1.reshape(batch, groups, 1)
+        rstd = node._saved_result2.reshape(batch, groups, 1)
+        return ((x.reshape(batch, groups, -1) - mean) * rstd).reshape(x.shape)
+    if bool(getattr(node, "_saved_training", True)):
+        mean, rstd = node._saved_result1, node._saved_result2
+    else:
+        eps = getattr(node, "_saved_eps", None)
+        eps = node._saved_epsilon if eps is None else eps
+        mean, rstd = node._saved_running_mean, (node._saved_running_var + eps).rsqrt()
+    per_channel = (1, -1, *[1] * (x.dim() - 2))
+    return (x - mean.reshape(per_channel)) * rstd.reshape(per_channel)
+
+
+def _channel(node: Node, layout: Layout, factor: Tensor | None, n: int) -> Site:
+    """A parameter per channel (axis 1): bias of a convolution, scale and shift of a norm."""
+    spread = None if factor is None else by_sample(factor, layout, n)
+
+    def gradient(adjoint: Tensor, part: slice) -> Tensor:
+        values = adjoint if spread is None else adjoint * spread[part]
+        keep = 2  # [m, q, channels, ...]
+        return values.sum([1, *range(keep + 1, values.dim())])
+
+    return Site((node, 0), layout, gradient)
+
+
+def windows(
+    x: Tensor, kernel: list[int], stride: list[int], dilation: list[int], out: list[int]
+) -> Tensor:
+    """A strided view ``[b, c, *kernel, *out]`` of the windows of a padded ``[b, c, *]``."""
+    steps = x.stride()[2:]
+    size = (*x.shape[:2], *kernel, *out)
+    strides = (
+        *x.stride()[:2],
+        *(s * d for s, d in zip(steps, dilation, strict=True)),
+        *(s * t for s, t in zip(steps, stride, strict=True)),
+    )
+    return x.as_strided(size, strides, x.storage_offset())
+
+
+def _convolution(node: Node, layout: Layout, weight: tuple[int, ...], n: int) -> Site:
+    """Correlation of input windows with the adjoint; the two swap roles when transposed."""
+    x = node._saved_input
+    stride, padding, dilation = (
+        [int(v) for v in values]
+        for values in (node._saved_stride, node._saved_padding, node._saved_dilation)
+    )
+    groups, swapped = int(node._saved_groups), bool(node._saved_transposed)
+    kernel = list(weight[2:])
+    dims = len(kernel)
+    stride, padding, dilation = (
+        v * dims if len(v) == 1 else v for v in (stride, padding, dilation)
+    )
+    pads = [p for p in reversed(padding) for _ in (0, 1)]
+    inputs = by_sample(x, layout, n)  # [n, q, c, *space]
+
+    def gradient(adjoint: Tensor, part: slice) -> Tensor:
+        m, q = adjoint.shape[:2]
+        moving, still = (adjoint, inputs[part]) if swapped else (inputs[part], adjoint)
+        moving = F.pad(moving.flatten(0, 1), pads).contiguous()
+        still = still.flatten(0, 1)
+        out = list(still.shape[2:])
+        view = windows(moving, kernel, stride, dilation, out)
+        positions = math.prod(out)
+        columns = view.reshape(m, q, groups, -1, positions)  # [m, q, g, c/g·kernel, p]
+        rows = still.reshape(m, q, groups, -1, positions)  # [m, q, g, o/g, p]
+        product = rows @ columns.transpose(3, 4)
+        return product.sum(1).reshape(m, *weight)
+
+    k = math.prod(weight[1:])
+    spots = math.prod(x.shape[2:]) if swapped else math.prod((shape((node, 0)) or x.shape)[2:])
+    # im2col holds c·kernel·positions values a sample, the parameter o·c·kernel
+    extra = 2 + math.ceil(layout.outer * layout.inner * spots * k / max(1, math.prod(weight)))
+    return Site((node, 0), layout, gradient, extra=extra)
+
+
+def _embedding(node: Node, layout: Layout, weight: tuple[int, ...], n: int) -> Site | None:
+    if node._saved_scale_grad_by_freq or node._saved_sparse:
+        return None
+    indices = by_sample(node._saved_indices, layout, n).reshape(n, -1)  # [n, T]
+    padding = int(node._saved_padding_idx)
+    padding = padding - 2**64 if padding >= 2**63 else padding
+
+    def gradient(adjoint: Tensor, part: slice) -> Tensor:
+        values = adjoint.reshape(adjoint.shape[0], -1, weight[1])
+        if padding >= 0:
+            values = values * (indices[part] != padding).unsqueeze(2)
+        full = values.new_zeros((values.shape[0], *weight))
+        return full.scatter_add_(1, indices[part].unsqueeze(2).expand_as(values), values)
+
+    return Site((node, 0), layout, gradient)
+
+
+def sum_of_squares(
+    found: list[Site],
+    adjoints: list[Tensor],
+    signs: Tensor,
+    weight: tuple[int, ...],
+    memory: int,
+    into: Tensor,
+) -> None:
+    """Add Σ_n s_n (Σ_uses per-sample gradient)² to `into`, chunked over samples.
+
+    Several uses are summed before squaring: the parameter is one.
+    """
+    n = signs.shape[0]
+    size = max(1, math.prod(weight)) * into.element_size()
+    working = size * (1 + sum(site.extra for site in found))
+    chunk = max(1, min(n, memory // max(1, working)))
+    for start in range(0, n, chunk):
+        part = slice(start, min(n, start + chunk))
+        total = found[0].gradient(adjoints[0][part], part)
+        for site, adjoint in zip(found[1:], adjoints[1:], strict=True):
+            total = total + site.gradient(adjoint[part], part)
+        flat = total.reshape(total.shape[0], -1)
+        into.view(-1).addmv_(flat.square_().T, signs[part])

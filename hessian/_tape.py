@@ -1,0 +1,115 @@
+"""The autograd tape of a computation, read as a graph.
+
+The derivative of what the user wrote *is* what the tape says (custom autograd functions, detached
+tensors and in-place operations included), so every proof about derivatives is read off the tape
+and not off the module tree.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.graph import get_gradient_edge
+
+# torch.autograd.graph.Node is abstract and lacks the attributes of the concrete nodes.
+Node = Any
+Edge = tuple[Node, int]
+
+_SUFFIX = re.compile(r"Backwards?\d*$")
+
+
+def operation(node: Node) -> str:
+    """The operation's name without autograd's suffix, e.g. ``"Addmm"`` for ``AddmmBackward0``."""
+    return _SUFFIX.sub("", node.name().split("::")[-1])
+
+
+def is_leaf(node: Node) -> bool:
+    """Whether the node is a leaf tensor's gradient accumulator."""
+    return hasattr(node, "variable")
+
+
+def shape(edge: Edge) -> tuple[int, ...] | None:
+    """Shape of the tensor an edge stands for; ``None`` where the tape does not say."""
+    node, index = edge
+    if is_leaf(node):
+        return tuple(node.variable.shape)
+    try:
+        return tuple(int(s) for s in node._input_metadata[index].shape)
+    except (AttributeError, IndexError, RuntimeError, TypeError):
+        return None
+
+
+def element_size(edge: Edge) -> int:
+    """Bytes of one element of the tensor an edge stands for (8 where the tape does not say)."""
+    try:
+        return int(torch.empty((), dtype=edge[0]._input_metadata[edge[1]].dtype).element_size())
+    except (AttributeError, IndexError, RuntimeError, TypeError):
+        return 8
+
+
+@dataclass
+class Tape:
+    """The nodes that lead from leaf tensors to `roots`, consumers before their inputs."""
+
+    roots: list[Edge]
+    order: list[Node] = field(default_factory=list)
+    consumers: dict[Node, list[tuple[Node, int]]] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, tensors: Iterable[Tensor]) -> Tape:
+        """The tape of `tensors`, which must require gradients."""
+        edges = (get_gradient_edge(t) for t in tensors)
+        return cls._walk([(e.node, e.output_nr) for e in edges])
+
+    @classmethod
+    def _walk(cls, roots: Sequence[Edge]) -> Tape:
+        tape = cls(list(roots))
+        postorder: list[Node] = []
+        state: set[Node] = set()
+        for root, _ in tape.roots:
+            stack: list[tuple[Node, bool]] = [(root, False)]
+            while stack:
+                node, done = stack.pop()
+                if done:
+                    postorder.append(node)
+                    continue
+                if node in state:
+                    continue
+                state.add(node)
+                tape.consumers.setdefault(node, [])
+                stack.append((node, True))
+                for child, _ in node.next_functions:
+                    if child is not None and child not in state:
+                        stack.append((child, False))
+        tape.order = postorder[::-1]
+        for node in tape.order:
+            for index, (child, _) in enumerate(node.next_functions):
+                if child is not None:
+                    tape.consumers[child].append((node, index))
+        return tape
+
+    def leaves(self) -> dict[int, Node]:
+        """Gradient accumulators by the ``id`` of their leaf tensor."""
+        return {id(node.variable): node for node in self.order if is_leaf(node)}
+
+    def bytes(self) -> int:
+        """Size of all tensors on the tape: what one more set of adjoints would take."""
+        total = 0
+        for node in self.order:
+            if is_leaf(node):
+                continue
+            dims = shape((node, 0))
+            total += 0 if dims is None else _numel(dims) * element_size((node, 0))
+        return total
+
+
+def _numel(dims: Sequence[int]) -> int:
+    count = 1
+    for size in dims:
+        count *= size
+    return count
