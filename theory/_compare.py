@@ -20,6 +20,7 @@ from sympy import (
     Product,
     Rational,
     S,
+    Subs,
     Sum,
     Symbol,
     nsimplify,
@@ -36,7 +37,7 @@ DIGITS = 50
 # Twenty digits are left for rounding, so an agreement is one to thirty digits.
 TOLERANCE = Rational(1, 10**30)
 POINTS = 6
-_UNEVALUATED = (Integral, Sum, Limit, Derivative, Product)
+_UNEVALUATED = (Integral, Sum, Limit, Derivative, Product, Subs)
 
 Domain = Mapping[Any, tuple[Any, Any]]
 

@@ -21,6 +21,7 @@ _LATEX_NAMES = {
     "d": r"d_i",
     "a": r"a_i",
     "c": r"c_i",
+    "R": r"R_i",
 }
 
 
@@ -246,4 +247,4 @@ def to_latex(thing: Any) -> str:
         for s in thing.free_symbols | thing.atoms()
         if getattr(s, "name", None) in _LATEX_NAMES and s.is_Symbol
     }
-    return str(latex(thing, symbol_names=names))
+    return str(latex(thing, symbol_names=names, order="rev-lex"))

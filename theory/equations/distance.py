@@ -1,16 +1,18 @@
 """Equations 25 to 28: the distance of a parameter from a minimum."""
 
-from sympy import Abs, Integral, Symbol, exp, oo, pi, sqrt
+from sympy import Derivative, Integral, Limit, Subs, Symbol, exp, oo, pi, sqrt
 
 from theory._objects import Distributed, Gaussian
 from theory.equation import Equation, Reading, Step
 from theory.laws import expected_abs_distance
-from theory.symbols import a, b, d, g, n, sigma, w
+from theory.symbols import a, b, c, d, g, n, sigma, w
 
 _sd = sigma / (2 * a * sqrt(n))
 _d_batch = Symbol("d_batch", real=True)
 _d_population = Symbol("d_population", real=True)
-_g_population = Symbol("g_population", real=True)
+_mu = Symbol("mu_0", positive=True)
+_loss = a * (w - b) ** 2 + c
+_gradient_density = sqrt(n) / (sigma * sqrt(2 * pi)) * exp(-n * g**2 / (2 * sigma**2))
 _density = exp(-(d**2) / (2 * _sd**2)) / (_sd * sqrt(2 * pi))
 _gauss = "per-sample gradients are independent and N(0, sigma), sigma a standard deviation"
 _parabola = "the loss of every batch is a parabola with the same coefficient a"
@@ -31,7 +33,7 @@ DISTANCE = (
         steps=(
             Step(
                 "On a parabola it is the step that Newton's method would take, g/h.",
-                2 * a * (w - b) / (2 * a),
+                Derivative(_loss, w) / Derivative(_loss, w, 2),
                 w - b,
             ),
         ),
@@ -50,13 +52,16 @@ DISTANCE = (
             "a batch's gradient gives the distance to that batch's minimum."
         ),
         steps=(
-            Step("Equation 13 at w = b + d.", 2 * a * ((b + d) - b) / (2 * a), d),
             Step(
-                "At the population's minimum its own g is 0, while a batch's g need not be: the "
-                "batch's minimum b - g/(2a) is elsewhere.",
-                b - g / (2 * a),
-                b,
-                "!=",
+                "At w = b + d the parabola's slope over 2a is d.",
+                Subs(Derivative(_loss, w), w, b + d) / (2 * a),
+                d,
+            ),
+            Step(
+                "A batch whose parabola has slope g at the population's minimum b has its own "
+                "minimum at b - g/(2a).",
+                Subs(Derivative(_loss + g * (w - b), w), w, b - g / (2 * a)),
+                0,
             ),
         ),
     ),
@@ -92,9 +97,10 @@ DISTANCE = (
         ),
         steps=(
             Step(
-                "Dividing by 2a divides the standard deviation of equation 2.",
-                (sigma / sqrt(n)) / (2 * a),
-                _sd,
+                "Dividing the batch gradient of equation 2 by 2a gives the variance sigma^2/(4 a^2"
+                " n).",
+                Integral((g / (2 * a)) ** 2 * _gradient_density, (g, -oo, oo)),
+                _sd**2,
             ),
             Step("The density integrates to one.", Integral(_density, (d, -oo, oo)), 1),
             Step(
@@ -103,9 +109,10 @@ DISTANCE = (
                 sigma**2 / (4 * a**2 * n),
             ),
             Step(
-                "The distance to the population's minimum has no n in it.",
-                expected_abs_distance(a, n, sigma, mu=_g_population, on="population"),
-                Abs(_g_population) / (2 * a),
+                "With a mean mu_0 > 0 the distance to the batch's minimum does not go to 0 as n "
+                "grows but to mu_0/(2a), the distance to the population's.",
+                Limit(expected_abs_distance(a, n, sigma, mu=_mu), n, oo),
+                expected_abs_distance(a, n, sigma, mu=_mu, on="population"),
             ),
         ),
     ),
@@ -131,14 +138,10 @@ DISTANCE = (
                 expected_abs_distance(a, n, sigma),
             ),
             Step(
-                "It is equation 4's derived value over 2a.",
-                sqrt(2 / pi) * sigma / sqrt(n) / (2 * a),
-                expected_abs_distance(a, n, sigma),
-            ),
-            Step(
-                "The printed value is equation 4's printed one over 2a: one slip, not two.",
-                2 * sigma / sqrt(pi) / sqrt(n) / (2 * a),
-                sigma / (a * sqrt(pi)) / sqrt(n),
+                "The printed value is larger by sqrt(2), the factor by which equation 4 is: one "
+                "slip, not two.",
+                sigma / (a * sqrt(pi)) / sqrt(n) / (2 * Integral(d * _density, (d, 0, oo))),
+                sqrt(2),
             ),
             Step(
                 "The printed mean exceeds the standard deviation of equation 27 itself, which no "

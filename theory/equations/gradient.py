@@ -1,11 +1,12 @@
 """Equations 1 to 4: the batch gradient of one parameter and its mean absolute value."""
 
-from sympy import Abs, Derivative, Eq, Integral, Rational, Sum, Tuple, erf, exp, oo, pi, sqrt
+from sympy import Abs, Derivative, Eq, Integer, Integral, Sum, Tuple, erf, exp, oo, pi, sqrt
 
 from theory._objects import Distributed, Gaussian
 from theory.equation import Equation, Repair, Step
 from theory.laws import expected_abs_gradient
-from theory.symbols import G, g, k, mu, n, sigma
+from theory.laws._folded_normal import batch_deviation
+from theory.symbols import G, g, i, k, mu, n, sigma
 
 _as_printed = Sum(G(k), (k, 0, n)) / n
 _as_meant = Sum(G(k), (k, 1, n)) / n
@@ -152,14 +153,15 @@ GRADIENT = (
             ),
             Step(
                 "The printed value is above it: its square is 4/pi times the E(g^2) of equation 8.",
-                _printed_mean**2 / (sigma**2 / n),
+                _printed_mean**2 / Integral(g**2 * _density, (g, -oo, oo)),
                 4 / pi,
             ),
             Step("And 4/pi is more than one.", 1, 4 / pi, "<"),
             Step(
                 "The printed constant is that of E|X - Y| for two such gradients X and Y, whose "
-                "difference has standard deviation sqrt(2)*sigma/sqrt(n).",
-                expected_abs_gradient(n, sqrt(2) * sigma),
+                "difference has "
+                "standard deviation sqrt(2)*sigma/sqrt(n).",
+                2 * Integral(g * _density.subs(sigma, sqrt(2) * sigma), (g, 0, oo)),
                 _printed_mean,
             ),
             Step(
@@ -177,9 +179,10 @@ GRADIENT = (
             ),
             Step(
                 "Drawn without replacement from N = 4 samples -3, -1, 1, 3 (sigma = sqrt(5)), the "
-                "variance over the 6 batches of n = 2 is the law's.",
-                Rational(2 * (4 + 1 + 0), 6),
-                (sqrt(5) / sqrt(2)) ** 2 * Rational(4 - 2, 4 - 1),
+                "variance of the "
+                "mean over the 6 batches of n = 2 is the finite-population law's.",
+                Sum(((2 * i - 5) + (2 * k - 5)) ** 2 / 4, (i, 1, k - 1), (k, 1, 4)) / 6,
+                batch_deviation(Integer(2), sqrt(5), Integer(4)) ** 2,
             ),
         ),
     ),

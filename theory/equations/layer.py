@@ -1,9 +1,9 @@
 """Equations 23 and 24: two layer-wise rates of the literature."""
 
-from sympy import Abs, Integral, Limit, Rational, Sum, exp, log, oo, pi, sqrt
+from sympy import Abs, Integral, Limit, Sum, exp, log, oo, pi, sqrt
 
 from theory.equation import Equation, Step
-from theory.symbols import G, P, R, W, beta, g, gamma, i, s_g, s_w
+from theory.symbols import G, P, W, beta, g, gamma, i, k, s_g, s_w, x
 
 _w, _g = W(i), G(i)
 _norm_w = sqrt(Sum(_w**2, (i, 1, P)))
@@ -62,18 +62,20 @@ LAYER = (
         ),
         steps=(
             Step(
-                "P over the sum of inverses is the harmonic mean (here of 1, 2 and 4).",
-                3 / (1 + Rational(1, 2) + Rational(1, 4)),
-                1 / ((1 + Rational(1, 2) + Rational(1, 4)) / 3),
+                "P over the sum of inverses is the harmonic mean, below the arithmetic one (here "
+                "of 1, 2 and 4).",
+                3 / Sum(1 / 2**k, (k, 0, 2)),
+                Sum(2**k, (k, 0, 2)) / 3,
+                "<",
             ),
             Step(
-                "The mean of |g/w| cut off at R, for the Cauchy density of scale c = s_g/s_w.",
-                2 * Integral(g * _c / (pi * (_c**2 + g**2)), (g, 0, R)),
-                _c / pi * log(1 + R**2 / _c**2),
+                "The mean of |g/w| cut off at x, for the Cauchy density of scale c = s_g/s_w.",
+                2 * Integral(g * _c / (pi * (_c**2 + g**2)), (g, 0, x)),
+                _c / pi * log(1 + x**2 / _c**2),
             ),
             Step(
-                "It grows like log(R) without bound.",
-                Limit(_c / pi * log(1 + R**2 / _c**2) / log(R), R, oo),
+                "It grows like log(x) without bound.",
+                Limit(_c / pi * log(1 + x**2 / _c**2) / log(x), x, oo),
                 2 * _c / pi,
             ),
         ),

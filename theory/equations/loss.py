@@ -1,10 +1,10 @@
 """Equations 7 and 8: how much one step lowers the loss."""
 
-from sympy import Derivative, Integral, exp, oo, pi, sqrt
+from sympy import Derivative, Integral, Subs, exp, oo, pi, sqrt
 
 from theory.equation import Equation, Small, Step
 from theory.laws import expected_loss_decrease
-from theory.symbols import EPSILON, a, b, c, g, h, lr, n, sigma, w
+from theory.symbols import EPSILON, a, b, c, d, g, h, lr, n, sigma, w
 
 _density = sqrt(n) / (sigma * sqrt(2 * pi)) * exp(-n * g**2 / (2 * sigma**2))
 _loss = a * (w - b) ** 2 + c
@@ -33,7 +33,7 @@ LOSS = (
             ),
             Step(
                 "On a parabola the decrease has a second term, lr^2*g^2*a.",
-                _loss - _loss.subs(w, w - lr * _slope),
+                _loss - Subs(_loss, w, w - lr * _slope),
                 lr * _slope**2 - lr**2 * _slope**2 * a,
             ),
         ),
@@ -65,8 +65,10 @@ LOSS = (
                 sigma**2 / n,
             ),
             Step(
-                "On the batch's own parabola a step lowers the loss by lr*g^2*(1 - lr*h/2).",
-                (lr * g**2 - h / 2 * (lr * g) ** 2),
+                "On the batch's own parabola, g*d + h*d^2/2 around w, the step d = -lr*g lowers "
+                "the loss by "
+                "lr*g^2*(1 - lr*h/2).",
+                -Subs(g * d + h / 2 * d**2, d, -lr * g),
                 lr * g**2 * (1 - lr * h / 2),
             ),
             Step(
@@ -75,8 +77,8 @@ LOSS = (
                 expected_loss_decrease(lr, n, sigma, curvature=h),
             ),
             Step(
-                "On the population, with gradient 0, only the curvature's term is left.",
-                Integral((0 * lr * g - h / 2 * (lr * g) ** 2) * _density, (g, -oo, oo)),
+                "On the population, whose gradient is 0, only the curvature's term is left.",
+                -Integral(Subs(h / 2 * d**2, d, -lr * g) * _density, (g, -oo, oo)),
                 expected_loss_decrease(lr, n, sigma, curvature=h, on="population"),
             ),
             Step(
@@ -87,9 +89,7 @@ LOSS = (
             ),
             Step(
                 "Differentiated by lr at 0 the derived form gives the printed rate of decrease.",
-                Derivative(expected_loss_decrease(lr, n, sigma, curvature=h), lr)
-                .doit()
-                .subs(lr, 0),
+                Subs(Derivative(expected_loss_decrease(lr, n, sigma, curvature=h), lr), lr, 0),
                 sigma**2 / n,
             ),
         ),

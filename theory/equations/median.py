@@ -2,10 +2,10 @@
 
 from typing import Any
 
-from sympy import Abs, Derivative, Integral, Rational, Tuple, atan, exp, nan, oo, pi, sqrt
+from sympy import Abs, Derivative, Integral, Rational, Subs, atan, exp, nan, oo, pi, sqrt
 
 from theory.equation import Equation, Reading, Step
-from theory.symbols import G, P, R, W, beta, g, g_m, gamma, i, median, s_g, s_w, w_m
+from theory.symbols import G, P, R_m, W, beta, g, g_m, gamma, i, median, s_g, s_w, w_m, x
 
 _w, _g = W(i), G(i)
 _layer = "the layer's weights and gradients are independent, N(0, s_w) and N(0, s_g)"
@@ -18,7 +18,8 @@ def _density(x: Any, s: Any) -> Any:
     return exp(-(x**2) / (2 * s**2)) / (s * sqrt(2 * pi))
 
 
-_cauchy = s_w * s_g / (pi * (s_w**2 + s_g**2 * g**2))  # density of w/g, g here its value
+_c = s_g / s_w
+_cauchy = s_w * s_g / (pi * (s_w**2 + s_g**2 * x**2))  # density of w/g at x
 
 MEDIAN = (
     Equation(
@@ -59,34 +60,35 @@ MEDIAN = (
         ),
         steps=(
             Step(
-                "The quotient of two independent centred Gaussians has the Cauchy density of scale "
-                "s_w/s_g (here at r = 1).",
-                2 * Integral(g * _density(g, s_w) * _density(g, s_g), (g, 0, oo)),
-                s_w * s_g / (pi * (s_w**2 + s_g**2)),
+                "The quotient x of two independent centred Gaussians has the Cauchy density of "
+                "scale s_w/s_g.",
+                2 * Integral(g * _density(x * g, s_w) * _density(g, s_g), (g, 0, oo)),
+                _cauchy,
             ),
             Step(
                 "Half of its mass lies within s_w/s_g of 0, so that is the median of |w/g|.",
-                Integral(_cauchy, (g, -_ratio, _ratio)),
+                Integral(_cauchy, (x, -_ratio, _ratio)),
                 Rational(1, 2),
             ),
             Step(
-                "P(|w| < x) depends on x/s_w alone, so the absolute medians are in the ratio "
-                "s_w/s_g.",
-                2 * Integral(_density(g, s_w), (g, 0, s_w * R)),
-                2 * Integral(_density(g, s_g), (g, 0, s_g * R)),
+                "P(|w| < s_w*x) is the same for every s_w, so the absolute medians are in the "
+                "ratio s_w/s_g.",
+                2 * Integral(_density(g, s_w), (g, 0, s_w * x)),
+                2 * Integral(_density(g, s_g), (g, 0, s_g * x)),
             ),
             Step(
-                "Signed medians of P entries are asymptotically N(0, s*sqrt(pi/(2P))), of variance "
-                "1/(4 P f(0)^2); the layer's size cancels from the quotient's scale.",
-                sqrt(1 / (4 * P * _density(0, s_w) ** 2))
-                / sqrt(1 / (4 * P * _density(0, s_g) ** 2)),
+                "Signed medians of P entries are asymptotically N(0, 1/(2 f(0) sqrt(P))) with f "
+                "their density; the layer's size cancels from the quotient's scale.",
+                sqrt(1 / (4 * P * Subs(_density(g, s_w), g, 0) ** 2))
+                / sqrt(1 / (4 * P * Subs(_density(g, s_g), g, 0) ** 2)),
                 _ratio,
             ),
             Step(
-                "So the signed quotient stays Cauchy-distributed and is off by more than a factor "
-                "of two with this probability, at every layer size.",
-                1 - 2 / pi * (atan(2) - atan(Rational(1, 2))),
-                1 - 4 / pi * atan(2) + 1,
+                "So the signed quotient stays Cauchy-distributed: at every layer size it is off by"
+                " more than a factor of two with this probability.",
+                2 * Integral(_cauchy, (x, 2 * _ratio, oo))
+                + 2 * Integral(_cauchy, (x, 0, _ratio / 2)),
+                2 - 4 / pi * atan(2),
             ),
             Step(
                 "That is 0.590.",
@@ -102,7 +104,7 @@ MEDIAN = (
         kind="definition",
         title="The rate of the median-curvature rule",
         subject=r"\eta_g",
-        printed=gamma * R,
+        printed=gamma * R_m,
         derived=None,
         note=(
             "A definition: one rate for a group, gamma times its median radius. The index g is the "
@@ -111,7 +113,7 @@ MEDIAN = (
         steps=(
             Step(
                 "The rate is proportional to the radius, with gamma as the factor.",
-                Derivative(gamma * R, R),
+                Derivative(gamma * R_m, R_m),
                 gamma,
             ),
         ),
@@ -161,18 +163,17 @@ MEDIAN = (
         ),
         steps=(
             Step(
-                "On a layer g/w is Cauchy of scale c = s_g/s_w; half the mass of |beta + g/w| lies "
-                "below sqrt(beta^2 + c^2), because atan(u) + atan(1/u) = pi/2.",
-                (
-                    atan((sqrt(beta**2 + s_g**2 / s_w**2) - beta) / (s_g / s_w))
-                    + atan((sqrt(beta**2 + s_g**2 / s_w**2) + beta) / (s_g / s_w))
-                )
-                / pi,
+                "On a layer g/w is Cauchy of scale s_g/s_w, and half the mass of |beta + g/w| lies"
+                " below sqrt(beta^2 + (s_g/s_w)^2).",
+                Integral(
+                    _c / (pi * (_c**2 + (x - beta) ** 2)),
+                    (x, -sqrt(beta**2 + _c**2), sqrt(beta**2 + _c**2)),
+                ),
                 Rational(1, 2),
             ),
             Step(
                 "The median of the ratio is its inverse.",
-                1 / sqrt(beta**2 + s_g**2 / s_w**2),
+                1 / sqrt(beta**2 + _c**2),
                 _decayed,
             ),
             Step(
@@ -184,12 +185,10 @@ MEDIAN = (
             ),
             Step(
                 "At beta*s_w = s_g the two differ by sqrt(2).",
-                (_decayed / (s_w / (s_g + beta * s_w))).subs(beta, s_g / s_w),
+                Subs(_decayed / (s_w / (s_g + beta * s_w)), beta, s_g / s_w),
                 sqrt(2),
             ),
-            Step(
-                "With beta = 0 it is equation 20's.", Tuple(_decayed.subs(beta, 0)), Tuple(_ratio)
-            ),
+            Step("With beta = 0 it is equation 20's.", Subs(_decayed, beta, 0), _ratio),
         ),
     ),
 )

@@ -1,6 +1,6 @@
 """Equations 12 to 16: the parabola near a critical point."""
 
-from sympy import Abs, Derivative, Eq, Limit, Rational, solve, sqrt
+from sympy import Abs, Derivative, Eq, Limit, Rational, Subs, solve, sqrt
 
 from theory.equation import Equation, Small, Step
 from theory.symbols import EPSILON, a, b, c, g, h, t, w
@@ -35,14 +35,19 @@ PARABOLA = (
             "Morse's lemma gives L = c + u^2 exactly, but in a new coordinate u(w); in w itself "
             "the parabola is Taylor's leading term, off by t(w - b)^3/6. The lemma keeps the "
             "critical point, its value and its type; it does not keep distances, slopes, second "
-            "derivatives away from b, or the radius. It says nothing at a point far from every critical one."
+            "derivatives away from b, or the radius, and is silent far from critical points."
         ),
         steps=(
             Step("In Morse's coordinate the loss is exactly quadratic.", c + _u**2, _cubic),
-            Step("The parabola leaves this out.", _cubic - _parabola, t * (w - b) ** 3 / 6),
             Step(
-                "Relative to L - c that vanishes at the critical point, so the order is right.",
-                Limit((_cubic - c) / (_parabola - c), w, b),
+                "The coefficient a is half the second derivative at b.",
+                Subs(Derivative(_cubic, w, 2), w, b),
+                2 * a,
+            ),
+            Step(
+                "What the parabola leaves out, t(w - b)^3/6, vanishes relative to L - c at the "
+                "critical point, so the leading order is right.",
+                Limit((_cubic - c) / (_parabola - c), w, b, "+-"),
                 1,
             ),
             Step(
@@ -58,7 +63,7 @@ PARABOLA = (
             ),
             Step(
                 "Nor does it keep lengths: du/dw is sqrt(a) at b.",
-                Limit(Derivative(_u, w).doit(), w, b),
+                Subs(Derivative(_u, w), w, b),
                 sqrt(a),
             ),
         ),
@@ -111,11 +116,15 @@ PARABOLA = (
             "not the second derivative at w but its average between b and w."
         ),
         steps=(
-            Step("On the parabola the quotient is 2a.", 2 * a * (w - b) / (w - b), 2 * a),
             Step(
-                "On a loss with a cubic term it misses the second derivative by half the change of "
-                "that since b.",
-                Derivative(_cubic, w).doit() / (w - b) - Derivative(_cubic, w, 2),
+                "On the parabola the quotient is the second derivative.",
+                Derivative(_parabola, w) / (w - b),
+                Derivative(_parabola, w, 2),
+            ),
+            Step(
+                "On a loss with a cubic term it misses the second derivative by half the change of"
+                " that since b.",
+                Derivative(_cubic, w) / (w - b) - Derivative(_cubic, w, 2),
                 -t * (w - b) / 2,
             ),
         ),
@@ -135,9 +144,9 @@ PARABOLA = (
         ),
         steps=(
             Step(
-                "With g = 2a(w - b) it is the parabola's radius.",
-                Abs((w - b) * (1 + g**2) ** Rational(3, 2) / g).subs(g, 2 * a * (w - b)),
-                (1 + (2 * a * (w - b)) ** 2) ** Rational(3, 2) / (2 * a),
+                "On the parabola, where g = 2a(w - b), it is the radius of equation 9.",
+                Subs(Abs((w - b) * (1 + g**2) ** Rational(3, 2) / g), g, 2 * a * (w - b)),
+                (1 + Derivative(_parabola, w) ** 2) ** Rational(3, 2) / Derivative(_parabola, w, 2),
             ),
         ),
     ),

@@ -1,13 +1,13 @@
 """Equations 5 and 6: the step of a parameter."""
 
-from sympy import Abs, Derivative, Integral, exp, oo, pi, sqrt
+from sympy import Abs, Derivative, Integral, Subs, exp, oo, pi, sqrt
 
 from theory.equation import Equation, Step
 from theory.laws import expected_abs_step
 from theory.symbols import a, b, c, g, lr, n, sigma, w
 
 _loss = a * (w - b) ** 2 + c
-_slope = Derivative(_loss, w).doit()
+_slope = 2 * a * (w - b)
 _density = sqrt(n) / (sigma * sqrt(2 * pi)) * exp(-n * g**2 / (2 * sigma**2))
 
 PARAMETER = (
@@ -32,13 +32,13 @@ PARAMETER = (
             Step("On a parabola the gradient is 2a(w - b).", Derivative(_loss, w), 2 * a * (w - b)),
             Step(
                 "The printed step changes the loss by this much.",
-                _loss.subs(w, w + lr * _slope) - _loss,
+                Subs(_loss, w, w + lr * _slope) - _loss,
                 lr * _slope**2 * (1 + a * lr),
             ),
             Step("That is a rise.", 0, lr * _slope**2 * (1 + a * lr), "<"),
             Step(
                 "The derived step changes it by this much, a fall for every lr below 1/a.",
-                _loss.subs(w, w - lr * _slope) - _loss,
+                Subs(_loss, w, w - lr * _slope) - _loss,
                 -lr * _slope**2 * (1 - a * lr),
             ),
             Step(
@@ -79,8 +79,8 @@ PARAMETER = (
             ),
             Step(
                 "Replacing lr by lr*sqrt(n) removes the dependence on n, the square-root rule.",
-                expected_abs_step(lr * sqrt(n), n, sigma),
-                expected_abs_step(lr, 1, sigma),
+                Subs(expected_abs_step(lr, n, sigma), lr, lr * sqrt(n)),
+                Subs(expected_abs_step(lr, n, sigma), n, 1),
             ),
         ),
     ),

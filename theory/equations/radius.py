@@ -1,13 +1,14 @@
 """Equations 9 to 11: the radius of curvature and the rate made from it."""
 
-from sympy import Abs, Derivative, Limit, Rational, sqrt
+from sympy import Abs, Derivative, Limit, Rational, Subs, sqrt
 
 from theory.equation import Equation, Step
-from theory.symbols import R, a, c, eta, g, gamma, h, w
+from theory.symbols import R, a, c, d, eta, g, gamma, h, w
 
 _radius = (1 + g**2) ** Rational(3, 2) / h
-_height = -(1 + g**2) / h  # the curve's height above the centre of the osculating circle
-_side = g * (1 + g**2) / h  # and its horizontal distance from it
+# Near w the loss is g*d + h*d^2/2; the circle's centre, from there, is at (x, y).
+_x, _y = -g * (1 + g**2) / h, (1 + g**2) / h
+_squared_distance = (d - _x) ** 2 + (g * d + h * d**2 / 2 - _y) ** 2
 _circle = -sqrt(R**2 - w**2)  # the lower half of a circle of radius R
 _on_the_arc = ((w, (-Rational(1, 10), Rational(1, 10))),)
 
@@ -28,38 +29,36 @@ RADIUS = (
         ),
         steps=(
             Step(
-                "The osculating circle's centre lies on the normal of the curve.",
-                _side + _height * g,
+                "Near w the loss is g*d + h*d^2/2. Its squared distance from the circle's centre "
+                "is stationary at d = 0.",
+                Subs(Derivative(_squared_distance, d), d, 0),
                 0,
             ),
             Step(
-                "The second derivative of the squared distance to the centre vanishes too.",
-                1 + g**2 + _height * h,
+                "It is so to second order: the circle osculates.",
+                Subs(Derivative(_squared_distance, d, 2), d, 0),
                 0,
             ),
             Step(
                 "The distance from the centre is the printed radius.",
-                sqrt(_side**2 + _height**2),
+                sqrt(Subs(_squared_distance, d, 0)),
                 Abs(_radius),
             ),
             Step(
                 "On a circle of radius R the formula gives R everywhere.",
-                (1 + Derivative(_circle, w).doit() ** 2) ** Rational(3, 2)
-                / Derivative(_circle, w, 2).doit(),
+                (1 + Derivative(_circle, w) ** 2) ** Rational(3, 2) / Derivative(_circle, w, 2),
                 R,
                 domain=(*_on_the_arc, (R, (Rational(1, 2), 3))),
             ),
             Step(
-                "Rescaling the loss by c does not rescale the radius by any power of c: the "
-                "derivative by c vanishes at c = 1 where g^2 = 1/2.",
-                Derivative((1 + c**2 * g**2) ** Rational(3, 2) / c, c)
-                .doit()
-                .subs({c: 1, g: sqrt(Rational(1, 2))}),
+                "Rescaling the loss by c does not rescale the radius by a power of c: its "
+                "derivative by c vanishes where c^2 g^2 = 1/2.",
+                Subs(Derivative((1 + c**2 * g**2) ** Rational(3, 2) / c, c), c, 1 / (sqrt(2) * g)),
                 0,
             ),
             Step(
                 "At the minimum of a parabola a(w - b)^2 the radius is 1/(2a).",
-                Abs(_radius).subs({g: 0, h: 2 * a}),
+                Subs(Abs(_radius), (g, h), (0, 2 * a)),
                 1 / (2 * a),
             ),
         ),

@@ -2,11 +2,11 @@
 
 from typing import Any
 
-from sympy import Abs, Limit, Ne, Rational, S, Symbol, Tuple, sqrt
+from sympy import Abs, Derivative, Limit, Ne, Rational, S, Subs, Symbol, Tuple, sqrt
 
 from theory._objects import Tends
 from theory.equation import Equation, Reading, Small, Step
-from theory.symbols import EPSILON, a, b, g, w
+from theory.symbols import EPSILON, a, b, beta, g, w
 
 _exact = Abs((w - b) * (1 + g**2) ** Rational(3, 2) / g)
 _tolerance = Symbol("epsilon", positive=True)
@@ -25,13 +25,13 @@ def _readings(where: Tends, goal: Any) -> tuple[Reading, ...]:
         Reading(
             "minimum elsewhere",
             "the parabola's minimum b is not 0, so that 17 is an estimate",
-            ((where, Ne(Limit(_share(_b), w, goal), 1)),),
+            ((where, Ne(Limit(_share(_b), w, goal, "+-"), 1)),),
             derived=S.true,
         ),
         Reading(
             "parabola through the origin",
             "b = 0, as equation 17 itself assumes",
-            ((where, Ne(Limit(_share(0), w, 0), 1)),),
+            ((where, Ne(Limit(_share(0), w, 0, "+-"), 1)),),
             derived=S.true,
         ),
     )
@@ -39,13 +39,13 @@ def _readings(where: Tends, goal: Any) -> tuple[Reading, ...]:
 
 _steps = (
     Step(
-        "With b = 0 equation 17 is 1/(2a) at every w, however small.",
-        Abs(w / (2 * a * w)),
+        "With b = 0, where g = 2aw, equation 17 is 1/(2a) at every w, however small.",
+        Subs(Abs(w / g), g, 2 * a * w),
         1 / (2 * a),
     ),
     Step(
         "With b = 0 it tends to the exact radius as w, and with it g, goes to 0.",
-        Limit(_share(0), w, 0),
+        Limit(_share(0), w, 0, "+-"),
         1,
     ),
 )
@@ -79,7 +79,7 @@ SHORTCUT = (
             ),
             Step(
                 "The factor of g reaches 1 + epsilon at this slope.",
-                (1 + _edge**2) ** Rational(3, 2),
+                Subs((1 + g**2) ** Rational(3, 2), g, _edge),
                 1 + _tolerance,
             ),
             Step(
@@ -89,9 +89,11 @@ SHORTCUT = (
                 "<",
             ),
             Step(
-                "Weight decay epsilon moves the minimum of a(w - b)^2 + epsilon*w^2/2 to "
-                "2ab/(2a + epsilon).",
-                (2 * a * (w - b) + _tolerance * w).subs(w, 2 * a * b / (2 * a + _tolerance)),
+                "Weight decay beta moves the minimum of a(w - b)^2 + beta*w^2/2 to 2ab/(2a + "
+                "beta), which is small beside b only where beta outweighs 2a.",
+                Subs(
+                    Derivative(a * (w - b) ** 2 + beta * w**2 / 2, w), w, 2 * a * b / (2 * a + beta)
+                ),
                 0,
             ),
         ),
@@ -114,7 +116,7 @@ SHORTCUT = (
         steps=(
             Step(
                 "With b not 0 the estimate over the exact radius goes to 0.",
-                Limit(_share(_b), w, 0),
+                Limit(_share(_b), w, 0, "+-"),
                 0,
             ),
             *_steps,
@@ -139,7 +141,7 @@ SHORTCUT = (
             Step(
                 "With b not 0 the estimate over the exact radius grows without bound: its inverse "
                 "goes to 0.",
-                Limit(1 / _share(_b), w, _b),
+                Limit(1 / _share(_b), w, _b, "+-"),
                 0,
             ),
             *_steps,
