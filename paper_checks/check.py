@@ -1,0 +1,59 @@
+"""What a check is: measure, judge, draw, three functions that never call one another."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from paper_checks.context import Context
+
+Measurements = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """A verdict and the two numbers (or short texts) it was read from.
+
+    `interval` bounds `measured`; `tolerance` is the width of agreement the criterion grants, or
+    `None` where the criterion is an inequality.
+    """
+
+    verdict: str
+    predicted: float | str | None
+    measured: float | str | None
+    reason: str
+    interval: tuple[float, float] | None = None
+    tolerance: float | None = None
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """One picture: the SVG, what a reader who cannot see it should hear, and its caption."""
+
+    svg: str
+    alt: str
+    caption: str
+
+
+@dataclass(frozen=True)
+class Check:
+    """One statement of the paper and the way it is tested.
+
+    `measure(context)` returns JSON-able measurements; `judge(measurements)` is pure, so that a
+    stored measurement can be judged again; `draw(measurements)` returns a `Drawing` or is `None`.
+    `latex` holds the statement as printed where it is a formula.
+    """
+
+    id: str
+    kind: str
+    title: str
+    section: str
+    statement: str
+    criterion: str
+    measure: Callable[["Context"], dict[str, Any]]
+    judge: Callable[[Measurements], Judgement]
+    draw: Callable[[Measurements], Drawing] | None = None
+    latex: str | None = None
+    protocol: tuple[str, ...] = field(default=())
+    criterion_hash: str | None = None
+    needs_data: bool = True

@@ -1,0 +1,60 @@
+"""Does curvature differ between layers, and more than it does inside them?"""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from paper_checks.check import Judgement, Measurements
+from paper_checks.claims._networks import PROTOCOL as NETWORKS
+from paper_checks.claims._networks import networks
+from paper_checks.numbers import short
+from paper_checks.verdicts import CONTRADICTED, HOLDS, IN_PART, INCONCLUSIVE
+
+if TYPE_CHECKING:
+    from paper_checks.context import Context
+
+PROTOCOL = (
+    *NETWORKS,
+    "Weights only. The variance of log10 R is split into that of the layers' means and the mean "
+    "of the layers' own variances.",
+)
+
+
+def measure(context: "Context") -> dict[str, Any]:
+    """Median, log mean and log variance of the exact radius in every tensor."""
+    return networks(context, ("radius_finite_q50", "log_radius_mean", "log_radius_variance"))
+
+
+def judge(measurements: Measurements, thresholds: Mapping[str, float]) -> Judgement:
+    """The ratio of layers decides first, then whether layers explain the spread."""
+    ratios, explained = [], []
+    for network in measurements["networks"]:
+        found = [
+            row
+            for row in network["rows"]
+            if row["parameter"].endswith("weight") and row["radius_finite_q50"]
+        ]
+        if len(found) < 2:
+            return Judgement(INCONCLUSIVE, None, None, "There are fewer than two layers.")
+        medians = [row["radius_finite_q50"] for row in found]
+        ratios.append(max(medians) / min(medians))
+        between = float(np.var([row["log_radius_mean"] for row in found]))
+        inside = float(np.mean([row["log_radius_variance"] for row in found]))
+        explained.append(between / (between + inside) if between + inside else 0.0)
+    if min(ratios) < thresholds["ratio"]:
+        verdict = CONTRADICTED
+    else:
+        verdict = HOLDS if min(explained) >= thresholds["explained"] else IN_PART
+    reason = (
+        f"The layers' median radii differ by a factor {short(min(ratios))} to "
+        f"{short(max(ratios))}; layers explain {100 * min(explained):.0f} to "
+        f"{100 * max(explained):.0f} % of the variance of log R. The interval spans the seeds."
+    )
+    return Judgement(
+        verdict,
+        f"ratio ≥ {thresholds['ratio']:g}",
+        min(ratios),
+        reason,
+        (min(ratios), max(ratios)),
+    )

@@ -1,0 +1,55 @@
+"""How many radii of equation 17 are anywhere near the exact ones?"""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from paper_checks.check import Judgement, Measurements
+from paper_checks.claims._networks import PROTOCOL as NETWORKS
+from paper_checks.claims._networks import networks
+from paper_checks.numbers import short
+from paper_checks.verdicts import CONTRADICTED, HOLDS, IN_PART, INCONCLUSIVE
+
+if TYPE_CHECKING:
+    from paper_checks.context import Context
+
+PROTOCOL = (
+    *NETWORKS,
+    "For each entry with non-zero w, g and h, whether |w/g| is within the factor of R.",
+)
+
+
+def measure(context: "Context") -> dict[str, Any]:
+    """In every tensor, the share of entries within a factor two, of those that can be compared."""
+    found = networks(context, ("error_count", "within_factor_2"))
+    # `sim.compare_radii` counts at this factor; the judge refuses another.
+    return {"factor": 2.0, **found}
+
+
+def judge(measurements: Measurements, thresholds: Mapping[str, float]) -> Judgement:
+    """Compares each network's share of accurate entries with the majority."""
+    if measurements["factor"] != thresholds["factor"]:
+        raise ValueError(f"measured at a factor {measurements['factor']:g}, judged at another")
+    shares, counted, left_out = [], 0, []
+    for network in measurements["networks"]:
+        usable = [row for row in network["rows"] if row["error_count"]]
+        counted = sum(row["error_count"] for row in usable)
+        if counted < thresholds["entries"]:
+            return Judgement(INCONCLUSIVE, None, None, f"Only {counted} entries can be compared.")
+        hits = sum(row["within_factor_2"] * row["error_count"] for row in usable)
+        shares.append(hits / counted)
+        left_out.append(1 - counted / sum(row["size"] for row in network["rows"]))
+    below = [share < thresholds["majority"] for share in shares]
+    verdict = HOLDS if all(below) else IN_PART if any(below) else CONTRADICTED
+    mean = sum(shares) / len(shares)
+    reason = (
+        f"{100 * mean:.1f} % of the {short(counted)} usable entries are within a factor "
+        f"{thresholds['factor']:g} of the exact radius; {100 * max(left_out):.1f} % have a zero "
+        "weight, gradient or curvature and cannot be compared. The interval spans the seeds."
+    )
+    return Judgement(
+        verdict,
+        f"< {thresholds['majority']:g} accurate",
+        mean,
+        reason,
+        (min(shares), max(shares)),
+    )

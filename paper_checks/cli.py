@@ -1,0 +1,204 @@
+"""The command `cblr`: audit the paper, measure a network's curvature, look at data.
+
+Bad input ends with status 2 and one line; a check that could not be completed with status 1; an
+audit that contradicts the paper with status 0.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from paper_checks.monitor import Monitor
+
+# Heavy packages are imported inside the commands, so that `cblr --help` answers at once.
+app = typer.Typer(
+    name="cblr",
+    help="Exact second derivatives of real networks, and an audit of Gao & Zhong (2020).",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+INTERRUPTED = 130
+
+
+def main() -> None:
+    """Run the command line; the console script `cblr` is this."""
+    app()
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        typer.echo(f"cblr {version('cblr')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_version, is_eager=True, help="Show the version."),
+    ] = False,
+) -> None:
+    pass
+
+
+@contextmanager
+def expected(*kinds: type[Exception]) -> Iterator[None]:
+    """Turn the errors that bad input raises into one line on standard error and status 2."""
+    try:
+        yield
+    except kinds as error:
+        typer.echo(f"cblr: {one_line(error)}", err=True)
+        raise typer.Exit(2) from None
+
+
+def one_line(error: BaseException) -> str:
+    """The message without line breaks; an error of the system with its file's name.
+
+    >>> one_line(ValueError("a\\n  b"))
+    'a b'
+    """
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+Data = Annotated[
+    Path | None,
+    typer.Option("--data", help="Folder of the data set's files (not needed for digits)."),
+]
+Name = Annotated[str, typer.Option("--dataset", help="digits, cifar10 or gaussian.")]
+Device = Annotated[str | None, typer.Option("--device", help="A torch device: cpu, cuda, …")]
+
+
+@app.command()
+def audit(
+    profile: Annotated[
+        str, typer.Option("--profile", help="quick (minutes on 2 cores) or full.")
+    ] = "quick",
+    only: Annotated[
+        list[str] | None,
+        typer.Option("--only", help="Run this check alone; may be given several times."),
+    ] = None,
+    out: Annotated[Path, typer.Option("--out", help="Folder that gets the report.")] = Path(
+        "report"
+    ),
+    dataset: Name = "digits",
+    data: Data = None,
+    device: Device = None,
+) -> None:
+    """Check the paper's equations, figures and claims, and write the report."""
+    from rich.console import Console
+
+    from paper_checks.runner import Interrupted, run
+    from paper_checks.terminal import table
+
+    console = Console()
+    try:
+        with expected(ValueError, OSError):
+            results = run(
+                profile, only or None, out, dataset, data, device, monitor=_monitor(console)
+            )
+    except Interrupted as stop:
+        where = out / "index.html"
+        typer.echo(f"cblr: {stop}; the finished ones are kept in {where}", err=True)
+        raise typer.Exit(INTERRUPTED) from None
+    except KeyboardInterrupt:
+        typer.echo("cblr: interrupted before the first check; nothing was written", err=True)
+        raise typer.Exit(INTERRUPTED) from None
+    console.print(table(results))
+    broken = [result.id for result in results if not result.completed]
+    if broken:
+        typer.echo(f"cblr: could not be completed: {', '.join(broken)}", err=True)
+    typer.echo(f"Report: {out / 'index.html'}")
+    raise typer.Exit(1 if broken else 0)
+
+
+def _monitor(console: "Console") -> "Monitor":
+    if console.is_terminal:
+        from paper_checks.terminal import Terminal
+
+        return Terminal(console)
+    from paper_checks.monitor import Lines
+
+    return Lines()
+
+
+@app.command()
+def curvature(
+    model: Annotated[
+        str, typer.Argument(help="A built-in network (alexnet, mlp, …) or package.module:factory.")
+    ] = "alexnet",
+    dataset: Name = "digits",
+    data: Data = None,
+    samples: Annotated[int, typer.Option("--samples", help="How many samples to use.")] = 512,
+    width: Annotated[
+        float, typer.Option("--width", help="Factor on a built-in network's layer sizes.")
+    ] = 0.25,
+    seed: Annotated[int, typer.Option("--seed", help="Of the initialisation and the sample.")] = 0,
+    loss: Annotated[
+        str, typer.Option("--loss", help="A function of torch.nn.functional or module:function.")
+    ] = "cross_entropy",
+    memory: Annotated[
+        str | None, typer.Option("--memory", help="Working set, as in 512MiB or 2GiB.")
+    ] = None,
+    verify: Annotated[
+        int, typer.Option("--verify", help="Cross-check so many entries per tensor in float64.")
+    ] = 0,
+    plan: Annotated[
+        bool, typer.Option("--plan", help="Only say how each parameter would be differentiated.")
+    ] = False,
+    csv: Annotated[Path | None, typer.Option("--csv", help="Write the whole table here.")] = None,
+    parquet: Annotated[
+        Path | None, typer.Option("--parquet", help="Write the whole table here.")
+    ] = None,
+    device: Device = None,
+) -> None:
+    """Exact second derivatives of a network, and how far each cheap radius is from them."""
+    from paper_checks.curvature import CurvatureRequest, measure_curvature
+
+    request = CurvatureRequest(
+        model=model,
+        dataset=dataset,
+        data=data,
+        samples=samples,
+        width=width,
+        seed=seed,
+        loss=loss,
+        memory=memory,
+        verify=verify,
+        device=device,
+    )
+    try:
+        with expected(ValueError, OSError):
+            measure_curvature(request, plan_only=plan, csv=csv, parquet=parquet)
+    except KeyboardInterrupt:
+        typer.echo("cblr: interrupted; nothing was written", err=True)
+        raise typer.Exit(INTERRUPTED) from None
+
+
+@app.command()
+def data(
+    name: Annotated[str, typer.Argument(help="digits, cifar10 or gaussian.")] = "digits",
+    folder: Data = None,
+) -> None:
+    """Check a data set's files and say where the data come from."""
+    from paper_checks.data import describe
+
+    with expected(ValueError, OSError):
+        for line in describe(name, folder):
+            typer.echo(line)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,229 @@
+"""A network's exact curvature on the command line: the plan, the table, files of both."""
+
+import importlib
+import os
+import re
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from paper_checks.errors import InputError
+from paper_checks.numbers import short
+from paper_checks.profile import DATASETS
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from rich.table import Table
+    from torch import nn
+
+    from sim.data import Dataset
+
+_UNITS = {"": 1, "B": 1, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40}
+_UNITS |= {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
+_UNITS |= {"KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
+
+
+@dataclass(frozen=True)
+class CurvatureRequest:
+    """What the reader asked for, as typed."""
+
+    model: str = "alexnet"
+    dataset: str = "digits"
+    data: Path | None = None
+    samples: int = 512
+    width: float = 0.25
+    seed: int = 0
+    loss: str = "cross_entropy"
+    memory: str | None = None
+    verify: int = 0
+    device: str | None = None
+
+
+def parse_memory(text: str) -> int:
+    """Bytes from a number with a unit: KiB, MiB, GiB (powers of 1024), KB, MB, GB, or none.
+
+    >>> parse_memory("1.5GiB"), parse_memory("200 MB")
+    (1610612736, 200000000)
+
+    Raises `InputError` for anything else.
+    """
+    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]*)\s*", text)
+    if found is None or found[2].upper() not in _UNITS or float(found[1]) == 0:
+        raise InputError("--memory", repr(text), "give a positive size such as 512MiB or 2GiB")
+    return int(float(found[1]) * _UNITS[found[2].upper()])
+
+
+def load_object(argument: str, path: str) -> Any:
+    """What `package.module:name` names; the current folder is importable.
+
+    Raises `InputError` for a path without a colon, a module that cannot be imported, a name it
+    does not have.
+    """
+    module, _, name = path.partition(":")
+    if not module or not name:
+        raise InputError(argument, repr(path), "write it as package.module:name")
+    if os.getcwd() not in sys.path and "" not in sys.path:
+        sys.path.insert(0, os.getcwd())
+    try:
+        found = importlib.import_module(module)
+    except Exception as error:
+        # Whatever a reader's module raises on import, the remedy is the reader's.
+        detail = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        raise InputError(argument, repr(path), f"{module} cannot be imported ({detail})") from None
+    if not hasattr(found, name):
+        raise InputError(argument, repr(path), f"{module} has no {name!r}")
+    return getattr(found, name)
+
+
+def make_model(request: CurvatureRequest, data: "Dataset") -> "nn.Module":
+    """The built-in network of this name, or what the reader's factory returns.
+
+    Raises `InputError` for an unknown name or a factory that returns no module.
+    """
+    from torch import nn
+
+    from sim.models import MODELS, build
+
+    if ":" not in request.model:
+        if request.model not in MODELS:
+            remedy = f"choose one of {', '.join(MODELS)}, or name a factory as package.module:name"
+            raise InputError("MODEL", repr(request.model), remedy)
+        return build(
+            request.model,
+            in_shape=data.shape,
+            classes=data.classes,
+            width=request.width,
+            seed=request.seed,
+        )
+    factory = load_object("MODEL", request.model)
+    if not callable(factory):
+        raise InputError("MODEL", repr(request.model), "name a function that returns a module")
+    import torch
+
+    torch.manual_seed(request.seed)
+    model = factory()
+    if not isinstance(model, nn.Module):
+        kind = type(model).__name__
+        raise InputError("MODEL", repr(request.model), f"it returned {kind}, not a torch.nn.Module")
+    return model
+
+
+def make_loss(name: str) -> Callable[..., Any]:
+    """A loss of `torch.nn.functional` by its name, or a reader's as `module:function`.
+
+    Raises `InputError` for a name that is neither.
+    """
+    from torch.nn import functional
+
+    found = load_object("--loss", name) if ":" in name else getattr(functional, name, None)
+    if not callable(found):
+        remedy = "name a loss of torch.nn.functional, or write package.module:function"
+        raise InputError("--loss", repr(name), remedy)
+    chosen: Callable[..., Any] = found
+    return chosen
+
+
+def measure_curvature(
+    request: CurvatureRequest,
+    *,
+    plan_only: bool = False,
+    csv: Path | None = None,
+    parquet: Path | None = None,
+) -> "pd.DataFrame | None":
+    """Print the plan and the table of radii; return the table, or `None` for the plan alone.
+
+    Raises `ValueError` and `OSError` for anything the reader can put right.
+    """
+    from rich.console import Console
+
+    import hessian
+    from paper_checks.context import check_device
+    from sim import compare_radii
+    from sim.data import load
+
+    if request.dataset not in DATASETS:
+        remedy = f"choose one of {', '.join(DATASETS)}"
+        raise InputError("--dataset", repr(request.dataset), remedy)
+    if request.verify < 0:
+        raise InputError("--verify", request.verify, "give 0 or more")
+    memory = None if request.memory is None else parse_memory(request.memory)
+    device = request.device or "cpu"
+    if device != "cpu":
+        check_device(device)
+    for target in (csv, parquet):
+        _check_target(target)
+    loss = make_loss(request.loss)
+    whole = load(request.dataset, root=request.data)
+    if not 1 <= request.samples <= len(whole):
+        raise InputError("--samples", request.samples, f"give 1 to {len(whole)}")
+    model = make_model(request, whole).to(device).eval()
+    pair = whole.subset(request.samples, seed=request.seed).to(device).pair
+    console = Console()
+    try:
+        console.print(str(hessian.plan(model, loss, pair)), markup=False, highlight=False)
+        if plan_only:
+            return None
+        found = hessian.diagonal(model, loss, pair, verify=request.verify, memory=memory)
+        frame = compare_radii(model, loss, pair, curvature=found, memory=memory)
+    except (TypeError, NotImplementedError, RuntimeError) as error:
+        # A reader's model or loss that does not fit the data fails in torch's own words.
+        message = f"{request.model} with {request.loss} on {request.dataset}: {error}"
+        raise ValueError(message) from error
+    if found.deviation:
+        frame["deviation"] = [found.deviation[name] for name in frame["parameter"]]
+    console.print(table(frame))
+    console.print(
+        f"{short(int(frame['size'].sum()))} exact second derivatives on {request.samples} samples "
+        f"of {request.dataset}; loss {short(float(found.loss), 5)}",
+        highlight=False,
+    )
+    for target, write in ((csv, frame.to_csv), (parquet, frame.to_parquet)):
+        if target is not None:
+            write(target, index=False)
+            console.print(f"Wrote {target}", highlight=False)
+    return frame
+
+
+_COLUMNS = (
+    ("parameter", "tensor"),
+    ("size", "entries"),
+    ("radius_finite_q50", "exact R"),
+    ("eq20_ratio", "median |w/g|"),
+    ("eq23", "LARS"),
+    ("eq24_nonzero", "PercentDelta"),
+    ("within_factor_2", "within ×2"),
+    ("rank_correlation", "rank corr."),
+    ("share_zero_curvature", "h = 0"),
+    ("deviation", "deviation"),
+)
+
+
+def table(frame: "pd.DataFrame") -> "Table":
+    """The most telling columns of `sim.compare_radii` as a terminal table."""
+    from rich.table import Table
+
+    shown = [(column, title) for column, title in _COLUMNS if column in frame]
+    found = Table(title="Exact curvature radius (median) and its substitutes", pad_edge=False)
+    for column, title in shown:
+        found.add_column(title, justify="left" if column == "parameter" else "right")
+    for row in frame.to_dict("records"):
+        found.add_row(*(_cell(row[column]) for column, _ in shown))
+    return found
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, float) and value != value:
+        return "–"
+    if value in (float("inf"), float("-inf")):
+        return "∞"
+    return short(value)
+
+
+def _check_target(target: Path | None) -> None:
+    if target is None:
+        return
+    folder = target.parent
+    if target.is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK):
+        raise InputError("output", target, "name a file in a folder that exists and may be written")

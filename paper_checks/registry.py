@@ -1,0 +1,58 @@
+"""Every check by its id."""
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+from paper_checks.check import Check
+from paper_checks.claims.registry import CLAIMS
+from paper_checks.errors import InputError
+
+EQUATION_IDS = tuple(f"eq{label}" for label in range(1, 29))
+FIGURE_IDS = ("fig2", "fig3")
+IDS = EQUATION_IDS + FIGURE_IDS + tuple(CLAIMS)
+
+
+def resolve(only: str | Iterable[str] | None) -> list[str]:
+    """The ids asked for, in the order of `IDS`, each once; all of them for `None`.
+
+    >>> resolve(["fig2", "eq4", "fig2"])
+    ['eq4', 'fig2']
+
+    Raises `InputError` for an unknown id, with the nearest known ones, and for an empty list.
+    """
+    if only is None:
+        return list(IDS)
+    asked = [only] if isinstance(only, str) else list(only)
+    if not asked:
+        raise InputError("--only", "nothing", "name at least one check, or leave it out for all")
+    for name in asked:
+        if name not in IDS:
+            raise InputError("--only", repr(name), _remedy(name))
+    return [name for name in IDS if name in asked]
+
+
+def _remedy(name: str) -> str:
+    claims = [known for known in CLAIMS if name and name.casefold() in known]
+    near = claims[:3] or get_close_matches(name.casefold(), IDS, n=3, cutoff=0.4)
+    if near:
+        return f"no such check; did you mean {' or '.join(near)}?"
+    return "no such check; there are eq1 to eq28, fig2, fig3 and claim-…"
+
+
+def build(name: str) -> Check:
+    """The check called `name`; its packages are imported only now."""
+    if name.startswith("eq"):
+        from paper_checks.equations import equation_check
+
+        return equation_check(name.removeprefix("eq"))
+    if name == "fig2":
+        from paper_checks.fig2 import FIG2
+
+        return FIG2
+    if name == "fig3":
+        from paper_checks.fig3 import FIG3
+
+        return FIG3
+    from paper_checks.claims import claim_check
+
+    return claim_check(name)

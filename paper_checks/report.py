@@ -1,0 +1,130 @@
+"""The report as one page that opens offline: a view of the results, nothing measured here."""
+
+import shlex
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from paper_checks.check import Drawing
+from paper_checks.formula import formula
+from paper_checks.numbers import short, spread
+from paper_checks.registry import IDS
+from paper_checks.result import Result
+from paper_checks.verdicts import mark, rank, tone
+
+
+def order(name: str) -> int:
+    """The paper's own order of the checks, for sorting.
+
+    >>> order("eq4") < order("eq10") < order("fig2")
+    True
+    """
+    return IDS.index(name) if name in IDS else len(IDS)
+
+
+def command(result: Result) -> str:
+    """The shell command that runs this check alone, on the same data."""
+    ran = result.environment
+    words = ["cblr", "audit", "--only", result.id]
+    if ran.get("profile", "quick") != "quick":
+        words += ["--profile", ran["profile"]]
+    if ran.get("data") and ran.get("dataset", "digits") != "digits":
+        words += ["--dataset", ran["dataset"]]
+        if ran["dataset"] != "gaussian":
+            return shlex.join(words) + " --data DIR"
+    return shlex.join(words)
+
+
+def _key(value: Any) -> str:
+    return "" if value is None else str(value)
+
+
+def _facts(found: Mapping[str, Any]) -> str:
+    return ", ".join(
+        f"{name} {str(value)[:16] + '…' if name in ('hash', 'sha256') else short_or_text(value)}"
+        for name, value in found.items()
+        if not isinstance(value, Mapping | list | tuple)
+    )
+
+
+def short_or_text(value: Any) -> str:
+    """Numbers short, everything else as its text.
+
+    >>> short_or_text(1797), short_or_text(True)
+    ('1,797', 'True')
+    """
+    return (
+        short(value)
+        if isinstance(value, int | float) and not isinstance(value, bool)
+        else str(value)
+    )
+
+
+def _page_facts(results: Sequence[Result]) -> dict[str, Any]:
+    environment: list[tuple[str, str]] = []
+    data = ""
+    if results:
+        found = results[0].environment
+        environment += [(name, str(value)) for name, value in found.get("versions", {}).items()]
+        environment += [(name, str(value)) for name, value in found.get("hardware", {}).items()]
+        environment += [
+            (name, str(found[name])) for name in ("profile", "device", "network") if name in found
+        ]
+    for result in results:
+        if provenance := result.environment.get("data"):
+            data = _facts(provenance)
+            environment.append(("data", data))
+            break
+    name = next(
+        (r.environment["data"].get("name", "") for r in results if "data" in r.environment), ""
+    )
+    seconds = f"{sum(result.seconds for result in results):.0f}"
+    return {"environment": environment, "data": name, "seconds": seconds}
+
+
+def render(results: Sequence[Result], drawings: Mapping[str, Drawing]) -> str:
+    """The whole page: contradictions first, then as the paper has them."""
+    environment = Environment(
+        loader=PackageLoader("paper_checks", "."),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {
+        "tone": tone,
+        "mark": mark,
+        "rank": rank,
+        "order": order,
+        "short": short_or_text_or_dash,
+        "spread": spread,
+        "key": _key,
+        "command": command,
+        "facts": _facts,
+        "formula": lambda latex: Markup(formula(latex)),
+    }
+    ordered = sorted(results, key=lambda result: (rank(result.verdict), order(result.id)))
+    counts = Counter(result.verdict for result in results)
+    return environment.get_template("page.html.j2").render(
+        results=ordered,
+        drawings=drawings,
+        tally=sorted(counts.items(), key=lambda pair: rank(pair[0])),
+        kinds=[
+            kind
+            for kind in ("equation", "figure", "claim")
+            if any(result.kind == kind for result in results)
+        ],
+        facts=_page_facts(results),
+    )
+
+
+def short_or_text_or_dash(value: Any) -> str:
+    """As `short_or_text`, with a dash for nothing.
+
+    >>> short_or_text_or_dash(None)
+    '–'
+    """
+    return "–" if value is None else short_or_text(value)

@@ -1,0 +1,97 @@
+"""One finished check as a record, and the file that keeps all of them."""
+
+import json
+import math
+import os
+import tempfile
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Result:
+    """What one check found; `asdict` of it is one entry of `results.json`.
+
+    `completed` is false where the check broke down: its verdict is then *inconclusive*, and
+    `reason` says what happened. `measurements` are what `judge` read, so that the verdict can be
+    formed again.
+    """
+
+    id: str
+    kind: str
+    verdict: str
+    statement: str
+    criterion: str
+    predicted: float | str | None
+    measured: float | str | None
+    interval: tuple[float, float] | None
+    tolerance: float | None
+    reason: str
+    seeds: list[int]
+    seconds: float
+    figure: str | None
+    environment: dict[str, Any]
+    title: str = ""
+    section: str = ""
+    latex: str | None = None
+    protocol: list[str] = field(default_factory=list)
+    alt: str | None = None
+    caption: str | None = None
+    criterion_hash: str | None = None
+    completed: bool = True
+    measurements: dict[str, Any] = field(default_factory=dict)
+
+
+def plain(value: Any) -> Any:
+    """`value` in the types JSON has: NumPy numbers and arrays unpacked, non-finite ones `None`.
+
+    >>> plain({"a": (1, float("nan")), 2: float("inf")})
+    {'a': [1, None], '2': None}
+
+    Raises `TypeError` for anything JSON has no word for.
+    """
+    if value is None or isinstance(value, bool | str | int):
+        return value
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    if hasattr(value, "tolist"):
+        return plain(value.tolist())
+    raise TypeError(f"{type(value).__name__} cannot be stored in results.json")
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Put `text` in `path` so that a reader sees the old file or the new one, never a part."""
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", text=True)
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as stream:
+            stream.write(text)
+        # mkstemp gives 0600; the report is meant to be served and sent.
+        os.chmod(name, 0o644)
+        os.replace(name, path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+
+
+def write_results(path: Path, results: Iterable[Result]) -> None:
+    """Write `results` as the list that `results.json` is, in one step."""
+    records = [plain(asdict(result)) for result in results]
+    text = json.dumps(records, indent=1, ensure_ascii=False, allow_nan=False)
+    write_atomically(path, text + "\n")
+
+
+def read_results(path: Path) -> list[Result]:
+    """The results stored in `path`, in their order.
+
+    Raises `FileNotFoundError` where there is none and `ValueError` where it is no results file.
+    """
+    try:
+        return [Result(**record) for record in json.loads(path.read_text(encoding="utf-8"))]
+    except (TypeError, json.JSONDecodeError) as error:
+        raise ValueError(f"results: {path}: not a results.json of this version ({error})") from None

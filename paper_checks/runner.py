@@ -1,0 +1,187 @@
+"""Runs checks one after another and keeps each as soon as it is finished."""
+
+import os
+import time
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from paper_checks.check import Check, Drawing, Judgement
+from paper_checks.context import Context
+from paper_checks.environment import hardware, versions
+from paper_checks.errors import InputError
+from paper_checks.monitor import Monitor, Silent
+from paper_checks.profile import profile as profile_named
+from paper_checks.registry import build, resolve
+from paper_checks.result import Result, plain, read_results, write_atomically, write_results
+from paper_checks.verdicts import INCONCLUSIVE
+
+RESULTS = "results.json"
+PAGE = "index.html"
+
+
+class Interrupted(KeyboardInterrupt):
+    """The audit was stopped; `results` holds the checks that had finished, already on disk."""
+
+    def __init__(self, results: list[Result], planned: int) -> None:
+        super().__init__(f"interrupted after {len(results)} of {planned} checks")
+        self.results = results
+        self.planned = planned
+
+
+def run(
+    profile: str = "quick",
+    only: str | Iterable[str] | None = None,
+    out: str | os.PathLike[str] = "report",
+    dataset: str = "digits",
+    data: str | os.PathLike[str] | None = None,
+    device: str | None = None,
+    *,
+    monitor: Monitor | None = None,
+) -> list[Result]:
+    """Audit the paper and return one `Result` per check; `out` gets the report.
+
+    `only` names the checks to run (all by default), `dataset` is `digits`, `cifar10` or
+    `gaussian`, `data` the folder that holds it, `device` a torch device. `monitor` hears how the
+    run goes. `out` gets `results.json` (after every check), one SVG per figure and `index.html`.
+
+    >>> from tempfile import TemporaryDirectory
+    >>> with TemporaryDirectory() as folder:
+    ...     result, = run(only="eq9", out=folder)
+    >>> result.id, result.verdict
+    ('eq9', 'holds')
+
+    Raises `InputError` (a `ValueError`) for an argument that cannot be used, before any work and
+    with nothing written; errors of the data set's files as `sim.data.load` raises them; and
+    `Interrupted` (a `KeyboardInterrupt`) when stopped, with every finished check on disk.
+    """
+    sizes = profile_named(profile, dataset)
+    ids = resolve(only)
+    folder = writable(Path(out))
+    context = Context(sizes, dataset, data, device)
+    checks = [build(name) for name in ids]
+    if any(check.needs_data for check in checks):
+        # Loading here means that a missing file ends the run before anything is written.
+        context.load()
+    return execute(checks, context, folder, monitor or Silent())
+
+
+def writable(out: Path) -> Path:
+    """`out` itself if files can be put there; makes nothing.
+
+    Raises `InputError` where it is a file, or lies below one, or may not be written.
+    """
+    existing = out
+    while not existing.exists() and existing != existing.parent:
+        existing = existing.parent
+    if not existing.is_dir():
+        raise InputError("--out", out, f"{existing} is not a folder; name another")
+    if not os.access(existing, os.W_OK | os.X_OK):
+        raise InputError("--out", out, f"{existing} may not be written to; name another")
+    return out
+
+
+def execute(checks: Sequence[Check], context: Context, out: Path, monitor: Monitor) -> list[Result]:
+    """Run `checks` in their order and write the report into `out`.
+
+    A check that breaks down is kept as an uncompleted result and the others still run. Raises
+    `Interrupted` when stopped.
+    """
+    from paper_checks.report import render
+
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError("--out", out, f"cannot be made ({error.strerror})") from None
+    results: list[Result] = []
+    drawings: dict[str, Drawing] = {}
+
+    def finish() -> None:
+        write_results(out / RESULTS, results)
+        write_atomically(out / PAGE, render(results, drawings))
+
+    monitor.start(checks)
+    try:
+        for check in checks:
+            monitor.began(check)
+            result, drawing = perform(check, context, monitor)
+            if drawing is not None:
+                write_atomically(out / str(result.figure), drawing.svg)
+                drawings[check.id] = drawing
+            results.append(result)
+            write_results(out / RESULTS, results)
+            monitor.finished(result)
+    except KeyboardInterrupt:
+        finish()
+        raise Interrupted(results, len(checks)) from None
+    finally:
+        monitor.close()
+    finish()
+    return results
+
+
+def perform(check: Check, context: Context, monitor: Monitor) -> tuple[Result, Drawing | None]:
+    """One check from measurement to result; an exception becomes an uncompleted result."""
+    began = time.perf_counter()
+    measurements: dict[str, Any] = {}
+    drawing: Drawing | None = None
+    completed = True
+    try:
+        # Judged and drawn as stored, so that what is on disk gives the same verdict again.
+        measurements = plain(check.measure(context))
+        judgement = check.judge(measurements)
+        drawing = check.draw(measurements) if check.draw else None
+    except Exception as error:
+        # One broken check must not cost the reader the others; the monitor shows the traceback.
+        monitor.failed(check, error)
+        completed = False
+        detail = " ".join(str(error).split())
+        judgement = Judgement(
+            INCONCLUSIVE, None, None, f"could not be completed: {type(error).__name__}: {detail}"
+        )
+    result = Result(
+        id=check.id,
+        kind=check.kind,
+        verdict=judgement.verdict,
+        statement=check.statement,
+        criterion=check.criterion,
+        predicted=plain(judgement.predicted),
+        measured=plain(judgement.measured),
+        interval=judgement.interval,
+        tolerance=judgement.tolerance,
+        reason=judgement.reason,
+        seeds=measurements.get("seeds", []),
+        seconds=round(time.perf_counter() - began, 3),
+        figure=f"{check.id}.svg" if drawing else None,
+        environment=_environment(check, context, measurements),
+        title=check.title,
+        section=check.section,
+        latex=check.latex,
+        protocol=list(check.protocol),
+        alt=drawing.alt if drawing else None,
+        caption=drawing.caption if drawing else None,
+        criterion_hash=check.criterion_hash,
+        completed=completed,
+        measurements=measurements,
+    )
+    return result, drawing
+
+
+def _environment(check: Check, context: Context, measurements: dict[str, Any]) -> dict[str, Any]:
+    found = {"versions": versions(), "hardware": hardware(), **context.description()}
+    if check.needs_data:
+        found |= {"data": context.provenance(), "samples": measurements.get("samples")}
+    return found
+
+
+def rejudge(path: str | os.PathLike[str]) -> list[tuple[Result, Judgement]]:
+    """Each completed result stored in `path` with the judgement its measurements give today.
+
+    A verdict that differs means that the judging changed since; a criterion that changed shows
+    in `criterion_hash`. Raises `FileNotFoundError` or `ValueError` for a file that is none.
+    """
+    return [
+        (result, build(result.id).judge(result.measurements))
+        for result in read_results(Path(path))
+        if result.completed
+    ]
