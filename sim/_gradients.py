@@ -41,6 +41,9 @@ class GradientMoments:
         std: σ with divisor N, in the parameter's shape.
         samples: N.
         passes: how often the data was gone through, each time with fresh dropout masks.
+        mask_std: the part of σ that is due to the masks: the root of the mean over the samples of
+            a sample's own variance over masks; σ² - mask_std² is the variance between samples.
+            `None` after a single pass, which cannot tell.
 
     >>> GradientMoments("weight", torch.zeros(2), torch.ones(2), samples=8).passes
     1
@@ -51,6 +54,7 @@ class GradientMoments:
     std: Tensor
     samples: int
     passes: int = 1
+    mask_std: Tensor | None = None
 
 
 def gradient_moments(
@@ -80,7 +84,8 @@ def gradient_moments(
         dropout: `True` or `False` switches the model's dropout modules on or off for the
             measurement, `None` leaves them as they stand. Where it is on, every sample of every
             pass has a mask of its own, and the moments are over samples and masks together.
-        passes: how often to go through the data; of use with dropout only.
+        passes: how often to go through the data; of use with dropout only, where two passes or
+            more tell the variance over masks from that over samples.
         seed: of the dropout masks.
         memory: bytes of working set beyond the model and the data (256 MiB).
         progress: show progress on standard error.
@@ -112,30 +117,38 @@ def gradient_moments(
     with (
         _dropout(model, dropout),
         _seeded(seed, device),
-        _progress(progress, f"moments of {parameter}", passes * total) as advance,
+        _progress(progress, f"moments of {parameter}") as bar,
     ):
+        advance = bar(passes * total)
         _check_separable(model, loss, inputs, targets, device)
         factors = _outer_product(model, loss, inputs, targets, parameter)
         first = torch.zeros_like(weight, dtype=torch.float64, requires_grad=False)
         second = torch.zeros_like(first)
+        cross = torch.zeros_like(first) if passes > 1 else first
         chunk = CHUNK
         if factors is None:  # as many as their gradients fit, each once more in float64
             chunk = max(1, min(CHUNK, memory // (16 * max(1, weight.numel()))))
-        for _ in range(passes):
-            for x, y in _chunks(inputs, targets, chunk, device):
+        for x, y in _chunks(inputs, targets, chunk, device):
+            last: tuple[Tensor, ...] | None = None
+            for _ in range(passes):
                 if factors is not None:
-                    delta, activation = (f.double() for f in factors(x, y))
-                    # addmm_ in place: no third array of the parameter's size.
-                    first.addmm_(delta.T, activation)
-                    second.addmm_((delta * delta).T, activation * activation)
+                    draw = tuple(f.double() for f in factors(x, y))
                 else:
-                    gradients = _per_sample(model, loss, x, y, parameter).double()
-                    first += gradients.sum(0)
-                    second += gradients.square_().sum(0)
+                    draw = (_per_sample(model, loss, x, y, parameter).double(),)
+                _accumulate(first, draw)
+                _accumulate(second, draw, draw)
+                if last is not None:
+                    _accumulate(cross, draw, last)
+                last = draw
                 advance(len(y))
-    mean = first.div_(passes * total)
-    std = second.div_(passes * total).addcmul_(mean, mean, value=-1).clamp_(min=0).sqrt_()
-    return GradientMoments(parameter, mean.to(weight), std.to(weight), total, passes)
+    mean, square = first.div_(passes * total), second.div_(passes * total)
+    mask_std = None
+    if passes > 1:
+        # Two draws of one sample share nothing but its own mean: E g g' is that mean's square.
+        cross.div_((passes - 1) * total).neg_().add_(square)
+        mask_std = cross.clamp_(min=0).sqrt_().to(weight)
+    std = square.addcmul_(mean, mean, value=-1).clamp_(min=0).sqrt_()
+    return GradientMoments(parameter, mean.to(weight), std.to(weight), total, passes, mask_std)
 
 
 def mean_abs_gradient(
@@ -212,15 +225,15 @@ def mean_abs_gradient(
 
     device = weight.device
     values = np.empty((repeats, len(sizes)))
-    with (
-        _dropout(model, dropout),
-        _progress(progress, f"|g| of {parameter}", repeats * sizes[-1]) as advance,
-    ):
+    with _dropout(model, dropout), _progress(progress, f"|g| of {parameter}") as bar:
         with _seeded(seed, device):
             _check_separable(model, loss, inputs, targets, device)
             random = _is_random(model, _spread(inputs, targets, MODEL_TRIED, device)[0])
             factors = None if random else _outer_product(model, loss, inputs, targets, parameter)
-            cached = None if factors is None else _cached(factors, inputs, targets, device)
+            advance = bar(repeats * sizes[-1] + (0 if factors is None else total))
+            cached = None
+            if factors is not None:
+                cached = _cached(factors, inputs, targets, device, advance)
         for repeat in range(repeats):
             order = _draw(total, sizes[-1], replacement, [seed, repeat])
             with _seeded([seed, repeat, 1], device):
@@ -300,6 +313,16 @@ def _draw(total: int, most: int, replacement: bool, seed: list[int]) -> Tensor:
     if replacement:
         return torch.from_numpy(generator.integers(total, size=most))
     return torch.from_numpy(generator.permutation(total)[:most])
+
+
+def _accumulate(total: Tensor, *draws: tuple[Tensor, ...]) -> None:
+    """Add Σ_i Π_k g_i^(k), where each draw is the gradients or their two factors."""
+    parts = [math.prod(part[1:], start=part[0]) for part in zip(*draws, strict=True)]
+    if len(parts) == 2:
+        # In place: no further array of the parameter's size.
+        total.addmm_(parts[0].T, parts[1])
+    else:
+        total += parts[0].sum(0)
 
 
 def _mean_abs(tensor: Tensor) -> float:
@@ -432,9 +455,16 @@ def _outer_product(
 
 
 def _cached(
-    factors: Factors, inputs: Tensor, targets: Tensor, device: torch.device
+    factors: Factors,
+    inputs: Tensor,
+    targets: Tensor,
+    device: torch.device,
+    advance: Callable[[int], None],
 ) -> tuple[Tensor, Tensor]:
-    parts = [factors(x, y) for x, y in _chunks(inputs, targets, CHUNK, device)]
+    parts = []
+    for x, y in _chunks(inputs, targets, CHUNK, device):
+        parts.append(factors(x, y))
+        advance(len(y))
     return torch.cat([delta for delta, _ in parts]), torch.cat([a for _, a in parts])
 
 
@@ -529,7 +559,12 @@ def _seeded(seed: int | list[int], device: torch.device) -> Iterator[None]:
 
 
 @contextmanager
-def _progress(shown: bool, title: str, total: int) -> Iterator[Callable[[int], None]]:
+def _progress(shown: bool, title: str) -> Iterator[Callable[[int], Callable[[int], None]]]:
+    """A bar that starts once the number of samples is known."""
     with Progress(console=Console(stderr=True), disable=not shown, transient=True) as bar:
-        task = bar.add_task(title, total=total)
-        yield lambda samples: bar.advance(task, samples)
+
+        def start(total: int) -> Callable[[int], None]:
+            task = bar.add_task(title, total=total)
+            return lambda samples: bar.advance(task, samples)
+
+        yield start

@@ -268,6 +268,18 @@ def inverted_input(dropout):
     return model
 
 
+class Scaled(nn.Module):
+    """The same for a parameter that is no linear layer's."""
+
+    def __init__(self):
+        super().__init__()
+        self.scale = nn.Parameter(torch.zeros(D, dtype=torch.float64))
+        self.dropout = nn.Dropout(0.5)
+
+    def forward(self, x):
+        return (self.dropout(x) * self.scale).sum(1, keepdim=True)
+
+
 def test_dropout_moments_are_those_of_fresh_masks():
     # At w = 0, ℓ = (w·x - y)² has g = -2 y x m with m = Bernoulli(1/2)/(1/2): mean 1, variance 1.
     x = torch.full((500, D), 2.0, dtype=torch.float64)
@@ -284,23 +296,33 @@ def test_dropout_moments_are_those_of_fresh_masks():
 
 
 @pytest.mark.parametrize("parameter", ["1.weight", "scale"])
+@pytest.mark.parametrize("passes", [2, 4])
+def test_masks_and_samples_are_told_apart(parameter, passes):
+    # As above with y = ±1 + 0.5: over the samples the mean gradient is 4y, its deviation 4, and
+    # over the masks |4y| has the mean square 16 (1 + 1/4).
+    x = torch.full((2000, D), 2.0, dtype=torch.float64)
+    y = 0.5 + torch.tensor([1.0, -1.0], dtype=torch.float64).repeat(1000)[:, None]
+    model = inverted_input(0.5) if parameter == "1.weight" else Scaled()
+    moments = sim.gradient_moments(model, F.mse_loss, (x, y), parameter, passes=passes)
+    assert moments.mask_std is not None
+    mask, total = moments.mask_std.square(), moments.std.square()
+    # Standard errors of about 1% each at 2000 samples.
+    torch.testing.assert_close(mask, torch.full_like(mask, 20.0), rtol=0.1, atol=0)
+    torch.testing.assert_close(total - mask, torch.full_like(mask, 16.0), rtol=0.15, atol=0)
+    one = sim.gradient_moments(model, F.mse_loss, (x, y), parameter)
+    assert one.mask_std is None
+    still = sim.gradient_moments(model, F.mse_loss, (x, y), parameter, passes=2, dropout=False)
+    assert still.mask_std is not None
+    assert float(still.mask_std.max()) < 1e-6
+    torch.testing.assert_close(still.std, torch.full_like(still.std, 4.0))
+
+
+@pytest.mark.parametrize("parameter", ["1.weight", "scale"])
 def test_every_sample_has_its_own_mask(parameter):
     # With y and x constant, only the masks tell samples apart: E|g| falls with n towards |mean|.
     x = torch.ones(400, D, dtype=torch.float64)
     y = torch.ones(400, 1, dtype=torch.float64)
-    model = inverted_input(0.5)
-    if parameter == "scale":
-
-        class Scaled(nn.Module):
-            def __init__(self):
-                super().__init__()
-                self.scale = nn.Parameter(torch.zeros(D, dtype=torch.float64))
-                self.dropout = nn.Dropout(0.5)
-
-            def forward(self, x):
-                return (self.dropout(x) * self.scale).sum(1, keepdim=True)
-
-        model = Scaled()
+    model = inverted_input(0.5) if parameter == "1.weight" else Scaled()
     moments = sim.gradient_moments(model, F.mse_loss, (x, y), parameter)
     assert float((moments.std - 2).abs().max()) < 0.1
     frame = sim.mean_abs_gradient(
@@ -350,6 +372,12 @@ def test_seeds_fix_the_masks_and_the_global_state_stays(data):
     more = sim.mean_abs_gradient(*arguments, [2, 9], repeats=3).attrs["repeats"]
     assert more[:2] == values(0)
     assert torch.equal(state, torch.get_rng_state())
+
+
+def test_progress_goes_to_standard_error(data, capsys):
+    for measure, more in ((sim.gradient_moments, ()), (sim.mean_abs_gradient, ([2],))):
+        measure(perceptron(), F.cross_entropy, data, "fc1.weight", *more, progress=True)
+    assert capsys.readouterr().out == ""
 
 
 def test_gradients_of_the_model_are_left_alone(data):
