@@ -113,7 +113,14 @@ def draw(measurements: Measurements) -> Drawing:
         above, below = chart.subplots(2, 1, height_ratios=[1.25, 1])
         _draw_radii(above, rows)
         _draw_growth(below, measurements)
-        chart.legend(*above.get_legend_handles_labels(), loc="outside upper center", ncols=4)
+        handles, labels = above.get_legend_handles_labels()
+        # matplotlib lists lines before error bars; the exact radius comes first here.
+        chart.legend(
+            [*handles[1:], handles[0]],
+            [*labels[1:], labels[0]],
+            loc="outside upper center",
+            ncols=3,
+        )
     ratio = judge(measurements).measured
     medians = [row["radius"][1] for row in rows if row["radius"]]
     alt = (
@@ -174,7 +181,7 @@ def _draw_radii(axes: "Axes", rows: list[dict[str, Any]]) -> None:
     axes.set_xticks(range(len(rows)), [row["parameter"].replace(".", "\n") for row in rows])
     axes.tick_params(axis="x", labelsize=9)
     axes.grid(False, axis="x")
-    axes.set_ylabel("radius (weight units)")
+    axes.set_ylabel("radius (weight units, log scale)")
     axes.set_title("Curvature radius of every tensor (biases shaded)", loc="left")
 
 
@@ -209,8 +216,9 @@ def _draw_growth(axes: "Axes", measurements: Measurements) -> None:
         label="independent Gaussians",
     )
     axes.set_xscale("log")
+    axes.set_yscale("log")
     axes.set_xlabel("entries k over which the mean is taken")
-    axes.set_ylabel("mean of |w/g| / median")
+    axes.set_ylabel("mean of |w/g| / median (log scale)")
     axes.set_title("The mean of |w/g| grows with the layer", loc="left")
     axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
 

@@ -1,7 +1,6 @@
 """Theory's law of E|g| averaged over a layer whose entries each have their own μ and σ."""
 
 from dataclasses import dataclass
-from math import pi, sqrt
 from typing import Any
 
 import numpy as np
@@ -69,7 +68,5 @@ def layer_lines(
             "entries": float(means.size),
             "entries_used": float(m.size),
             "dead_share": float((deviations == 0).mean()),
-            # Where the line with the means leaves the 1/√n line: n = (σ/μ)² of a typical entry.
-            "bend": float((everything * sqrt(2 / pi) / max(np.abs(means).mean(), 1e-300)) ** 2),
         },
     )

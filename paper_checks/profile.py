@@ -30,8 +30,8 @@ class Profile:
 # On CIFAR-10 the network is the paper's own, at full width; on the small sets a quarter of it is
 # far more than the data needs, and every parameter still gets its exact second derivative.
 _PROFILES = {
-    ("quick", "digits"): Profile("quick", 0.25, 512, None, 12, 20_000, 200_000),
-    ("quick", "gaussian"): Profile("quick", 0.25, 512, None, 12, 20_000, 200_000),
+    ("quick", "digits"): Profile("quick", 0.25, 512, None, 8, 20_000, 200_000),
+    ("quick", "gaussian"): Profile("quick", 0.25, 512, None, 8, 20_000, 200_000),
     ("quick", "cifar10"): Profile("quick", 1.0, 256, 4096, 6, 20_000, 200_000, (0,)),
     ("full", "digits"): Profile("full", 1.0, 1024, None, 48, 200_000, 2_000_000),
     ("full", "gaussian"): Profile("full", 1.0, 1024, None, 48, 200_000, 2_000_000),

@@ -1,0 +1,248 @@
+"""The command line: status codes, one-line messages, and a real process."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from typer.testing import CliRunner
+
+from paper_checks import cli, runner
+from paper_checks.curvature import parse_memory
+
+SMALL = ("curvature", "mlp", "--samples", "16", "--width", "0.05")
+
+
+def cblr(*arguments):
+    return CliRunner().invoke(cli.app, [str(argument) for argument in arguments])
+
+
+def refused(result):
+    """The one line of a refusal with status 2."""
+    assert result.exit_code == 2, result.output
+    lines = result.stderr.strip().splitlines()
+    assert len(lines) == 1, result.stderr
+    assert lines[0].startswith("cblr: ")
+    return lines[0]
+
+
+def test_an_audit_that_contradicts_the_paper_succeeds(tmp_path):
+    out = tmp_path / "report"
+    result = cblr("audit", "--only", "eq4", "--only", "eq9", "--out", out)
+    assert result.exit_code == 0, result.output
+    assert "wrong constant" in result.stdout
+    assert "holds" in result.stdout
+    assert result.stdout.rstrip().endswith("index.html")
+    assert (out / "index.html").exists()
+
+
+def test_a_check_that_cannot_be_completed_gives_status_1(tmp_path, monkeypatch, fake_check):
+    def build(name):
+        return fake_check(name, error=RuntimeError("broken") if name == "eq4" else None)
+
+    monkeypatch.setattr(runner, "build", build)
+    result = cblr("audit", "--only", "eq4", "--only", "eq9", "--out", tmp_path)
+    assert result.exit_code == 1
+    assert "could not be completed: eq4" in result.stderr
+    assert "Traceback" in result.stderr
+    assert "eq9" in result.stdout
+
+
+def test_an_interrupt_gives_status_130_and_one_line(tmp_path, monkeypatch, fake_check):
+    def stop():
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(
+        runner, "build", lambda name: fake_check(name, act=stop if name == "eq9" else None)
+    )
+    result = cblr("audit", "--only", "eq4", "--only", "eq9", "--out", tmp_path)
+    assert result.exit_code == 130
+    assert result.stderr.strip().startswith("cblr: interrupted after 1 of 2 checks")
+    assert "eq4" in (tmp_path / "results.json").read_text(encoding="utf-8")
+
+
+def test_a_bug_shows_its_traceback(tmp_path, monkeypatch):
+    def bug(*arguments, **options):
+        raise KeyError("a bug")
+
+    monkeypatch.setattr(runner, "run", bug)
+    result = cblr("audit", "--out", tmp_path)
+    assert isinstance(result.exception, KeyError)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("--only", "fig22"), ("--only", "fig22", "fig2")),
+        (("--profile", "slow"), ("--profile", "slow", "quick")),
+        (("--dataset", "mnist"), ("--dataset", "mnist", "cifar10")),
+        (("--device", "abacus"), ("--device", "abacus", "cpu")),
+        (("--dataset", "cifar10", "--data", "no/such/folder"), ("no/such/folder",)),
+    ],
+)
+def test_audit_refuses_bad_input(tmp_path, monkeypatch, arguments, words):
+    monkeypatch.chdir(tmp_path)
+    line = refused(cblr("audit", *arguments))
+    assert all(word in line for word in words), line
+    assert os.listdir(tmp_path) == []
+
+
+def test_audit_refuses_a_truncated_file(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    os.mkdir("data")
+    for number in range(1, 6):
+        (tmp_path / "data" / f"data_batch_{number}.bin").write_bytes(b"short")
+    line = refused(cblr("audit", "--dataset", "cifar10", "--data", "data", "--only", "fig2"))
+    assert "truncated" in line
+    assert not (tmp_path / "report").exists()
+
+
+def test_audit_refuses_a_folder_that_is_a_file(tmp_path):
+    (tmp_path / "taken").write_text("", encoding="utf-8")
+    line = refused(cblr("audit", "--only", "eq1", "--out", tmp_path / "taken"))
+    assert "--out" in line
+    assert "not a folder" in line
+
+
+class TestCurvature:
+    def test_it_prints_the_plan_and_the_table_and_writes_both_files(self, tmp_path):
+        import pandas as pd
+
+        table, other = tmp_path / "t.csv", tmp_path / "t.parquet"
+        result = cblr(*SMALL, "--verify", 2, "--csv", table, "--parquet", other)
+        assert result.exit_code == 0, result.output
+        assert "affine" in result.stdout
+        assert "exact second derivatives on 16 samples" in result.stdout
+        frame = pd.read_csv(table)
+        assert list(frame["parameter"])[:2] == ["fc1.weight", "fc1.bias"]
+        assert (frame["deviation"] < 1e-4).all()
+        assert len(pd.read_parquet(other)) == len(frame)
+
+    def test_the_plan_alone(self):
+        result = cblr(*SMALL, "--plan")
+        assert result.exit_code == 0, result.output
+        assert "fc1.weight" in result.stdout
+        assert "exact second derivatives on" not in result.stdout
+
+    def test_a_network_of_ones_own(self, tmp_path, monkeypatch):
+        (tmp_path / "own_network.py").write_text(
+            "from torch import nn\n"
+            "def make():\n"
+            "    return nn.Sequential(nn.Flatten(), nn.Linear(64, 3), nn.Tanh(),"
+            " nn.Linear(3, 10))\n"
+            "def rows(output, target):\n"
+            "    return nn.functional.cross_entropy(output, target, reduction='none')\n"
+            "def undefined(output, target):\n"
+            "    return output.sum() * float('nan')\n"
+            "def number():\n"
+            "    return 3\n"
+            "constant = 4\n",
+            encoding="utf-8",
+        )
+        (tmp_path / "broken_network.py").write_text("import no_such_module\n", encoding="utf-8")
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.syspath_prepend(str(tmp_path))
+        own = ("curvature", "own_network:make", "--samples", "8")
+        result = cblr(*own)
+        assert result.exit_code == 0, result.output
+        assert "3.weight" in result.stdout
+        for arguments, words in (
+            ((*own, "--loss", "own_network:rows"), ("loss", "scalar")),
+            ((*own, "--loss", "own_network:undefined"), ("loss", "finite")),
+            ((*own, "--loss", "nothing"), ("--loss", "nothing")),
+            (("curvature", "own_network:number"), ("int", "torch.nn.Module")),
+            (("curvature", "own_network:constant"), ("constant", "function")),
+            (("curvature", "own_network:missing"), ("missing",)),
+            (("curvature", "broken_network:make"), ("cannot be imported", "no_such_module")),
+        ):
+            line = refused(cblr(*arguments))
+            assert all(word in line for word in words), line
+
+    @pytest.mark.parametrize(
+        ("arguments", "words"),
+        [
+            (("alexnett",), ("MODEL", "alexnett", "alexnet")),
+            ((":make",), ("MODEL", "package.module:name")),
+            (("no_such_package:make",), ("no_such_package", "cannot be imported")),
+            (("mlp", "--samples", "0"), ("--samples", "0")),
+            (("mlp", "--samples", "99999"), ("--samples", "1437")),
+            (("mlp", "--verify", "-1"), ("--verify", "-1")),
+            (("mlp", "--memory", "much"), ("--memory", "much", "512MiB")),
+            (("mlp", "--width", "0"), ("width", "0")),
+            (("mlp", "--dataset", "mnist"), ("--dataset", "mnist")),
+            (("mlp", "--csv", "no/such/folder/t.csv"), ("no/such/folder",)),
+            (("mlp", "--dataset", "cifar10", "--data", "no/such"), ("no/such",)),
+            (("mlp", "--device", "abacus"), ("--device", "abacus")),
+        ],
+    )
+    def test_it_refuses_bad_input(self, arguments, words):
+        line = refused(cblr("curvature", *arguments))
+        assert all(word in line for word in words), line
+
+    def test_a_nan_in_the_input_is_named(self, monkeypatch):
+        import dataclasses
+
+        import sim.data
+
+        clean = sim.data.load("digits")
+        inputs = clean.inputs.clone()
+        inputs[:, 0, 0, 0] = float("nan")
+        dirty = dataclasses.replace(clean, inputs=inputs)
+        monkeypatch.setattr(sim.data, "load", lambda *arguments, **options: dirty)
+        line = refused(cblr(*SMALL))
+        assert "nan" in line.lower() or "finite" in line.lower()
+
+
+def test_memory_in_words():
+    assert parse_memory("3") == 3
+    assert parse_memory("2gib") == 2**31
+    for text in ("", "0", "-1GiB", "1.5 parsec", "GiB"):
+        with pytest.raises(ValueError, match="--memory"):
+            parse_memory(text)
+
+
+def test_data_tells_its_provenance(tmp_path):
+    result = cblr("data", "digits")
+    assert result.exit_code == 0
+    assert "1,437 samples of shape 1×8×8" in result.stdout
+    assert "sha256" in result.stdout
+    assert "mnist" in refused(cblr("data", "mnist"))
+    assert "none" in refused(cblr("data", "cifar10", "--data", tmp_path / "none"))
+
+
+def test_help_and_version():
+    assert "audit" in cblr("--help").stdout
+    assert cblr("--version").stdout.startswith("cblr ")
+
+
+def python(*arguments, **options):
+    return [sys.executable, "-m", "paper_checks.cli", *map(str, arguments)]
+
+
+def test_a_real_process(tmp_path):
+    command = python("audit", "--only", "eq14", "--out", tmp_path / "report")
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    assert "\x1b" not in done.stdout
+    assert (tmp_path / "report" / "results.json").exists()
+
+
+def test_a_real_interrupt(tmp_path):
+    """Ctrl-C during the long part keeps the equation before it."""
+    out = tmp_path / "report"
+    command = python("audit", "--only", "eq14", "--only", "fig3", "--out", out)
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        for _ in range(600):
+            if (out / "results.json").exists() or process.poll() is not None:
+                break
+            time.sleep(0.1)
+        # By then the figure is at work.
+        time.sleep(0.5)
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=120)
+    assert process.returncode == 130, errors
+    assert errors.decode().strip().splitlines()[-1].startswith("cblr: interrupted after 1 of 2")
+    assert "eq14" in (out / "index.html").read_text(encoding="utf-8")

@@ -1,0 +1,144 @@
+"""The figures' verdicts turn with their measurements, and their pictures carry text."""
+
+import copy
+import json
+import re
+import xml.etree.ElementTree as ET
+
+import pytest
+
+from paper_checks import fig2, fig3
+from paper_checks.laws import layer_lines
+from paper_checks.result import plain
+
+
+@pytest.fixture(scope="module")
+def two(tiny):
+    return json.loads(json.dumps(plain(fig2.measure(tiny))))
+
+
+@pytest.fixture(scope="module")
+def three(tiny):
+    return json.loads(json.dumps(plain(fig3.measure(tiny))))
+
+
+def test_fig2_has_every_parameter_and_a_cross_check(two, tiny):
+    assert two["parameters"] == sum(p.numel() for p in tiny.model(0).parameters())
+    assert len(two["rows"]) == 16
+    assert two["deviation"] < fig2.DEVIATION
+
+
+def layers(two, weight, bias):
+    """The measurements with given median radii for the weights and the biases, in turn."""
+    changed = copy.deepcopy(two)
+    for number, row in enumerate(changed["rows"]):
+        median = weight(number) if row["parameter"].endswith("weight") else bias(number)
+        row["radius"] = [median / 2, median, median * 2]
+        row["ratio"] = [1.0, 2.0, 3.0]
+        row["ratio_mean"] = 4.0
+    return changed
+
+
+@pytest.mark.parametrize(
+    ("weight", "bias", "verdict"),
+    [
+        (lambda k: 10.0**k, lambda k: 1.0, "holds"),
+        (lambda k: 1.0 + k / 100, lambda k: 10.0**k, "holds in part"),
+        (lambda k: 1.0 + k / 100, lambda k: 1.0, "contradicted"),
+    ],
+)
+def test_fig2_turns_with_the_layers(two, weight, bias, verdict):
+    assert fig2.judge(layers(two, weight, bias)).verdict == verdict
+
+
+def test_fig2_needs_a_second_derivative_that_is_right(two):
+    broken = layers(two, lambda k: 10.0**k, lambda k: 1.0)
+    broken["deviation"] = 0.2
+    assert fig2.judge(broken).verdict == "inconclusive"
+    broken["rows"] = []
+    assert fig2.judge(broken).verdict == "inconclusive"
+
+
+def synthetic(three, constant, floor=0.0):
+    """Curves that follow `constant`·σ/√n above a floor, measured without error."""
+    changed = copy.deepcopy(three)
+    for curve in changed["curves"]:
+        sigma = changed["moments"][curve["dropout"]]["sigma_mean"]
+        curve["mean"] = [max(constant / n**0.5, floor) * sigma for n in changed["n"]]
+        curve["standard_error"] = [0.0] * len(changed["n"])
+    return changed
+
+
+@pytest.mark.parametrize(
+    ("constant", "floor", "verdict"),
+    [
+        (1.128, 0.0, "holds"),
+        (0.798, 0.0, "holds in part"),
+        # The means show from n = 64 on: early enough for the small share, so still in part.
+        (0.798, 0.1, "holds in part"),
+        (0.5, 0.0, "contradicted"),
+        (0.798, 0.9, "contradicted"),
+    ],
+)
+def test_fig3_turns_with_the_constant_and_the_floor(three, constant, floor, verdict):
+    assert fig3.judge(synthetic(three, constant, floor)).verdict == verdict
+
+
+def test_fig3_does_not_judge_noise(three):
+    noisy = synthetic(three, 1.128)
+    for curve in noisy["curves"]:
+        curve["standard_error"] = [0.2 * mean for mean in curve["mean"]]
+    assert fig3.judge(noisy).verdict == "inconclusive"
+
+
+def test_fig3_judges_the_papers_protocol(three):
+    """The curve without dropout, or with replacement, does not decide."""
+    other = synthetic(three, 1.128)
+    for curve in other["curves"]:
+        if curve["dropout"] == "off" or curve["replacement"]:
+            curve["mean"] = [10 * mean for mean in curve["mean"]]
+    assert fig3.judge(other).verdict == "holds"
+
+
+def test_fig3_finite_law_meets_the_whole_training_set(three):
+    """At n = N without dropout nothing is random: E|g| is the mean |μ|, exactly."""
+    curve = next(c for c in three["curves"] if c["dropout"] == "off" and not c["replacement"])
+    assert curve["mean"][-1] == pytest.approx(three["moments"]["off"]["abs_mu_mean"], rel=1e-4)
+    # The line is an average over a sample of the entries.
+    assert three["lines"]["off"]["finite"][-1] == pytest.approx(curve["mean"][-1], rel=0.3)
+
+
+def test_a_dead_entry_and_a_whole_population_are_the_mean():
+    lines = layer_lines([[3.0, -1.0]], [[0.0, 0.0]], [1, 4], 4, entries=10).lines
+    assert lines["finite"] == [2.0, 2.0]
+    assert lines["means"] == [2.0, 2.0]
+
+
+def test_a_sample_of_the_entries_is_scaled_to_the_layer():
+    deviations = [float(k % 7 + 1) for k in range(5000)]
+    found = layer_lines([0.0] * 5000, deviations, [9], 10**6, entries=100)
+    assert found.lines["means"][0] == pytest.approx(found.lines["corrected"][0], rel=1e-12)
+    assert found.moments["entries_used"] == 100
+
+
+def test_batch_sizes_end_with_all_the_data():
+    assert fig3.batch_sizes(50_000)[-2:] == [32768, 50_000]
+    assert fig3.batch_sizes(20) == [20]
+
+
+@pytest.mark.parametrize(("module", "name"), [(fig2, "two"), (fig3, "three")])
+def test_the_pictures(module, name, request):
+    measurements = request.getfixturevalue(name)
+    drawing = module.draw(measurements)
+    root = ET.fromstring(drawing.svg)
+    assert root.get("role") == "img"
+    texts = [child.text for child in root if child.tag.endswith(("title", "desc"))]
+    assert drawing.alt in texts
+    # The same measurements give the same bytes; no day or program is named.
+    assert module.draw(measurements).svg == drawing.svg
+    assert "<metadata" not in drawing.svg
+    ids = re.findall(r'\bid="([^"]+)"', drawing.svg)
+    assert len(ids) == len(set(ids))
+    used = re.findall(r'href="#([^"]+)"|url\(#([^)]+)\)', drawing.svg)
+    assert {a or b for a, b in used} <= set(ids)
+    assert re.search(r"\d", drawing.caption)

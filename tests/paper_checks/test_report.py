@@ -1,0 +1,136 @@
+"""The page: complete, self-contained, in the right order, and safe with any text."""
+
+import re
+from html.parser import HTMLParser
+
+import pytest
+
+import paper_checks
+from paper_checks.formula import formula, readable
+from paper_checks.monitor import Silent
+from paper_checks.numbers import short
+from paper_checks.report import command, render
+from paper_checks.runner import execute
+from paper_checks.verdicts import VERDICTS, mark, rank, tone
+
+VOID = {"meta", "link", "br", "hr", "img", "input", "path", "use"}
+
+
+class Page(HTMLParser):
+    """Elements with their attributes, and a check that tags close."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.elements, self.open, self.bad = [], [], []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attributes):
+        self.elements.append((tag, dict(attributes)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attributes):
+        self.elements.append((tag, dict(attributes)))
+
+    def handle_endtag(self, tag):
+        if tag in VOID:
+            return
+        if not self.open or self.open.pop() != tag:
+            self.bad.append(tag)
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory):
+    out = tmp_path_factory.mktemp("report")
+    ids = [name for name in paper_checks.IDS if name.startswith("eq")]
+    results = paper_checks.run(only=ids, out=out)
+    return results, (out / "index.html").read_text(encoding="utf-8")
+
+
+def test_every_check_is_in_the_table_and_has_its_article(page):
+    results, text = page
+    for result in results:
+        assert f'<a href="#{result.id}">' in text
+        assert f'<article id="{result.id}">' in text
+        assert command(result) == f"cblr audit --only {result.id}"
+        assert f"<code>{command(result)}</code>" in text
+
+
+def test_contradictions_come_first(page):
+    results, text = page
+    order = re.findall(r'<tr data-kind="\w+" data-verdict="([^"]+)">', text)
+    assert len(order) == len(results)
+    assert [rank(word) for word in order] == sorted(rank(word) for word in order)
+    assert order[0] in ("fails", "contradicted", "wrong constant")
+
+
+def test_the_page_is_well_formed_with_unique_ids(page):
+    parsed = Page(page[1])
+    assert parsed.bad == []
+    assert parsed.open == []
+    ids = [attributes["id"] for _, attributes in parsed.elements if "id" in attributes]
+    assert len(ids) == len(set(ids))
+
+
+def test_nothing_is_asked_of_the_network(page):
+    parsed = Page(page[1])
+    for tag, attributes in parsed.elements:
+        assert tag not in {"iframe", "object", "embed", "base"}
+        for name in ("src", "href", "xlink:href", "action", "data", "poster"):
+            value = attributes.get(name, "#")
+            assert value.startswith(("#", "data:")), (tag, name, value)
+    assert "@import" not in page[1]
+    assert not re.search(r"url\((?!#)", page[1])
+    assert not re.search(r"fetch\(|XMLHttpRequest|WebSocket", page[1])
+
+
+def test_every_picture_has_a_text(page, tmp_path, tiny, fake_check):
+    execute([fake_check("fig2", draw=True)], tiny, tmp_path, Silent())
+    for text in (page[1], (tmp_path / "index.html").read_text(encoding="utf-8")):
+        pictures = re.findall(r"<svg[^>]*>(?:<title)?", text)
+        assert pictures
+        for picture in pictures:
+            assert 'role="img"' in picture
+            assert "aria-label" in picture or "<title" in picture
+
+
+def test_almost_every_formula_is_set(page):
+    _, text = page
+    drawn, plain = text.count('<svg class="formula"'), text.count('<code class="formula"')
+    assert drawn > 100
+    assert plain == 0
+
+
+def test_foreign_text_is_escaped(tiny, tmp_path, fake_check):
+    execute([fake_check("claim-minimum-at-zero", kind="claim")], tiny, tmp_path, Silent())
+    text = (tmp_path / "index.html").read_text(encoding="utf-8")
+    assert "A &lt;statement&gt; &amp; more" in text
+    assert "<statement>" not in text
+
+
+def test_an_empty_report_says_so():
+    assert "0 checks" in render([], {})
+
+
+def test_every_verdict_has_a_tone_and_a_mark():
+    import theory
+
+    for word in (*VERDICTS, *(verdict.value for verdict in theory.Verdict)):
+        assert tone(word) in {"bad", "warn", "good", "plain"}
+        assert mark(word)
+    # Words no list has are not buried.
+    assert rank("a new word") < rank("holds")
+
+
+def test_a_formula_carries_its_source():
+    drawn = formula(r"E\left(\left|g_i\right|\right) = \frac{2 \sigma}{\sqrt{\pi}}")
+    assert 'aria-label="E\\left(' in drawn
+    assert 'd="M' in drawn
+    assert readable(r"$\operatorname{erf}{x}$") == r"\mathrm{erf}{x}"
+
+
+def test_numbers_are_short():
+    assert short(1e-12) == "1e-12"
+    assert short(float(2**40)) == "1.10e+12"
+    assert short(123456.7) == "1.23e5"
+    assert short(-0.5) == "-0.5"
