@@ -96,6 +96,9 @@ def _compare(p: Any, d: Any) -> Comparison:
         if p.shape != d.shape:
             return Comparison(Likeness.DIFFERENT)
         return _worst(zip(p, d, strict=True))
+    if isinstance(p, Lambda) and isinstance(d, Lambda) and len(p.variables) == len(d.variables):
+        renamed = d.expr.xreplace(dict(zip(d.variables, p.variables, strict=True)))
+        return Comparison(_compare(p.expr, renamed).likeness)
     # An equation against the bare expression of its right-hand side.
     if isinstance(p, Eq) and isinstance(d, Expr):
         p = p.rhs
@@ -107,9 +110,6 @@ def _compare(p: Any, d: Any) -> Comparison:
         return _compare_equations(p, d)
     if isinstance(p, Relational) and isinstance(d, Relational) and p.func != d.func:
         d = d.reversed
-    if isinstance(p, Lambda) and isinstance(d, Lambda) and len(p.variables) == len(d.variables):
-        renamed = d.expr.xreplace(dict(zip(d.variables, p.variables, strict=True)))
-        return Comparison(_compare(p.expr, renamed).likeness)
     if p.func == d.func and p.args and len(p.args) == len(d.args):
         return _worst(zip(p.args, d.args, strict=True))
     return Comparison(Likeness.DIFFERENT)

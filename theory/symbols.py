@@ -52,6 +52,9 @@ median: Any = Function("median")
 W: Any = Function("w", real=True)  # w(i) and G(i): entry i of a layer's weights and gradients
 G: Any = Function("g", real=True)
 
+# x is left out: it stands for nothing in the paper, and a caller's x may be anything.
 BY_NAME: dict[str, Any] = {
-    value.name: value for value in list(globals().values()) if type(value) is Symbol
+    value.name: value
+    for value in list(globals().values())
+    if type(value) is Symbol and value is not x
 }

@@ -135,7 +135,7 @@ PARABOLA = (
         kind="result",
         title="The radius from slope and distance",
         subject="R_i",
-        printed=Abs((w - b) * (1 + g**2) ** Rational(3, 2) / g),
+        printed=Abs((w - b) * (1 + g**2) ** Rational(3, 2) / g, evaluate=False),
         derived=Abs((1 + g**2) ** Rational(3, 2) / h).subs(h, g / (w - b)),
         assumptions=(_on_parabola, "w is not b, so that g is not zero"),
         note=(

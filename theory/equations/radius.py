@@ -19,7 +19,7 @@ RADIUS = (
         kind="result",
         title="The radius of curvature",
         subject="R_i",
-        printed=Abs(_radius),
+        printed=Abs(_radius, evaluate=False),
         derived=Abs((1 + g**2) ** Rational(3, 2)) / Abs(h),
         assumptions=("the loss is a smooth function of the one coordinate w", "h is not zero"),
         note=(
