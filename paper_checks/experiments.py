@@ -7,7 +7,7 @@ derived are then evaluated at the same point, by `paper_checks.equations`.
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from math import exp, log, sqrt
+from math import exp, log, pi, sqrt
 from typing import Any
 
 import numpy as np
@@ -20,6 +20,8 @@ Z = 3.0
 _BATCH, _SIGMA, _A, _B, _C, _LR = 16, 1.5, 1.5, 0.5, 2.0, 0.1
 # Memory: a batch of 16 for each of so many means is 26 MB.
 _MOST_MEANS = 200_000
+# A thousand layers of 2000 entries, for their typical rate.
+_LAYER_ENTRIES = 2_000_000
 
 
 @dataclass(frozen=True)
@@ -354,23 +356,28 @@ def norm_ratio(draws: int, generator: np.random.Generator) -> Evidence:
 
 
 def harmonic_mean(draws: int, generator: np.random.Generator) -> Evidence:
-    """Equation 24: PercentDelta's rate falls as the layer grows.
+    """Equation 24: how PercentDelta's rate falls as a Gaussian layer grows.
 
-    With c = s_g/s_w the mean of P values |g/w| cut off at their typical largest, R = 2cP/π, is
-    (c/π)·ln(1 + (2P/π)²); the rate is one over that, up to terms of order 1/ln P.
+    One over the rate, the mean of P values |g/w|, has no limit: |g/w| is the absolute value of a
+    Cauchy variable of scale c = s_g/s_w, and the typical mean of P of those grows by (2c/π)·ln P.
     """
-    w, g = _layer(draws, generator)
+    small, large = 50, 2000
+    w, g = _layer(_LAYER_ENTRIES, generator)
     inverse = np.abs(g / w)
-    sizes = (draws // 1000, draws)
-    rates = [1 / float(np.median(inverse[: draws // p * p].reshape(-1, p).mean(1))) for p in sizes]
-    predicted = [np.pi * _S_W / _S_G / log(1 + (2 * p / np.pi) ** 2) for p in sizes]
-    slopes = float(rates[1] / rates[0])
+    before, after = (
+        _median_evidence("", inverse[: inverse.size // p * p].reshape(-1, p).mean(1), {})
+        for p in (small, large)
+    )
+    unit = log(large / small)
     return Evidence(
-        f"rate of a Gaussian layer of {sizes[1]} entries over that of one of {sizes[0]}",
-        slopes,
-        0.15 * slopes,
-        limit=float(predicted[1] / predicted[0]),
-        others=(("the rate itself in the larger layer", rates[1]),),
+        "growth of 1/rate per unit of ln P, Gaussian layers of P = 50 and 2000 entries",
+        (after.measured - before.measured) / unit,
+        (before.half + after.half) / unit,
+        limit=2 * _S_G / (pi * _S_W),
+        others=(
+            ("the rate at P = 50", 1 / before.measured),
+            ("the rate at P = 2000", 1 / after.measured),
+        ),
     )
 
 

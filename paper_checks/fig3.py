@@ -15,8 +15,6 @@ if TYPE_CHECKING:
 TOLERANCE = 0.10
 # Up to this share of the data the finite training set bends a 1/√n line by less than 4 %.
 SMALL_SHARE = 1 / 16
-# Passes over the data, each with fresh dropout masks, for the mean over all masks.
-PASSES = 8
 LINES = {
     "printed": ("printed: 2σ/√(πn)", drawing.VERMILION, "--"),
     "corrected": ("corrected: √(2/π)·σ/√n", drawing.BLUE, "-."),
@@ -62,29 +60,28 @@ def _measure(context: "Context") -> dict[str, Any]:
         if dropout and not any(isinstance(layer, Dropout) for layer in model.modules()):
             continue
         key = "on" if dropout else "off"
+        # Two passes tell the variance over dropout's masks from that over the samples.
+        passes = context.profile.passes if dropout else 1
         found = gradient_moments(
-            model, cross_entropy, population.pair, parameter, dropout=dropout, seed=seed
+            model,
+            cross_entropy,
+            population.pair,
+            parameter,
+            dropout=dropout,
+            passes=passes,
+            seed=seed,
         )
-        drawn = layer_lines(found.mean, found.std, sizes, len(population), context.profile.entries)
+        drawn = layer_lines(
+            found.mean.cpu(),
+            found.std.cpu(),
+            sizes,
+            len(population),
+            context.profile.entries,
+            mask_deviation=None if found.mask_std is None else found.mask_std.cpu(),
+            passes=passes,
+        )
         lines[key] = drawn.lines
         moments[key] = drawn.moments
-        if dropout:
-            # One pass has one mask a sample, as one epoch has: right for a finite training set.
-            # The mean over all masks, which unlimited drawing needs, takes several passes.
-            found = gradient_moments(
-                model,
-                cross_entropy,
-                population.pair,
-                parameter,
-                dropout=True,
-                passes=PASSES,
-                seed=seed,
-            )
-            more = layer_lines(
-                found.mean, found.std, sizes, len(population), context.profile.entries
-            )
-            lines[key]["means"] = more.lines["means"]
-            moments[key]["abs_mu_mean_all_masks"] = more.moments["abs_mu_mean"]
         for replacement in (False, True):
             frame = mean_abs_gradient(
                 model,
@@ -293,9 +290,9 @@ FIG3 = Check(
         "AlexNet at initialisation, cross-entropy, the weight of the first fully connected layer.",
         "For each entry, the mean μ and the standard deviation σ (divisor N) of the per-sample "
         "gradients over the whole training set used; the printed and the corrected line use the "
-        "layer's mean σ, the others average the law over a random part of the entries. With "
-        f"dropout the line with means but unlimited data takes μ over {PASSES} passes with fresh "
-        "masks; the line for a finite training set takes one pass, one mask a sample.",
+        "layer's mean σ, the others average the law over a random part of the entries. Passes with "
+        "fresh dropout masks tell the variance over masks from that over images: masks are drawn "
+        "anew in every batch, so a finite training set does not exhaust their part.",
         "For each n from 32 to N, random batches with and without replacement, dropout on and "
         "off, each batch's mean |g| over the layer.",
         "The paper's axis reaches 60000; CIFAR-10's training split has 50000 images, so that no "

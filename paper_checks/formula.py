@@ -12,7 +12,8 @@ _SIZE = 15.0
 _COMMAND = {Path.MOVETO: "M", Path.LINETO: "L", Path.CURVE3: "Q", Path.CURVE4: "C"}
 # What sympy writes and matplotlib's typesetter does not read, with an equal it does.
 _REWRITES = (
-    (r"\\limits\b", ""),
+    (r"\\limits(?![a-zA-Z])", ""),
+    (r"\\substack\{([^{}]*(?:\{[^{}]*\}[^{}]*)*)\}", r"\1"),
     (r"\\(?:d|t)frac\b", r"\\frac"),
     (r"\\left\\lvert|\\left\|", r"\\left|"),
     (r"\\lvert|\\rvert", "|"),
@@ -25,6 +26,7 @@ _REWRITES = (
     (r"\\,", r"\\, "),
     (r"\\mid\b", "|"),
     (r"~", r"\\ "),
+    (r"\\\\", ",\\\\ "),
 )
 
 

@@ -5,6 +5,7 @@ import json
 import re
 import xml.etree.ElementTree as ET
 
+import numpy as np
 import pytest
 
 from paper_checks import fig2, fig3
@@ -142,3 +143,20 @@ def test_the_pictures(module, name, request):
     used = re.findall(r'href="#([^"]+)"|url\(#([^)]+)\)', drawing.svg)
     assert {a or b for a, b in used} <= set(ids)
     assert re.search(r"\d", drawing.caption)
+
+
+def test_fresh_masks_are_not_exhausted_by_a_whole_training_set():
+    """At n = N only the masks' part is left: E|N(0, m/√N)|, m the masks' deviation."""
+    from math import pi, sqrt
+
+    rng = np.random.default_rng(0)
+    total, passes, mask = 100, 2, 0.6
+    noise = rng.normal(0, mask / sqrt(passes * total), 200_000)
+    found = layer_lines(
+        noise, np.ones(noise.size), [total], total, noise.size,
+        mask_deviation=np.full(noise.size, mask), passes=passes,
+    )  # fmt: skip
+    expected = sqrt(2 / pi) * mask / sqrt(total)
+    assert found.lines["finite"][0] == pytest.approx(expected, rel=0.01)
+    # Unlimited data: the whole σ counts, less what the mean over two passes still carries.
+    assert found.lines["means"][0] == pytest.approx(sqrt(2 / pi) / sqrt(total), rel=0.01)
