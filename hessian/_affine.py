@@ -1,7 +1,7 @@
-"""Affine route: h = Σ_n Σ_c s_c (J_nᵀ S_c)², exact where d²f/dw² = 0.
+"""Affine route: h = Σ_n Σ_c λ_c (J_nᵀ S_c)², exact where d²f/dw² = 0.
 
 With f the network's outputs, L(f(w)) has d²L/dw² = (df/dw)ᵀ H (df/dw) + Σ dL/df · d²f/dw². The last
-term vanishes for a parameter whose single entries the outputs are affine in, and H = Σ s_c S_c S_cᵀ
+term vanishes for a parameter whose single entries the outputs are affine in, and H = Σ λ_c S_c S_cᵀ
 turns the first into squares of pulled-back columns.
 """
 
@@ -46,7 +46,7 @@ def by_sites(
         return
     layouts = {site.edge: site.layout for target in targets for site in target.sites}
     edges = list(layouts)
-    n = int(factor.signs.shape[1])
+    n = int(factor.weights.shape[1])
     squares: dict[Edge, Tensor] = {}
     for c in range(factor.rank):
         got = torch.autograd.grad(
@@ -61,7 +61,7 @@ def by_sites(
             for edge, g in zip(edges, got, strict=True)
             if g is not None
         }
-        signs = factor.signs[c]
+        weights = factor.weights[c]
         squared: set[Edge] = set()
         for target in targets:
             used = [site for site in target.sites if site.edge in adjoints]
@@ -73,11 +73,11 @@ def by_sites(
                 if edge not in squared:
                     squared.add(edge)
                     a = adjoints[edge][:, 0]
-                    weighted = a.square() * signs.unsqueeze(1)
+                    weighted = a.square() * weights.unsqueeze(1)
                     squares[edge] = squares[edge] + weighted if edge in squares else weighted
                 continue
             sum_of_squares(
-                used, [adjoints[s.edge] for s in used], signs, target.parameter.shape, memory,
+                used, [adjoints[s.edge] for s in used], weights, target.parameter.shape, memory,
                 target.into,
             )  # fmt: skip
         tick(1)
@@ -99,13 +99,13 @@ def by_columns(
     tick: Tick,
     split: Callable[[Tensor, int, int], Tensor] | None,
 ) -> None:
-    """One backward pass per column *and sample*: h = Σ s_c (Jᵀ S_c)² for whatever use.
+    """One backward pass per column *and sample*: h = Σ λ_c (Jᵀ S_c)² for whatever use.
 
     Needs affinity only: parameters used in ways `by_sites` does not know, and networks that
     couple samples above the parameter. `split(columns, c, sample)` masks a column of leaf l to
     one sample; ``None`` where the factor couples samples already.
     """
-    n = 1 if split is None else int(factor.signs.shape[1])
+    n = 1 if split is None else int(factor.weights.shape[1])
     total = factor.rank * n
     each = 2 * tape_bytes + sum(p.numel() * p.element_size() for p in parameters)
     chunk = max(1, min(total, memory // max(1, each)))
@@ -113,17 +113,17 @@ def by_columns(
         jobs = [(k // n, k % n) for k in range(start, min(total, start + chunk))]
         if split is None:
             cotangents = [torch.stack([cols[c] for c, _ in jobs]) for cols in factor.columns]
-            signs = torch.stack([factor.signs[c] for c, _ in jobs])
+            weights = torch.stack([factor.weights[c] for c, _ in jobs])
         else:
             cotangents = [
                 torch.stack([split(cols[c], leaf, s) for c, s in jobs])
                 for leaf, cols in enumerate(factor.columns)
             ]
-            signs = torch.stack([factor.signs[c, s] for c, s in jobs])
-        for got, sign in _pull_back(outputs, parameters, cotangents, signs):
+            weights = torch.stack([factor.weights[c, s] for c, s in jobs])
+        for got, scale in _pull_back(outputs, parameters, cotangents, weights):
             for tensor, g in zip(into, got, strict=True):
                 if g is not None:
-                    tensor.add_(torch.tensordot(sign, g.square(), 1))
+                    tensor.add_(torch.tensordot(scale, g.square(), 1))
         tick(len(jobs))
 
 
@@ -131,17 +131,17 @@ def _pull_back(
     outputs: Sequence[Tensor],
     parameters: Sequence[Tensor],
     cotangents: Sequence[Tensor],
-    signs: Tensor,
+    weights: Tensor,
 ) -> list[tuple[tuple[Tensor | None, ...], Tensor]]:
     """Gradients for a stack of cotangents: in one batched pass, else one by one."""
-    rows = int(signs.shape[0])
+    rows = int(weights.shape[0])
     if rows > 1:
         try:
             got = torch.autograd.grad(
                 list(outputs), list(parameters), list(cotangents),
                 retain_graph=True, allow_unused=True, is_grads_batched=True,
             )  # fmt: skip
-            return [(got, signs)]
+            return [(got, weights)]
         except (RuntimeError, NotImplementedError):
             pass  # an operation without a batching rule
     result: list[tuple[tuple[Tensor | None, ...], Tensor]] = []
@@ -151,6 +151,6 @@ def _pull_back(
             retain_graph=True, allow_unused=True,
         )  # fmt: skip
         result.append(
-            (tuple(None if g is None else g.unsqueeze(0) for g in single), signs[row : row + 1])
+            (tuple(None if g is None else g.unsqueeze(0) for g in single), weights[row : row + 1])
         )
     return result

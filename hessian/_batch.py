@@ -18,7 +18,7 @@ from hessian._operations import Layout, candidates
 from hessian._plan import Entry, Plan
 from hessian._site import Site, sites
 from hessian._state import Buffers, Randomness
-from hessian._tape import Edge, Node, Tape
+from hessian._tape import Edge, Node, Tape, refuse_undifferentiable
 
 METHOD_CHOICES = ("auto", "affine", "parameter")
 # A Hessian-vector product runs the tape of a backward pass backward: two passes.
@@ -46,9 +46,19 @@ class Problem:
 
     def value(self, inputs: Any, targets: Any, index: int) -> tuple[Any, Tensor]:
         """Output and loss on one batch, connected on one tape."""
-        output = _data.call(self.model, inputs, self.forward)
-        value = self.loss(output, targets)
-        return output, _data.check_loss(value, index, inputs, self.parameters)
+        output = self.output(inputs, index)
+        return output, self.scalar(output, inputs, targets, index)
+
+    def output(self, inputs: Any, index: int) -> Any:
+        """What the model makes of the inputs."""
+        with _data.named("model could not be called on inputs", inputs, index):
+            return _data.call(self.model, inputs, self.forward)
+
+    def scalar(self, output: Any, inputs: Any, targets: Any, index: int) -> Tensor:
+        """What the loss makes of an output."""
+        with _data.named("loss could not be computed with targets", targets, index):
+            value = self.loss(output, targets)
+        return _data.check_loss(value, index, inputs, self.parameters)
 
 
 class Start:
@@ -82,7 +92,7 @@ class Batch:
         self.inputs, self.targets = inputs, targets
         self.samples = _data.size(inputs)
         self.start = Start(problem)
-        output = _data.call(problem.model, inputs, problem.forward)
+        output = problem.output(inputs, index)
         leaves, spec = tree_flatten(output)
         self.places = [
             i
@@ -96,8 +106,7 @@ class Batch:
         handed = list(leaves)
         for i, base in zip(self.places, self.detached, strict=True):
             handed[i] = base.clone()  # a loss may change its argument in place
-        value = problem.loss(tree_unflatten(handed, spec), targets)
-        self.loss = _data.check_loss(value, index, inputs, problem.parameters)
+        self.loss = problem.scalar(tree_unflatten(handed, spec), inputs, targets, index)
         self.end = Randomness(problem.devices())
         self._analyse()
 
@@ -116,6 +125,7 @@ class Batch:
             read = [name for name, p in names.items() if id(p) in loss_leaves]
             wanted = [*self.detached, *(names[name] for name in read)]
             got = torch.autograd.grad(self.loss, wanted, create_graph=True, allow_unused=True)
+            refuse_undifferentiable(got)
             self.gradient_out = list(got[: len(self.detached)])
             self.direct = dict(zip(read, got[len(self.detached) :], strict=True))
             self.separable = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -105,6 +106,23 @@ def call(model: nn.Module, inputs: Any, forward: Forward | None) -> Any:
     if isinstance(inputs, tuple | list):
         return model(*inputs)
     return model(inputs)
+
+
+@contextmanager
+def named(what: str, values: Any, index: int) -> Iterator[None]:
+    """Name the batch in an error that the user's own model or loss raises on it."""
+    try:
+        yield
+    except torch.OutOfMemoryError:
+        raise
+    except (RuntimeError, ValueError, TypeError, IndexError) as error:
+        first = (str(error).strip() or type(error).__name__).splitlines()[0]
+        leaves = tree_leaves(_plain(values))
+        dims = [str(tuple(v.shape)) if isinstance(v, Tensor) else type(v).__name__ for v in leaves]
+        raise ValueError(
+            f"{what} of shape {', '.join(dims) or 'nothing'} in batch {index}: {first}; "
+            "check that data, model and loss fit together"
+        ) from error
 
 
 def batch_weight(weight: Weight, batch: Batch, n: int) -> float:

@@ -1,9 +1,9 @@
 """The Hessian of the loss with respect to the model's outputs, factored.
 
-L's second derivative in the outputs is H = Σ_c s_c S_c S_cᵀ with signs s_c, since a loss need not
-be convex. Where the loss is a sum over samples, H is block-diagonal and column c carries one
-vector per sample; C-class cross-entropy needs C-1 of them, because its block diag(p) - ppᵀ is
-singular along the vector of ones.
+L's second derivative in the outputs is H = Σ_c λ_c S_c S_cᵀ, with eigenvalues λ_c of either sign
+since a loss need not be convex. Where the loss is a sum over samples, H is block-diagonal and
+column c carries one eigenvector per sample; C-class cross-entropy needs C-1 of them, because its
+block diag(p) - ppᵀ is singular along the vector of ones.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ class Factor:
     """Columns of H.
 
     `columns[l]` has shape ``[r, *leaf.shape]``: the part of the r columns in output leaf l.
-    `signs` has shape ``[r, n]`` (or ``[r]`` where samples are coupled).
+    `weights` holds the λ, of shape ``[r, n]`` (or ``[r]`` where samples are coupled).
     """
 
     columns: list[Tensor]
-    signs: Tensor
+    weights: Tensor
 
     @property
     def rank(self) -> int:
         """Number of columns r."""
-        return int(self.signs.shape[0])
+        return int(self.weights.shape[0])
 
 
 def products(gradients: Sequence[Tensor], leaves: Sequence[Tensor]) -> Callable[..., list[Tensor]]:
@@ -93,7 +93,7 @@ def factor_by_sample(
             blocks[:, :, start + j] = torch.cat(row, 1).to(torch.float64)
         start += size
     eps = torch.finfo(leaves[0].dtype).eps
-    values, vectors64 = _signed_roots(blocks, eps)  # [n, width], [n, width, width]
+    values, vectors64 = _spectrum(blocks, eps)  # [n, width], [n, width, width]
     columns = []
     start = 0
     for i, size in enumerate(sizes):
@@ -109,7 +109,7 @@ def factor_by_sample(
             else leaves[i].new_zeros((0, *leaves[i].shape))
         )
         start += size
-    return Factor(columns, values.sign().T.to(leaves[0].dtype).contiguous())
+    return Factor(columns, values.T.to(leaves[0].dtype).contiguous())
 
 
 def dense(gradients: Sequence[Tensor], leaves: Sequence[Tensor]) -> Tensor:
@@ -133,18 +133,18 @@ def dense(gradients: Sequence[Tensor], leaves: Sequence[Tensor]) -> Tensor:
 def factor_dense(matrix: Tensor, leaves: Sequence[Tensor]) -> Factor:
     """Factor H as a whole, for a loss that couples samples."""
     eps = torch.finfo(leaves[0].dtype).eps
-    values, vectors = _signed_roots(matrix.unsqueeze(0), eps)
+    values, vectors = _spectrum(matrix.unsqueeze(0), eps)
     columns = []
     start = 0
     for leaf in leaves:
         part = vectors[0, start : start + leaf.numel()].T.to(leaf.dtype)
         columns.append(part.reshape(-1, *leaf.shape))
         start += leaf.numel()
-    return Factor(columns, values[0].sign().to(leaves[0].dtype))
+    return Factor(columns, values[0].to(leaves[0].dtype))
 
 
-def _signed_roots(blocks: Tensor, eps: float) -> tuple[Tensor, Tensor]:
-    """Eigenvalues and sqrt|λ|-scaled eigenvectors, largest |λ| first, null columns dropped."""
+def _spectrum(blocks: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+    """Eigenvalues and eigenvectors, largest |λ| first, columns null in all blocks dropped."""
     symmetric = (blocks + blocks.transpose(1, 2)) / 2
     if not bool(torch.isfinite(symmetric).all()):
         raise ValueError(
@@ -160,5 +160,4 @@ def _signed_roots(blocks: Tensor, eps: float) -> tuple[Tensor, Tensor]:
     tiny = scale * (blocks.shape[1] * eps)
     values = torch.where(values.abs() <= tiny, 0.0, values)
     rank = int((values != 0).sum(dim=1).max()) if values.numel() else 0
-    values, vectors = values[:, :rank], vectors[:, :, :rank]
-    return values, vectors * values.abs().sqrt().unsqueeze(1)
+    return values[:, :rank], vectors[:, :, :rank]

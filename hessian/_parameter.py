@@ -7,6 +7,8 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from hessian._tape import refuse_undifferentiable
+
 
 def by_entries(
     loss: Tensor,
@@ -29,6 +31,7 @@ def by_entries(
         gradients = torch.autograd.grad(
             loss, list(parameters), create_graph=True, allow_unused=True
         )
+        refuse_undifferentiable(gradients)
         for i, (parameter, gradient) in enumerate(zip(parameters, gradients, strict=True)):
             target = into[i].view(-1)
             entries = (
@@ -41,6 +44,8 @@ def by_entries(
                 tick(len(entries))
                 continue
             _entries(gradient, parameter, entries, target, tape_bytes, memory, tick)
+    except NotImplementedError:
+        raise
     except RuntimeError as error:
         if "not implemented" in str(error) or "does not support" in str(error):
             raise NotImplementedError(

@@ -263,16 +263,16 @@ def _embedding(node: Node, layout: Layout, weight: tuple[int, ...], n: int) -> S
 def sum_of_squares(
     found: list[Site],
     adjoints: list[Tensor],
-    signs: Tensor,
+    weights: Tensor,
     weight: tuple[int, ...],
     memory: int,
     into: Tensor,
 ) -> None:
-    """Add Σ_n s_n (Σ_uses per-sample gradient)² to `into`, chunked over samples.
+    """Add Σ_n λ_n (Σ_uses per-sample gradient)² to `into`, chunked over samples.
 
     Several uses are summed before squaring: the parameter is one.
     """
-    n = signs.shape[0]
+    n = weights.shape[0]
     size = max(1, math.prod(weight)) * into.element_size()
     working = size * (1 + sum(site.extra for site in found))
     chunk = max(1, min(n, memory // max(1, working)))
@@ -282,4 +282,4 @@ def sum_of_squares(
         for site, adjoint in zip(found[1:], adjoints[1:], strict=True):
             total = total + site.gradient(adjoint[part], part)
         flat = total.reshape(total.shape[0], -1)
-        into.view(-1).addmv_(flat.square_().T, signs[part])
+        into.view(-1).addmv_(flat.square_().T, weights[part])

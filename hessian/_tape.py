@@ -108,6 +108,24 @@ class Tape:
         return total
 
 
+def refuse_undifferentiable(gradients: Iterable[Tensor | None]) -> None:
+    """Raise where a gradient's own tape was cut.
+
+    A custom function marked ``once_differentiable`` leaves an error node there that asking for
+    derivatives of leaves steps around in silence: the result would be zero, not an error.
+
+    Raises:
+        NotImplementedError: such a node was found.
+    """
+    live = [g for g in gradients if g is not None and g.requires_grad]
+    if any(operation(node) == "Error" for node in Tape.of(live).order):
+        raise NotImplementedError(
+            "model or loss: a custom autograd function is marked once_differentiable, so torch has "
+            "no second derivative for it; write its backward with differentiable operations, or "
+            "pass names= without the parameters below it"
+        )
+
+
 def _numel(dims: Sequence[int]) -> int:
     count = 1
     for size in dims:

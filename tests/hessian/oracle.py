@@ -43,14 +43,14 @@ def diagonal(model, loss, pairs):
 
 
 def gap(got, want):
-    """max|Δ| / max|H| per tensor, H at least 1e-9 of the largest entry of all tensors.
+    """max|Δ| / max|H| per tensor, H at least 1e-6 of the largest entry of all tensors.
 
     The floor is for derivatives that vanish by a symmetry (a key's bias under softmax): there
     both sides hold rounding errors of terms that cancel.
     """
     assert list(got) == list(want)
     gaps = {}
-    floor = 1e-9 * max(float(h.abs().max()) for h in want.values())
+    floor = 1e-6 * max(float(h.abs().max()) for h in want.values())
     for name, h in want.items():
         assert got[name].shape == h.shape
         size = float(h.abs().max()) if h.numel() else 0.0
