@@ -104,6 +104,9 @@ def audit(
     from paper_checks.terminal import table
 
     console = Console()
+    if not console.is_terminal:
+        # A log has no edge to wrap at.
+        console = Console(width=120)
     try:
         with expected(ValueError, OSError):
             results = run(
@@ -116,7 +119,7 @@ def audit(
     except KeyboardInterrupt:
         typer.echo("cblr: interrupted before the first check; nothing was written", err=True)
         raise typer.Exit(INTERRUPTED) from None
-    console.print(table(results))
+    console.print(table(results, console.width))
     broken = [result.id for result in results if not result.completed]
     if broken:
         typer.echo(f"cblr: could not be completed: {', '.join(broken)}", err=True)

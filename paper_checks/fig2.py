@@ -45,6 +45,7 @@ def measure(context: "Context") -> dict[str, Any]:
     return {
         "seeds": [seed],
         "samples": found.samples,
+        "network": context.network,
         "parameters": found.parameters,
         "loss": found.loss,
         "methods": found.methods,
@@ -75,7 +76,7 @@ def judge(measurements: Measurements) -> Judgement:
     """Reads the ratio of the largest to the smallest layer median of the exact radius."""
     rows = [row for row in measurements["rows"] if row["radius"]]
     weights = [row for row in rows if row["parameter"].endswith("weight")]
-    predicted = f"ratio ≥ {RATIO:g}"
+    predicted = f"≥ {RATIO:g}"
     if len(weights) < 2:
         return Judgement(INCONCLUSIVE, predicted, None, "Fewer than two layers have a curvature.")
     deviation = measurements["deviation"]
@@ -132,8 +133,9 @@ def draw(measurements: Measurements) -> Drawing:
     )
     caption = (
         "Exact curvature radius R = (1 + g²)^(3/2) / |h| of all "
-        f"{short(measurements['parameters'])} parameters of AlexNet at initialisation, on "
-        f"{short(measurements['samples'])} images, "
+        f"{short(measurements['parameters'])} parameters of {measurements['network']} at "
+        "initialisation, on "
+        f"{short(measurements['samples'])} samples, "
         "beside the paper's substitute |w/g| (equation 17). Bars span the quartiles of a tensor's "
         "entries. Biases are shown as they are, without the paper's factor 10. Below: the mean of "
         "|w/g| over k random entries, over the layer's median. It does not settle, because |w/g| "

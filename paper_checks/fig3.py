@@ -186,6 +186,9 @@ def draw(measurements: Measurements) -> Drawing:
         for column, key in enumerate(keys):
             _draw_curves(panels[0][column], measurements, key)
             _draw_errors(panels[1][column], measurements, key)
+        low, high = panels[1][0].get_ylim()
+        # A line far off must not press the others flat; its numbers are in results.json.
+        panels[1][0].set_ylim(max(low, -100), min(high, 150))
         panels[0][0].set_ylabel("mean |g| (loss per weight unit)")
         panels[1][0].set_ylabel("line / measured - 1 (%)")
         handles, labels = panels[0][0].get_legend_handles_labels()
@@ -201,7 +204,7 @@ def draw(measurements: Measurements) -> Drawing:
     caption = (
         f"Mean |g| of {measurements['parameter']} at step 1 against the batch size n, "
         f"{measurements['batches']} random batches for each n, bars of two standard errors, from a "
-        f"training set of N = {short(measurements['samples'])} images"
+        f"training set of N = {short(measurements['samples'])} samples"
         f"{_share(measurements)}. Lines use each entry's own mean μ and standard deviation σ over "
         "the training set. Below: the error of each line against batches drawn without "
         "replacement; the grey band is the tolerance. The paper's axis reaches 60000, although "
@@ -258,9 +261,6 @@ def _draw_errors(axes: "Axes", measurements: Measurements, key: str) -> None:
         ]
         axes.plot(sizes, values, dash, marker=".", color=colour)
     axes.axhline(0, color=drawing.BLACK, linewidth=0.8)
-    low, high = axes.get_ylim()
-    # A line far off must not press the others flat; its numbers are in results.json.
-    axes.set_ylim(max(low, -100), min(high, 150))
     axes.set_xticks(sizes, [str(n) for n in sizes], rotation=45, ha="right")
     axes.minorticks_off()
     axes.set_xlabel("batch size n (samples)")

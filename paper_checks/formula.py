@@ -8,8 +8,8 @@ from matplotlib.font_manager import FontProperties
 from matplotlib.path import Path
 from matplotlib.textpath import TextPath
 
-_SIZE = 15.0
-_COMMAND = {Path.MOVETO: "M", Path.LINETO: "L", Path.CURVE3: "Q", Path.CURVE4: "C"}
+_EM = 100.0
+_COMMAND = {Path.MOVETO: "m", Path.LINETO: "l", Path.CURVE3: "q", Path.CURVE4: "c"}
 # What sympy writes and matplotlib's typesetter does not read, with an equal it does.
 _REWRITES = (
     (r"\\limits(?![a-zA-Z])", ""),
@@ -30,28 +30,59 @@ _REWRITES = (
 )
 
 
+# Delimiters around something of one line's height; stretched ones would come out too small.
+_FLAT = re.compile(r"\\left([(|])((?:(?!\\left|\\right|\\d?frac|\\sum|\\int).)*)\\right([)|])")
+
+
 def readable(latex: str) -> str:
-    """`latex` without dollar signs, rewritten into what the typesetter reads."""
+    """`latex` without dollar signs, rewritten into what the typesetter reads.
+
+    >>> readable(r"E\\left(\\left|g\\right|\\right) = \\frac{1}{1 + \\frac{1}{2}}")
+    'E(|g|) = \\\\dfrac{1}{1 + \\\\frac{1}{2}}'
+    """
     text = latex.strip().strip("$").strip()
     for pattern, replacement in _REWRITES:
         text = re.sub(pattern, replacement, text)
-    return text
+    while (flat := _FLAT.sub(r"\1\2\3", text)) != text:
+        text = flat
+    return _display(text)
 
 
-def _outline(latex: str) -> tuple[str, float, float, float, float]:
-    """SVG path data with y pointing down, and the box it fills: left, top, width, height."""
+def _display(text: str) -> str:
+    """Fractions that stand in no group at full size, as in a displayed formula."""
+    parts, depth = [], 0
+    for part in re.split(r"(\\frac|[{}])", text):
+        depth += (part == "{") - (part == "}")
+        parts.append(r"\dfrac" if part == r"\frac" and depth == 0 else part)
+    return "".join(parts)
+
+
+def _outline(latex: str) -> tuple[str, tuple[int, int, int, int]]:
+    """SVG path data with y pointing down, and the box it fills: left, top, width, height.
+
+    Relative whole numbers, in hundredths of a text size of one em: a report has some two hundred
+    formulas, and this is half as long as decimals.
+    """
     path = TextPath(
-        (0, 0), f"${readable(latex)}$", size=_SIZE, prop=FontProperties(math_fontfamily="cm")
+        (0, 0), f"${readable(latex)}$", size=_EM, prop=FontProperties(math_fontfamily="cm")
     )
     parts = []
+    at = start = (0, 0)
     for points, code in path.iter_segments(simplify=False, curves=True):
         if code == Path.CLOSEPOLY:
-            parts.append("Z")
+            parts.append("z")
+            at = start
             continue
-        pairs = zip(points[::2], points[1::2], strict=True)
-        parts.append(_COMMAND[code] + " ".join(f"{x:.1f} {-y:.1f}" for x, y in pairs))
+        whole = [(round(x), -round(y)) for x, y in zip(points[::2], points[1::2], strict=True)]
+        numbers = [str(value) for x, y in whole for value in (x - at[0], y - at[1])]
+        # A minus sign separates as well as a space does.
+        parts.append(_COMMAND[code] + " ".join(numbers).replace(" -", "-"))
+        at = whole[-1]
+        if code == Path.MOVETO:
+            start = at
     box = path.get_extents()
-    return "".join(parts), box.x0 - 1, -box.y1 - 1, box.width + 2, box.height + 2
+    left, top = int(box.x0) - 8, -int(box.y1) - 8
+    return "".join(parts), (left, top, int(box.width) + 16, int(box.height) + 16)
 
 
 @lru_cache(maxsize=512)
@@ -66,13 +97,12 @@ def formula(latex: str) -> str:
     '<code class="formula">\\\\begin{cases} 1 \\\\end{cases}</code>'
     """
     try:
-        data, left, top, width, height = _outline(latex)
+        data, (left, top, width, height) = _outline(latex)
     except ValueError:
         return f'<code class="formula">{escape(latex)}</code>'
-    # em units let the formula grow with the page's text; 15 units are one em and a bit.
+    # em units let the formula grow with the page's text.
     return (
         f'<svg class="formula" role="img" aria-label="{escape(latex, quote=True)}" '
-        f'viewBox="{left:.1f} {top:.1f} {width:.1f} {height:.1f}" '
-        f'style="width:{width / _SIZE * 1.1:.2f}em">'
+        f'viewBox="{left} {top} {width} {height}" style="width:{width / _EM * 1.1:.2f}em">'
         f'<path fill="currentColor" d="{data}"/></svg>'
     )

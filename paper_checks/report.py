@@ -63,6 +63,46 @@ def short_or_text(value: Any) -> str:
     )
 
 
+def grid(measurements: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The rows of a measurement as a table: its own, its first network's, or its lists by n.
+
+    >>> grid({"rows": [{"a": 1, "b": 2.5}]})
+    {'seed': None, 'columns': ['a', 'b'], 'rows': [[1, 2.5]]}
+    """
+    seed, rows = None, measurements.get("rows")
+    if networks := measurements.get("networks"):
+        seed, rows = networks[0].get("seed"), networks[0]["rows"]
+    if curves := measurements.get("curves"):
+        rows = [
+            {
+                "n": n,
+                "dropout": curve["dropout"],
+                "replacement": "with" if curve["replacement"] else "without",
+                "measured": curve["mean"][place],
+                "standard error": curve["standard_error"][place],
+            }
+            | {
+                line: values[place]
+                for line, values in measurements["lines"][curve["dropout"]].items()
+            }
+            for curve in curves
+            for place, n in enumerate(measurements["n"])
+        ]
+    if not rows:
+        return None
+    return {
+        "seed": seed,
+        "columns": [name.replace("_", " ") for name in rows[0]],
+        "rows": [list(row.values()) for row in rows],
+    }
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, list | tuple):
+        return " … ".join(short_or_text_or_dash(item) for item in value)
+    return short_or_text_or_dash(value)
+
+
 def _page_facts(results: Sequence[Result]) -> dict[str, Any]:
     environment: list[tuple[str, str]] = []
     data = ""
@@ -99,7 +139,8 @@ def render(results: Sequence[Result], drawings: Mapping[str, Drawing]) -> str:
         "mark": mark,
         "rank": rank,
         "order": order,
-        "short": short_or_text_or_dash,
+        "short": _cell,
+        "grid": grid,
         "spread": spread,
         "key": _key,
         "command": command,

@@ -20,16 +20,22 @@ _COLOUR = {"bad": "red", "warn": "yellow", "good": "green", "plain": "dim"}
 _RECENT = 8
 
 
-def table(results: Sequence[Result], title: str | None = None) -> Table:
-    """One row a result: id, verdict, predicted, measured with its interval, seconds."""
-    found = Table(title=title, expand=False, pad_edge=False)
+# Below this width the intervals would wrap; they are in the report.
+_ROOM_FOR_INTERVALS = 110
+
+
+def table(results: Sequence[Result], width: int) -> Table:
+    """One row a result: id, verdict, predicted, measured (with its interval if wide), seconds."""
+    found = Table(expand=False, pad_edge=False)
     found.add_column("id", no_wrap=True, overflow="fold")
     found.add_column("verdict", no_wrap=True)
     found.add_column("predicted", overflow="fold")
     found.add_column("measured", overflow="fold")
     found.add_column("s", justify="right", no_wrap=True)
     for result in results:
-        measured = " ".join(filter(None, (short(result.measured), spread(result.interval))))
+        measured = short(result.measured)
+        if width >= _ROOM_FOR_INTERVALS and result.interval:
+            measured += f" {spread(result.interval)}"
         found.add_row(
             Text(result.id),
             Text(f"{mark(result.verdict)} {result.verdict}", style=_COLOUR[tone(result.verdict)]),
@@ -56,7 +62,7 @@ class Terminal(Silent):
         self._live = Live(console=console, get_renderable=self._view, refresh_per_second=8)
 
     def _view(self) -> Group:
-        return Group(table(self._results[-_RECENT:]), self._progress)
+        return Group(table(self._results[-_RECENT:], self._console.width), self._progress)
 
     def start(self, checks: Sequence[Check]) -> None:
         """Open the live view."""

@@ -53,7 +53,7 @@ def judge(measurements: Measurements, thresholds: Mapping[str, float]) -> Judgem
     )
     return Judgement(
         verdict,
-        f"ratio ≥ {thresholds['ratio']:g}",
+        f"≥ {thresholds['ratio']:g}",
         min(ratios),
         reason,
         (min(ratios), max(ratios)),

@@ -92,4 +92,4 @@ def judge(measurements: Measurements, thresholds: Mapping[str, float]) -> Judgem
     reason += "; ".join(
         f"{title} {100 * share:.0f} %, {short(rank, 2)}" for title, (share, rank) in worst.items()
     )
-    return Judgement(verdict, f"≥ {thresholds['most']:g} of tensors", worst[best][0], reason + ".")
+    return Judgement(verdict, f"≥ {thresholds['most']:g}", worst[best][0], reason + ".")

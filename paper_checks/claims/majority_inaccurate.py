@@ -48,7 +48,7 @@ def judge(measurements: Measurements, thresholds: Mapping[str, float]) -> Judgem
     )
     return Judgement(
         verdict,
-        f"< {thresholds['majority']:g} accurate",
+        f"< {thresholds['majority']:g}",
         mean,
         reason,
         (min(shares), max(shares)),

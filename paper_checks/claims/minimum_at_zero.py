@@ -41,4 +41,4 @@ def judge(measurements: Measurements, thresholds: Mapping[str, float]) -> Judgem
             f"|w - b| over |w|, by medians, runs from {short(min(ratios))} to "
             f"{short(max(ratios))} (middle {short(middle)}). {what}"
         )
-    return by_share(good, len(usable), thresholds, f"≥ {thresholds['most']:g} of tensors", what)
+    return by_share(good, len(usable), thresholds, f"≥ {thresholds['most']:g}", what)

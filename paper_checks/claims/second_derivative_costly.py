@@ -41,7 +41,7 @@ def judge(measurements: Measurements, thresholds: Mapping[str, float]) -> Judgem
         )
     ]
     typical = sorted(ratios)[len(ratios) // 2]
-    predicted = f"≥ {thresholds['costly']:g} gradients"
+    predicted = f"≥ {thresholds['costly']:g}"
     reason = (
         f"All {short(parameters)} second derivatives cost {short(typical)} gradients; one double "
         f"backward each would cost more than {short(parameters)}."

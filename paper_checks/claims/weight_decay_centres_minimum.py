@@ -45,4 +45,4 @@ def judge(measurements: Measurements, thresholds: Mapping[str, float]) -> Judgem
     if pairs:
         before, after = (sum(column) / len(pairs) for column in zip(*pairs, strict=True))
         what = f"Mean misfit {short(before)} without and {short(after)} with weight decay. {what}"
-    return by_share(good, len(usable), thresholds, f"≥ {thresholds['most']:g} of tensors", what)
+    return by_share(good, len(usable), thresholds, f"≥ {thresholds['most']:g}", what)

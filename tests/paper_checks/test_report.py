@@ -125,7 +125,7 @@ def test_every_verdict_has_a_tone_and_a_mark():
 def test_a_formula_carries_its_source():
     drawn = formula(r"E\left(\left|g_i\right|\right) = \frac{2 \sigma}{\sqrt{\pi}}")
     assert 'aria-label="E\\left(' in drawn
-    assert 'd="M' in drawn
+    assert 'd="m' in drawn
     assert readable(r"$\operatorname{erf}{x}$") == r"\mathrm{erf}{x}"
 
 
