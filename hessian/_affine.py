@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.autograd.graph import GradientEdge
 
 from hessian._loss import Factor, by_sample
-from hessian._site import Site, sum_of_squares
+from hessian._site import Gram, Site, sum_of_squares
 from hessian._tape import Edge
 
 Tick = Callable[[int], None]
@@ -48,6 +48,12 @@ def by_sites(
     edges = list(layouts)
     n = int(factor.weights.shape[1])
     squares: dict[Edge, Tensor] = {}
+    grams = {
+        i: Gram(target.sites[0], n, target.into)
+        for i, target in enumerate(targets)
+        if len(target.sites) == 1
+        and Gram.pays(target.sites[0], n, factor.rank, memory, target.into.element_size())
+    }
     for c in range(factor.rank):
         got = torch.autograd.grad(
             list(outputs),
@@ -63,7 +69,7 @@ def by_sites(
         }
         weights = factor.weights[c]
         squared: set[Edge] = set()
-        for target in targets:
+        for i, target in enumerate(targets):
             used = [site for site in target.sites if site.edge in adjoints]
             if not used:
                 continue
@@ -76,11 +82,16 @@ def by_sites(
                     weighted = a.square() * weights.unsqueeze(1)
                     squares[edge] = squares[edge] + weighted if edge in squares else weighted
                 continue
+            if i in grams:
+                grams[i].add(adjoints[used[0].edge], weights)
+                continue
             sum_of_squares(
                 used, [adjoints[s.edge] for s in used], weights, target.parameter.shape, memory,
                 target.into,
             )  # fmt: skip
         tick(1)
+    for i, gram in grams.items():
+        gram.finish(memory, targets[i].into)
     for target in targets:
         site = target.sites[0]
         if len(target.sites) == 1 and site.outer is not None and site.edge in squares:

@@ -11,6 +11,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -20,6 +21,21 @@ from hessian._tape import Edge, Node, Tape, operation, shape
 
 # (adjoint of the output with samples first [m, q, ...], slice of samples) → [m, *shared shape]
 PerSample = Callable[[Tensor, slice], Tensor]
+
+
+@dataclass
+class Positions:
+    """A use whose per-sample gradient is Σ_p rows[o, p]·columns[k, p], in `groups` blocks.
+
+    `rows` maps an adjoint to ``[m, groups, o, p]``, `columns` a slice of samples to
+    ``[m, groups, k, p]``; `count` is the number of positions p.
+    """
+
+    rows: Callable[[Tensor], Tensor]
+    columns: Callable[[slice], Tensor]
+    groups: int
+    out: int
+    count: int
 
 
 @dataclass
@@ -39,6 +55,7 @@ class Site:
     outer: Tensor | None = None
     transposed: bool = False
     extra: int = 1  # working set of `gradient`, in multiples of the parameter's size
+    positions: Positions | None = None
 
 
 def sites(tape: Tape, labels: dict[Edge, Label], leaf: Node, n: int) -> list[Site] | None:
@@ -123,13 +140,23 @@ def _dense(node: Node, layout: Layout, n: int, transposed: bool) -> Site:
         return alpha * (left.transpose(1, 2) @ right)
 
     single = u[:, 0] if u.shape[1] == 1 else None
-    return Site((node, 0), layout, gradient, alpha, outer=single, transposed=not transposed)
+    positions = Positions(
+        rows=lambda adjoint: alpha * adjoint.transpose(1, 2).unsqueeze(1),
+        columns=lambda part: u[part].transpose(1, 2).unsqueeze(1),
+        groups=1,
+        out=(shape((node, 0)) or (0, 0))[1],
+        count=u.shape[1],
+    )
+    return Site(
+        (node, 0), layout, gradient, alpha, outer=single, transposed=not transposed,
+        positions=positions,
+    )  # fmt: skip
 
 
 def _reduce_to(values: Tensor, weight: tuple[int, ...]) -> Tensor:
     """Sum ``[m, q, ...]`` over positions and whatever `weight` was broadcast along."""
     m = values.shape[0]
-    values = values.sum(1)
+    values = values[:, 0] if values.shape[1] == 1 else values.sum(1)
     while values.dim() - 1 > len(weight):
         values = values.sum(1)
     axes = [i + 1 for i, s in enumerate(weight) if s == 1 and values.shape[i + 1] != 1]
@@ -223,24 +250,39 @@ def _convolution(node: Node, layout: Layout, weight: tuple[int, ...], n: int) ->
     pads = [p for p in reversed(padding) for _ in (0, 1)]
     inputs = by_sample(x, layout, n)  # [n, q, c, *space]
 
-    def gradient(adjoint: Tensor, part: slice) -> Tensor:
-        m, q = adjoint.shape[:2]
-        moving, still = (adjoint, inputs[part]) if swapped else (inputs[part], adjoint)
-        moving = F.pad(moving.flatten(0, 1), pads).contiguous()
-        still = still.flatten(0, 1)
-        out = list(still.shape[2:])
-        view = windows(moving, kernel, stride, dilation, out)
-        positions = math.prod(out)
-        columns = view.reshape(m, q, groups, -1, positions)  # [m, q, g, c/g·kernel, p]
-        rows = still.reshape(m, q, groups, -1, positions)  # [m, q, g, o/g, p]
-        product = rows @ columns.transpose(3, 4)
-        return product.sum(1).reshape(m, *weight)
+    def unfold(moving: Tensor, out: list[int]) -> Tensor:  # [m, q, c, *] → [m, q, g, c/g·kernel, p]
+        m, q = moving.shape[:2]
+        padded = F.pad(moving.flatten(0, 1), pads).contiguous()
+        view = windows(padded, kernel, stride, dilation, out)
+        return view.reshape(m, q, groups, -1, math.prod(out))
 
-    k = math.prod(weight[1:])
-    spots = math.prod(x.shape[2:]) if swapped else math.prod((shape((node, 0)) or x.shape)[2:])
+    def fold(still: Tensor) -> Tensor:  # [m, q, o, *out] → [m, q, g, o/g, p]
+        return still.reshape(*still.shape[:2], groups, -1, math.prod(still.shape[3:]))
+
+    def gradient(adjoint: Tensor, part: slice) -> Tensor:
+        moving, still = (adjoint, inputs[part]) if swapped else (inputs[part], adjoint)
+        product = fold(still) @ unfold(moving, list(still.shape[3:])).transpose(3, 4)
+        summed = product[:, 0] if product.shape[1] == 1 else product.sum(1)
+        return summed.reshape(summed.shape[0], *weight)
+
+    def places(values: Tensor) -> Tensor:  # [m, q, g, *, p] → [m, g, *, q·p]
+        if values.shape[1] == 1:
+            return values[:, 0]
+        return values.movedim(1, 3).flatten(3)
+
+    space = list((shape((node, 0)) or tuple(x.shape))[2:])
+    spots = math.prod(x.shape[2:] if swapped else space)
     # im2col holds c·kernel·positions values a sample, the parameter o·c·kernel
-    extra = 2 + math.ceil(layout.outer * layout.inner * spots * k / max(1, math.prod(weight)))
-    return Site((node, 0), layout, gradient, extra=extra)
+    count = layout.outer * layout.inner * spots
+    extra = 2 + math.ceil(count * math.prod(weight[1:]) / max(1, math.prod(weight)))
+    positions = Positions(
+        rows=lambda adjoint: places(fold(adjoint)),
+        columns=lambda part: places(unfold(inputs[part], space)),
+        groups=groups,
+        out=weight[0] // groups,
+        count=count,
+    )
+    return Site((node, 0), layout, gradient, extra=extra, positions=None if swapped else positions)
 
 
 def _embedding(node: Node, layout: Layout, weight: tuple[int, ...], n: int) -> Site | None:
@@ -283,3 +325,57 @@ def sum_of_squares(
             total = total + site.gradient(adjoint[part], part)
         flat = total.reshape(total.shape[0], -1)
         into.view(-1).addmv_(flat.square_().T, weights[part])
+
+
+class Gram:
+    """Σ_n Σ_c λ (Σ_p rows[o,p]·columns[k,p])² over *pairs* of positions, all columns c at once.
+
+    The square is Σ_{p≤q} (2 - δ_pq) rows[o,p] rows[o,q] · columns[k,p] columns[k,q]: the first
+    product is summed over c as the columns come, the second is the same for all of them, and one
+    matrix product at the end does the rest. No per-sample gradient is ever written out.
+    """
+
+    def __init__(self, site: Site, n: int, like: Tensor) -> None:
+        assert site.positions is not None
+        self.site, self.at, self.n = site, site.positions, n
+        self.left, self.right = torch.triu_indices(self.at.count, self.at.count, device=like.device)
+        self.pairs = like.new_zeros((n, self.at.groups, self.at.out, self.left.numel()))
+        self.double = torch.where(self.left == self.right, 1.0, 2.0).to(like.dtype)
+
+    @staticmethod
+    def pays(site: Site, n: int, rank: int, memory: int, item: int) -> bool:
+        """Whether pairs of positions are fewer than columns times positions, with room to spare.
+
+        Both forms do the same kind of product; the other one also writes n per-sample gradients
+        for every column, which costs it about three times its arithmetic.
+        """
+        at = site.positions
+        if at is None or at.count < 2:
+            return False
+        pairs = at.count * (at.count + 1) // 2
+        return (
+            pairs <= 1.5 * rank * at.count and 2 * n * at.groups * at.out * pairs * item <= memory
+        )
+
+    def add(self, adjoint: Tensor, weights: Tensor) -> None:
+        """One column: adjoints ``[n, q, ...]`` of the site's output, λ of each sample."""
+        rows = self.at.rows(adjoint)
+        weighted = rows * weights.view(-1, 1, 1, 1)
+        self.pairs.addcmul_(weighted[..., self.left], rows[..., self.right])
+
+    def finish(self, memory: int, into: Tensor) -> None:
+        """Contract with the inputs' pairs and add to `into`, chunked over samples."""
+        groups, out, count = self.at.groups, self.at.out, self.left.numel()
+        inner = into.numel() // (groups * out)
+        each = 3 * groups * inner * count * into.element_size()
+        chunk = max(1, min(self.n, memory // max(1, each)))
+        total = into.new_zeros((groups, out, inner))
+        for start in range(0, self.n, chunk):
+            part = slice(start, min(self.n, start + chunk))
+            columns = self.at.columns(part)
+            squared = columns[..., self.left] * columns[..., self.right] * self.double
+            a = self.pairs[part].permute(1, 2, 0, 3).reshape(groups, out, -1)
+            b = squared.permute(1, 0, 3, 2).reshape(groups, -1, inner)
+            total.baddbmm_(a, b)
+        shaped = total[0].T if self.site.transposed else total
+        into += shaped.reshape(into.shape)
