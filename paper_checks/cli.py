@@ -70,7 +70,9 @@ def one_line(error: BaseException) -> str:
     """
     if isinstance(error, OSError) and error.strerror:
         return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
-    return " ".join(str(error).split()) or type(error).__name__
+    text = " ".join(str(error).split()) or type(error).__name__
+    # What `sim.data.load` calls root is --data here.
+    return f"--data{text.removeprefix('root')}" if text.startswith("root: ") else text
 
 
 Data = Annotated[

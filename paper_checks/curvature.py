@@ -194,9 +194,9 @@ _COLUMNS = (
     ("eq23", "LARS"),
     ("eq24_nonzero", "PercentDelta"),
     ("within_factor_2", "within ×2"),
-    ("rank_correlation", "rank corr."),
+    ("rank_correlation", "rank"),
     ("share_zero_curvature", "h = 0"),
-    ("deviation", "deviation"),
+    ("deviation", "off by"),
 )
 
 
@@ -207,7 +207,8 @@ def table(frame: "pd.DataFrame") -> "Table":
     shown = [(column, title) for column, title in _COLUMNS if column in frame]
     found = Table(title="Exact curvature radius (median) and its substitutes", pad_edge=False)
     for column, title in shown:
-        found.add_column(title, justify="left" if column == "parameter" else "right")
+        first = column == "parameter"
+        found.add_column(title, justify="left" if first else "right", no_wrap=first)
     for row in frame.to_dict("records"):
         found.add_row(*(_cell(row[column]) for column, _ in shown))
     return found

@@ -5,9 +5,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from paper_checks.check import Judgement, Measurements
+from paper_checks import drawing
+from paper_checks.check import Drawing, Judgement, Measurements
 from paper_checks.claims._networks import PROTOCOL as NETWORKS
 from paper_checks.claims._networks import networks
+from paper_checks.claims.registry import CLAIMS
 from paper_checks.numbers import short
 from paper_checks.verdicts import CONTRADICTED, HOLDS, IN_PART, INCONCLUSIVE
 
@@ -20,6 +22,8 @@ PROTOCOL = (
     "the tensors is subtracted, since one common factor belongs to γ.",
     "Four statistics are tried, so one of them has four chances to pass.",
 )
+NAME = "claim-layer-statistics-usable"
+BAND = CLAIMS[NAME].thresholds["factor"]
 STATISTICS = {
     "median |w/g|": "ratio_median",
     "mean |w/g| (equation 17 averaged)": "ratio_finite_mean",
@@ -64,6 +68,7 @@ def compare(rows: list[Mapping[str, Any]], column: str, factor: float) -> tuple[
 
 def judge(measurements: Measurements, thresholds: Mapping[str, float]) -> Judgement:
     """The best statistic decides, taken at its worst seed."""
+    predicted = f"≥ {thresholds['most']:g}"
     worst: dict[str, tuple[float, float]] = {}
     for network in measurements["networks"]:
         usable = [
@@ -74,7 +79,7 @@ def judge(measurements: Measurements, thresholds: Mapping[str, float]) -> Judgem
         ]
         if len(usable) < thresholds["tensors"]:
             return Judgement(
-                INCONCLUSIVE, None, None, f"Only {len(usable)} tensors can be compared."
+                INCONCLUSIVE, predicted, None, f"Only {len(usable)} tensors can be compared."
             )
         for title, column in STATISTICS.items():
             share, rank = compare(usable, column, thresholds["factor"])
@@ -92,4 +97,60 @@ def judge(measurements: Measurements, thresholds: Mapping[str, float]) -> Judgem
     reason += "; ".join(
         f"{title} {100 * share:.0f} %, {short(rank, 2)}" for title, (share, rank) in worst.items()
     )
-    return Judgement(verdict, f"≥ {thresholds['most']:g}", worst[best][0], reason + ".")
+    return Judgement(verdict, predicted, worst[best][0], reason + ".")
+
+
+def draw(measurements: Measurements) -> Drawing:
+    """The first seed's tensors: each statistic, its common factor divided out, against exact R."""
+    rows = [
+        row
+        for row in measurements["networks"][0]["rows"]
+        if all(row[column] for column in ("radius_finite_q50", *STATISTICS.values()))
+    ]
+    exact = np.array([row["radius_finite_q50"] for row in rows])
+    colours = (drawing.BLUE, drawing.GREEN, drawing.ORANGE, drawing.VERMILION)
+    with drawing.style(NAME):
+        chart = drawing.figure(8.0, 6.0)
+        axes = chart.subplots()
+        ends = np.array([exact.min() / 5, exact.max() * 5]) if rows else np.array([1.0, 10.0])
+        axes.fill_between(ends, ends / BAND, ends * BAND, color="#EEEEEE", linewidth=0)
+        axes.plot(
+            ends, ends, color=drawing.BLACK, linewidth=1, label=f"equal; grey: within ×{BAND:g}"
+        )
+        for (title, column), colour, marker in zip(
+            STATISTICS.items(), colours, "osD^", strict=True
+        ):
+            found = np.array([row[column] for row in rows])
+            # The factor that γ absorbs.
+            found = found / np.exp(np.median(np.log(found / exact))) if rows else found
+            axes.plot(exact, found, marker, color=colour, markersize=6, alpha=0.85, label=title)
+        axes.set_xscale("log")
+        axes.set_yscale("log")
+        axes.set_xlabel("median of the exact radius R of a tensor (weight units)")
+        axes.set_ylabel("layer statistic × common factor (weight units)")
+        chart.legend(loc="outside upper center", ncols=2)
+    alt = (
+        f"Log-log scatter of four layer statistics of |w/g| against the exact median radius of "
+        f"{len(rows)} tensors. They rise with it, but more slowly: small radii are overestimated "
+        "and large ones underestimated once a common factor is divided out."
+    )
+    if not _compressed(rows, exact):
+        alt = alt.split(" They rise")[0]
+    caption = (
+        "Each point is a weight or bias tensor at initialisation. A statistic that could set a "
+        "layer's learning rate would lie in the grey band, up to one common factor, which has "
+        "been divided out."
+    )
+    title = "Layer statistics against the exact radius"
+    return Drawing(drawing.to_svg(chart, NAME, title, alt), alt, caption)
+
+
+def _compressed(rows: list[Mapping[str, Any]], exact: Any) -> bool:
+    """Whether every statistic rises with the exact radius by a power between zero and one."""
+    if len(rows) < 3 or np.ptp(exact) == 0:
+        return False
+    slopes = [
+        np.polyfit(np.log(exact), np.log([row[column] for row in rows]), 1)[0]
+        for column in STATISTICS.values()
+    ]
+    return all(0 < slope < 1 for slope in slopes)

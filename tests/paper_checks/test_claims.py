@@ -149,6 +149,18 @@ def test_few_tensors_leave_the_layer_statistics_open():
     assert judged("layer-statistics-usable", {"networks": [network(rows)]}) == "inconclusive"
 
 
+def test_the_picture_of_the_layer_statistics_says_what_it_shows():
+    flat = {name: (lambda k: 2.0**k) for name in ("ratio_median", "ratio_finite_mean")}
+    flat |= {name: (lambda k: 3.0**k) for name in ("eq24_nonzero", "eq23")}
+    draw = claim_check("claim-layer-statistics-usable").draw
+    compressed = draw({"networks": [network(tensors(8, **statistics(**flat)))]})
+    assert "more slowly" in compressed.alt
+    assert compressed.alt in compressed.svg
+    wild = draw({"networks": [network(tensors(8, **statistics()))]})
+    assert "more slowly" not in wild.alt
+    assert draw({"networks": [network([])]}).svg.startswith("<svg")
+
+
 def test_a_constant_statistic_has_no_rank():
     rows = [{"radius_finite_q50": 10.0**k, "x": 1.0} for k in range(4)]
     assert compare(rows, "x", 2.0)[1] == 0.0

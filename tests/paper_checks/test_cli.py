@@ -79,7 +79,7 @@ def test_a_bug_shows_its_traceback(tmp_path, monkeypatch):
         (("--profile", "slow"), ("--profile", "slow", "quick")),
         (("--dataset", "mnist"), ("--dataset", "mnist", "cifar10")),
         (("--device", "abacus"), ("--device", "abacus", "cpu")),
-        (("--dataset", "cifar10", "--data", "no/such/folder"), ("no/such/folder",)),
+        (("--dataset", "cifar10", "--data", "no/such/folder"), ("--data: ", "no/such/folder")),
     ],
 )
 def test_audit_refuses_bad_input(tmp_path, monkeypatch, arguments, words):
