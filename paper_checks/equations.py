@@ -123,11 +123,12 @@ def judge(measurements: Measurements) -> Judgement:
     verdict, numbers = measurements["verdict"], measurements["numbers"]
     steps = measurements["derivation"]["steps"]
     passed = sum(step["checked"] for step in steps)
-    count = f"{passed} of {len(steps)} steps check"
+    plural = "step" if len(steps) == 1 else "steps"
+    count = f"{passed} of {len(steps)} {plural} checked"
     if numbers is None:
         if passed < len(steps):
             verdict = INCONCLUSIVE
-        return Judgement(verdict, f"{len(steps)} steps", count, measurements["note"])
+        return Judgement(verdict, f"{len(steps)} {plural}", count, measurements["note"])
     low, high = numbers["interval"]
     trouble = None if passed == len(steps) else f"Of the derivation only {count}."
     trouble = trouble or _trouble(measurements)

@@ -32,7 +32,7 @@ def measure(context: "Context") -> dict[str, Any]:
 
 
 def judge(measurements: Measurements, thresholds: Mapping[str, float]) -> Judgement:
-    """Compares the dearest and the cheapest run with the two thresholds."""
+    """Compares the middle one of the seeds' ratios with the two thresholds."""
     parameters = measurements["parameters"]
     ratios = [
         whole / one
@@ -44,14 +44,14 @@ def judge(measurements: Measurements, thresholds: Mapping[str, float]) -> Judgem
     predicted = f"≥ {thresholds['costly']:g}"
     reason = (
         f"All {short(parameters)} second derivatives cost {short(typical)} gradients; one double "
-        f"backward each would cost more than {short(parameters)}."
+        f"backward each would cost more than {short(parameters)}. The interval spans the seeds."
     )
     if parameters < thresholds["parameters"]:
         verdict = INCONCLUSIVE
         reason = f"{short(parameters)} parameters are no big network. {reason}"
-    elif min(ratios) >= thresholds["costly"]:
+    elif typical >= thresholds["costly"]:
         verdict = HOLDS
-    elif max(ratios) <= thresholds["cheap"]:
+    elif typical <= thresholds["cheap"]:
         verdict = CONTRADICTED
     else:
         verdict = IN_PART

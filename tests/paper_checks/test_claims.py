@@ -207,6 +207,15 @@ def test_cost(seconds, parameters, verdict):
     assert judged("second-derivative-costly", measurements) == verdict
 
 
+def test_one_disturbed_timing_does_not_decide_the_cost():
+    measurements = {
+        "parameters": 10**6,
+        "gradient_seconds": [1.0, 1.0, 1.0],
+        "diagonal_seconds": [20.0, 5000.0, 25.0],
+    }
+    assert judged("second-derivative-costly", measurements) == "contradicted"
+
+
 @pytest.mark.parametrize(
     ("last", "verdict"), [(0.125, "holds"), (0.2, "holds in part"), (0.5, "contradicted")]
 )
