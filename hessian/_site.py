@@ -339,7 +339,8 @@ class Gram:
         assert site.positions is not None
         self.site, self.at, self.n = site, site.positions, n
         self.left, self.right = torch.triu_indices(self.at.count, self.at.count, device=like.device)
-        self.pairs = like.new_zeros((n, self.at.groups, self.at.out, self.left.numel()))
+        # Pairs lead, so that picking them copies whole blocks.
+        self.pairs = like.new_zeros((self.left.numel(), n, self.at.groups, self.at.out))
         self.double = torch.where(self.left == self.right, 1.0, 2.0).to(like.dtype)
 
     @staticmethod
@@ -359,9 +360,9 @@ class Gram:
 
     def add(self, adjoint: Tensor, weights: Tensor) -> None:
         """One column: adjoints ``[n, q, ...]`` of the site's output, λ of each sample."""
-        rows = self.at.rows(adjoint)
-        weighted = rows * weights.view(-1, 1, 1, 1)
-        self.pairs.addcmul_(weighted[..., self.left], rows[..., self.right])
+        rows = self.at.rows(adjoint).permute(3, 0, 1, 2).contiguous()
+        weighted = rows * weights.view(1, -1, 1, 1)
+        self.pairs.addcmul_(weighted.index_select(0, self.left), rows.index_select(0, self.right))
 
     def finish(self, memory: int, into: Tensor) -> None:
         """Contract with the inputs' pairs and add to `into`, chunked over samples."""
@@ -372,10 +373,10 @@ class Gram:
         total = into.new_zeros((groups, out, inner))
         for start in range(0, self.n, chunk):
             part = slice(start, min(self.n, start + chunk))
-            columns = self.at.columns(part)
-            squared = columns[..., self.left] * columns[..., self.right] * self.double
-            a = self.pairs[part].permute(1, 2, 0, 3).reshape(groups, out, -1)
-            b = squared.permute(1, 0, 3, 2).reshape(groups, -1, inner)
-            total.baddbmm_(a, b)
+            columns = self.at.columns(part).permute(3, 0, 1, 2).contiguous()  # [p, m, g, k]
+            squared = columns.index_select(0, self.left).mul_(columns.index_select(0, self.right))
+            squared.mul_(self.double.view(-1, 1, 1, 1))
+            a = self.pairs[:, part].reshape(-1, groups, out)
+            total.baddbmm_(a.permute(1, 2, 0), squared.view(-1, groups, inner).transpose(0, 1))
         shaped = total[0].T if self.site.transposed else total
         into += shaped.reshape(into.shape)
