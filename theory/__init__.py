@@ -20,32 +20,43 @@ True
 
 from theory import symbols
 from theory._objects import Distributed, Gaussian, Tends
+from theory.derivation import Derivation, Statement
+from theory.derivations import DERIVATIONS
 from theory.equation import Equation, Reading, Repair, Small, Step
 from theory.equations import EQUATIONS
 from theory.laws import (
+    bend_batch_size,
     expected_abs_distance,
     expected_abs_gradient,
     expected_abs_step,
     expected_loss_decrease,
+    finite_population_abs_mean,
+    gradient_noise_scale,
     numeric,
 )
 from theory.verdict import Verdict, judge
 
 __all__ = [
+    "DERIVATIONS",
     "EQUATIONS",
+    "Derivation",
     "Distributed",
     "Equation",
     "Gaussian",
     "Reading",
     "Repair",
     "Small",
+    "Statement",
     "Step",
     "Tends",
     "Verdict",
+    "bend_batch_size",
     "expected_abs_distance",
     "expected_abs_gradient",
     "expected_abs_step",
     "expected_loss_decrease",
+    "finite_population_abs_mean",
+    "gradient_noise_scale",
     "judge",
     "numeric",
     "symbols",

@@ -70,3 +70,31 @@ def choice(name: str, value: Any, allowed: tuple[str, ...]) -> str:
     if value not in allowed:
         raise ValueError(f"{name} is {value!r}; it must be {' or '.join(map(repr, allowed))}")
     return str(value)
+
+
+def above(name: str, value: Any, bound: Any, remedy: str) -> Any:
+    """A finite scalar that, if it is a number, is greater than the bound."""
+    expression = finite(name, value)
+    if expression.is_number and not expression > bound:
+        raise ValueError(f"{name} is {value!r}; it must be greater than {bound}: {remedy}")
+    return expression
+
+
+def within(name: str, value: Any, low: Any, high: Any, remedy: str, closed: str = "[]") -> Any:
+    """A finite scalar that, if it is a number, is in an interval; `closed` draws its brackets."""
+    expression = finite(name, value)
+    if expression.is_number:
+        above_low = expression >= low if closed[0] == "[" else expression > low
+        below_high = expression <= high if closed[1] == "]" else expression < high
+        if not (above_low and below_high):
+            interval = f"{closed[0]}{low}, {high}{closed[1]}"
+            raise ValueError(f"{name} is {value!r}; it must be in {interval}: {remedy}")
+    return expression
+
+
+def spread(name: str, value: Any) -> Any:
+    return at_least(name, value, 0, "a standard deviation is not negative")
+
+
+def positive_spread(name: str, value: Any) -> Any:
+    return above(name, value, 0, "a standard deviation that is divided by, or divides, is positive")

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from sympy import Abs, Eq, Piecewise, S, erf, exp, oo, pi, sqrt
+from sympy import Abs, And, Eq, Piecewise, S, erf, exp, oo, pi, sqrt
 
 
 def batch_deviation(n: Any, sigma: Any, population: Any) -> Any:
@@ -35,3 +35,24 @@ def folded_normal_mean(mu: Any, s: Any, exact_when: Any = S.false) -> Any:
 def all_drawn(n: Any, population: Any) -> Any:
     """The condition that the batch is the whole population, false where that cannot be."""
     return S.false if population is oo else Eq(n, population)
+
+
+def total_deviation(
+    n: Any, sigma: Any, population: Any, tau: Any = S.Zero, mask: Any = S.Zero, common: Any = S.Zero
+) -> Any:
+    """Standard deviation of a batch gradient over batches, masks and the coordinates of a layer.
+
+    Variances add: that of `batch_deviation`, mask^2/n (drawn anew for every sample, so without a
+    finite-population factor), common^2 (one draw for the whole batch) and tau^2 (over coordinates).
+    """
+    s = batch_deviation(n, sigma, population)
+    if all(part.is_zero for part in (tau, mask, common)):
+        return s
+    if s.is_zero and mask.is_zero and common.is_zero:
+        return tau
+    return sqrt(s**2 + mask**2 / n + common**2 + tau**2)
+
+
+def nothing_random(n: Any, population: Any, *spreads: Any) -> Any:
+    """The condition that no spread is left: the whole population, and every other spread zero."""
+    return And(all_drawn(n, population), *(Eq(part, 0) for part in spreads))

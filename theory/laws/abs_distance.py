@@ -4,12 +4,18 @@ from typing import Any
 
 from sympy import Abs, oo
 
-from theory.laws._domain import batch_size, choice, deviation, finite, training_set
-from theory.laws._folded_normal import all_drawn, batch_deviation, folded_normal_mean
+from theory.laws._domain import batch_size, choice, deviation, finite, spread, training_set
+from theory.laws._folded_normal import folded_normal_mean, nothing_random, total_deviation
 
 
 def expected_abs_distance(
-    a: Any, n: Any, sigma: Any, mu: Any = 0, population: Any = oo, on: str = "batch"
+    a: Any,
+    n: Any,
+    sigma: Any,
+    mu: Any = 0,
+    population: Any = oo,
+    on: str = "batch",
+    tau: Any = 0,
 ) -> Any:
     r"""Return E\|d\|, the expected distance of w from the minimum of a parabola a(w - b)^2 + c.
 
@@ -24,7 +30,9 @@ def expected_abs_distance(
 
     Only the first depends on n, and with mu = 0 only the first is not zero: what shrinks as
     1/sqrt(n) is the scatter of the batches' minima around the parameter, not the distance of the
-    parameter from the minimum of the loss.
+    parameter from the minimum of the loss. With means spread over a layer, mu_i ~ N(mu, tau),
+    both are averages over the layer. The distance that SGD itself leaves in the long run is
+    `stationary_abs_distance`.
 
     Source: equations 13 and 25 to 28 of the paper; the folded normal distribution.
 
@@ -42,7 +50,8 @@ def expected_abs_distance(
     population, on = training_set(population, n), choice("on", on, ("batch", "population"))
     if a.is_zero:
         raise ValueError("a is 0; a parabola of zero curvature has no minimum, pass a nonzero a")
+    tau = spread("tau", tau)
     if on == "population":
-        return Abs(mu) / (2 * Abs(a))
-    s = batch_deviation(n, sigma, population)
-    return folded_normal_mean(mu, s, all_drawn(n, population)) / (2 * Abs(a))
+        return folded_normal_mean(mu, tau) / (2 * Abs(a))
+    s = total_deviation(n, sigma, population, tau)
+    return folded_normal_mean(mu, s, nothing_random(n, population, tau)) / (2 * Abs(a))

@@ -4,11 +4,19 @@ from typing import Any
 
 from sympy import oo
 
-from theory.laws._domain import batch_size, deviation, finite, training_set
-from theory.laws._folded_normal import all_drawn, batch_deviation, folded_normal_mean
+from theory.laws._domain import batch_size, deviation, finite, spread, training_set
+from theory.laws._folded_normal import folded_normal_mean, nothing_random, total_deviation
 
 
-def expected_abs_gradient(n: Any, sigma: Any, mu: Any = 0, population: Any = oo) -> Any:
+def expected_abs_gradient(
+    n: Any,
+    sigma: Any,
+    mu: Any = 0,
+    population: Any = oo,
+    tau: Any = 0,
+    mask: Any = 0,
+    common: Any = 0,
+) -> Any:
     r"""Return E\|g_n\| for the mean g_n of n per-sample gradients, in the gradient's unit.
 
     Equation 4 of the paper, with its constant corrected (the paper prints 2/sqrt(pi) for
@@ -24,14 +32,22 @@ def expected_abs_gradient(n: Any, sigma: Any, mu: Any = 0, population: Any = oo)
     It is a theorem for independent draws; for a finite population the mean and the standard
     deviation of g_n are exact, and its normality is the central limit theorem's (Hajek 1960).
     The 1/sqrt(n) law is the case mu = 0; it bends towards \|mu\| near n = (sigma/mu)^2, which is
-    McCandlish et al.'s gradient noise scale of one coordinate.
+    McCandlish et al.'s gradient noise scale of one coordinate (`bend_batch_size`).
     At n = population nothing is random and the result is \|mu\|.
+
+    Extensions, all standard deviations, which add their squares to s^2:
+
+        tau      of the coordinates' means over a layer, mu_i ~ N(mu, tau); the result is then the
+                 average over the layer, and a theorem, since a normal mixture of normals is normal
+        mask     of one sample's gradient over its dropout masks, drawn anew for each sample: adds
+                 mask^2/n without a finite-population factor, so that mask^2/N is left at n = N
+        common   over a mask that the whole batch shares: adds common^2, which does not shrink
 
     Source: the folded normal distribution, Leone, Nelson & Nottingham (1961); the finite
     population factor, Cochran, Sampling Techniques, theorem 2.2.
 
-    Raises ValueError, naming the argument, for n < 1, sigma < 0, population < n or a value that is
-    not a real number.
+    Raises ValueError, naming the argument, for n < 1, a negative standard deviation,
+    population < n or a value that is not a real number.
 
     >>> from sympy import symbols
     >>> n, sigma = symbols("n sigma", positive=True)
@@ -39,8 +55,11 @@ def expected_abs_gradient(n: Any, sigma: Any, mu: Any = 0, population: Any = oo)
     sqrt(2)*sigma/(sqrt(pi)*sqrt(n))
     >>> expected_abs_gradient(4, 1, mu=2, population=4)
     2
+    >>> expected_abs_gradient(4, 1, population=4, mask=2)  # the masks' share is left at n = N
+    sqrt(2)/sqrt(pi)
     """
     n, sigma, mu = batch_size(n), deviation(sigma), finite("mu", mu)
     population = training_set(population, n)
-    s = batch_deviation(n, sigma, population)
-    return folded_normal_mean(mu, s, exact_when=all_drawn(n, population))
+    tau, mask, common = spread("tau", tau), spread("mask", mask), spread("common", common)
+    s = total_deviation(n, sigma, population, tau, mask, common)
+    return folded_normal_mean(mu, s, nothing_random(n, population, tau, mask, common))

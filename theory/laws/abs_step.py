@@ -4,12 +4,18 @@ from typing import Any
 
 from sympy import oo, sqrt
 
-from theory.laws._domain import batch_size, deviation, finite, rate, training_set
-from theory.laws._folded_normal import all_drawn, batch_deviation, folded_normal_mean
+from theory.laws._domain import batch_size, deviation, finite, rate, spread, training_set
+from theory.laws._folded_normal import batch_deviation, folded_normal_mean, nothing_random
 
 
 def expected_abs_step(
-    lr: Any, n: Any, sigma: Any, mu: Any = 0, population: Any = oo, momentum: Any = 0
+    lr: Any,
+    n: Any,
+    sigma: Any,
+    mu: Any = 0,
+    population: Any = oo,
+    momentum: Any = 0,
+    tau: Any = 0,
 ) -> Any:
     r"""Return E\|dw\| of one SGD step, in the parameter's unit.
 
@@ -28,6 +34,8 @@ def expected_abs_step(
     sigma = 0 it does so by 1/(1 - m) (10 at m = 0.9): its effect depends on n.
     Every batch is taken to be drawn anew from the population; batches that partition one epoch
     are negatively correlated, which this leaves out.
+    With means spread over a layer, mu_i ~ N(mu, tau), v has variance
+    s^2/(1 - m^2) + tau^2/(1 - m)^2: momentum lengthens the mean's part more than the noise's.
 
     Source: the variance of a first-order autoregression, Box & Jenkins, section 3.2.
 
@@ -48,6 +56,8 @@ def expected_abs_step(
             f"momentum is {momentum!r}; it must be in [0, 1): from 1 on the velocity has no "
             "stationary distribution"
         )
-    s = batch_deviation(n, sigma, population)
-    step = folded_normal_mean(mu / (1 - m), s / sqrt(1 - m**2), all_drawn(n, population))
-    return lr * step
+    s, tau = batch_deviation(n, sigma, population), spread("tau", tau)
+    sd = s / sqrt(1 - m**2)
+    if not tau.is_zero:
+        sd = sqrt(sd**2 + (tau / (1 - m)) ** 2)
+    return lr * folded_normal_mean(mu / (1 - m), sd, nothing_random(n, population, tau))

@@ -4,7 +4,7 @@ from typing import Any
 
 from sympy import oo
 
-from theory.laws._domain import batch_size, choice, deviation, finite, rate, training_set
+from theory.laws._domain import batch_size, choice, deviation, finite, rate, spread, training_set
 from theory.laws._folded_normal import batch_deviation
 
 
@@ -16,6 +16,7 @@ def expected_loss_decrease(
     curvature: Any = 0,
     on: str = "batch",
     population: Any = oo,
+    tau: Any = 0,
 ) -> Any:
     r"""Return the expected decrease of the loss by one SGD step in one coordinate.
 
@@ -32,6 +33,8 @@ def expected_loss_decrease(
     For a smooth loss that is no parabola both are the expansion in lr to second order; the error
     is of order lr^3. Equation 8 is on="batch" with mu = 0 and h = 0. On the population the same
     step, with mu = 0, decreases nothing: for h > 0 the loss *rises* by lr^2*h*s^2/2.
+    With means spread over a layer, mu_i ~ N(mu, tau), mu^2 becomes mu^2 + tau^2, and the result is
+    the average over the layer's coordinates.
 
     Source: the second-order expansion of McCandlish et al. (2018), section 2.2, in one coordinate.
 
@@ -48,8 +51,9 @@ def expected_loss_decrease(
     lr, n, sigma, mu = rate(lr), batch_size(n), deviation(sigma), finite("mu", mu)
     h, population = finite("curvature", curvature), training_set(population, n)
     on = choice("on", on, ("batch", "population"))
-    square = mu**2 + batch_deviation(n, sigma, population) ** 2
+    mean_square = mu**2 + spread("tau", tau) ** 2
+    square = mean_square + batch_deviation(n, sigma, population) ** 2
     if on == "batch":
         # As a product: near lr*h = 2 the difference of the two terms would lose digits.
         return lr * square * (1 - lr * h / 2)
-    return lr * mu**2 - lr**2 * h / 2 * square
+    return lr * mean_square - lr**2 * h / 2 * square

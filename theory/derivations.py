@@ -1,0 +1,17 @@
+"""All derivations of the laws, by name, in the order in which a reader meets them."""
+
+from collections.abc import Mapping
+from types import MappingProxyType
+
+from theory.derivation import Derivation
+from theory.laws import bend, finite_population
+
+DERIVATIONS: Mapping[str, Derivation] = MappingProxyType(
+    {
+        module.DERIVATION.name: module.DERIVATION
+        for module in (
+            bend,
+            finite_population,
+        )
+    }
+)
