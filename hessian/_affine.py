@@ -52,7 +52,7 @@ def by_sites(
         i: Gram(target.sites[0], n, target.into)
         for i, target in enumerate(targets)
         if len(target.sites) == 1
-        and Gram.pays(target.sites[0], n, factor.rank, memory, target.into.element_size())
+        and Gram.pays(target.sites[0], target.into, n, factor.rank, memory)
     }
     for c in range(factor.rank):
         got = torch.autograd.grad(

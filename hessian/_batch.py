@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.autograd.graph import get_gradient_edge
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
-from hessian import _affine, _data, _loss, _parameter
+from hessian import _affine, _data, _loss, _parameter, _preactivation
 from hessian._certificate import LINEAR, affinity, loss_labels, sample_labels, separable, uncoupled
 from hessian._operations import Layout, candidates
 from hessian._plan import Entry, Plan
@@ -20,7 +20,8 @@ from hessian._site import Site, sites
 from hessian._state import Buffers, Randomness
 from hessian._tape import Edge, Node, Tape, refuse_undifferentiable
 
-METHOD_CHOICES = ("auto", "affine", "parameter")
+METHOD_CHOICES = ("auto", "affine", "preactivation", "parameter")
+PREACTIVATION = "linear in it at one site, samples stay apart; above it "
 # A Hessian-vector product runs the tape of a backward pass backward: two passes.
 HVP = 2
 
@@ -136,12 +137,12 @@ class Batch:
         self.used = [i for i, g in enumerate(self.gradient_out) if g is not None]
         at = {i: labels.get((loss_leaves[id(self.detached[i])], 0), LINEAR) for i in self.used}
         self._affinity()
-        wants_factor = self.problem.method != "parameter" and any(
+        wants_factor = self.problem.method in ("auto", "affine") and any(
             node in self.affine.reaches and node not in self.affine.refusal
             for node in self.leaf_nodes.values()
         )
         self.curved = self._curvature(at) if wants_factor else Curved([], None, None, "not needed")
-        self._samples()
+        self._samples(at)
         self.plan = self._plan()
 
     def _affinity(self) -> None:
@@ -162,7 +163,9 @@ class Batch:
         entries = sum(leaf.numel() for leaf in leaves)
         n = self.samples
         layouts = [at[i] for i in curved]
-        proved = n > 1 and all(isinstance(lay, Layout) for lay in layouts)
+        if n == 1:  # nothing to keep apart: any layout will do
+            layouts = [next(iter(candidates(tuple(leaf.shape), 1)), None) for leaf in leaves]
+        proved = all(isinstance(lay, Layout) for lay in layouts)
         if not proved and entries <= _loss.LARGEST_BLOCK:
             matrix = _loss.dense(gradients, leaves)
             guess = self._blocks(matrix, leaves)
@@ -185,8 +188,6 @@ class Batch:
     def _blocks(self, matrix: Tensor, leaves: list[Tensor]) -> list[Layout] | None:
         """Layouts under which a fully known H has only exact zeros between samples."""
         n = self.samples
-        if n == 1:
-            return None
         layouts, owners = [], []
         for leaf in leaves:
             options = candidates(tuple(leaf.shape), n)
@@ -204,33 +205,47 @@ class Batch:
         between = owner.unsqueeze(0) != owner.unsqueeze(1)
         return layouts if not bool(matrix[between].any()) else None
 
-    def _samples(self) -> None:
+    def _samples(self, at: Mapping[int, Any]) -> None:
         """Which parameters can take all samples in one pass, and where they meet the data."""
         self.sites: dict[str, list[Site]] = {}
         self.obstacle: dict[str, str] = {}
-        curved = self.curved
-        if curved.factor is None or curved.layouts is None:
-            return
-        outputs = [self.outputs[i] for i in curved.leaves]
-        tape = self.tape if curved.leaves == self.used else Tape.of(outputs)
+        self.layouts: list[Layout] = []
+        known = dict(zip(self.curved.leaves, self.curved.layouts or (), strict=False))
+        for i in self.used:
+            layout = known.get(i, at[i])
+            if layout == LINEAR:
+                options = candidates(tuple(self.outputs[i].shape), self.samples)
+                layout = options[0] if options else None
+            if not isinstance(layout, Layout):
+                self.layouts = []
+                return
+            self.layouts.append(layout)
+        self.sites, self.obstacle = self._locate([self.outputs[i] for i in self.used])
+
+    def _locate(self, outputs: list[Tensor]) -> tuple[dict[str, list[Site]], dict[str, str]]:
+        """Sites of the parameters whose samples stay apart, and what stands against the others."""
         edges = [get_gradient_edge(t) for t in outputs]
-        roots = {(e.node, e.output_nr): lay for e, lay in zip(edges, curved.layouts, strict=True)}
+        roots = {(e.node, e.output_nr): lay for e, lay in zip(edges, self.layouts, strict=True)}
+        tape = Tape.of(outputs)
         labels = sample_labels(tape, roots, self.samples)
-        eligible = {
-            name: node
-            for name, node in self.leaf_nodes.items()
-            if node not in self.affine.refusal and node in tape.consumers
+        leaves = tape.leaves()
+        nodes = {
+            name: leaves[id(p)] for name, p in self.problem.parameters.items() if id(p) in leaves
         }
-        apart = uncoupled(tape, labels, list(eligible.values()))
-        for name, node in eligible.items():
-            if node not in apart:
-                self.obstacle[name] = "samples are not proved to stay apart above it"
-                continue
-            found = sites(tape, labels, node, self.samples)
-            if found is None:
-                self.obstacle[name] = "it is used in a way without a per-sample gradient here"
-            else:
-                self.sites[name] = found
+        apart = uncoupled(tape, labels, list(nodes.values()))
+        places: dict[str, list[Site]] = {}
+        obstacle: dict[str, str] = {}
+        with torch.no_grad():
+            for name, node in nodes.items():
+                if node not in apart:
+                    obstacle[name] = "samples are not proved to stay apart above it"
+                    continue
+                found = sites(tape, labels, node, self.samples)
+                if found is None:
+                    obstacle[name] = "it is used in a way without a per-sample gradient here"
+                else:
+                    places[name] = found
+        return places, obstacle
 
     # ---------------------------------------------------------------- plan
 
@@ -249,7 +264,26 @@ class Batch:
                         e, method="parameter", forward=1, backward=own[e.name],
                         reason=f"{e.reason}; {price} columns cost more than its entries",
                     )  # fmt: skip
+        self._choose_sites(entries)
         return Plan(tuple(entries.values()), self.samples, rank if factor is not None else None)
+
+    def _choose_sites(self, entries: dict[str, Entry]) -> None:
+        """Share a site's products among its parameters, unless their own entries are fewer."""
+        at: dict[Edge, list[str]] = {}
+        for name, e in entries.items():
+            if e.method == "preactivation":
+                at.setdefault(self.sites[name][0].edge, []).append(name)
+        for number, names in enumerate(at.values()):
+            dear = sum(entries[name].numel for name in names) <= (entries[names[0]].backward // HVP)
+            for name in names:
+                e = entries[name]
+                if dear and self.problem.method == "auto":
+                    why = e.reason.removeprefix(PREACTIVATION)
+                    entries[name] = dataclasses.replace(
+                        e, method="parameter", reason=why, backward=HVP * e.numel
+                    )
+                else:
+                    entries[name] = dataclasses.replace(e, site=number)
 
     def _entry(self, name: str, parameter: Tensor, rank: int) -> Entry:
         dims, count = tuple(parameter.shape), parameter.numel()
@@ -259,9 +293,10 @@ class Batch:
         extra = "; the loss's own term in it is a sum over its entries" if read else ""
 
         def by_parameter(why: str) -> Entry:
-            if self.problem.method == "affine":
+            if self.problem.method in ("affine", "preactivation"):
                 raise ValueError(
-                    f"method='affine' is not proved to be exact for parameter {name!r}: {why}; "
+                    f"method={self.problem.method!r} is not proved to be exact for parameter "
+                    f"{name!r}: {why}; "
                     "use method='auto', or leave the parameter out with names="
                 )
             return Entry(name, dims, "parameter", why, 1, HVP * count)
@@ -276,15 +311,25 @@ class Batch:
             return Entry(name, dims, "separable", "the loss's term is a sum over its entries", 1, 2)
         assert node is not None
         refusal = self.affine.refusal.get(node)
-        if refusal is not None:
-            return by_parameter(refusal)
+        found = self.sites.get(name, [])
+        wanted = (refusal is not None and self.problem.method == "auto") or (
+            self.problem.method == "preactivation"
+        )
+        if wanted and len(found) == 1 and found[0].positions is not None:
+            why = refusal or "chosen with method='preactivation'"
+            return Entry(
+                name, dims, "preactivation", f"{PREACTIVATION}{why}", 1,
+                HVP * _preactivation.products(found[0]),
+            )  # fmt: skip
+        if refusal is not None or self.problem.method == "preactivation":
+            return by_parameter(refusal or self.obstacle.get(name, "it is not used at one site"))
         curved = self.curved
         affine = "the output is affine in each entry"
         if curved.factor is None:
             if curved.leaves:
                 return by_parameter(curved.refusal)
             return Entry(name, dims, "affine", f"{affine} and {curved.refusal}{extra}", 1, 0)
-        if name in self.sites:
+        if name in self.sites and curved.layouts is not None:
             return Entry(name, dims, "affine", f"{affine}, samples stay apart{extra}", 1, rank)
         n = self.samples if curved.layouts is not None else 1
         why = self.obstacle.get(name, "" if self.samples == 1 else "the loss couples samples")
@@ -297,7 +342,9 @@ class Batch:
     def ticks(self) -> int:
         """Units of progress that `run` will report."""
         groups = {e.method: e.backward for e in self.plan if e.method in ("affine", "columns")}
-        return sum(groups.values()) + sum(e.numel for e in self.plan if e.method == "parameter")
+        at = {e.site: e.backward // HVP for e in self.plan if e.method == "preactivation"}
+        own = sum(e.numel for e in self.plan if e.method == "parameter")
+        return sum(groups.values()) + sum(at.values()) + own
 
     def run(self, tick: Callable[[int], None]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """The diagonal and the gradient of this batch's loss."""
@@ -315,18 +362,40 @@ class Batch:
                 into[name] += own
         with torch.no_grad():
             self._affine(by_method, into, tick)
-        slow = by_method.get("parameter", [])
-        if slow:
-            self._release()
-            self.start.rewind()
-            _, value = self.problem.value(self.inputs, self.targets, self.index)
-            if value.requires_grad:
-                _parameter.by_entries(
-                    value, [parameters[name] for name in slow], [into[name] for name in slow],
-                    Tape.of([value]).bytes(), self.problem.memory, tick,
-                )  # fmt: skip
         self._release()
+        self._along(by_method, into, tick)
         return into, gradient
+
+    def _along(
+        self,
+        by_method: Mapping[str, list[str]],
+        into: Mapping[str, Tensor],
+        tick: Callable[[int], None],
+    ) -> None:
+        """Hessian-vector products, on a tape that connects the loss with the parameters."""
+        at_sites, entries = by_method.get("preactivation", []), by_method.get("parameter", [])
+        if not at_sites and not entries:
+            return
+        problem, parameters = self.problem, self.problem.parameters
+        self.start.rewind()
+        output = problem.output(self.inputs, self.index)
+        leaves = [tree_flatten(output)[0][i] for i in self.places]
+        places = self._locate([leaves[i] for i in self.used])[0] if at_sites else {}
+        value = problem.scalar(output, self.inputs, self.targets, self.index)
+        if not value.requires_grad:
+            return
+        size, memory = Tape.of([value]).bytes(), problem.memory
+        shared: dict[Edge, list[tuple[Site, Tensor]]] = {}
+        for name in at_sites:
+            site = places[name][0]
+            shared.setdefault(site.edge, []).append((site, into[name]))
+        for edge, targets in shared.items():
+            _preactivation.by_site(value, edge, targets, self.samples, size, memory, tick)
+        if entries:
+            _parameter.by_entries(
+                value, [parameters[name] for name in entries], [into[name] for name in entries],
+                size, memory, tick,
+            )  # fmt: skip
 
     def _gradient(self) -> dict[str, Tensor]:
         parameters = self.problem.parameters
@@ -374,7 +443,7 @@ class Batch:
         if factor is None:
             return
         outputs = [self.outputs[i] for i in self.curved.leaves]
-        fast = [name for name in by_method.get("affine", []) if name in self.sites]
+        fast = [n for n in by_method.get("affine", []) if self.plan[n].backward]
         _affine.by_sites(
             outputs, factor,
             [_affine.Target(parameters[name], self.sites[name], into[name]) for name in fast],

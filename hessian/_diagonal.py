@@ -56,7 +56,9 @@ def diagonal(
     `weight` says otherwise; a single pair is one batch. What is differentiated is the scalar that
     `loss` returns, terms that it reads from the model's live parameters included. No Hessian is
     formed: parameters that the output is proved to be affine in, entry by entry, take about one
-    backward pass per class altogether, all others a Hessian-vector product per entry (see `plan`).
+    backward pass per class altogether; weights of linear and convolution layers below a curved
+    operation a Hessian-vector product per output of their layer; all others one per entry (see
+    `plan`).
 
     At a kink (a ReLU at exactly zero, a tie in a max) the pointwise derivative is that of
     autograd's own choice of branch. In training mode dropout is one draw, the one that a plain
@@ -69,8 +71,8 @@ def diagonal(
         data: one ``(inputs, targets)`` pair (a tuple or list of two whose first element is a
             tensor or a mapping) or an iterable of pairs, such as a DataLoader. Inputs are passed
             as ``model(x)``, ``model(*x)`` for a tuple, ``model(**x)`` for a mapping.
-        method: ``"auto"``; ``"affine"`` to refuse whatever is not proved affine; ``"parameter"``
-            for Hessian-vector products throughout.
+        method: ``"auto"``; ``"affine"`` or ``"preactivation"`` to refuse whatever that method is
+            not proved for; ``"parameter"`` for Hessian-vector products along every entry.
         verify: number of random entries per parameter to compare with a float64 double backward.
         forward: ``forward(model, inputs)``, to call the model in another way.
         names: parameters to differentiate; all that require gradients by default.
@@ -171,8 +173,9 @@ def plan(
         >>> from torch import nn
         >>> model = nn.Sequential(nn.Linear(4, 3), nn.Tanh(), nn.Linear(3, 2))
         >>> x, y = torch.randn(5, 4), torch.tensor([0, 1, 0, 1, 1])
-        >>> plan(model, nn.functional.cross_entropy, (x, y)).methods()
-        {'0.weight': 'parameter', '0.bias': 'parameter', '2.weight': 'affine', '2.bias': 'affine'}
+        >>> found = plan(model, nn.functional.cross_entropy, (x, y))
+        >>> found["0.weight"].method, found["2.weight"].method
+        ('preactivation', 'affine')
     """
     with _problem(model, loss, method, forward, names, memory, dtype) as problem:
         for inputs, targets in _data.batches(data):

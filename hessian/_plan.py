@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-METHODS = ("affine", "columns", "parameter", "separable", "zero")
+METHODS = ("affine", "columns", "preactivation", "parameter", "separable", "zero")
 
 
 @dataclass(frozen=True)
@@ -16,11 +16,13 @@ class Entry:
         name: the parameter's name in the model.
         shape: its shape.
         method: ``"affine"`` (pulled-back columns, all samples at once), ``"columns"`` (the same,
-            one pass per column and sample), ``"parameter"`` (a Hessian-vector product per entry),
+            one pass per column and sample), ``"preactivation"`` (a Hessian-vector product per
+            output and position of its site), ``"parameter"`` (one per entry),
             ``"separable"`` (only the loss reads it, entry by entry) or ``"zero"`` (nothing does).
         reason: why that method is exact here, or why no cheaper one is.
         forward: forward passes per batch; shared by all parameters of the same method.
         backward: backward passes per batch, likewise; a Hessian-vector product counts as two.
+        site: number of the site, for ``"preactivation"``; parameters of one site share its passes.
     """
 
     name: str
@@ -29,6 +31,7 @@ class Entry:
     reason: str
     forward: int
     backward: int
+    site: int | None = None
 
     @property
     def numel(self) -> int:
@@ -76,7 +79,7 @@ class Plan:
     @property
     def forward(self) -> int:
         """Forward passes per batch in total."""
-        return 1 + any(entry.method == "parameter" for entry in self.entries)
+        return 1 + any(entry.method in ("parameter", "preactivation") for entry in self.entries)
 
     @property
     def backward(self) -> int:
@@ -84,7 +87,8 @@ class Plan:
         shared = {e.method: e.backward for e in self.entries if e.method in ("affine", "columns")}
         own = sum(e.backward for e in self.entries if e.method == "parameter")
         separable = any(e.method == "separable" for e in self.entries)
-        return 1 + sum(shared.values()) + own + 2 * separable
+        at = {e.site: e.backward for e in self.entries if e.method == "preactivation"}
+        return 1 + sum(shared.values()) + sum(at.values()) + own + 2 * separable
 
     def __str__(self) -> str:
         head = ("parameter", "shape", "method", "backward", "why it is exact, or no cheaper")
@@ -101,7 +105,7 @@ class Plan:
         entries = sum(e.numel for e in self.entries)
         foot = (
             f"{entries:,} entries; per batch of {self.samples}: {self.forward} forward and "
-            f"{self.backward:,} backward passes (rows of one method share theirs, except "
-            "'parameter')"
+            f"{self.backward:,} backward passes (rows of one method share theirs; 'preactivation' "
+            "those of one layer, 'parameter' none)"
         )
         return "\n".join((line(head), *map(line, rows), foot))

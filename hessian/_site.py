@@ -141,8 +141,8 @@ def _dense(node: Node, layout: Layout, n: int, transposed: bool) -> Site:
 
     single = u[:, 0] if u.shape[1] == 1 else None
     positions = Positions(
-        rows=lambda adjoint: alpha * adjoint.transpose(1, 2).unsqueeze(1),
-        columns=lambda part: u[part].transpose(1, 2).unsqueeze(1),
+        rows=lambda adjoint: adjoint.transpose(1, 2).unsqueeze(1),
+        columns=lambda part: alpha * u[part].transpose(1, 2).unsqueeze(1),
         groups=1,
         out=(shape((node, 0)) or (0, 0))[1],
         count=u.shape[1],
@@ -186,7 +186,23 @@ def _broadcast(
         values = adjoint if spread is None else adjoint * spread[part]
         return scale * _reduce_to(values, rest).reshape(values.shape[0], *weight)
 
-    return Site((node, 0), layout, gradient, scale)
+    positions = None
+    if operation(node) == "Addmm" and layout.axis == 0 and weight == out[1:]:
+        count = layout.outer * layout.inner
+        ones = scale * _ones(node)
+        positions = Positions(
+            rows=lambda adjoint: adjoint.transpose(1, 2).unsqueeze(1),
+            columns=lambda part: ones.expand(part.stop - part.start, 1, 1, count),
+            groups=1,
+            out=out[1],
+            count=count,
+        )
+    return Site((node, 0), layout, gradient, scale, positions=positions)
+
+
+def _ones(node: Node) -> Tensor:
+    like = node._input_metadata[0]
+    return torch.ones((1,), dtype=like.dtype, device=like.device)
 
 
 def _normalised(node: Node) -> Tensor:
@@ -217,7 +233,21 @@ def _channel(node: Node, layout: Layout, factor: Tensor | None, n: int) -> Site:
         keep = 2  # [m, q, channels, ...]
         return values.sum([1, *range(keep + 1, values.dim())])
 
-    return Site((node, 0), layout, gradient)
+    def places(values: Tensor) -> Tensor:  # [m, q, c, *] → [m, c, 1, q·*]
+        return values.movedim(2, 1).flatten(2).unsqueeze(2)
+
+    out = shape((node, 0)) or (0, 0)
+    count = layout.outer * layout.inner * math.prod(out[2:])
+    ones = None if spread is not None else _ones(node)
+
+    def columns(part: slice) -> Tensor:
+        if spread is not None:
+            return places(spread[part])
+        assert ones is not None
+        return ones.expand(part.stop - part.start, out[1], 1, count)
+
+    positions = Positions(rows=places, columns=columns, groups=out[1], out=1, count=count)
+    return Site((node, 0), layout, gradient, positions=positions)
 
 
 def windows(
@@ -344,15 +374,16 @@ class Gram:
         self.double = torch.where(self.left == self.right, 1.0, 2.0).to(like.dtype)
 
     @staticmethod
-    def pays(site: Site, n: int, rank: int, memory: int, item: int) -> bool:
+    def pays(site: Site, into: Tensor, n: int, rank: int, memory: int) -> bool:
         """Whether pairs of positions are fewer than columns times positions, with room to spare.
 
         Both forms do the same kind of product; the other one also writes n per-sample gradients
         for every column, which costs it about three times its arithmetic.
         """
         at = site.positions
-        if at is None or at.count < 2:
+        if at is None or at.count < 2 or into.numel() == at.groups * at.out:
             return False
+        item = into.element_size()
         pairs = at.count * (at.count + 1) // 2
         return (
             pairs <= 1.5 * rank * at.count and 2 * n * at.groups * at.out * pairs * item <= memory

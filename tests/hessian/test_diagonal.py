@@ -234,6 +234,8 @@ def test_parameter_route_and_small_memory_agree_with_auto(network):
     tight = hessian.diagonal(model, F.cross_entropy, (x, y), memory=1)
     assert set(forced.plan.methods().values()) <= {"parameter", "zero"}
     oracle.assert_exact(forced, dict(auto))
+    sites = {n for n, m in auto.plan.methods().items() if m == "preactivation"}
+    assert bool(sites) == (network in ("tanh-mlp", "gelu-mlp", "layer-norm", "attention"))
     oracle.assert_exact(tight, dict(auto))
 
 
@@ -427,7 +429,7 @@ BAD = {
     ),
     "method": (
         lambda: hessian.diagonal(net(), F.cross_entropy, (X, Y), method="magic"),
-        ValueError, "method must be one of auto, affine, parameter, got 'magic'",
+        ValueError, "method must be one of auto, affine, preactivation, parameter, got",
     ),
     "memory": (
         lambda: hessian.diagonal(net(), F.cross_entropy, (X, Y), memory=0),
@@ -511,9 +513,11 @@ def test_the_plan_is_a_table_and_counts_passes():
     assert "Tanh" in text
     assert plan.columns == 3
     assert plan["4.weight"].backward == 3
-    assert plan["0.weight"].backward == 2 * 30
-    # gradient, three shared columns, two passes for each of 30 + 5 + 25 + 5 entries
-    assert plan.backward == 1 + 3 + 2 * 65
+    # Two hidden layers of five outputs: weight and bias share their layer's products.
+    assert plan["0.weight"].backward == plan["0.bias"].backward == 2 * 5
+    assert plan.backward == 1 + 3 + 2 * (5 + 5)
+    entries = hessian.plan(net(nn.Tanh), F.cross_entropy, (X, Y), method="parameter")
+    assert entries.backward == 1 + 2 * (30 + 5 + 25 + 5 + 20 + 4)
     assert len(text.splitlines()) == len(plan) + 2
 
 
@@ -537,7 +541,7 @@ def test_both_contractions_are_exact(network, form, monkeypatch):
     """Squares of per-sample gradients, and pairs of positions, whichever the cost rule takes."""
     used = []
 
-    def pays(site, n, rank, memory, item):
+    def pays(site, into, n, rank, memory):
         used.append(site.positions is not None and site.positions.count > 1 and form)
         return used[-1]
 
@@ -555,3 +559,44 @@ def test_pairs_of_positions_for_convolutions(kind, monkeypatch):
         _site.Gram, "pays", staticmethod(lambda site, *_: site.positions is not None)
     )
     test_convolutions_take_the_affine_route(kind)
+
+
+SMOOTH = {
+    "conv": lambda: nn.Sequential(
+        nn.Conv2d(2, 4, 3, stride=2), nn.Tanh(), nn.Conv2d(4, 4, 2, groups=2), nn.GELU(),
+        nn.Flatten(), nn.Linear(4, 4), nn.Softmax(1),
+    ),
+    "batch-norm": lambda: nn.Sequential(
+        nn.Conv2d(2, 4, 3), nn.BatchNorm2d(4).eval(), nn.Sigmoid(), nn.Flatten(), nn.LazyLinear(4)
+    ),
+    "sequence": lambda: nn.Sequential(
+        nn.Flatten(2), nn.Linear(36, 5), nn.SiLU(), nn.Linear(5, 3, bias=False), nn.Tanh(),
+        nn.Flatten(), nn.Linear(6, 4),
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("memory", [None, 1])
+@pytest.mark.parametrize("n", [1, 4])
+@pytest.mark.parametrize("kind", SMOOTH)
+def test_preactivation_route_where_many_positions_meet(kind, n, memory):
+    torch.manual_seed(0)
+    model = SMOOTH[kind]().double()
+    x, y = torch.randn(n, 2, 6, 6).double(), torch.arange(n)
+    model(x)
+    names = [n for n, _ in model.named_parameters() if n != "1.weight" or kind != "batch-norm"]
+    got = hessian.diagonal(
+        model, F.cross_entropy, (x, y), method="preactivation", names=names, memory=memory
+    )
+    want = oracle.diagonal(model, F.cross_entropy, [(x, y)])
+    oracle.assert_exact(got, {name: want[name] for name in names})
+    assert set(got.plan.methods().values()) == {"preactivation"}
+    auto = hessian.diagonal(model, F.cross_entropy, (x, y))
+    oracle.assert_exact(auto, want)
+
+
+def test_preactivation_is_refused_where_samples_meet():
+    model, inputs = build("residual-bn-train")
+    x = inputs(5, torch.Generator().manual_seed(1))
+    with pytest.raises(ValueError, match=r"method='preactivation' .* 'stem.weight'"):
+        hessian.diagonal(model, F.cross_entropy, (x, torch.arange(5) % 4), method="preactivation")
