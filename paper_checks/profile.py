@@ -34,7 +34,7 @@ class Profile:
 _PROFILES = {
     ("quick", "digits"): Profile("quick", 0.25, 512, None, 8, 20_000, 200_000),
     ("quick", "gaussian"): Profile("quick", 0.25, 512, None, 8, 20_000, 200_000),
-    ("quick", "cifar10"): Profile("quick", 1.0, 256, 4096, 4, 20_000, 200_000, (0,), passes=2),
+    ("quick", "cifar10"): Profile("quick", 1.0, 1024, 8192, 4, 20_000, 200_000, passes=2),
     ("full", "digits"): Profile("full", 1.0, 1024, None, 48, 200_000, 2_000_000),
     ("full", "gaussian"): Profile("full", 1.0, 1024, None, 48, 200_000, 2_000_000),
     ("full", "cifar10"): Profile("full", 1.0, 4096, None, 24, 200_000, 2_000_000),
