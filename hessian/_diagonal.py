@@ -279,10 +279,10 @@ class _Check:
             if not value.requires_grad:
                 return
             parameters = self.problem.parameters
-            for name, index in self.index.items():
-                (gradient,) = torch.autograd.grad(
-                    value, parameters[name], create_graph=True, allow_unused=True
-                )
+            gradients = torch.autograd.grad(
+                value, list(parameters.values()), create_graph=True, allow_unused=True
+            )
+            for (name, index), gradient in zip(self.index.items(), gradients, strict=True):
                 if gradient is None or not gradient.requires_grad:
                     continue
                 for k, entry in enumerate(index.tolist()):
