@@ -5,6 +5,7 @@ from types import MappingProxyType
 
 from theory.derivation import Derivation
 from theory.laws import bend, finite_population
+from theory.ratio import distribution, finite_layer, rules
 
 DERIVATIONS: Mapping[str, Derivation] = MappingProxyType(
     {
@@ -12,6 +13,9 @@ DERIVATIONS: Mapping[str, Derivation] = MappingProxyType(
         for module in (
             bend,
             finite_population,
+            distribution,
+            rules,
+            finite_layer,
         )
     }
 )

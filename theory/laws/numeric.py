@@ -19,6 +19,21 @@ _ZERO = "1e-1000"
 _INFINITY = "1e1000"
 
 
+def _gamma(x: Any) -> Any:
+    """Gamma where float64 holds it; elsewhere nan, so that the entry goes to mpmath."""
+    return np.where(np.asarray(x) < 150, special.gamma(x), np.nan)
+
+
+_SPECIAL = {
+    "erf": special.erf,
+    "erfc": special.erfc,
+    "erfinv": special.erfinv,
+    "gamma": _gamma,
+    "uppergamma": lambda a, x: special.gammaincc(a, x) * _gamma(a),
+    "besselk": special.kv,
+}
+
+
 def numeric(expression: Any, *symbols: Any) -> Callable[..., NDArray[np.float64]]:
     r"""Return f(\*arrays), which evaluates the expression in float64; arguments broadcast.
 
@@ -51,10 +66,10 @@ def numeric(expression: Any, *symbols: Any) -> Callable[..., NDArray[np.float64]
             f"symbols lacks {', '.join(missing)}; pass every free symbol of the expression "
             "(two symbols of one name but other assumptions are not the same)"
         )
-    fast = lambdify(arguments, expression, [{"erf": special.erf, "erfc": special.erfc}, "numpy"])
+    fast = lambdify(arguments, expression, [_SPECIAL, "numpy"])
     exact = lambdify(arguments, expression, "mpmath")
     sums = [(abs(total), sum(map(Abs, total.args))) for total in expression.atoms(Add)]
-    guard = lambdify(arguments, sums, [{"erf": special.erf, "erfc": special.erfc}, "numpy"])
+    guard = lambdify(arguments, sums, [_SPECIAL, "numpy"])
 
     def evaluate(*values: Any) -> NDArray[np.float64]:
         if len(values) != len(arguments):
