@@ -111,12 +111,12 @@ def execute(checks: Sequence[Check], context: Context, out: Path, monitor: Monit
             results.append(result)
             write_results(out / RESULTS, results)
             monitor.finished(result)
+        finish()
     except KeyboardInterrupt:
         finish()
         raise Interrupted(results, len(checks)) from None
     finally:
         monitor.close()
-    finish()
     return results
 
 

@@ -70,9 +70,16 @@ def download_cifar10(
     Raises:
         ValueError: the archive or a file in it is not the published one.
 
-    >>> folder = download_cifar10("data")  # doctest: +SKIP
-    >>> len(load("cifar10", root="data"))  # doctest: +SKIP
-    50000
+    An archive that is not the published one is refused, whatever delivered it:
+
+    >>> import tempfile
+    >>> def mirror(url, output_file, pooch):
+    ...     Path(output_file).write_bytes(b"something else")
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     download_cifar10(folder, downloader=mirror)
+    Traceback (most recent call last):
+    ...
+    ValueError: SHA256 hash of downloaded file ... does not match the known hash...
     """
     pooch.retrieve(
         URL,

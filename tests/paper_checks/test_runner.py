@@ -84,6 +84,26 @@ def test_an_interrupt_keeps_every_finished_check(tmp_path, tiny, fake_check):
     assert "eq2" in (tmp_path / "index.html").read_text(encoding="utf-8")
 
 
+def test_an_interrupt_while_the_page_is_written_keeps_everything(
+    tmp_path, tiny, fake_check, monkeypatch
+):
+    from paper_checks import report
+
+    right, calls = report.render, []
+
+    def render(*arguments):
+        calls.append(1)
+        if len(calls) == 1:
+            raise KeyboardInterrupt
+        return right(*arguments)
+
+    monkeypatch.setattr(report, "render", render)
+    with pytest.raises(Interrupted, match="after 2 of 2"):
+        execute([fake_check("eq1"), fake_check("eq2")], tiny, tmp_path, Silent())
+    assert [record["id"] for record in stored(tmp_path)] == ["eq1", "eq2"]
+    assert "eq2" in (tmp_path / "index.html").read_text(encoding="utf-8")
+
+
 def test_a_broken_check_does_not_cost_the_others(tmp_path, tiny, fake_check, capsys):
     checks = [fake_check("eq1", error=RuntimeError("no\nluck")), fake_check("eq2")]
     results = execute(checks, tiny, tmp_path, Lines())
