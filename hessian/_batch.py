@@ -88,8 +88,17 @@ class Curved:
 class Batch:
     """The computation on one batch up to its plan; `run` carries the plan out."""
 
-    def __init__(self, problem: Problem, inputs: Any, targets: Any, index: int) -> None:
+    def __init__(
+        self,
+        problem: Problem,
+        inputs: Any,
+        targets: Any,
+        index: int,
+        sampled: Mapping[str, Tensor] | None = None,
+    ) -> None:
         self.problem, self.index = problem, index
+        # Flat entries that are wanted of each parameter; all of them where there are none.
+        self.sampled = sampled or {}
         self.inputs, self.targets = inputs, targets
         self.samples = _data.size(inputs)
         self.start = Start(problem)
@@ -265,6 +274,7 @@ class Batch:
                         reason=f"{e.reason}; {price} columns cost more than its entries",
                     )  # fmt: skip
         self._choose_sites(entries)
+        self._choose_entries(entries)
         return Plan(tuple(entries.values()), self.samples, rank if factor is not None else None)
 
     def _choose_sites(self, entries: dict[str, Entry]) -> None:
@@ -284,6 +294,17 @@ class Batch:
                     )
                 else:
                     entries[name] = dataclasses.replace(e, site=number)
+
+    def _choose_entries(self, entries: dict[str, Entry]) -> None:
+        """Take the products of the wanted entries alone where that is cheaper than all."""
+        for name, index in self.sampled.items():
+            e = entries[name]
+            own = HVP * len(index)
+            if e.method in ("columns", "preactivation", "parameter") and own <= e.backward:
+                entries[name] = dataclasses.replace(
+                    e, method="parameter", backward=own, site=None,
+                    reason=f"{len(index)} of {e.numel} entries, one product each; {e.reason}",
+                )  # fmt: skip
 
     def _entry(self, name: str, parameter: Tensor, rank: int) -> Entry:
         dims, count = tuple(parameter.shape), parameter.numel()
@@ -343,7 +364,7 @@ class Batch:
         """Units of progress that `run` will report."""
         groups = {e.method: e.backward for e in self.plan if e.method in ("affine", "columns")}
         at = {e.site: e.backward // HVP for e in self.plan if e.method == "preactivation"}
-        own = sum(e.numel for e in self.plan if e.method == "parameter")
+        own = sum(e.backward // HVP for e in self.plan if e.method == "parameter")
         return sum(groups.values()) + sum(at.values()) + own
 
     def run(self, tick: Callable[[int], None]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
@@ -392,10 +413,16 @@ class Batch:
         for edge, targets in shared.items():
             _preactivation.by_site(value, edge, targets, self.samples, size, memory, tick)
         if entries:
-            _parameter.by_entries(
-                value, [parameters[name] for name in entries], [into[name] for name in entries],
-                size, memory, tick,
-            )  # fmt: skip
+            index = [self.sampled[name] for name in entries] if self.sampled else None
+            found = [
+                into[name].new_zeros(len(self.sampled[name])) if self.sampled else into[name]
+                for name in entries
+            ]
+            wanted = [parameters[name] for name in entries]
+            _parameter.by_entries(value, wanted, found, size, memory, tick, index)
+            if index is not None:
+                for name, at, values in zip(entries, index, found, strict=True):
+                    into[name].view(-1)[at] = values
 
     def _gradient(self) -> dict[str, Tensor]:
         parameters = self.problem.parameters

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from hessian import _data, _parameter
-from hessian._batch import METHOD_CHOICES, Batch, Problem
+from hessian._batch import Problem
 from hessian._plan import Plan
-from hessian._state import as_found, cast, exact_math, only
-
-DEFAULT_MEMORY = 2**30
+from hessian._problem import Item, lend, scale, ticker, walk
+from hessian._state import cast
 
 
 class Diagonal(dict[str, Tensor]):
@@ -106,46 +104,42 @@ def diagonal(
         >>> h.deviation["weight"] < 1e-6
         True
     """
-    with _problem(model, loss, method, forward, names, memory, dtype) as problem:
+    with lend(model, loss, method, forward, names, memory, dtype) as problem:
         if not isinstance(verify, int) or verify < 0:
             raise ValueError(f"verify must be a number of entries >= 0, got {verify!r}")
         result = Diagonal()
-        total = 0.0
+        weights: list[float] = []
         samples = 0
         value = 0.0
         h: dict[str, Tensor] = {}
         g: dict[str, Tensor] = {}
         check = _Check(problem, verify)
         plan: Plan | None = None
-        with _ticker(progress) as ticker:
-            for index, (inputs, targets) in enumerate(_data.batches(data)):
-                x, y = _data.convert(inputs, dtype), _data.convert(targets, dtype)
-                batch = Batch(problem, x, y, index)
-                a = _data.batch_weight(weight, (inputs, targets), batch.samples)
+        with ticker(progress) as bar:
+            for item in walk(problem, data, dtype, weight):
+                batch = item.analysed()
                 plan = plan or batch.plan
-                ticker.expect(batch.ticks(), index)
-                h_b, g_b = batch.run(ticker.tick)
-                value += a * float(batch.loss.detach())
+                bar.expect(batch.ticks(), item.index)
+                h_b, g_b = batch.run(bar.tick)
+                value += item.a * float(batch.loss.detach())
                 for kept, new in ((h, h_b), (g, g_b)):
                     for name, tensor in new.items():
                         if name in kept:
-                            kept[name].add_(tensor, alpha=a)
+                            kept[name].add_(tensor, alpha=item.a)
                         else:
-                            kept[name] = tensor.mul_(a)
-                check.add(batch, inputs, targets, a)
-                batch.start.rewind()
-                batch.end.restore()  # the next batch draws what a plain loop would draw
-                total += a
+                            kept[name] = tensor.mul_(item.a)
+                check.add(item)
+                weights.append(item.a)
                 samples += batch.samples
-        scale = 1.0 / total if weight is None else 1.0
+        factor = scale(weights, weight)
         for kept in (h, g):
             for tensor in kept.values():
-                tensor.mul_(scale)
+                tensor.mul_(factor)
     assert plan is not None
     result.update(h)
     result.plan, result.gradient = plan, g
-    result.loss, result.samples = value * scale, samples
-    result.deviation = check.deviation(h, scale)
+    result.loss, result.samples = value * factor, samples
+    result.deviation = check.deviation(h, factor)
     return result
 
 
@@ -177,78 +171,10 @@ def plan(
         >>> found["0.weight"].method, found["2.weight"].method
         ('preactivation', 'affine')
     """
-    with _problem(model, loss, method, forward, names, memory, dtype) as problem:
-        for inputs, targets in _data.batches(data):
-            x, y = _data.convert(inputs, dtype), _data.convert(targets, dtype)
-            return Batch(problem, x, y, 0).plan
-    raise AssertionError("batches() yields or raises")
-
-
-@contextmanager
-def _problem(
-    model: nn.Module,
-    loss: _data.Loss,
-    method: str,
-    forward: _data.Forward | None,
-    names: Iterable[str] | None,
-    memory: int | None,
-    dtype: torch.dtype | None,
-) -> Iterator[Problem]:
-    """Check the arguments, then lend the model to an exact computation."""
-    if not isinstance(model, nn.Module):
-        raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
-    if not callable(loss):
-        raise TypeError(
-            f"loss must be a function of (output, target), got {type(loss).__name__}; "
-            "e.g. torch.nn.functional.cross_entropy"
-        )
-    if method not in METHOD_CHOICES:
-        raise ValueError(f"method must be one of {', '.join(METHOD_CHOICES)}, got {method!r}")
-    if memory is not None and not (isinstance(memory, int) and memory > 0):
-        raise ValueError(f"memory must be a positive number of bytes, got {memory!r}")
-    if dtype is not None and not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
-        raise ValueError(f"dtype must be a floating torch.dtype, got {dtype!r}")
-    parameters = _selected(model, names)
-    problem = Problem(model, loss, forward, parameters, method, memory or DEFAULT_MEMORY)
-    wanted = {id(p) for p in parameters.values()}
-    modules = problem.modules()
-    every = [p for module in modules for p in module.parameters()]
-    with (
-        exact_math(),
-        as_found(modules, problem.devices()),
-        only(every, wanted),
-        cast(modules, dtype),
-    ):
-        yield problem
-
-
-def _selected(model: nn.Module, names: Iterable[str] | None) -> dict[str, Tensor]:
-    every = dict(model.named_parameters())
-    if not every:
-        raise ValueError("model has no parameters; pass a module with at least one nn.Parameter")
-    free = {name: p for name, p in every.items() if p.requires_grad}
-    if names is None:
-        if not free:
-            raise ValueError(
-                "model has no parameter that requires gradients; call requires_grad_() on some"
-            )
-        return dict(free)
-    if isinstance(names, str):
-        raise TypeError(f"names must be an iterable of parameter names, got the string {names!r}")
-    chosen = list(dict.fromkeys(names))
-    for name in chosen:
-        if name not in every:
-            raise ValueError(
-                f"names: {name!r} is not a parameter of the model; its parameters are "
-                f"{', '.join(list(every)[:8])}{', …' if len(every) > 8 else ''}"
-            )
-        if name not in free:
-            raise ValueError(
-                f"names: {name!r} is frozen (requires_grad is False); call requires_grad_() on it"
-            )
-    if not chosen:
-        raise ValueError("names is empty; leave it out to differentiate every parameter")
-    return {name: every[name] for name in every if name in set(chosen)}
+    with lend(model, loss, method, forward, names, memory, dtype) as problem:
+        for item in walk(problem, data, dtype, None):
+            return item.analysed().plan
+    raise AssertionError("walk() yields or raises")
 
 
 class _Check:
@@ -267,14 +193,15 @@ class _Check:
             name: torch.zeros(len(index), dtype=torch.float64) for name, index in self.index.items()
         }
 
-    def add(self, batch: Batch, inputs: Any, targets: Any, a: float) -> None:
+    def add(self, item: Item) -> None:
         if not self.index:
             return
-        batch.start.rewind()
+        item.start.rewind()
+        inputs, targets = item.raw
         double = torch.float64
         with cast(self.problem.modules(), double):
             _, value = self.problem.value(
-                _data.convert(inputs, double), _data.convert(targets, double), batch.index
+                _data.convert(inputs, double), _data.convert(targets, double), item.index
             )
             if not value.requires_grad:
                 return
@@ -287,7 +214,7 @@ class _Check:
                     continue
                 for k, entry in enumerate(index.tolist()):
                     second = _parameter._single(gradient, parameters[name], entry)
-                    self.total[name][k] += a * float(second)
+                    self.total[name][k] += item.a * float(second)
 
     def deviation(self, h: dict[str, Tensor], scale: float) -> dict[str, float]:
         found = {}
@@ -301,37 +228,3 @@ class _Check:
             size = float(flat.abs().max())
             found[name] = gap / size if size > 0 else gap
         return found
-
-
-class _Ticker:
-    """Progress in backward passes and entries; silent unless a bar is given."""
-
-    def __init__(self, bar: Any = None) -> None:
-        self.bar = bar
-        self.task = bar.add_task("exact diagonal", total=0) if bar is not None else None
-        self.total = 0
-
-    def expect(self, units: int, index: int) -> None:
-        self.total += units
-        if self.bar is not None:
-            self.bar.update(
-                self.task, total=self.total, description=f"exact diagonal, batch {index + 1}"
-            )
-
-    def tick(self, units: int) -> None:
-        if self.bar is not None:
-            self.bar.advance(self.task, units)
-
-
-@contextmanager
-def _ticker(progress: bool) -> Iterator[_Ticker]:
-    if not progress:
-        yield _Ticker()
-        return
-    from rich.progress import Progress
-
-    with Progress(transient=True) as bar:
-        yield _Ticker(bar)
-
-
-Tick = Callable[[int], None]

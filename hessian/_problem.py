@@ -1,0 +1,171 @@
+"""Lending a user's model to an exact computation, and walking through the user's data."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from hessian import _data
+from hessian._batch import METHOD_CHOICES, Batch, Problem, Start
+from hessian._state import Randomness, as_found, cast, exact_math, only
+
+DEFAULT_MEMORY = 2**30
+
+
+@dataclass
+class Item:
+    """One batch of the user's data.
+
+    `raw` is the pair as it came, `inputs` and `targets` are in the dtype of the computation;
+    `a` is the batch's weight before normalisation.
+    """
+
+    index: int
+    raw: _data.Batch
+    inputs: Any
+    targets: Any
+    a: float
+    start: Start
+    problem: Problem
+    end: Randomness | None = None
+
+    @property
+    def samples(self) -> int:
+        """Number of samples in the batch."""
+        return _data.size(self.inputs)
+
+    def analysed(self, sampled: dict[str, Tensor] | None = None) -> Batch:
+        """The batch with its tapes read and its plan made."""
+        batch = Batch(self.problem, self.inputs, self.targets, self.index, sampled)
+        self.end = batch.end
+        return batch
+
+    def value(self) -> Tensor:
+        """The loss, on a tape that connects it with the parameters; the same at every call."""
+        self.start.rewind()
+        _, value = self.problem.value(self.inputs, self.targets, self.index)
+        if self.end is None:
+            self.end = Randomness(self.problem.devices())
+        return value
+
+
+def walk(
+    problem: Problem, data: Any, dtype: torch.dtype | None, weight: _data.Weight
+) -> Iterator[Item]:
+    """The batches of `data`, each with the random state a plain loop would meet it in."""
+    for index, (inputs, targets) in enumerate(_data.batches(data)):
+        x, y = _data.convert(inputs, dtype), _data.convert(targets, dtype)
+        a = _data.batch_weight(weight, (inputs, targets), _data.size(x))
+        item = Item(index, (inputs, targets), x, y, a, Start(problem), problem)
+        yield item
+        item.start.rewind()
+        if item.end is not None:
+            item.end.restore()
+
+
+def scale(items: list[float], weight: _data.Weight) -> float:
+    """The factor that turns Σ a_b loss_b into L, given the a_b."""
+    return 1.0 / sum(items) if weight is None else 1.0
+
+
+@contextmanager
+def lend(
+    model: nn.Module,
+    loss: _data.Loss,
+    method: str,
+    forward: _data.Forward | None,
+    names: Iterable[str] | None,
+    memory: int | None,
+    dtype: torch.dtype | None,
+) -> Iterator[Problem]:
+    """Check the arguments, then lend the model to an exact computation."""
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
+    if not callable(loss):
+        raise TypeError(
+            f"loss must be a function of (output, target), got {type(loss).__name__}; "
+            "e.g. torch.nn.functional.cross_entropy"
+        )
+    if method not in METHOD_CHOICES:
+        raise ValueError(f"method must be one of {', '.join(METHOD_CHOICES)}, got {method!r}")
+    if memory is not None and not (isinstance(memory, int) and memory > 0):
+        raise ValueError(f"memory must be a positive number of bytes, got {memory!r}")
+    if dtype is not None and not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
+        raise ValueError(f"dtype must be a floating torch.dtype, got {dtype!r}")
+    parameters = selected(model, names)
+    problem = Problem(model, loss, forward, parameters, method, memory or DEFAULT_MEMORY)
+    wanted = {id(p) for p in parameters.values()}
+    modules = problem.modules()
+    every = [p for module in modules for p in module.parameters()]
+    with (
+        exact_math(),
+        as_found(modules, problem.devices()),
+        only(every, wanted),
+        cast(modules, dtype),
+    ):
+        yield problem
+
+
+def selected(model: nn.Module, names: Iterable[str] | None) -> dict[str, Tensor]:
+    every = dict(model.named_parameters())
+    if not every:
+        raise ValueError("model has no parameters; pass a module with at least one nn.Parameter")
+    free = {name: p for name, p in every.items() if p.requires_grad}
+    if names is None:
+        if not free:
+            raise ValueError(
+                "model has no parameter that requires gradients; call requires_grad_() on some"
+            )
+        return dict(free)
+    if isinstance(names, str):
+        raise TypeError(f"names must be an iterable of parameter names, got the string {names!r}")
+    chosen = list(dict.fromkeys(names))
+    for name in chosen:
+        if name not in every:
+            raise ValueError(
+                f"names: {name!r} is not a parameter of the model; its parameters are "
+                f"{', '.join(list(every)[:8])}{', …' if len(every) > 8 else ''}"
+            )
+        if name not in free:
+            raise ValueError(
+                f"names: {name!r} is frozen (requires_grad is False); call requires_grad_() on it"
+            )
+    if not chosen:
+        raise ValueError("names is empty; leave it out to differentiate every parameter")
+    return {name: every[name] for name in every if name in set(chosen)}
+
+
+class Ticker:
+    """Progress in backward passes and entries; silent unless a bar is given."""
+
+    def __init__(self, bar: Any = None) -> None:
+        self.bar = bar
+        self.task = bar.add_task("exact diagonal", total=0) if bar is not None else None
+        self.total = 0
+
+    def expect(self, units: int, index: int) -> None:
+        self.total += units
+        if self.bar is not None:
+            self.bar.update(
+                self.task, total=self.total, description=f"exact diagonal, batch {index + 1}"
+            )
+
+    def tick(self, units: int) -> None:
+        if self.bar is not None:
+            self.bar.advance(self.task, units)
+
+
+@contextmanager
+def ticker(progress: bool) -> Iterator[Ticker]:
+    if not progress:
+        yield Ticker()
+        return
+    from rich.progress import Progress
+
+    with Progress(transient=True) as bar:
+        yield Ticker(bar)
