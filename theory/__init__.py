@@ -51,6 +51,15 @@ from theory.ratio import (
     rule_limit,
     rule_standard_error,
 )
+from theory.samples import (
+    characteristic_integral,
+    edgeworth_abs_gradient,
+    expected_abs_mean,
+    exponential_abs_gradient,
+    laplace_abs_gradient,
+    stable_abs_gradient,
+    student_abs_gradient,
+)
 from theory.verdict import Verdict, judge
 
 __all__ = [
@@ -71,13 +80,18 @@ __all__ = [
     "Tends",
     "Verdict",
     "bend_batch_size",
+    "characteristic_integral",
+    "edgeworth_abs_gradient",
     "expected_abs_distance",
     "expected_abs_gradient",
+    "expected_abs_mean",
     "expected_abs_step",
     "expected_loss_decrease",
+    "exponential_abs_gradient",
     "finite_population_abs_mean",
     "gradient_noise_scale",
     "judge",
+    "laplace_abs_gradient",
     "lars_mean",
     "numeric",
     "percent_delta_centre",
@@ -91,5 +105,7 @@ __all__ = [
     "rule_growth_exponent",
     "rule_limit",
     "rule_standard_error",
+    "stable_abs_gradient",
+    "student_abs_gradient",
     "symbols",
 ]

@@ -6,6 +6,7 @@ from types import MappingProxyType
 from theory.derivation import Derivation
 from theory.laws import bend, finite_population
 from theory.ratio import distribution, finite_layer, rules
+from theory.samples import characteristic, edgeworth, exponential, laplace, stable, student
 
 DERIVATIONS: Mapping[str, Derivation] = MappingProxyType(
     {
@@ -16,6 +17,12 @@ DERIVATIONS: Mapping[str, Derivation] = MappingProxyType(
             distribution,
             rules,
             finite_layer,
+            characteristic,
+            laplace,
+            exponential,
+            student,
+            edgeworth,
+            stable,
         )
     }
 )

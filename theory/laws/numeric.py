@@ -7,7 +7,7 @@ import mpmath
 import numpy as np
 from numpy.typing import NDArray
 from scipy import special
-from sympy import Abs, Add, Expr, lambdify, sympify
+from sympy import Abs, Add, Expr, Function, lambdify, sympify, uppergamma
 
 # Squares and ratios of squares of such numbers neither overflow nor underflow in float64.
 _SAFE = (1e-70, 1e70)
@@ -29,7 +29,7 @@ _SPECIAL = {
     "erfc": special.erfc,
     "erfinv": special.erfinv,
     "gamma": _gamma,
-    "uppergamma": lambda a, x: special.gammaincc(a, x) * _gamma(a),
+    "upper_gamma": lambda a, x: special.gammaincc(a, x) * _gamma(a),
     "besselk": special.kv,
 }
 
@@ -66,9 +66,11 @@ def numeric(expression: Any, *symbols: Any) -> Callable[..., NDArray[np.float64]
             f"symbols lacks {', '.join(missing)}; pass every free symbol of the expression "
             "(two symbols of one name but other assumptions are not the same)"
         )
-    fast = lambdify(arguments, expression, [_SPECIAL, "numpy"])
+    # sympy's NumPy printer refuses this one function under its own name.
+    printable = expression.replace(uppergamma, Function("upper_gamma"))
+    fast = lambdify(arguments, printable, [_SPECIAL, "numpy"])
     exact = lambdify(arguments, expression, "mpmath")
-    sums = [(abs(total), sum(map(Abs, total.args))) for total in expression.atoms(Add)]
+    sums = [(abs(total), sum(map(Abs, total.args))) for total in printable.atoms(Add)]
     guard = lambdify(arguments, sums, [_SPECIAL, "numpy"])
 
     def evaluate(*values: Any) -> NDArray[np.float64]:
