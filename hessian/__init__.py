@@ -4,14 +4,38 @@
 |---|---|
 | d²L/dw² of every parameter entry, exactly | `diagonal` |
 | which exact method applies, why, at what cost | `plan` |
+| exact values at random entries, for networks too large for all | `sample` |
+| cheap substitutes with their standard errors | `estimate` |
+| v → Hv for SciPy's eigensolvers | `operator` |
 | radius of curvature from gradient and second derivative | `radius` |
 """
 
 from hessian._diagonal import Diagonal as Diagonal
 from hessian._diagonal import diagonal as diagonal
 from hessian._diagonal import plan as plan
+from hessian._estimate import Estimate as Estimate
+from hessian._estimate import estimate as estimate
+from hessian._operator import Hessian as Hessian
+from hessian._operator import operator as operator
 from hessian._plan import Entry as Entry
 from hessian._plan import Plan as Plan
 from hessian._radius import radius as radius
+from hessian._sample import Sample as Sample
+from hessian._sample import Samples as Samples
+from hessian._sample import sample as sample
 
-__all__ = ["Diagonal", "Entry", "Plan", "diagonal", "plan", "radius"]
+__all__ = [
+    "Diagonal",
+    "Entry",
+    "Estimate",
+    "Hessian",
+    "Plan",
+    "Sample",
+    "Samples",
+    "diagonal",
+    "estimate",
+    "operator",
+    "plan",
+    "radius",
+    "sample",
+]

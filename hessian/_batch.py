@@ -256,6 +256,11 @@ class Batch:
                     places[name] = found
         return places, obstacle
 
+    def relocated(self, output: Any) -> dict[str, list[Site]]:
+        """The sites on the tape of another, equal output."""
+        leaves = [tree_flatten(output)[0][i] for i in self.places]
+        return self._locate([leaves[i] for i in self.used])[0]
+
     # ---------------------------------------------------------------- plan
 
     def _plan(self) -> Plan:
@@ -378,7 +383,7 @@ class Batch:
         by_method: dict[str, list[str]] = {}
         for entry in self.plan:
             by_method.setdefault(entry.method, []).append(entry.name)
-        for name, own in self._separable_terms().items():
+        for name, own in self.separable_terms().items():
             if self.plan[name].method != "parameter":
                 into[name] += own
         with torch.no_grad():
@@ -400,8 +405,7 @@ class Batch:
         problem, parameters = self.problem, self.problem.parameters
         self.start.rewind()
         output = problem.output(self.inputs, self.index)
-        leaves = [tree_flatten(output)[0][i] for i in self.places]
-        places = self._locate([leaves[i] for i in self.used])[0] if at_sites else {}
+        places = self.relocated(output) if at_sites else {}
         value = problem.scalar(output, self.inputs, self.targets, self.index)
         if not value.requires_grad:
             return
@@ -445,7 +449,7 @@ class Batch:
                 total[name] += own.detach()
         return total
 
-    def _separable_terms(self) -> dict[str, Tensor]:
+    def separable_terms(self) -> dict[str, Tensor]:
         """Diagonal of the loss's own term in parameters whose entries it keeps apart: H·1."""
         live = {
             name: g

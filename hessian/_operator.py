@@ -1,0 +1,137 @@
+"""The Hessian as a SciPy linear operator: v → Hv, exact and matrix-free."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.sparse.linalg import LinearOperator
+from torch import Tensor, nn
+
+from hessian import _data
+from hessian._problem import lend, scale, walk
+from hessian._state import Randomness
+from hessian._tape import refuse_undifferentiable
+
+
+class Hessian(LinearOperator):
+    """The P×P Hessian over the parameters in the model's order, flattened and concatenated.
+
+    Attributes:
+        names: parameter names in that order.
+        shapes: their shapes.
+        samples: number of samples in the data of the last product; 0 before the first.
+    """
+
+    def __init__(self, parameters: dict[str, Tensor], multiply: Any, dtype: np.dtype[Any]) -> None:
+        self.names = tuple(parameters)
+        self.shapes = tuple(tuple(p.shape) for p in parameters.values())
+        size = sum(p.numel() for p in parameters.values())
+        self._multiply = multiply
+        self.samples = 0
+        super().__init__(dtype=dtype, shape=(size, size))
+
+    def _matvec(self, vector: NDArray[Any]) -> NDArray[Any]:
+        result, self.samples = self._multiply(np.asarray(vector).reshape(-1))
+        return result
+
+    def _adjoint(self) -> Hessian:
+        return self  # a Hessian is symmetric
+
+    def _transpose(self) -> Hessian:
+        return self
+
+
+def operator(
+    model: nn.Module,
+    loss: _data.Loss,
+    data: Any,
+    *,
+    forward: _data.Forward | None = None,
+    names: Iterable[str] | None = None,
+    memory: int | None = None,
+    dtype: torch.dtype | None = None,
+    weight: _data.Weight = None,
+) -> Hessian:
+    """The Hessian of L as a ``scipy.sparse.linalg.LinearOperator``.
+
+    Every product is a double backward over all the data, so SciPy's ``eigsh`` gives extreme
+    eigenvalues; with D = |diag H| from `diagonal`, λ_max(D^-½ H D^-½) bounds the rate of a rule
+    that divides by the curvature. Dropout keeps the draw of the moment the operator was made.
+
+    Args:
+        model, loss, data, forward, names, memory, dtype, weight: as for `diagonal`. Data that
+            can be read only once is kept in memory.
+
+    Returns:
+        A `Hessian` of shape ``(P, P)``, P the number of entries of the parameters.
+
+    Raises:
+        TypeError, ValueError, NotImplementedError: as `diagonal`, at the first product where only
+            running the model can tell.
+
+    Example:
+        L = (2w₀ + w₁ - 1)² has the Hessian [[8, 4], [4, 2]].
+
+        >>> model = nn.Linear(2, 1, bias=False)
+        >>> x, y = torch.tensor([[2.0, 1.0]]), torch.tensor([[1.0]])
+        >>> h = operator(model, nn.functional.mse_loss, (x, y))
+        >>> (h @ np.eye(2)).tolist()
+        [[8.0, 4.0], [4.0, 2.0]]
+    """
+    kept = list(data) if isinstance(data, Iterator) else data
+    with lend(model, loss, "auto", forward, names, memory, dtype) as problem:
+        parameters = problem.parameters
+        start = Randomness(problem.devices())
+    first = next(iter(parameters.values()))
+    real = dtype or first.dtype
+    numpy_type = np.dtype(np.float32 if real.itemsize < 8 else np.float64)
+
+    def multiply(vector: NDArray[Any]) -> tuple[NDArray[Any], int]:
+        if vector.shape[0] != sum(p.numel() for p in parameters.values()):
+            raise ValueError(f"the vector has {vector.shape[0]} entries, the Hessian another size")
+        with lend(model, loss, "auto", forward, list(parameters), memory, dtype) as problem:
+            start.restore()
+            wanted = list(problem.parameters.values())
+            parts = [
+                torch.as_tensor(piece, device=p.device, dtype=p.dtype).reshape(p.shape)
+                for piece, p in zip(
+                    np.split(vector, np.cumsum([p.numel() for p in wanted])[:-1]),
+                    wanted,
+                    strict=True,
+                )
+            ]
+            total = [torch.zeros_like(p, requires_grad=False) for p in wanted]
+            weights: list[float] = []
+            samples = 0
+            for item in walk(problem, kept, dtype, weight):
+                for into, h in zip(total, product(item.value(), wanted, parts), strict=True):
+                    if h is not None:
+                        into.add_(h, alpha=item.a)
+                weights.append(item.a)
+                samples += item.samples
+            flat = torch.cat([t.reshape(-1) for t in total]) * scale(weights, weight)
+            return flat.detach().cpu().numpy().astype(numpy_type), samples
+
+    return Hessian(parameters, multiply, numpy_type)
+
+
+def product(
+    value: Tensor, parameters: list[Tensor], vectors: list[Tensor]
+) -> tuple[Tensor | None, ...]:
+    """Hv for the Hessian of `value`; ``None`` where it does not depend on a parameter."""
+    if not value.requires_grad:
+        return (None,) * len(parameters)
+    gradients = torch.autograd.grad(value, parameters, create_graph=True, allow_unused=True)
+    refuse_undifferentiable(gradients)
+    live = [
+        (g, v) for g, v in zip(gradients, vectors, strict=True) if g is not None and g.requires_grad
+    ]
+    if not live:
+        return (None,) * len(parameters)
+    return torch.autograd.grad(
+        [g for g, _ in live], parameters, [v for _, v in live], allow_unused=True
+    )

@@ -1,0 +1,169 @@
+"""Exact second derivatives at random entries, for networks whose full diagonal is out of reach."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from hessian import _data
+from hessian._plan import Plan
+from hessian._problem import lend, scale, ticker, walk
+
+
+class Quantile(NamedTuple):
+    """A sample quantile and a distribution-free confidence interval for the tensor's own."""
+
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Exact values at random entries of one parameter.
+
+    Attributes:
+        index: flat entries, int64 ``[k]``, drawn without replacement, ascending.
+        value: d²L/dw² there, ``[k]``.
+        numel: number of entries of the parameter.
+    """
+
+    index: Tensor
+    value: Tensor
+    numel: int
+
+    def quantile(self, q: float, confidence: float = 0.95) -> Quantile:
+        """The q-quantile of the sampled values with its interval.
+
+        The interval lies between two order statistics whose ranks a binomial count of values
+        below the true quantile falls between with at least the given probability; it holds for
+        any distribution, and is conservative where the sample is a good part of the tensor. It
+        is infinite on a side where the sample is too small to bound it, and a point where the
+        sample is the whole tensor.
+
+        Raises:
+            ValueError: `q` is not in [0, 1] or `confidence` not in (0, 1).
+
+        Source: Conover, Practical Nonparametric Statistics (1999), section 3.2.
+
+        Example:
+            >>> whole = Sample(torch.arange(5), torch.arange(5.0), 5)
+            >>> whole.quantile(0.5)
+            Quantile(value=2.0, low=2.0, high=2.0)
+        """
+        if not 0 <= q <= 1:
+            raise ValueError(f"q must be in [0, 1], got {q}")
+        if not 0 < confidence < 1:
+            raise ValueError(f"confidence must be in (0, 1), got {confidence}")
+        from scipy.stats import binom
+
+        ordered = self.value.detach().double().cpu().sort().values
+        k = len(ordered)
+        value = float(torch.quantile(ordered, q))
+        if k == self.numel:
+            return Quantile(value, value, value)
+        tail = (1 - confidence) / 2
+        # value[low-1] <= quantile <= value[high-1] in ranks from 1
+        low = int(binom.ppf(tail, k, q))
+        high = int(binom.ppf(1 - tail, k, q)) + 1
+        return Quantile(
+            value,
+            float(ordered[low - 1]) if low >= 1 else -float("inf"),
+            float(ordered[high - 1]) if high <= k else float("inf"),
+        )
+
+
+class Samples(dict[str, Sample]):
+    """Mapping from parameter name to `Sample`.
+
+    Attributes:
+        plan: the `Plan` that was carried out (of the first batch).
+    """
+
+    plan: Plan
+
+
+def sample(
+    model: nn.Module,
+    loss: _data.Loss,
+    data: Any,
+    per_parameter: int = 256,
+    generator: torch.Generator | None = None,
+    *,
+    forward: _data.Forward | None = None,
+    names: Iterable[str] | None = None,
+    memory: int | None = None,
+    dtype: torch.dtype | None = None,
+    weight: _data.Weight = None,
+    progress: bool = False,
+) -> Samples:
+    """Exact d²L/dw² at random entries of every parameter.
+
+    Where all entries of a parameter cost no more than the wanted ones (the affine route), all are
+    computed and the wanted ones kept; elsewhere each takes one Hessian-vector product.
+
+    Args:
+        model, loss, data, forward, names, memory, dtype, weight, progress: as for `diagonal`.
+        per_parameter: entries of each parameter, at most all of them.
+        generator: where the entries are drawn from (CPU); the global random state by default,
+            which then advances by the draw and by nothing else.
+
+    Returns:
+        `Samples`: name → `Sample` with ``.index`` (flat, int64), ``.value`` and ``.quantile(q)``.
+
+    Raises:
+        TypeError, ValueError: as `diagonal`; `per_parameter` is not a positive integer.
+
+    Example:
+        >>> model = nn.Linear(2, 1, bias=False)
+        >>> x, y = torch.tensor([[2.0, 1.0]]), torch.tensor([[1.0]])
+        >>> found = sample(model, nn.functional.mse_loss, (x, y), per_parameter=2)
+        >>> found["weight"].index, found["weight"].value
+        (tensor([0, 1]), tensor([8., 2.]))
+    """
+    if not isinstance(per_parameter, int) or per_parameter < 1:
+        raise ValueError(f"per_parameter must be an integer >= 1, got {per_parameter!r}")
+    every = dict(model.named_parameters()) if isinstance(model, nn.Module) else {}
+    drawn = {
+        name: _entries(p.numel(), per_parameter, generator).to(p.device)
+        for name, p in every.items()
+    }
+    total: dict[str, Tensor] = {}
+    weights: list[float] = []
+    plan: Plan | None = None
+    with lend(model, loss, "auto", forward, names, memory, dtype) as problem:
+        index = {name: drawn[name] for name in problem.parameters}
+        with ticker(progress) as bar:
+            for item in walk(problem, data, dtype, weight):
+                batch = item.analysed(index)
+                plan = plan or batch.plan
+                bar.expect(batch.ticks(), item.index)
+                h, _ = batch.run(bar.tick)
+                for name, at in index.items():
+                    part = item.a * h[name].reshape(-1)[at]
+                    total[name] = total[name] + part if name in total else part
+                weights.append(item.a)
+        result = Samples()
+        for name, at in index.items():
+            values = total[name] * scale(weights, weight)
+            result[name] = Sample(at, values, problem.parameters[name].numel())
+    assert plan is not None
+    result.plan = plan
+    return result
+
+
+def _entries(numel: int, wanted: int, generator: torch.Generator | None) -> Tensor:
+    """`wanted` different numbers below `numel`, ascending."""
+    if wanted >= numel:
+        return torch.arange(numel)
+    if numel <= 2**20:
+        return torch.randperm(numel, generator=generator)[:wanted].sort().values
+    found = torch.randint(numel, (wanted,), generator=generator).unique()
+    while len(found) < wanted:
+        more = torch.randint(numel, (wanted - len(found),), generator=generator)
+        found = torch.cat([found, more]).unique()
+    return found
