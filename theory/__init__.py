@@ -9,6 +9,19 @@
 | How long is a step, with momentum? | `expected_abs_step(lr, n, sigma, mu, population, momentum)` |
 | How much does a step lower the loss, and on which data? | `expected_loss_decrease(lr, n, sigma, mu, curvature, on, population)` |
 | How far is a parameter from the minimum, and of which loss? | `expected_abs_distance(a, n, sigma, mu, population, on)` |
+| Where does 1/sqrt(n) bend? | `bend_batch_size`, `gradient_noise_scale`; means over a layer: `tau` |
+| Without replacement, near n = N; dropout? | `finite_population_abs_mean`; `mask`, `common` |
+| Gradients that are not Gaussian? | `expected_abs_mean(source, n)` for any; `laplace_`, `exponential_`, `student_`, `stable_`, `edgeworth_abs_gradient`; `characteristic_integral` |
+| How is abs(w/g) distributed? | `ratio_density`, `ratio_probability`, `ratio_quantile`, `ratio_mean` |
+| What do the layer-wise rules tend to, how surely? | `rule_limit`, `rule_standard_error`, `rule_growth_exponent`; `lars_mean`, `percent_delta_mean`, `percent_delta_moments`, `percent_delta_centre` |
+| A rule's interval from data? | `rule_estimate(rule, w, g)` |
+| LARS's rate against n? | `lars_rate` |
+| Where does SGD settle? | `stationary_abs_distance`, `stationary_distance_deviation` |
+| Where does CBLR converge, how fast? | `cblr_step`, `cblr_basin`, `cblr_convergence`, `cblr_largest_gamma` |
+| How heavy is the radius's tail? | `radius_tail`, `radius_tail_constant` |
+| The largest stable batch? | `lars_largest_batch`, `mclr_largest_batch` |
+| When is diag H = diag GGN, what does a kink hide? | `gauss_newton_gap`, `kink_curvature` |
+| Their derivations? | `DERIVATIONS[name]`; all on one page: `theory.gallery.write(path)` |
 | The numbers, over arrays? | `numeric(expression, *symbols)` |
 | In which symbols? | `symbols` |
 
@@ -26,13 +39,26 @@ from theory.equation import Equation, Reading, Repair, Small, Step
 from theory.equations import EQUATIONS
 from theory.laws import (
     bend_batch_size,
+    cblr_basin,
+    cblr_convergence,
+    cblr_largest_gamma,
+    cblr_step,
     expected_abs_distance,
     expected_abs_gradient,
     expected_abs_step,
     expected_loss_decrease,
     finite_population_abs_mean,
+    gauss_newton_gap,
     gradient_noise_scale,
+    kink_curvature,
+    lars_largest_batch,
+    lars_rate,
+    mclr_largest_batch,
     numeric,
+    radius_tail,
+    radius_tail_constant,
+    stationary_abs_distance,
+    stationary_distance_deviation,
 )
 from theory.quadrature import Computed
 from theory.ratio import (
@@ -80,6 +106,10 @@ __all__ = [
     "Tends",
     "Verdict",
     "bend_batch_size",
+    "cblr_basin",
+    "cblr_convergence",
+    "cblr_largest_gamma",
+    "cblr_step",
     "characteristic_integral",
     "edgeworth_abs_gradient",
     "expected_abs_distance",
@@ -89,14 +119,21 @@ __all__ = [
     "expected_loss_decrease",
     "exponential_abs_gradient",
     "finite_population_abs_mean",
+    "gauss_newton_gap",
     "gradient_noise_scale",
     "judge",
+    "kink_curvature",
     "laplace_abs_gradient",
+    "lars_largest_batch",
     "lars_mean",
+    "lars_rate",
+    "mclr_largest_batch",
     "numeric",
     "percent_delta_centre",
     "percent_delta_mean",
     "percent_delta_moments",
+    "radius_tail",
+    "radius_tail_constant",
     "ratio_density",
     "ratio_mean",
     "ratio_probability",
@@ -106,6 +143,8 @@ __all__ = [
     "rule_limit",
     "rule_standard_error",
     "stable_abs_gradient",
+    "stationary_abs_distance",
+    "stationary_distance_deviation",
     "student_abs_gradient",
     "symbols",
 ]

@@ -4,7 +4,16 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 from theory.derivation import Derivation
-from theory.laws import bend, finite_population
+from theory.laws import (
+    bend,
+    cblr,
+    finite_population,
+    gauss_newton,
+    largest_batch,
+    lars,
+    stationary_distance,
+    tail,
+)
 from theory.ratio import distribution, finite_layer, rules
 from theory.samples import characteristic, edgeworth, exponential, laplace, stable, student
 
@@ -23,6 +32,12 @@ DERIVATIONS: Mapping[str, Derivation] = MappingProxyType(
             student,
             edgeworth,
             stable,
+            lars,
+            stationary_distance,
+            cblr,
+            tail,
+            largest_batch,
+            gauss_newton,
         )
     }
 )

@@ -35,7 +35,7 @@ def test_complete(name):
 
 @pytest.mark.parametrize("step", ALL)
 def test_every_step_checks_and_an_altered_one_fails(step):
-    assert step.sentence.endswith((".", ":"))
+    assert step.sentence.endswith((".", ":", ",", ".)"))
     assert step.check()
     assert step.latex()
     if step.relation == "=" and step.rhs == 0:

@@ -51,7 +51,7 @@ def stable_abs_gradient(n: Any, scale: Any, alpha: Any, skew: Any = 0) -> Any:
     alpha = within("alpha", alpha, 1, 2, "from 1 down the mean is infinite", "(]")
     skew = within("skew", skew, -1, 1, "it is the share of the tails' difference")
     value = n ** (1 / alpha - 1) * scale * 2 / pi * gamma(1 - 1 / alpha)
-    if skew.is_zero or alpha == 2:
+    if skew.is_zero or (alpha - 2).is_zero:
         return value
     b = skew * tan(pi * alpha / 2)
     return value * (1 + b**2) ** (1 / (2 * alpha)) * cos(atan(b) / alpha)

@@ -54,9 +54,9 @@ def student_abs_gradient(n: Any, scale: Any, degrees: Any = 3) -> Any:
     v = above("degrees", degrees, 0, "it is a number of degrees of freedom")
     if v.is_number and v <= 1:
         return oo
-    if n == 1:
+    if (n - 1).is_zero:
         return 2 * scale * sqrt(v) * gamma((v + 1) / 2) / (sqrt(pi) * gamma(v / 2) * (v - 1))
-    if v == 3:
+    if (v - 3).is_zero:
         if n.is_number and n > 300:  # sympy would write out its digits
             rest = exp(n - n * log(n), evaluate=False) * uppergamma(n, n, evaluate=False)
         else:
