@@ -62,7 +62,7 @@ def test_abs_gradient_with_every_spread_by_integration(n, sigma, mu, tau, mask, 
     assert noticed(law, mean_over(abs, mu, variance))
 
 
-@few
+@settings(few, max_examples=5)
 @given(n=st.integers(1, 500), sigma=positive, mu=signed, tau=positive)
 def test_the_other_laws_with_spread_means_by_integration(n, sigma, mu, tau):
     rate, m, h = Rational(1, 3), Rational(1, 2), Rational(2, 7)

@@ -211,7 +211,7 @@ def test_symbolic_integral():
     assert complex_one.has(sympy.re) or complex_one.has(sympy.cos)
 
 
-@few
+@settings(few, max_examples=4)
 @given(n=st.integers(1, 10**6), e=st.integers(-8, 3))
 def test_numeric_over_the_range(n, e):
     symbol, sigma = sympy.symbols("n sigma", positive=True)

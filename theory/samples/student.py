@@ -2,8 +2,10 @@
 
 from typing import Any
 
+import mpmath
 from sympy import (
     Dummy,
+    Float,
     Integral,
     Poly,
     Rational,
@@ -12,7 +14,6 @@ from sympy import (
     exp,
     factorial,
     gamma,
-    log,
     oo,
     pi,
     sqrt,
@@ -34,7 +35,8 @@ def student_abs_gradient(n: Any, scale: Any, degrees: Any = 3) -> Any:
 
         v <= 1               infinite
         n = 1                2*scale*sqrt(v)*Gamma((v + 1)/2)/(sqrt(pi)*Gamma(v/2)*(v - 1))
-        v = 3                (2*sqrt(3)/pi)*scale*e^n*n^-n*Gamma(n, n)     (upper incomplete gamma)
+        v = 3                (2*sqrt(3)/pi)*scale*e^n*n^-n*Gamma(n, n)     (upper incomplete gamma;
+                             for a number n above 300 the last three factors as 50 digits)
         odd v, whole n       a finite sum, exact; n*(v - 1)/2 up to 400
         otherwise            the characteristic-function integral, unevaluated
 
@@ -58,7 +60,9 @@ def student_abs_gradient(n: Any, scale: Any, degrees: Any = 3) -> Any:
         return 2 * scale * sqrt(v) * gamma((v + 1) / 2) / (sqrt(pi) * gamma(v / 2) * (v - 1))
     if (v - 3).is_zero:
         if n.is_number and n > 300:  # sympy would write out its digits
-            rest = exp(n - n * log(n), evaluate=False) * uppergamma(n, n, evaluate=False)
+            with mpmath.workdps(60):
+                m = mpmath.mpmathify(n.evalf(60))
+                rest = Float(mpmath.exp(m - m * mpmath.log(m)) * mpmath.gammainc(m, m), 50)
         else:
             rest = exp(n) * n ** (-n) * uppergamma(n, n)
         return 2 * sqrt(3) / pi * scale * rest
