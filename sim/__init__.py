@@ -1,6 +1,6 @@
 """Networks, data and measurements. May use `hessian`, never `theory`."""
 
-from sim import data, models
+from sim import data, models, optimizers
 from sim._compare_radii import compare_radii
 from sim._gradients import GradientMoments, gradient_moments, mean_abs_gradient
 
@@ -11,4 +11,5 @@ __all__ = [
     "gradient_moments",
     "mean_abs_gradient",
     "models",
+    "optimizers",
 ]

@@ -1,0 +1,303 @@
+"""Curvature-based learning rates with the exact second derivative (equations 9 to 11)."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sim import _arguments
+from sim.optimizers._rule import Bucket, Rule, working
+
+DECAYS = ("coupled", "decoupled")
+NEGATIVE = ("absolute", "gradient", "zero")
+REMEDY = "pass hessian.diagonal(model, loss, batch) of this model"
+
+
+class CBLR(Rule):
+    """Each parameter has a learning rate of its own, γ times its radius of curvature.
+
+    With g = dL/dw, h = d²L/dw² and R = (1 + g²)^{3/2} / |h| (equation 9), a step is
+
+        v ← m v + min(R, R_max) g,    w ← w - γβ w - γ v        (equations 10 and 11)
+
+    with γ = `lr`, m = `momentum`, β = `weight_decay`, R_max = `max_radius`. Without momentum and
+    decay, and where the cap is not reached, that is w ← w - γ R g. R is infinite where h = 0, so
+    the cap is finite; an entry with g = h = 0, a dead unit, does not move. On a parabola a step
+    with γ = 1 goes a factor (1 + g²)^{3/2} as far as Newton's: near the minimum it converges with
+    order 3, and for any γ it converges only from where (1 + g²)^{3/2} < 2/γ.
+
+    R is not invariant to the scale of the loss, and h is only the diagonal: in many dimensions γ
+    must stay below 2/λ_max(D^-½ H D^-½), D the diagonal of 1/min(R, R_max), which can be as small
+    as 2/P for P parameters.
+
+    The curvature goes to `step`. The gradient is `.grad`; where no parameter has one, it is
+    `curvature.gradient`, which `hessian.diagonal` has already computed.
+
+    Args:
+        params: names are needed: `model.named_parameters()`, or groups whose "params" are
+            (name, tensor) pairs.
+        lr: γ, at least 0.
+        momentum: m in [0, 1). R g is accumulated, not g: a past gradient keeps its own radius.
+        weight_decay: β, at least 0.
+        decay: `"decoupled"` takes γβw off the weight and leaves R alone; `"coupled"` is that of
+            an L2 term β|w|²/2 in the loss: βw is added to g and β to h.
+        max_radius: R_max, positive and finite. γ R_max is the learning rate of plain gradient
+            descent that parameters with (almost) no curvature get; the default gives them
+            ten times γ.
+        min_curvature: |h| is not taken for smaller than this.
+        damping: added to |h|, before `min_curvature`.
+        negative: an entry with h < 0 (after coupled decay) moves with R from |h| for `"absolute"`
+            (equation 9), not at all for `"zero"`, as by plain gradient descent (R = 1) for
+            `"gradient"`.
+        refresh_interval: the number of steps that one curvature may serve; `None` sets no limit.
+            `due` says whether the next step needs a new one.
+        foreach: `True` updates all tensors of a group together, which saves launches; `False` one
+            by one, which saves memory; `None` chooses by device and size. The results are equal.
+
+    Raises:
+        ValueError: an argument is out of its range; a parameter has no name.
+
+    Source: Gao & Zhong (2020), equations 9 to 11. The paper has neither the cap nor momentum,
+    and leaves the sign of h to the absolute value.
+
+    Example:
+        L = w²/2 at w = 1 has g = h = 1, so R = 2^{3/2} and w ← 1 - 2^{3/2}/4.
+
+        >>> w = torch.nn.Parameter(torch.tensor(1.0))
+        >>> optimizer = CBLR([("w", w)], lr=0.25)
+        >>> (w**2 / 2).backward()
+        >>> optimizer.step(curvature={"w": torch.tensor(1.0)})
+        >>> round(w.item(), 6)
+        0.292893
+    """
+
+    def __init__(
+        self,
+        params: Any,
+        lr: float,
+        *,
+        momentum: float = 0.0,
+        weight_decay: float = 0.0,
+        decay: str = "decoupled",
+        max_radius: float = 1000.0,
+        min_curvature: float = 0.0,
+        damping: float = 0.0,
+        negative: str = "absolute",
+        refresh_interval: int | None = None,
+        foreach: bool | None = None,
+    ) -> None:
+        defaults = {
+            "lr": lr,
+            "momentum": momentum,
+            "weight_decay": weight_decay,
+            "decay": decay,
+            "max_radius": max_radius,
+            "min_curvature": min_curvature,
+            "damping": damping,
+            "negative": negative,
+            "refresh_interval": refresh_interval,
+            "foreach": foreach,
+            "curvature_age": None,  # steps taken with the stored curvature
+        }
+        super().__init__(params, defaults)
+
+    def _check(self, group: dict[str, Any]) -> None:
+        super()._check(group)
+        _arguments.choice("decay", group["decay"], DECAYS)
+        _arguments.choice("negative", group["negative"], NEGATIVE)
+        _arguments.number("max_radius", group["max_radius"], 0.0, open_=True)
+        _arguments.number("min_curvature", group["min_curvature"], 0.0)
+        _arguments.number("damping", group["damping"], 0.0)
+        if group["refresh_interval"] is not None:
+            _arguments.integer("refresh_interval", group["refresh_interval"], 1)
+        if "param_names" not in group:
+            raise ValueError("params: CBLR needs names; pass model.named_parameters()")
+        names = [name for each in self.param_groups for name in each["param_names"]]
+        for name in group["param_names"]:
+            if names.count(name) > 1:
+                raise ValueError(f"params: two parameters are called {name!r}; rename one")
+
+    @property
+    def due(self) -> bool:
+        """Whether the next step needs a curvature: there is none yet, or it has served its time.
+
+        >>> w = torch.nn.Parameter(torch.tensor(1.0))
+        >>> CBLR([("w", w)], lr=0.1).due
+        True
+        """
+        for group in self.param_groups:
+            age, interval = group["curvature_age"], group["refresh_interval"]
+            if age is None or (interval is not None and age >= interval):
+                return True
+        return False
+
+    @torch.no_grad()
+    def step(  # type: ignore[override]
+        self, curvature: Mapping[str, Tensor] | None = None, closure: Any = None
+    ) -> None:
+        """Update the parameters once.
+
+        Args:
+            curvature: name → d²L/dw² in the parameter's shape, for every trainable parameter of
+                this optimizer and no other, as `hessian.diagonal` returns it. It is copied. `None`
+                uses the last one again.
+            closure: not taken; named here only to say so.
+
+        Raises:
+            TypeError: a closure, or a curvature that is not a mapping of tensors.
+            ValueError: a name is missing, unknown or has another shape; a value is not finite;
+                `None` where there is no curvature yet or `refresh_interval` has passed; a sparse
+                gradient. Nothing has been changed then.
+        """
+        if closure is not None or (callable(curvature) and not isinstance(curvature, Mapping)):
+            raise TypeError(f"closure: CBLR takes none, it needs a curvature; {REMEDY}")
+        gradients = None
+        found: dict[Tensor, Tensor] = {}
+        if curvature is None:
+            self._check_age()
+        else:
+            found = self._match(curvature)
+            if all(p.grad is None for group in self.param_groups for p in group["params"]):
+                gradients = self._match_gradients(getattr(curvature, "gradient", {}))
+        buckets = [
+            self._buckets(index, gradients=gradients) for index in range(len(self.param_groups))
+        ]
+        for bucket in (bucket for members in buckets for bucket in members):
+            for name, parameter in zip(bucket.names, bucket.parameters, strict=True):
+                if parameter not in found and "curvature" not in self.state[parameter]:
+                    raise ValueError(
+                        f"curvature: {name} has a gradient but no curvature yet; {REMEDY}"
+                    )
+        if curvature is not None:
+            self._store(found)
+        for group, members in zip(self.param_groups, buckets, strict=True):
+            for bucket in members:
+                self._update(group, bucket)
+            group["curvature_age"] += 1
+
+    def _update(self, group: dict[str, Any], bucket: Bucket) -> None:
+        lr, momentum, beta = group["lr"], group["momentum"], group["weight_decay"]
+        gradients = bucket.gradients
+        curvatures = [self.state[parameter]["curvature"] for parameter in bucket.parameters]
+        if beta and group["decay"] == "coupled":
+            gradients = list(torch._foreach_add(gradients, bucket.weights, alpha=beta))
+            curvatures = list(torch._foreach_add(curvatures, beta))
+        steps = scaled_gradients(
+            gradients,
+            curvatures,
+            max_radius=group["max_radius"],
+            min_curvature=group["min_curvature"],
+            damping=group["damping"],
+            negative=group["negative"],
+        )
+        if momentum:
+            velocities, _ = self._state(bucket, "momentum_buffer")
+            torch._foreach_mul_(velocities, momentum)
+            torch._foreach_add_(velocities, steps)
+            steps = velocities
+        if beta and group["decay"] == "decoupled":
+            torch._foreach_mul_(bucket.weights, 1 - lr * beta)
+        torch._foreach_add_(bucket.weights, steps, alpha=-lr)
+        bucket.write()
+
+    def _check_age(self) -> None:
+        for group in self.param_groups:
+            age, interval = group["curvature_age"], group["refresh_interval"]
+            if age is None:
+                raise ValueError(f"curvature: there is none to use again yet; {REMEDY}")
+            if interval is not None and age >= interval:
+                raise ValueError(
+                    f"curvature: the last one has served {age} steps, refresh_interval is "
+                    f"{interval}; {REMEDY}"
+                )
+
+    def _match(self, curvature: Any) -> dict[Tensor, Tensor]:
+        """The curvature by parameter, after all checks."""
+        if not isinstance(curvature, Mapping):
+            raise TypeError(f"curvature: got {type(curvature).__name__}; {REMEDY}")
+        found = self._by_parameter("curvature", curvature)
+        finite = [value.isfinite().all().cpu() for value in found.values()]
+        if finite and not bool(torch.stack(finite).all()):
+            bad = next(name for name, value in curvature.items() if not value.isfinite().all())
+            raise ValueError(
+                f"curvature: {bad!r} holds a value that is not finite; "
+                "check the data and the weights for nan and overflow"
+            )
+        return found
+
+    def _match_gradients(self, gradients: Any) -> dict[Tensor, Tensor]:
+        return self._by_parameter("curvature.gradient", gradients) if gradients else {}
+
+    def _by_parameter(self, part: str, values: Mapping[str, Any]) -> dict[Tensor, Tensor]:
+        known = {}
+        found = {}
+        for group in self.param_groups:
+            for name, parameter in zip(*_named(group), strict=True):
+                known[name] = parameter
+                if name not in values:
+                    if parameter.requires_grad:
+                        raise ValueError(f"{part}: the parameter {name!r} is missing; {REMEDY}")
+                    continue
+                value = values[name]
+                if not isinstance(value, Tensor) or not value.is_floating_point():
+                    kind = value.dtype if isinstance(value, Tensor) else type(value).__name__
+                    raise TypeError(f"{part}: {name!r} is {kind}; give a floating-point tensor")
+                if value.shape != parameter.shape:
+                    raise ValueError(
+                        f"{part}: {name!r} has shape {tuple(value.shape)} where the parameter has "
+                        f"{tuple(parameter.shape)}; {REMEDY}"
+                    )
+                found[parameter] = value.detach()
+        for name in values:
+            if name not in known:
+                raise ValueError(
+                    f"{part}: {name!r} is no parameter of this optimizer; add it to the "
+                    "optimizer, or leave it out with hessian.diagonal(…, names=…)"
+                )
+        return found
+
+    def _store(self, found: Mapping[Tensor, Tensor]) -> None:
+        for parameter, value in found.items():
+            self.state[parameter]["curvature"] = value.to(
+                device=parameter.device, dtype=working(parameter.dtype), copy=True
+            )
+        for group in self.param_groups:
+            group["curvature_age"] = 0
+
+
+def scaled_gradients(
+    gradients: list[Tensor],
+    curvatures: list[Tensor],
+    *,
+    max_radius: float,
+    min_curvature: float = 0.0,
+    damping: float = 0.0,
+    negative: str = "absolute",
+) -> list[Tensor]:
+    """min(R, R_max) g for lists of tensors (equations 9 and 11), R as the options of CBLR have it.
+
+    >>> g, h = torch.tensor([1.0, 0.0, 2.0]), torch.tensor([2.0, 0.0, 0.0])
+    >>> scaled_gradients([g], [h], max_radius=10.0)
+    [tensor([ 1.4142, 0.0000, 20.0000])]
+    """
+    size = torch._foreach_abs(curvatures)
+    if damping:
+        torch._foreach_add_(size, damping)
+    if min_curvature:
+        torch._foreach_clamp_min_(size, min_curvature)
+    radius = torch._foreach_mul(gradients, gradients)
+    torch._foreach_add_(radius, 1.0)
+    torch._foreach_mul_(radius, torch._foreach_sqrt(radius))
+    torch._foreach_div_(radius, size)
+    if negative != "absolute":
+        for r, h in zip(radius, curvatures, strict=True):
+            r.masked_fill_(h < 0, 1.0 if negative == "gradient" else 0.0)
+    # Where (1 + g²)^{3/2} overflows it is infinite, and the cap holds all the same.
+    torch._foreach_clamp_max_(radius, max_radius)
+    torch._foreach_mul_(radius, gradients)
+    return list(radius)
+
+
+def _named(group: dict[str, Any]) -> tuple[list[str], list[Tensor]]:
+    return group["param_names"], group["params"]

@@ -1,0 +1,154 @@
+"""What the layer-wise rules share: groups of one tensor or many, zero norms, forms of momentum."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sim import _arguments
+from sim.optimizers._rule import Bucket, Rule, evaluate
+
+GROUPINGS = ("group", "tensor")
+ONE_DIMENSIONAL = ("adapt", "plain")
+MOMENTUM_FORMS = ("doubled-first", "rate-inside", "rate-on-history", "rate-outside")
+
+
+class LayerWise(Rule):
+    """A rule whose rate λ is one number for each group of parameters.
+
+    A subclass says what λ is (`_rates`) and how a zero norm may be treated (`ZERO_NORMS`).
+    """
+
+    ZERO_NORMS: tuple[str, ...] = ()
+
+    def _check(self, group: dict[str, Any]) -> None:
+        super()._check(group)
+        _arguments.choice("grouping", group["grouping"], GROUPINGS)
+        _arguments.choice("zero_norm", group["zero_norm"], self.ZERO_NORMS)
+        _arguments.number("floor", group["floor"], 0.0, open_=True)
+        _arguments.choice("one_dimensional", group["one_dimensional"], ONE_DIMENSIONAL)
+        if "momentum_form" in group:
+            _arguments.choice("momentum_form", group["momentum_form"], MOMENTUM_FORMS)
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        """Update the parameters once; parameters without a gradient are left alone.
+
+        Args:
+            closure: evaluated first, with gradients on; its value is returned.
+
+        Raises:
+            ValueError: a sparse gradient; tensors that cannot form one group.
+        """
+        value = evaluate(closure)
+        everything = []
+        for index, group in enumerate(self.param_groups):
+            together = group["grouping"] == "group"
+            everything.append(self._buckets(index, together=together))
+        self._prepare([bucket for buckets in everything for bucket in buckets])
+        for group, buckets in zip(self.param_groups, everything, strict=True):
+            for bucket in buckets:
+                exempt = group["one_dimensional"] == "plain"
+                plain = [exempt and weight.ndim <= 1 for weight in bucket.weights]
+                rest = [i for i, is_plain in enumerate(plain) if not is_plain]
+                alone = [i for i, is_plain in enumerate(plain) if is_plain]
+                adapted = self._adapts(group)
+                if rest:
+                    self._update(group, bucket.pick(rest), group["weight_decay"], adapted)
+                if alone:
+                    self._update(group, bucket.pick(alone), 0.0, False)
+        return value
+
+    def _prepare(self, buckets: list[Bucket]) -> None:
+        """See all gradients of the step before any parameter moves."""
+
+    def _adapts(self, group: dict[str, Any]) -> bool:
+        """Whether the group is adapted at all."""
+        return True
+
+    def _update(self, group: dict[str, Any], bucket: Bucket, beta: float, adapted: bool) -> None:
+        """One step of gradient descent on g + βw at the rate γλ, λ = 1 where not `adapted`."""
+        directions = bucket.gradients
+        if beta:
+            directions = list(torch._foreach_add(directions, bucket.weights, alpha=beta))
+        rates = None
+        if adapted:
+            rates = self._rates(group, bucket, directions, beta)
+        self._descend(group, bucket, directions, rates)
+        bucket.write()
+
+    def _rates(
+        self, group: dict[str, Any], bucket: Bucket, directions: list[Tensor], beta: float
+    ) -> Tensor:
+        """λ for every tensor of the bucket, float64, of length one where they form one group."""
+        raise NotImplementedError
+
+    def _descend(
+        self,
+        group: dict[str, Any],
+        bucket: Bucket,
+        directions: list[Tensor],
+        rates: Tensor | None,
+    ) -> None:
+        lr, momentum = group["lr"], group["momentum"]
+        rates = bounded(group, rates, directions[0].dtype)
+        form = group["momentum_form"] if momentum else "rate-outside"
+        if form == "rate-on-history":
+            velocities, _ = self._state(bucket, "momentum_buffer")
+            torch._foreach_mul_(velocities, momentum)
+            torch._foreach_add_(velocities, directions)
+            torch._foreach_sub_(bucket.weights, scaled(velocities, rates, lr))
+            return
+        steps = scaled(directions, rates, lr if form == "rate-inside" else 1.0)
+        if momentum:
+            velocities, new = self._state(bucket, "momentum_buffer")
+            if form == "doubled-first":
+                for velocity, step, first in zip(velocities, steps, new, strict=True):
+                    if first:
+                        velocity.copy_(step)
+            torch._foreach_mul_(velocities, momentum)
+            torch._foreach_add_(velocities, steps)
+            steps = velocities
+        alpha = -1.0 if form == "rate-inside" else -lr
+        torch._foreach_add_(bucket.weights, steps, alpha=alpha)
+
+
+def scaled(tensors: list[Tensor], rates: Tensor | None, factor: float) -> list[Tensor]:
+    """Each tensor times its rate times the factor, in its own dtype."""
+    if rates is None:
+        return list(torch._foreach_mul(tensors, factor)) if factor != 1.0 else tensors
+    each = (rates * factor).expand(len(tensors)).unbind()
+    return list(torch._foreach_mul(tensors, list(each)))
+
+
+def bounded(group: dict[str, Any], rates: Tensor | None, dtype: torch.dtype) -> Tensor | None:
+    """Rates that do not overflow a dtype, where they would turn entries of 0 into nan."""
+    if rates is None or group["zero_norm"] == "literal":
+        return rates
+    return rates.clamp(max=torch.finfo(dtype).max)
+
+
+def norms(tensors: list[Tensor], group: dict[str, Any], order: int = 2) -> Tensor:
+    """‖·‖ of each tensor, or of all as one vector where they form one group; float64.
+
+    In float32 the squares of gradients below 1e-23 would vanish, and with them the norm.
+    """
+    each = torch.stack(list(torch._foreach_norm(tensors, order, dtype=torch.float64)))
+    if group["grouping"] == "tensor":
+        return each
+    total = each.sum() if order == 1 else torch.linalg.vector_norm(each)
+    return total.reshape(1)
+
+
+def sizes(tensors: list[Tensor], group: dict[str, Any]) -> Tensor:
+    """The number of entries of each tensor, or of all where they form one group; float64."""
+    counts = [float(tensor.numel()) for tensor in tensors]
+    if group["grouping"] == "group":
+        counts = [sum(counts)]
+    return torch.tensor(counts, dtype=torch.float64, device=tensors[0].device)
+
+
+def floored(weight: Tensor, tensors: list[Tensor], floor: float, group: dict[str, Any]) -> Tensor:
+    """‖w‖, but not less than that of a tensor all of whose entries are `floor`."""
+    return torch.maximum(weight, floor * sizes(tensors, group).sqrt())

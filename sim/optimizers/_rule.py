@@ -1,0 +1,168 @@
+"""What all rules share: checked groups, names, buckets of tensors, exact resumption."""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from sim import _arguments
+
+# Sixteen bits are too few to sum in: work and state are float32 there, the weight is rounded once.
+HALF = (torch.bfloat16, torch.float16)
+# On a CPU, tensors above this size gain nothing from being walked through together: they leave
+# the cache between one operation and the next.
+SMALL = 2**15
+
+
+def working(dtype: torch.dtype) -> torch.dtype:
+    """The dtype in which a parameter of this dtype is updated and its state is kept."""
+    return torch.float32 if dtype in HALF else dtype
+
+
+@dataclass
+class Bucket:
+    """Tensors that are updated together, in their working dtype.
+
+    `weights` are the parameters themselves, or float32 copies that `write` rounds back.
+    """
+
+    names: list[str]
+    parameters: list[Tensor]
+    weights: list[Tensor]
+    gradients: list[Tensor]
+
+    def write(self) -> None:
+        """Round the copies back into the parameters they were made of."""
+        for parameter, weight in zip(self.parameters, self.weights, strict=True):
+            if weight is not parameter:
+                parameter.copy_(weight)
+
+    def pick(self, indices: Iterable[int]) -> "Bucket":
+        """A part of the bucket; its `write` writes that part."""
+        kept = list(indices)
+        lists = (self.names, self.parameters, self.weights, self.gradients)
+        return Bucket(*([values[i] for i in kept] for values in lists))  # type: ignore[arg-type]
+
+
+class Rule(Optimizer):
+    """Base of the rules: a group is checked when it is added, a state is resumed bit for bit."""
+
+    def __init__(self, params: Any, defaults: dict[str, Any]) -> None:
+        super().__init__(params, defaults)
+
+    def _check(self, group: dict[str, Any]) -> None:
+        """Refuse a wrong option of a group; rules add their own."""
+        group["lr"] = _arguments.number("lr", group["lr"], 0.0)
+        group["momentum"] = _arguments.number("momentum", group["momentum"], 0.0, 1.0)
+        group["weight_decay"] = _arguments.number("weight_decay", group["weight_decay"], 0.0)
+        if group["foreach"] not in (None, True, False):
+            raise ValueError(f"foreach: got {group['foreach']!r}; give True, False or None")
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Add a group, as in torch, after a check of its options and tensors."""
+        super().add_param_group(param_group)
+        try:
+            self._check(self.param_groups[-1])
+            for name, parameter in self._named(len(self.param_groups) - 1):
+                if not parameter.is_floating_point():
+                    raise ValueError(
+                        f"params: {name} has dtype {parameter.dtype}; "
+                        "only real floating-point parameters can be updated"
+                    )
+        except ValueError:
+            self.param_groups.pop()
+            raise
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Resume; the state keeps the dtype in which it was saved, so the next step is the same.
+
+        Raises:
+            ValueError: the state was saved for parameters of other names or another order.
+        """
+        for ours, theirs in zip(self.param_groups, state_dict["param_groups"], strict=False):
+            here, saved = ours.get("param_names"), theirs.get("param_names")
+            if here is not None and saved is not None and here != saved:
+                raise ValueError(
+                    f"state_dict: it was saved for parameters {_short(saved)} and these are "
+                    f"{_short(here)}; build the optimizer with the same parameters in order"
+                )
+        super().load_state_dict(state_dict)
+        # torch has just cast all floating-point state to the parameter's dtype; what was lost is
+        # still in the argument.
+        numbers = [i for group in state_dict["param_groups"] for i in group["params"]]
+        parameters = [p for group in self.param_groups for p in group["params"]]
+        for number, parameter in zip(numbers, parameters, strict=True):
+            for key, value in state_dict["state"].get(number, {}).items():
+                if isinstance(value, Tensor) and value.is_floating_point():
+                    value = value.detach().to(device=parameter.device, copy=True)
+                    self.state[parameter][key] = value
+
+    def _named(self, index: int) -> Iterator[tuple[str, Tensor]]:
+        """The tensors of a group with a name for messages."""
+        group = self.param_groups[index]
+        names = group.get("param_names")
+        for i, parameter in enumerate(group["params"]):
+            label = (
+                f"parameter {i} of group {index}" if names is None else f"parameter {names[i]!r}"
+            )
+            yield label, parameter
+
+    def _buckets(
+        self,
+        index: int,
+        *,
+        together: bool = False,
+        gradients: Mapping[Tensor, Tensor] | None = None,
+    ) -> list[Bucket]:
+        """The tensors of a group that have a gradient, in lists that are updated at one go."""
+        group = self.param_groups[index]
+        foreach = True if together else group["foreach"]
+        buckets: dict[object, Bucket] = {}
+        for name, parameter in self._named(index):
+            gradient = parameter.grad if gradients is None else gradients.get(parameter)
+            if gradient is None or parameter.numel() == 0:
+                continue
+            if gradient.layout is not torch.strided:
+                raise ValueError(
+                    f"{name} has a sparse gradient, which {type(self).__name__} cannot take; "
+                    "make it dense, for an embedding with sparse=False"
+                )
+            dtype = working(parameter.dtype)
+            key: object = (parameter.device, dtype)
+            alone = parameter.device.type == "cpu" and parameter.numel() > SMALL
+            if foreach is False or (foreach is None and alone):
+                key = name
+            bucket = buckets.setdefault(key, Bucket([], [], [], []))
+            bucket.names.append(name)
+            bucket.parameters.append(parameter)
+            bucket.weights.append(parameter if parameter.dtype == dtype else parameter.to(dtype))
+            bucket.gradients.append(gradient if gradient.dtype == dtype else gradient.to(dtype))
+        if together and len(buckets) > 1:
+            raise ValueError(
+                f"grouping: group {index} holds tensors of several devices or working dtypes; "
+                "give each its own group, or use grouping='tensor'"
+            )
+        return list(buckets.values())
+
+    def _state(self, bucket: Bucket, key: str) -> tuple[list[Tensor], list[bool]]:
+        """State tensors under a key, zero where they are new, and which are new."""
+        new = [key not in self.state[parameter] for parameter in bucket.parameters]
+        for parameter, weight, is_new in zip(bucket.parameters, bucket.weights, new, strict=True):
+            if is_new:
+                self.state[parameter][key] = torch.zeros_like(weight)
+        return [self.state[parameter][key] for parameter in bucket.parameters], new
+
+
+def evaluate(closure: Callable[[], Any] | None) -> Any:
+    """The value of a closure, with gradients on, or None."""
+    if closure is None:
+        return None
+    with torch.enable_grad():
+        return closure()
+
+
+def _short(names: list[str]) -> str:
+    return ", ".join(names[:3]) + (", …" if len(names) > 3 else "")
