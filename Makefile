@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 AUDIT  ?=
 
-.PHONY: audit test lint slow gpu wheel clean
+.PHONY: audit test lint slow gpu bench wheel clean
 
 audit: $(VENV)/.installed
 	$(BIN)/cblr audit $(AUDIT)
@@ -22,6 +22,11 @@ slow: $(VENV)/.installed-test
 
 gpu: $(VENV)/.installed-test
 	$(BIN)/python -m pytest -m gpu
+
+# Without dependencies: BackPACK names torchvision, which nothing here uses.
+bench: $(VENV)/.installed-test
+	$(BIN)/python -m pip install --quiet --no-deps -c constraints.txt backpack-for-pytorch unfoldNd einops
+	$(BIN)/python -W ignore benchmarks/diagonal.py
 
 wheel: $(VENV)/.installed-test
 	$(BIN)/python -m build --wheel
