@@ -44,7 +44,7 @@ class MCLR(LayerWise):
         zero_norm: `"floor"`: see above; for `"ratio"` the floor holds for |w| entry by entry.
             `"one"`: R = 1 where it would be 0, infinite or nan. `"literal"`: as printed.
         floor: positive.
-        limit: positive; `None` for none, which is the rule as printed.
+        limit: positive, for `zero_norm="floor"`; `None` for none.
         one_dimensional: `"adapt"` like others; `"plain"`: R = 1 and no decay for tensors of fewer
             than two dimensions.
         momentum_form: `"rate-outside"` as above; others as for `LARS`.
@@ -117,16 +117,13 @@ class MCLR(LayerWise):
         radius = torch.stack([_radius(w, g, beta, group["reading"], floor) for w, g in pairs])
         if group["zero_norm"] == "one":
             radius = torch.where((radius > 0) & radius.isfinite(), radius, 1.0)
-        if group["limit"] is None:
+        if group["limit"] is None or not floor:
             return radius
         step = norms(directions, group)
-        longest = norms(weights, group)
-        if floor:
-            longest = floored(longest, weights, floor, group)
-        lars = torch.where(step == 0, 0.0, longest / step)
-        if floor:
-            # An infinite median is no guide; the norms are.
-            radius = torch.where(radius == torch.inf, lars, radius)
+        lars = floored(norms(weights, group), weights, floor, group) / step
+        lars = torch.where(step == 0, 0.0, lars)
+        # An infinite median is no guide; the norms are.
+        radius = torch.where(radius == torch.inf, lars, radius)
         return torch.minimum(radius, group["limit"] * lars)
 
 

@@ -1,7 +1,10 @@
 """What theory says of CBLR, how it takes its curvature, and that it trains."""
 
+import inspect
 import itertools
 import math
+import re
+from pathlib import Path
 
 import pytest
 import torch
@@ -9,10 +12,15 @@ import torch.nn.functional as F
 from torch import nn
 
 import hessian
-from sim import data, models
+import sim
+from sim import data, models, optimizers
 from sim.optimizers import CBLR
+from sim.optimizers._lamb import REFERENCES as LAMB_REFERENCES
+from sim.optimizers._lars import REFERENCES
 
 from .test_suite import gradients, tensors
+
+DOCS = Path(__file__).resolve().parents[3] / "docs" / "optimizers.md"
 
 
 def scalar(value):
@@ -107,6 +115,33 @@ def test_a_network_of_five_lines():
     assert losses == sorted(losses, reverse=True)
 
 
+def test_the_examples_of_the_docs():
+    text = DOCS.read_text(encoding="utf-8")
+    examples = re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
+    assert len(examples) == 2
+    x, y = torch.randn(16, 3), torch.randint(2, (16,))
+    for example in examples:
+        torch.manual_seed(0)
+        model = nn.Linear(3, 2)
+        names = {"model": model, "loss": F.cross_entropy, "batches": 12 * [(x, y)]}
+        before = F.cross_entropy(model(x), y)
+        exec(example, names | {"sim": sim, "hessian": hessian})
+        assert F.cross_entropy(model(x), y) < before
+
+
+def test_every_option_is_documented():
+    for rule in optimizers.__all__:
+        found = getattr(optimizers, rule)
+        missing = [
+            o
+            for o in inspect.signature(found).parameters
+            if not re.search(rf"\b{o}`?.*:", found.__doc__)
+        ]
+        assert missing == []
+    text = DOCS.read_text(encoding="utf-8")
+    assert [name for name in [*REFERENCES, *LAMB_REFERENCES] if f'`"{name}"`' not in text] == []
+
+
 def test_its_gradient_and_that_of_backward_are_the_same_step():
     x, y = torch.randn(8, 3), torch.randint(2, (8,))
     results = []
@@ -151,14 +186,15 @@ def test_frozen_parameters_may_be_left_out():
         optimizer.step()
 
 
-def test_a_narrow_alexnet_learns_the_digits():
+@pytest.mark.parametrize("seed", [0, 3])  # 3 is one that diverges at γ = 3e-4
+def test_a_narrow_alexnet_learns_the_digits(seed):
     digits = data.load("digits")
     x, y = digits.pair
     model = models.build(
-        "alexnet", in_shape=x.shape[1:], classes=10, width=1 / 16, dropout=0.0, seed=0
+        "alexnet", in_shape=x.shape[1:], classes=10, width=1 / 16, dropout=0.0, seed=seed
     )
-    optimizer = CBLR(model.named_parameters(), lr=1e-3, momentum=0.9)
-    generator = torch.Generator().manual_seed(1)
+    optimizer = CBLR(model.named_parameters(), lr=2e-4, momentum=0.9)
+    generator = torch.Generator().manual_seed(seed + 1)
 
     def measure():
         with torch.no_grad():
@@ -166,11 +202,11 @@ def test_a_narrow_alexnet_learns_the_digits():
         return F.cross_entropy(output, y).item(), (output.argmax(1) == y).float().mean().item()
 
     before = measure()
-    for _ in range(80):
+    for _ in range(100):
         rows = torch.randint(len(x), (128,), generator=generator)
         optimizer.step(curvature=hessian.diagonal(model, F.cross_entropy, (x[rows], y[rows])))
     after = measure()
     # ln 10 = 2.303 and 10% are chance.
     assert before[0] > 2.2
-    assert after[0] < 1.2
-    assert after[1] > 0.5
+    assert after[0] < 0.8
+    assert after[1] > 0.75
