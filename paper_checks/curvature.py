@@ -161,6 +161,8 @@ def measure_curvature(
     model = make_model(request, whole).to(device).eval()
     pair = whole.subset(request.samples, seed=request.seed).to(device).pair
     console = Console()
+    if not console.is_terminal:
+        console = Console(width=120)  # a log has no edge to wrap at
     try:
         console.print(str(hessian.plan(model, loss, pair)), markup=False, highlight=False)
         if plan_only:
@@ -202,13 +204,22 @@ _COLUMNS = (
 
 def table(frame: "pd.DataFrame") -> "Table":
     """The most telling columns of `sim.compare_radii` as a terminal table."""
+    from rich.box import SIMPLE_HEAD
     from rich.table import Table
 
     shown = [(column, title) for column, title in _COLUMNS if column in frame]
-    found = Table(title="Exact curvature radius (median) and its substitutes", pad_edge=False)
+    # No inner padding and no box, so that every number fits into 80 columns uncut.
+    found = Table(
+        title="Exact curvature radius (median) and its substitutes",
+        box=SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+        pad_edge=False,
+    )
     for column, title in shown:
         first = column == "parameter"
-        found.add_column(title, justify="left" if first else "right", no_wrap=first)
+        found.add_column(
+            title, justify="left" if first else "right", no_wrap=first, overflow="fold"
+        )
     for row in frame.to_dict("records"):
         found.add_row(*(_cell(row[column]) for column, _ in shown))
     return found
