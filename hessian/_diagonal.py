@@ -213,7 +213,7 @@ class _Check:
                 if gradient is None or not gradient.requires_grad:
                     continue
                 for k, entry in enumerate(index.tolist()):
-                    second = _parameter._single(gradient, parameters[name], entry)
+                    second = _parameter.single(gradient, parameters[name], entry)
                     self.total[name][k] += item.a * float(second)
 
     def deviation(self, h: dict[str, Tensor], scale: float) -> dict[str, float]:

@@ -306,10 +306,6 @@ def _linear(node: Node, lay: Layout, out: Shape, dims: list[Shape], n: int) -> l
     return [label, Mark.SHARED, Mark.SHARED][: len(dims)]
 
 
-def _pointwise_loss(node: Node, lay: Layout, out: Shape, dims: list[Shape], n: int) -> list[Label]:
-    return [_broadcast(lay, out, d) for d in dims]
-
-
 _SPATIAL_DIMS = {
     **{f"{kind}{d}D": d for kind in ("ReflectionPad", "ReplicationPad") for d in (1, 2, 3)},
     **{f"UpsampleNearest{d}D": d for d in (1, 2, 3)},
@@ -334,7 +330,7 @@ _RULES: dict[str, Rule] = {
     **dict.fromkeys(_SPATIAL_DIMS, _spatial),
     **dict.fromkeys(("NativeLayerNorm", "NativeGroupNorm"), _norm),
     **dict.fromkeys(("Mm", "Bmm", "Addmm", "Baddbmm"), _matmul),
-    **dict.fromkeys(LOSSES, _pointwise_loss),
+    **dict.fromkeys(LOSSES, _elementwise),
     **dict.fromkeys(("NllLoss", "NllLoss2D"), _nll),
     "Stack": _stack,
     "ConstantPadNd": _pad,

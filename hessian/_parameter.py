@@ -83,7 +83,7 @@ def _entries(
             except (RuntimeError, NotImplementedError):
                 batched = False  # no batching rule, or data-dependent code in a custom backward
         for offset, entry in enumerate(part.tolist()):
-            target[start + offset] = _single(gradient, parameter, entry)
+            target[start + offset] = single(gradient, parameter, entry)
             tick(1)
 
 
@@ -104,7 +104,8 @@ def _batched(gradient: Tensor, parameter: Tensor, entries: Tensor) -> Tensor:
     return got.reshape(len(entries), -1)[rows, entries].detach()
 
 
-def _single(gradient: Tensor, parameter: Tensor, entry: int) -> Tensor:
+def single(gradient: Tensor, parameter: Tensor, entry: int) -> Tensor:
+    """d²L/dw² at one flat entry, from the gradient with its graph."""
     unit = torch.zeros_like(gradient, memory_format=torch.contiguous_format)
     unit.view(-1)[entry] = 1.0
     (got,) = torch.autograd.grad(gradient, parameter, unit, retain_graph=True, allow_unused=True)

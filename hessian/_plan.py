@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-METHODS = ("affine", "columns", "preactivation", "parameter", "separable", "zero")
-
 
 @dataclass(frozen=True)
 class Entry:

@@ -180,7 +180,7 @@ def test_kinds_that_need_samples_apart_say_so(kind):
         hessian.estimate(model, criterion, (x, y), kind)
 
 
-def test_wide_smooth_network_by_mlp_helper():
+def test_data_that_can_be_read_only_once_serves_every_probe():
     model = mlp(nn.GELU).double()
     x, y = torch.randn(4, 6).double(), torch.tensor([0, 1, 2, 3])
     got = hessian.estimate(model, F.cross_entropy, iter([(x, y)]), "hutchinson", probes=3)
