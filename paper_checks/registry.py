@@ -8,7 +8,7 @@ from paper_checks.claims.registry import CLAIMS
 from paper_checks.errors import InputError
 
 EQUATION_IDS = tuple(f"eq{label}" for label in range(1, 29))
-FIGURE_IDS = ("fig2", "fig3")
+FIGURE_IDS = ("fig2", "fig3", "fig-law")
 IDS = EQUATION_IDS + FIGURE_IDS + tuple(CLAIMS)
 
 
@@ -36,7 +36,7 @@ def _remedy(name: str) -> str:
     near = claims[:3] or get_close_matches(name.casefold(), IDS, n=3, cutoff=0.4)
     if near:
         return f"no such check; did you mean {' or '.join(near)}?"
-    return "no such check; there are eq1 to eq28, fig2, fig3 and claim-…"
+    return "no such check; there are eq1 to eq28, fig2, fig3, fig-law and claim-…"
 
 
 def build(name: str) -> Check:
@@ -53,6 +53,10 @@ def build(name: str) -> Check:
         from paper_checks.fig3 import FIG3
 
         return FIG3
+    if name == "fig-law":
+        from paper_checks.fig_law import FIG_LAW
+
+        return FIG_LAW
     from paper_checks.claims import claim_check
 
     return claim_check(name)
