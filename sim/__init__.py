@@ -3,13 +3,19 @@
 from sim import data, models, optimizers
 from sim._compare_radii import compare_radii
 from sim._gradients import GradientMoments, gradient_moments, mean_abs_gradient
+from sim._sharpness import sharpness
+from sim._stable_gamma import Stability, Trial, stable_gamma
 
 __all__ = [
     "GradientMoments",
+    "Stability",
+    "Trial",
     "compare_radii",
     "data",
     "gradient_moments",
     "mean_abs_gradient",
     "models",
     "optimizers",
+    "sharpness",
+    "stable_gamma",
 ]

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from sim import _arguments
-from sim.optimizers._rule import Bucket, Rule, working
+from sim.optimizers._rule import Bucket, Rule, options, pieces, working
 
 DECAYS = ("coupled", "decoupled")
 NEGATIVE = ("absolute", "gradient", "zero")
@@ -88,20 +88,8 @@ class CBLR(Rule):
         refresh_interval: int | None = None,
         foreach: bool | None = None,
     ) -> None:
-        defaults = {
-            "lr": lr,
-            "momentum": momentum,
-            "weight_decay": weight_decay,
-            "decay": decay,
-            "max_radius": max_radius,
-            "min_curvature": min_curvature,
-            "damping": damping,
-            "negative": negative,
-            "refresh_interval": refresh_interval,
-            "foreach": foreach,
-            "curvature_age": None,  # steps taken with the stored curvature
-        }
-        super().__init__(params, defaults)
+        # The age is the number of steps taken with the stored curvature.
+        super().__init__(params, {**options(locals()), "curvature_age": None})
 
     def _check(self, group: dict[str, Any]) -> None:
         super()._check(group)
@@ -153,6 +141,51 @@ class CBLR(Rule):
         """
         if closure is not None or (callable(curvature) and not isinstance(curvature, Mapping)):
             raise TypeError(f"closure: CBLR takes none, it needs a curvature; {REMEDY}")
+        found, buckets = self._gather(curvature)
+        if curvature is not None:
+            self._store(found)
+        for group, members in zip(self.param_groups, buckets, strict=True):
+            for bucket in members:
+                self._update(group, bucket)
+            group["curvature_age"] += 1
+
+    @torch.no_grad()
+    def radius(self, curvature: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
+        """The rate that the next step would give each entry: min(R, R_max), with all options.
+
+        γ times this is the learning rate. Changes nothing; `curvature` and its gradient are taken
+        as by `step`. With it `sim.sharpness` tells how large γ may be.
+
+        Returns:
+            Name → tensor of the parameter's shape, in the dtype it is updated in, for the
+            parameters that have a gradient.
+
+        Raises:
+            TypeError, ValueError: as `step`.
+
+        >>> w = torch.nn.Parameter(torch.tensor([0.0, 1.0]))
+        >>> w.grad = torch.tensor([0.0, 0.0])
+        >>> optimizer = CBLR([("w", w)], lr=0.1, max_radius=10.0)
+        >>> optimizer.radius({"w": torch.tensor([4.0, 0.0])})
+        {'w': tensor([ 0.2500, 10.0000])}
+        """
+        found, buckets = self._gather(curvature)
+        rates: dict[Tensor, Tensor] = {}
+        for group, members in zip(self.param_groups, buckets, strict=True):
+            for bucket in members:
+                second = [
+                    found[p].to(w) if p in found else self.state[p]["curvature"]
+                    for p, w in zip(bucket.parameters, bucket.weights, strict=True)
+                ]
+                _, values = _rates(group, bucket.weights, bucket.gradients, second)
+                rates.update(zip(bucket.parameters, values, strict=True))
+        pairs = [pair for group in self.param_groups for pair in zip(*_named(group), strict=True)]
+        return {name: rates[parameter] for name, parameter in pairs if parameter in rates}
+
+    def _gather(
+        self, curvature: Mapping[str, Tensor] | None
+    ) -> tuple[dict[Tensor, Tensor], list[list[Bucket]]]:
+        """A new curvature by parameter and what is to be updated, after all checks."""
         gradients = None
         found: dict[Tensor, Tensor] = {}
         if curvature is None:
@@ -170,36 +203,15 @@ class CBLR(Rule):
                     raise ValueError(
                         f"curvature: {name} has a gradient but no curvature yet; {REMEDY}"
                     )
-        if curvature is not None:
-            self._store(found)
-        for group, members in zip(self.param_groups, buckets, strict=True):
-            for bucket in members:
-                self._update(group, bucket)
-            group["curvature_age"] += 1
+        return found, buckets
 
     def _update(self, group: dict[str, Any], bucket: Bucket) -> None:
-        lr, momentum, beta = group["lr"], group["momentum"], group["weight_decay"]
-        gradients = bucket.gradients
         curvatures = [self.state[parameter]["curvature"] for parameter in bucket.parameters]
-        if beta and group["decay"] == "coupled":
-            gradients = list(torch._foreach_add(gradients, bucket.weights, alpha=beta))
-            curvatures = list(torch._foreach_add(curvatures, beta))
-        steps = scaled_gradients(
-            gradients,
-            curvatures,
-            max_radius=group["max_radius"],
-            min_curvature=group["min_curvature"],
-            damping=group["damping"],
-            negative=group["negative"],
-        )
-        if momentum:
-            velocities, _ = self._state(bucket, "momentum_buffer")
-            torch._foreach_mul_(velocities, momentum)
-            torch._foreach_add_(velocities, steps)
-            steps = velocities
-        if beta and group["decay"] == "decoupled":
-            torch._foreach_mul_(bucket.weights, 1 - lr * beta)
-        torch._foreach_add_(bucket.weights, steps, alpha=-lr)
+        lists = [bucket.weights, bucket.gradients, curvatures]
+        if group["momentum"]:
+            lists.append(self._state(bucket, "momentum_buffer")[0])
+        for weights, gradients, second, *velocities in pieces(lists):
+            _descend(group, weights, gradients, second, velocities[0] if velocities else None)
         bucket.write()
 
     def _check_age(self) -> None:
@@ -218,8 +230,13 @@ class CBLR(Rule):
         if not isinstance(curvature, Mapping):
             raise TypeError(f"curvature: got {type(curvature).__name__}; {REMEDY}")
         found = self._by_parameter("curvature", curvature)
-        finite = [value.isfinite().all().cpu() for value in found.values()]
-        if finite and not bool(torch.stack(finite).all()):
+        # nan and inf show in the extremes, at one pass and without memory.
+        finite = [
+            torch.stack(value.aminmax()).isfinite().all()
+            for value in found.values()
+            if value.numel()
+        ]
+        if finite and not bool(torch.stack([each.to(finite[0].device) for each in finite]).all()):
             bad = next(name for name, value in curvature.items() if not value.isfinite().all())
             raise ValueError(
                 f"curvature: {bad!r} holds a value that is not finite; "
@@ -260,14 +277,15 @@ class CBLR(Rule):
 
     def _store(self, found: Mapping[Tensor, Tensor]) -> None:
         for parameter, value in found.items():
-            self.state[parameter]["curvature"] = value.to(
-                device=parameter.device, dtype=working(parameter.dtype), copy=True
-            )
+            state = self.state[parameter]
+            if "curvature" not in state:
+                state["curvature"] = torch.empty_like(parameter, dtype=working(parameter.dtype))
+            state["curvature"].copy_(value)
         for group in self.param_groups:
             group["curvature_age"] = 0
 
 
-def scaled_gradients(
+def radii(
     gradients: list[Tensor],
     curvatures: list[Tensor],
     *,
@@ -276,11 +294,11 @@ def scaled_gradients(
     damping: float = 0.0,
     negative: str = "absolute",
 ) -> list[Tensor]:
-    """min(R, R_max) g for lists of tensors (equations 9 and 11), R as the options of CBLR have it.
+    """min(R, R_max) for lists of tensors (equation 9), R as the options of CBLR have it.
 
     >>> g, h = torch.tensor([1.0, 0.0, 2.0]), torch.tensor([2.0, 0.0, 0.0])
-    >>> scaled_gradients([g], [h], max_radius=10.0)
-    [tensor([ 1.4142, 0.0000, 20.0000])]
+    >>> radii([g], [h], max_radius=10.0)
+    [tensor([ 1.4142, 10.0000, 10.0000])]
     """
     size = torch._foreach_abs(curvatures)
     if damping:
@@ -296,8 +314,38 @@ def scaled_gradients(
             r.masked_fill_(h < 0, 1.0 if negative == "gradient" else 0.0)
     # Where (1 + g²)^{3/2} overflows it is infinite, and the cap holds all the same.
     torch._foreach_clamp_max_(radius, max_radius)
-    torch._foreach_mul_(radius, gradients)
     return list(radius)
+
+
+def _rates(
+    group: dict[str, Any], weights: list[Tensor], gradients: list[Tensor], curvatures: list[Tensor]
+) -> tuple[list[Tensor], list[Tensor]]:
+    """The gradients, with coupled decay where there is one, and the rate of each entry."""
+    beta = group["weight_decay"]
+    if beta and group["decay"] == "coupled":
+        gradients = list(torch._foreach_add(gradients, weights, alpha=beta))
+        curvatures = list(torch._foreach_add(curvatures, beta))
+    options = {key: group[key] for key in ("max_radius", "min_curvature", "damping", "negative")}
+    return gradients, radii(gradients, curvatures, **options)
+
+
+def _descend(
+    group: dict[str, Any],
+    weights: list[Tensor],
+    gradients: list[Tensor],
+    curvatures: list[Tensor],
+    velocities: list[Tensor] | None,
+) -> None:
+    lr, beta = group["lr"], group["weight_decay"]
+    gradients, steps = _rates(group, weights, gradients, curvatures)
+    torch._foreach_mul_(steps, gradients)
+    if velocities is not None:
+        torch._foreach_mul_(velocities, group["momentum"])
+        torch._foreach_add_(velocities, steps)
+        steps = velocities
+    if beta and group["decay"] == "decoupled":
+        torch._foreach_mul_(weights, 1 - lr * beta)
+    torch._foreach_add_(weights, steps, alpha=-lr)
 
 
 def _named(group: dict[str, Any]) -> tuple[list[str], list[Tensor]]:

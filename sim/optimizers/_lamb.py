@@ -7,7 +7,7 @@ from torch import Tensor
 
 from sim import _arguments
 from sim.optimizers._layerwise import LayerWise, bounded, floored, norms, scaled
-from sim.optimizers._rule import Bucket
+from sim.optimizers._rule import Bucket, flag, preset
 
 PAPER: dict[str, Any] = {
     "zero_norm": "floor",
@@ -22,7 +22,6 @@ REFERENCES: dict[str, dict[str, Any]] = {
     "apex": PAPER | {"zero_norm": "one", "adapt": "decayed", "max_grad_norm": 1.0},
     "apex-nvlamb": PAPER | {"zero_norm": "one", "max_grad_norm": 1.0},
 }
-ADAPT = ("always", "decayed", "never")
 DECAYS = ("decoupled", "l2")
 
 
@@ -108,40 +107,16 @@ class LAMB(LayerWise):
         grouping: str = "tensor",
         foreach: bool | None = None,
     ) -> None:
-        given = {
-            "zero_norm": zero_norm,
-            "adapt": adapt,
-            "max_grad_norm": max_grad_norm,
-            "clip": clip,
-        }
-        chosen = REFERENCES[_arguments.choice("like", like, REFERENCES)]
-        defaults = {
-            "lr": lr,
-            "momentum": momentum,
-            "weight_decay": weight_decay,
-            "beta2": beta2,
-            "eps": eps,
-            "bias_correction": bias_correction,
-            "grad_averaging": grad_averaging,
-            "decay": decay,
-            **{key: chosen[key] if value is None else value for key, value in given.items()},
-            "floor": floor,
-            "one_dimensional": one_dimensional,
-            "grouping": grouping,
-            "foreach": foreach,
-        }
         self._clip_factor: Tensor | None = None
-        super().__init__(params, defaults)
+        super().__init__(params, preset(REFERENCES, locals()))
 
     def _check(self, group: dict[str, Any]) -> None:
         super()._check(group)
         _arguments.number("beta2", group["beta2"], 0.0, 1.0)
         _arguments.number("eps", group["eps"], 0.0, open_=True)
         _arguments.choice("decay", group["decay"], DECAYS)
-        _arguments.choice("adapt", group["adapt"], ADAPT)
         for option in ("bias_correction", "grad_averaging", "clip"):
-            if not isinstance(group[option], bool):
-                raise ValueError(f"{option}: got {group[option]!r}; give True or False")
+            flag(option, group[option])
         limit = group["max_grad_norm"]
         if limit is not None:
             _arguments.number("max_grad_norm", limit, 0.0, open_=True)
@@ -150,10 +125,6 @@ class LAMB(LayerWise):
                 f"max_grad_norm: got {limit!r} beside {self.param_groups[0]['max_grad_norm']!r}; "
                 "it is for all gradients together, so give every group the same"
             )
-
-    def _adapts(self, group: dict[str, Any]) -> bool:
-        decayed = group["weight_decay"] > 0
-        return group["adapt"] == "always" or (group["adapt"] == "decayed" and decayed)
 
     def _prepare(self, buckets: list[Bucket]) -> None:
         limit = self.param_groups[0]["max_grad_norm"]

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from sim import _arguments
 from sim.optimizers._layerwise import LayerWise, floored, norms, scaled
-from sim.optimizers._rule import Bucket
+from sim.optimizers._rule import Bucket, flag, preset
 
 CANONICAL: dict[str, Any] = {
     "trust_coefficient": 1.0,
@@ -39,7 +39,6 @@ REFERENCES: dict[str, dict[str, Any]] = {
     "tf-contrib": TORCH | {"decay": "ratio-only", "momentum_form": "rate-on-history"},
 }
 DENOMINATORS = ("combined", "gradient", "separate")
-ADAPT = ("always", "decayed", "never")
 DECAYS = ("coupled", "ratio-only")
 
 
@@ -132,42 +131,15 @@ class LARS(LayerWise):
         grouping: str = "tensor",
         foreach: bool | None = None,
     ) -> None:
-        given = {
-            "trust_coefficient": trust_coefficient,
-            "eps": eps,
-            "denominator": denominator,
-            "zero_norm": zero_norm,
-            "floor": floor,
-            "one_dimensional": one_dimensional,
-            "adapt": adapt,
-            "clip": clip,
-            "decay": decay,
-            "momentum_form": momentum_form,
-        }
-        chosen = REFERENCES[_arguments.choice("like", like, REFERENCES)]
-        defaults = {
-            "lr": lr,
-            "momentum": momentum,
-            "weight_decay": weight_decay,
-            **{key: chosen[key] if value is None else value for key, value in given.items()},
-            "grouping": grouping,
-            "foreach": foreach,
-        }
-        super().__init__(params, defaults)
+        super().__init__(params, preset(REFERENCES, locals()))
 
     def _check(self, group: dict[str, Any]) -> None:
         super()._check(group)
         _arguments.number("trust_coefficient", group["trust_coefficient"], 0.0, open_=True)
         _arguments.number("eps", group["eps"], 0.0)
         _arguments.choice("denominator", group["denominator"], DENOMINATORS)
-        _arguments.choice("adapt", group["adapt"], ADAPT)
         _arguments.choice("decay", group["decay"], DECAYS)
-        if not isinstance(group["clip"], bool):
-            raise ValueError(f"clip: got {group['clip']!r}; give True or False")
-
-    def _adapts(self, group: dict[str, Any]) -> bool:
-        decayed = group["weight_decay"] > 0
-        return group["adapt"] == "always" or (group["adapt"] == "decayed" and decayed)
+        flag("clip", group["clip"])
 
     def _update(self, group: dict[str, Any], bucket: Bucket, beta: float, adapted: bool) -> None:
         directions = bucket.gradients

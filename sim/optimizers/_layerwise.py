@@ -11,6 +11,7 @@ from sim.optimizers._rule import Bucket, Rule, evaluate
 
 GROUPINGS = ("group", "tensor")
 ONE_DIMENSIONAL = ("adapt", "plain")
+ADAPT = ("always", "decayed", "never")
 MOMENTUM_FORMS = ("doubled-first", "rate-inside", "rate-on-history", "rate-outside")
 
 
@@ -28,8 +29,9 @@ class LayerWise(Rule):
         _arguments.choice("zero_norm", group["zero_norm"], self.ZERO_NORMS)
         _arguments.number("floor", group["floor"], 0.0, open_=True)
         _arguments.choice("one_dimensional", group["one_dimensional"], ONE_DIMENSIONAL)
-        if "momentum_form" in group:
-            _arguments.choice("momentum_form", group["momentum_form"], MOMENTUM_FORMS)
+        for option, possible in (("momentum_form", MOMENTUM_FORMS), ("adapt", ADAPT)):
+            if option in group:
+                _arguments.choice(option, group[option], possible)
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
@@ -65,7 +67,8 @@ class LayerWise(Rule):
 
     def _adapts(self, group: dict[str, Any]) -> bool:
         """Whether the group is adapted at all."""
-        return True
+        adapt = group.get("adapt", "always")
+        return adapt == "always" or (adapt == "decayed" and group["weight_decay"] > 0)
 
     def _update(self, group: dict[str, Any], bucket: Bucket, beta: float, adapted: bool) -> None:
         """One step of gradient descent on g + βw at the rate γλ, λ = 1 where not `adapted`."""

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from sim import _arguments
 from sim.optimizers._layerwise import LayerWise, norms, sizes
-from sim.optimizers._rule import Bucket
+from sim.optimizers._rule import Bucket, options
 
 
 class PercentDelta(LayerWise):
@@ -80,20 +80,7 @@ class PercentDelta(LayerWise):
         grouping: str = "tensor",
         foreach: bool | None = None,
     ) -> None:
-        defaults = {
-            "lr": lr,
-            "momentum": momentum,
-            "weight_decay": weight_decay,
-            "zero_norm": zero_norm,
-            "floor": floor,
-            "eps_weight": eps_weight,
-            "eps_mean": eps_mean,
-            "one_dimensional": one_dimensional,
-            "momentum_form": momentum_form,
-            "grouping": grouping,
-            "foreach": foreach,
-        }
-        super().__init__(params, defaults)
+        super().__init__(params, options(locals()))
 
     def _check(self, group: dict[str, Any]) -> None:
         super()._check(group)

@@ -47,6 +47,21 @@ class Bucket:
         return Bucket(*([values[i] for i in kept] for values in lists))  # type: ignore[arg-type]
 
 
+def pieces(lists: list[list[Tensor]]) -> Iterator[list[list[Tensor]]]:
+    """The same lists, or one large CPU tensor of each in parts that stay in the cache.
+
+    For work entry by entry, which gives the same numbers part by part.
+    """
+    first = [tensors[0] for tensors in lists]
+    alone = all(len(tensors) == 1 for tensors in lists)
+    large = first[0].device.type == "cpu" and first[0].numel() > SMALL
+    if not (alone and large and all(tensor.is_contiguous() for tensor in first)):
+        yield lists
+        return
+    for parts in zip(*(tensor.view(-1).split(SMALL) for tensor in first), strict=True):
+        yield [[part] for part in parts]
+
+
 class Rule(Optimizer):
     """Base of the rules: a group is checked when it is added, a state is resumed bit for bit."""
 
@@ -154,6 +169,35 @@ class Rule(Optimizer):
             if is_new:
                 self.state[parameter][key] = torch.zeros_like(weight)
         return [self.state[parameter][key] for parameter in bucket.parameters], new
+
+
+def options(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """A constructor's options, from its `locals()`.
+
+    >>> options({"self": None, "params": [], "lr": 0.1, "momentum": 0.0})
+    {'lr': 0.1, 'momentum': 0.0}
+    """
+    return {k: v for k, v in arguments.items() if k not in ("self", "params", "__class__")}
+
+
+def preset(
+    references: Mapping[str, Mapping[str, Any]], arguments: Mapping[str, Any]
+) -> dict[str, Any]:
+    """`options`, where those left at None are those of the reference that `like` names.
+
+    >>> preset({"you": {"eps": 0.0}}, {"lr": 0.1, "like": "you", "eps": None})
+    {'lr': 0.1, 'eps': 0.0}
+    """
+    found = options(arguments)
+    chosen = references[_arguments.choice("like", found.pop("like"), references)]
+    return {k: chosen[k] if v is None and k in chosen else v for k, v in found.items()}
+
+
+def flag(argument: str, value: object) -> bool:
+    """The value, if it is True or False."""
+    if not isinstance(value, bool):
+        raise ValueError(f"{argument}: got {value!r}; give True or False")
+    return value
 
 
 def evaluate(closure: Callable[[], Any] | None) -> Any:

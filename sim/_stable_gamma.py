@@ -1,0 +1,264 @@
+"""CBLR's γ, cap and interval from the largest eigenvalue of the scaled Hessian."""
+
+import copy
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+import hessian
+from sim import _arguments
+from sim._sharpness import sharpness
+from sim.optimizers import CBLR
+
+ATTEMPTS = 5
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One trial run of CBLR.
+
+    Attributes:
+        max_radius: the cap.
+        refresh_interval: the steps that each curvature served.
+        gamma: γ, the smallest that was used.
+        losses: the loss of every batch, before its step; the run ends early where it is unstable.
+        sharpness: λ_max(ρ^½ H ρ^½) at every measured step, with the ρ of that step.
+        capped: the share of entries at the cap, at every measured step.
+        stable: whether γ λ_max < 2(1 + m) at all of them.
+    """
+
+    max_radius: float
+    refresh_interval: int
+    gamma: float
+    losses: tuple[float, ...]
+    sharpness: tuple[float, ...]
+    capped: tuple[float, ...]
+    stable: bool
+
+    @property
+    def final(self) -> float:
+        """The mean loss over the last quarter of the run, infinite where it is unstable."""
+        last = self.losses[-max(1, len(self.losses) // 4) :]
+        return sum(last) / len(last) if self.stable else math.inf
+
+
+@dataclass(frozen=True)
+class Stability:
+    """What `stable_gamma` found; `options` goes into `CBLR`.
+
+    Attributes:
+        gamma: γ.
+        max_radius: R_max.
+        refresh_interval: the most steps that a curvature may serve.
+        momentum: m, for which it was found.
+        trials: all trial runs, in their order.
+    """
+
+    gamma: float
+    max_radius: float
+    refresh_interval: int
+    momentum: float
+    trials: tuple[Trial, ...]
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The arguments of `CBLR`."""
+        return {
+            "lr": self.gamma,
+            "max_radius": self.max_radius,
+            "refresh_interval": self.refresh_interval,
+            "momentum": self.momentum,
+        }
+
+
+def stable_gamma(
+    model: nn.Module,
+    loss: Callable[[Any, Any], Tensor],
+    data: Iterable[tuple[Any, Any]],
+    *,
+    max_radius: Sequence[float] = (1e3, 1e4, 1e5),
+    refresh_interval: Sequence[int] = (1, 2, 5, 10),
+    momentum: float = 0.0,
+    margin: float = 0.25,
+    every: int = 1,
+    forward: Callable[[nn.Module, Any], Any] | None = None,
+    **options: Any,
+) -> Stability:
+    """γ, cap and refresh interval with which CBLR is stable on a trial run over the given batches.
+
+    Where ρ = min(R, R_max) is held, a step of CBLR with momentum m shrinks the error of a
+    quadratic in every direction if and only if γ λ_max(ρ^½ H ρ^½) < 2(1 + m) (`sharpness`). That
+    bound is taken `margin` of, along a run instead of at one point, since λ_max can grow a
+    hundredfold when the loss starts to fall:
+
+    1. For each cap, a run over the batches with a fresh curvature in every step and with γ the
+       smallest margin·2(1 + m)/λ_max met so far.
+    2. A second run with that γ from the start. Where it breaks the bound itself, γ falls to
+       margin·2(1 + m)/λ_max of that point, and the run is repeated. The cap whose run ends with the
+       lowest loss is taken.
+    3. For that γ and cap, runs with longer and longer intervals, λ_max with the old ρ and the new
+       H. The longest before one breaks the bound is taken.
+
+    What it leaves out: that ρ itself changes with w (R moves with g and with third derivatives),
+    the noise between batches, and all that comes after the trial; hence the margin. Stable also
+    says nothing of fast: λ_max is between 1 and the number of parameters.
+
+    The trials run on copies in the model's mode; model and random state are left as found. A
+    step costs an exact diagonal and, where measured, some 10 to 30 Hessian-vector products.
+
+    Args:
+        model, loss, forward: as for `hessian.diagonal`.
+        data: batches; each is one step of a trial, so at least as many as it takes to leave the
+            plateau of an initialisation.
+        max_radius: the caps to try.
+        refresh_interval: the intervals to try.
+        momentum: m in [0, 1).
+        margin: in (0, 1).
+        every: measure λ_max at every so many steps; a larger interval costs less and sees less.
+        options: `min_curvature`, `damping` and `negative` of `CBLR`.
+
+    Returns:
+        A `Stability`.
+
+    Raises:
+        ValueError: an argument is out of its range; no batches.
+        RuntimeError: no stable γ was found.
+
+    Source: the bound is that of gradient descent and of Polyak's (1964) heavy ball on a quadratic,
+    preconditioned; that the curvature rises up to it in training, Cohen et al. (2021).
+
+    Example:
+        One parameter, L = (w - 1)²/2: ρ^½ H ρ^½ is (1 + g²)^{3/2}, at first 2^{3/2}.
+
+        >>> class Scalar(nn.Module):
+        ...     def __init__(self):
+        ...         super().__init__()
+        ...         self.w = nn.Parameter(torch.zeros(()))
+        ...     def forward(self, x):
+        ...         return self.w * x
+        >>> half = lambda output, target: ((output - target) ** 2).mean() / 2
+        >>> batches = 3 * [(torch.ones(1), torch.ones(1))]
+        >>> found = stable_gamma(Scalar(), half, batches, max_radius=[10.0], margin=0.5)
+        >>> round(found.gamma, 4), found.max_radius, found.refresh_interval
+        (0.3536, 10.0, 10)
+    """
+    caps = [_arguments.number("max_radius", cap, 0.0, open_=True) for cap in max_radius]
+    intervals = sorted(_arguments.integer("refresh_interval", k, 1) for k in refresh_interval)
+    _arguments.number("momentum", momentum, 0.0, 1.0)
+    _arguments.number("margin", margin, 0.0, 1.0, open_=True)
+    _arguments.integer("every", every, 1)
+    batches = list(data)
+    for argument, values in (("data", batches), ("max_radius", caps)):
+        if not values:
+            raise ValueError(f"{argument}: got none; give at least one")
+    run = _Runs(model, loss, batches, momentum, margin, every, forward, options)
+    trials: list[Trial] = []
+    rehearsals: list[Trial] = []
+    for cap in caps:
+        trials.append(run(cap))
+        gamma = trials[-1].gamma
+        for _ in range(ATTEMPTS):
+            trial = run(cap, gamma)
+            trials.append(trial)
+            if trial.stable:
+                break
+            gamma = min(trial.gamma / 2, margin * run.bound / max(trial.sharpness))
+        rehearsals.append(trial)
+    best = min(rehearsals, key=lambda trial: trial.final)
+    if not best.stable:
+        raise RuntimeError(
+            f"no stable gamma: not with max_radius {caps}; give smaller caps or a smaller margin"
+        )
+    longest = 1
+    for interval in intervals:
+        if interval == 1:
+            continue
+        trials.append(run(best.max_radius, best.gamma, interval))
+        if not trials[-1].stable:
+            break
+        longest = interval
+    return Stability(best.gamma, best.max_radius, longest, momentum, tuple(trials))
+
+
+@dataclass
+class _Runs:
+    """Trial runs from one start, over the same batches."""
+
+    model: nn.Module
+    loss: Callable[[Any, Any], Tensor]
+    batches: list[tuple[Any, Any]]
+    momentum: float
+    margin: float
+    every: int
+    forward: Callable[[nn.Module, Any], Any] | None
+    options: dict[str, Any]
+
+    @property
+    def bound(self) -> float:
+        """What γ λ_max must stay below."""
+        return 2 * (1 + self.momentum)
+
+    def __call__(self, cap: float, gamma: float | None = None, interval: int = 1) -> Trial:
+        """A run with γ, or with the smallest margin of the bound so far."""
+        model = copy.deepcopy(self.model)
+        parameters = dict(model.named_parameters())
+        optimizer = CBLR(
+            parameters.items(),
+            gamma or 0.0,
+            momentum=self.momentum,
+            max_radius=cap,
+            refresh_interval=interval,
+            **self.options,
+        )
+        losses: list[float] = []
+        tops: list[float] = []
+        capped: list[float] = []
+        smallest = math.inf if gamma is None else gamma
+        stable = True
+        for number, batch in enumerate(self.batches):
+            with _seeded(model, number):
+                try:
+                    h = hessian.diagonal(model, self.loss, batch, forward=self.forward)
+                except ValueError:
+                    if number == 0:
+                        raise
+                    stable = False  # the loss is not finite any more
+                    break
+                losses.append(h.loss)
+                for name, gradient in h.gradient.items():
+                    parameters[name].grad = gradient
+                fresh = h if optimizer.due else None
+                if number % self.every == 0:
+                    radius = optimizer.radius(fresh)
+                    top = sharpness(model, self.loss, batch, radius, forward=self.forward)
+                    tops.append(top)
+                    capped.append(_share(radius, cap))
+                    if gamma is None and top > 0:
+                        smallest = min(smallest, self.margin * self.bound / top)
+                    elif smallest * top >= self.bound:
+                        stable = False
+                        break
+            for group in optimizer.param_groups:
+                group["lr"] = smallest if math.isfinite(smallest) else 0.0
+            optimizer.step(fresh)
+        return Trial(cap, interval, smallest, tuple(losses), tuple(tops), tuple(capped), stable)
+
+
+def _share(radius: dict[str, Tensor], cap: float) -> float:
+    """The share of entries at the cap."""
+    at_cap = sum(int((value == torch.tensor(cap).to(value)).sum()) for value in radius.values())
+    return at_cap / sum(value.numel() for value in radius.values())
+
+
+@contextmanager
+def _seeded(model: nn.Module, seed: int) -> Iterator[None]:
+    """The same random draws (dropout) for the diagonal and the products of one step."""
+    devices = {p.device for p in model.parameters() if p.device.type == "cuda"}
+    with torch.random.fork_rng(devices):
+        torch.manual_seed(seed)
+        yield
