@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -14,13 +15,17 @@ from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from hessian import _affine, _data, _loss, _parameter, _preactivation
 from hessian._certificate import LINEAR, affinity, loss_labels, sample_labels, separable, uncoupled
-from hessian._operations import Layout, candidates
+from hessian._chain import Chain
+from hessian._operations import Label, Layout, candidates
 from hessian._plan import Entry, Plan
 from hessian._site import Site, sites
 from hessian._state import Buffers, Randomness
 from hessian._tape import Edge, Node, Tape, refuse_undifferentiable
 
-METHOD_CHOICES = ("auto", "affine", "preactivation", "parameter")
+METHOD_CHOICES = ("auto", "affine", "chain", "preactivation", "parameter")
+CHAIN = "samples stay apart, every operation above has a known step; above it "
+# Methods whose passes all their parameters share.
+SHARING = ("affine", "columns", "chain")
 PREACTIVATION = "linear in it at one site, samples stay apart; above it "
 # A Hessian-vector product runs the tape of a backward pass backward: two passes.
 HVP = 2
@@ -77,12 +82,35 @@ class Start:
 
 @dataclass
 class Curved:
-    """The output leaves the loss is curved in, and its factored second derivative there."""
+    """The output leaves the loss is curved in, and its second derivative there.
+
+    `blocks` holds it by sample ``[n, w, w]``, `matrix` as a whole where samples are coupled.
+    """
 
     leaves: list[int]
-    layouts: list[Layout] | None  # None: samples are coupled (or there is one)
-    factor: _loss.Factor | None
+    tensors: list[Tensor]
+    layouts: list[Layout] | None = None  # None: samples are coupled
+    blocks: Tensor | None = None
+    matrix: Tensor | None = None
     refusal: str = ""
+
+    @cached_property
+    def factor(self) -> _loss.Factor | None:
+        """The second derivative as columns and weights, where a factorisation pays."""
+        if self.matrix is not None:
+            return _loss.factor_dense(self.matrix, self.tensors)
+        if self.blocks is None or self.layouts is None or self.refusal:
+            return None
+        return _loss.factor_blocks(self.blocks, self.tensors, self.layouts, len(self.blocks))
+
+
+@dataclass(frozen=True)
+class Links:
+    """What the chain route is chosen for: its passes, and values per sample alive at once."""
+
+    names: tuple[str, ...]
+    passes: int
+    peak: float
 
 
 class Batch:
@@ -146,11 +174,8 @@ class Batch:
         self.used = [i for i, g in enumerate(self.gradient_out) if g is not None]
         at = {i: labels.get((loss_leaves[id(self.detached[i])], 0), LINEAR) for i in self.used}
         self._affinity()
-        wants_factor = self.problem.method in ("auto", "affine") and any(
-            node in self.affine.reaches and node not in self.affine.refusal
-            for node in self.leaf_nodes.values()
-        )
-        self.curved = self._curvature(at) if wants_factor else Curved([], None, None, "not needed")
+        wanted = self.problem.method in ("auto", "affine", "chain") and bool(self.leaf_nodes)
+        self.curved = self._curvature(at) if wanted else Curved([], [], refusal="not needed")
         self._samples(at)
         self.plan = self._plan()
 
@@ -168,7 +193,7 @@ class Batch:
         leaves = [self.detached[i] for i in curved]
         gradients = [g for i in curved if (g := self.gradient_out[i]) is not None]
         if not curved:
-            return Curved([], None, None, "the loss is linear in the outputs")
+            return Curved([], [], refusal="the loss is linear in the outputs")
         entries = sum(leaf.numel() for leaf in leaves)
         n = self.samples
         layouts = [at[i] for i in curved]
@@ -179,20 +204,29 @@ class Batch:
             matrix = _loss.dense(gradients, leaves)
             guess = self._blocks(matrix, leaves)
             if guess is None:
-                return Curved(curved, None, _loss.factor_dense(matrix, leaves))
+                return Curved(curved, leaves, matrix=matrix)
             layouts, proved = guess, True
         if not proved:
             return Curved(
-                curved, None, None,
-                f"the loss is not proved to keep samples apart and has {entries} output entries, "
-                f"more than {_loss.LARGEST_BLOCK}",
+                curved, leaves,
+                refusal=f"the loss is not proved to keep samples apart and has {entries} output "
+                f"entries, more than {_loss.LARGEST_BLOCK}",
             )  # fmt: skip
-        if entries // n > _loss.LARGEST_BLOCK:
-            return Curved(
-                curved, None, None,
-                f"each sample has {entries // n} output entries, more than {_loss.LARGEST_BLOCK}",
-            )  # fmt: skip
-        return Curved(curved, layouts, _loss.factor_by_sample(gradients, leaves, layouts, n))
+        width = entries // n
+        large = (
+            f"each sample has {width} output entries, more than {_loss.LARGEST_BLOCK}"
+            if width > _loss.LARGEST_BLOCK
+            else ""
+        )
+        bytes_ = n * width * width * leaves[0].element_size()
+        if large and (bytes_ > self.problem.memory or not self._bent()):
+            return Curved(curved, leaves, layouts, refusal=large)
+        blocks = _loss.blocks_by_sample(gradients, leaves, layouts, n)
+        return Curved(curved, leaves, layouts, blocks, refusal=large)
+
+    def _bent(self) -> bool:
+        """Whether a parameter is reached through a curved operation."""
+        return any(node in self.affine.refusal for node in self.leaf_nodes.values())
 
     def _blocks(self, matrix: Tensor, leaves: list[Tensor]) -> list[Layout] | None:
         """Layouts under which a fully known H has only exact zeros between samples."""
@@ -219,6 +253,7 @@ class Batch:
         self.sites: dict[str, list[Site]] = {}
         self.obstacle: dict[str, str] = {}
         self.layouts: list[Layout] = []
+        self.chain: Chain | None = None
         known = dict(zip(self.curved.leaves, self.curved.layouts or (), strict=False))
         for i in self.used:
             layout = known.get(i, at[i])
@@ -229,9 +264,15 @@ class Batch:
                 self.layouts = []
                 return
             self.layouts.append(layout)
-        self.sites, self.obstacle = self._locate([self.outputs[i] for i in self.used])
+        outputs = [self.outputs[i] for i in self.used]
+        self.sites, self.obstacle, labels = self._locate(outputs)
+        edges = [get_gradient_edge(t) for t in outputs]
+        roots = [(e.node, e.output_nr) for e in edges]
+        self.chain = Chain(self.tape, labels, roots, self.samples)
 
-    def _locate(self, outputs: list[Tensor]) -> tuple[dict[str, list[Site]], dict[str, str]]:
+    def _locate(
+        self, outputs: list[Tensor]
+    ) -> tuple[dict[str, list[Site]], dict[str, str], dict[Edge, Label]]:
         """Sites of the parameters whose samples stay apart, and what stands against the others."""
         edges = [get_gradient_edge(t) for t in outputs]
         roots = {(e.node, e.output_nr): lay for e, lay in zip(edges, self.layouts, strict=True)}
@@ -254,7 +295,7 @@ class Batch:
                     obstacle[name] = "it is used in a way without a per-sample gradient here"
                 else:
                     places[name] = found
-        return places, obstacle
+        return places, obstacle, labels
 
     def relocated(self, output: Any) -> dict[str, list[Site]]:
         """The sites on the tape of another, equal output."""
@@ -264,9 +305,15 @@ class Batch:
     # ---------------------------------------------------------------- plan
 
     def _plan(self) -> Plan:
-        factor = self.curved.factor
-        rank = factor.rank if factor is not None else 0
-        entries = {name: self._entry(name, p, rank) for name, p in self.problem.parameters.items()}
+        method = self.problem.method
+        self.links = links = self._links() if method in ("auto", "chain") else None
+        chained = set(links.names) if links is not None else set()
+        entries = {
+            name: self._link(name, p, links)
+            if links is not None and name in chained
+            else self._entry(name, p)
+            for name, p in self.problem.parameters.items()
+        }
         columns = [e for e in entries.values() if e.method == "columns"]
         # One pass per column and sample serves them all; it must pay against their own products.
         if self.problem.method == "auto" and columns:
@@ -280,7 +327,9 @@ class Batch:
                     )  # fmt: skip
         self._choose_sites(entries)
         self._choose_entries(entries)
-        return Plan(tuple(entries.values()), self.samples, rank if factor is not None else None)
+        factored = any(e.method in ("affine", "columns") for e in entries.values())
+        factor = self.curved.factor if factored else None
+        return Plan(tuple(entries.values()), self.samples, None if factor is None else factor.rank)
 
     def _choose_sites(self, entries: dict[str, Entry]) -> None:
         """Share a site's products among its parameters, unless their own entries are fewer."""
@@ -311,7 +360,7 @@ class Batch:
                     reason=f"{len(index)} of {e.numel} entries, one product each; {e.reason}",
                 )  # fmt: skip
 
-    def _entry(self, name: str, parameter: Tensor, rank: int) -> Entry:
+    def _entry(self, name: str, parameter: Tensor) -> Entry:
         dims, count = tuple(parameter.shape), parameter.numel()
         node = self.leaf_nodes.get(name)
         reaches = node is not None and node in self.affine.reaches
@@ -319,7 +368,7 @@ class Batch:
         extra = "; the loss's own term in it is a sum over its entries" if read else ""
 
         def by_parameter(why: str) -> Entry:
-            if self.problem.method in ("affine", "preactivation"):
+            if self.problem.method in ("affine", "chain", "preactivation"):
                 raise ValueError(
                     f"method={self.problem.method!r} is not proved to be exact for parameter "
                     f"{name!r}: {why}; "
@@ -337,6 +386,8 @@ class Batch:
             return Entry(name, dims, "separable", "the loss's term is a sum over its entries", 1, 2)
         assert node is not None
         refusal = self.affine.refusal.get(node)
+        if self.problem.method == "chain":
+            return by_parameter(self._unlinked(name) or "it takes no part in the chain")
         found = self.sites.get(name, [])
         wanted = (refusal is not None and self.problem.method == "auto") or (
             self.problem.method == "preactivation"
@@ -350,6 +401,7 @@ class Batch:
         if refusal is not None or self.problem.method == "preactivation":
             return by_parameter(refusal or self.obstacle.get(name, "it is not used at one site"))
         curved = self.curved
+        rank = 0 if curved.factor is None else curved.factor.rank
         affine = "the output is affine in each entry"
         if curved.factor is None:
             if curved.leaves:
@@ -363,11 +415,130 @@ class Batch:
             name, dims, "columns", f"{affine}{'; ' + why if why else ''}{extra}", 1, rank * n
         )
 
+    # --------------------------------------------------------------- chain
+
+    def _unlinked(self, name: str) -> str | None:
+        """Why the chain route does not serve a parameter, ``None`` where it does."""
+        found = self.sites.get(name)
+        if self.chain is None or (self.curved.leaves and self.curved.layouts is None):
+            return "the loss is not proved to keep samples apart"
+        if found is None:
+            return self.obstacle.get(name, "samples are not proved to stay apart above it")
+        if len(found) != 1 or found[0].positions is None:
+            return "it is not used at one site of a known kind"
+        if self.curved.leaves and self.curved.blocks is None:
+            return self.curved.refusal
+        return self.chain.obstacle(found[0])
+
+    def _links(self) -> Links | None:
+        """The parameters that the chain route serves best, and what it costs."""
+        auto = self.problem.method == "auto"
+        names = [
+            name for name in self.leaf_nodes
+            if (name not in self.direct or name in self.separable)
+        ]  # fmt: skip
+        bent = [name for name in names if self.leaf_nodes[name] in self.affine.refusal]
+        if auto:
+            names = bent
+        names = [name for name in names if self._unlinked(name) is None]
+        if not names or self.chain is None:
+            return None
+        order = self.chain.order
+        names.sort(key=lambda name: order[self.sites[name][0].edge[0]])
+        found = [self.sites[name][0] for name in names]
+        like = self.outputs[0]
+        meter, reached = self.chain.predict(found, self._widths(), like)
+        fits = meter.peak * like.element_size() <= self.problem.memory
+        if not fits and not auto:
+            raise ValueError(
+                f"memory={self.problem.memory} is too little for method='chain', which needs "
+                f"about {int(meter.peak * like.element_size())} bytes for a single sample; "
+                "raise memory=, or use method='auto'"
+            )
+        unit = self.chain.pass_work()
+        passes = [1 + int(work / unit) for work in reached]
+        if not auto:
+            return Links(tuple(names), passes[-1], meter.peak)
+        # A prefix, from the loss down: the part below it is left to other methods.
+        others = [self._otherwise(name) for name in names]
+        rest = 0
+        best, choice = (
+            sum({site.edge: o for site, o in zip(found, others, strict=True)}.values()),
+            0,
+        )
+        shared: dict[Edge, int] = {}
+        below = []
+        for site, other in zip(reversed(found), reversed(others), strict=True):
+            below.append(rest)
+            rest += max(0, other - shared.get(site.edge, 0))
+            shared[site.edge] = max(other, shared.get(site.edge, 0))
+        below.reverse()
+        for k in range(1, len(names) + 1):
+            if passes[k - 1] + below[k - 1] < best:
+                best, choice = passes[k - 1] + below[k - 1], k
+        if not choice or not fits:
+            return None
+        served = names[:choice]
+        # The parameters above that the outputs are affine in come along at no cost.
+        lowest = order[found[choice - 1].edge[0]]
+        affine = [
+            name for name, node in self.leaf_nodes.items()
+            if node in self.affine.reaches and node not in self.affine.refusal
+        ]  # fmt: skip
+        along = [
+            name for name in affine
+            if self._unlinked(name) is None and order[self.sites[name][0].edge[0]] <= lowest
+            and (name not in self.direct or name in self.separable)
+        ]  # fmt: skip
+        if len(along) == len(affine):
+            served += along
+        return Links(tuple(served), passes[choice - 1], meter.peak)
+
+    def _otherwise(self, name: str) -> int:
+        """Backward passes that the cheapest other exact method takes for a parameter."""
+        entry = self._entry(name, self.problem.parameters[name])
+        own = HVP * len(self.sampled[name]) if name in self.sampled else entry.backward
+        return min(own, entry.backward, HVP * entry.numel)
+
+    def _link(self, name: str, parameter: Tensor, links: Links) -> Entry:
+        why = self.affine.refusal.get(self.leaf_nodes[name])
+        return Entry(
+            name, tuple(parameter.shape), "chain",
+            CHAIN + (why or "nothing is curved"), 1, links.passes,
+        )  # fmt: skip
+
+    def _widths(self) -> list[int]:
+        """Entries per sample of each used output that the loss is curved in, else 0."""
+        return [
+            self.detached[i].numel() // self.samples if i in self.curved.leaves else 0
+            for i in self.used
+        ]
+
+    def _chained(
+        self, names: list[str], into: Mapping[str, Tensor], tick: Callable[[int], None]
+    ) -> None:
+        if not names or self.chain is None or self.links is None:
+            return
+        passes, told = self.links.passes, 0.0
+
+        def progress(share: float) -> None:
+            nonlocal told
+            before, told = round(told * passes), told + share
+            tick(round(told * passes) - before)
+
+        cotangents = [g.detach() for i in self.used if (g := self.gradient_out[i]) is not None]
+        blocks = self.curved.blocks
+        self.chain.run(
+            [(self.sites[name][0], into[name]) for name in names],
+            None if blocks is None else blocks.detach(), self._widths(), cotangents,
+            self.outputs[0].detach(), self.problem.memory, self.links.peak, progress,
+        )  # fmt: skip
+
     # ----------------------------------------------------------------- run
 
     def ticks(self) -> int:
         """Units of progress that `run` will report."""
-        groups = {e.method: e.backward for e in self.plan if e.method in ("affine", "columns")}
+        groups = {e.method: e.backward for e in self.plan if e.method in SHARING}
         at = {e.site: e.backward // HVP for e in self.plan if e.method == "preactivation"}
         own = sum(e.backward // HVP for e in self.plan if e.method == "parameter")
         return sum(groups.values()) + sum(at.values()) + own
@@ -388,6 +559,7 @@ class Batch:
                 into[name] += own
         with torch.no_grad():
             self._affine(by_method, into, tick)
+        self._chained(by_method.get("chain", []), into, tick)
         self._release()
         self._along(by_method, into, tick)
         return into, gradient
@@ -470,6 +642,8 @@ class Batch:
         into: Mapping[str, Tensor],
         tick: Callable[[int], None],
     ) -> None:
+        if not by_method.get("affine") and not by_method.get("columns"):
+            return
         factor, parameters = self.curved.factor, self.problem.parameters
         if factor is None:
             return
@@ -505,4 +679,4 @@ class Batch:
         self.outputs, self.detached, self.gradient_out = [], [], []
         self.tape, self.leaf_nodes, self.sites = Tape([]), {}, {}
         self.direct = {}
-        self.curved = Curved([], None, None)
+        self.curved, self.chain = Curved([], []), None

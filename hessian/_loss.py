@@ -8,7 +8,7 @@ block diag(p) - ppᵀ is singular along the vector of ones.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -18,6 +18,8 @@ from hessian._operations import Layout
 
 # Past this size a dense factorisation of one block costs more than it can save.
 LARGEST_BLOCK = 2048
+# Products taken at once: enough to hide the cost of a call, few enough to stay small.
+UNITS = 64
 
 
 @dataclass
@@ -37,22 +39,33 @@ class Factor:
         return int(self.weights.shape[0])
 
 
-def products(gradients: Sequence[Tensor], leaves: Sequence[Tensor]) -> Callable[..., list[Tensor]]:
+class Products:
     """The map v → Hv on the output leaves, `gradients` being dL/d(leaf) with their graph."""
-    live = [g for g in gradients if g.requires_grad]
-    index = [i for i, g in enumerate(gradients) if g.requires_grad]
 
-    def hvp(vectors: Sequence[Tensor]) -> list[Tensor]:
-        if not live:
-            return [torch.zeros_like(leaf) for leaf in leaves]
+    def __init__(self, gradients: Sequence[Tensor], leaves: Sequence[Tensor]) -> None:
+        self.leaves = list(leaves)
+        self.index = [i for i, g in enumerate(gradients) if g.requires_grad]
+        self.live = [gradients[i] for i in self.index]
+
+    def __call__(self, vectors: Sequence[Tensor], many: bool = False) -> list[Tensor]:
+        if not self.live:
+            return [torch.zeros_like(v) for v in vectors]
         got = torch.autograd.grad(
-            live, leaves, [vectors[i] for i in index], retain_graph=True, allow_unused=True
-        )
-        return [
-            torch.zeros_like(leaf) if g is None else g for g, leaf in zip(got, leaves, strict=True)
-        ]
+            self.live, self.leaves, [vectors[i] for i in self.index],
+            retain_graph=True, allow_unused=True, is_grads_batched=many,
+        )  # fmt: skip
+        return [torch.zeros_like(v) if g is None else g for g, v in zip(got, vectors, strict=True)]
 
-    return hvp
+    def batch(self, vectors: Sequence[Tensor]) -> Iterator[list[Tensor]]:
+        """Products with several vectors, stacked along a leading axis."""
+        try:
+            got = self(vectors, many=True)
+        except (RuntimeError, NotImplementedError):  # an operation without a batching rule
+            for row in range(len(vectors[0])):
+                yield self([v[row] for v in vectors])
+            return
+        for row in range(len(vectors[0])):
+            yield [g[row] for g in got]
 
 
 def by_sample(tensor: Tensor, layout: Layout, n: int) -> Tensor:
@@ -70,43 +83,63 @@ def from_samples(values: Tensor, layout: Layout, n: int, like: Sequence[int]) ->
     return parts.movedim((0, 1, 2), (axis + 1, axis, axis + 2)).reshape(tuple(like))
 
 
+def blocks_by_sample(
+    gradients: Sequence[Tensor], leaves: Sequence[Tensor], layouts: Sequence[Layout], n: int
+) -> Tensor:
+    """An H that is proved to be block-diagonal over samples, ``[n, w, w]``.
+
+    w counts a sample's entries in all leaves. One product per entry of *one* sample gives all
+    blocks, since all samples share it.
+    """
+    hvp = Products(gradients, leaves)
+    sizes = [leaf.numel() // n for leaf in leaves]
+    width = sum(sizes)
+    blocks = leaves[0].new_zeros((n, width, width))
+    start = 0
+    for i, size in enumerate(sizes):
+        units = torch.eye(size, dtype=leaves[i].dtype, device=leaves[i].device)
+        for first in range(0, size, UNITS):
+            some = units[first : first + UNITS]
+            vectors = [leaf.new_zeros((len(some), *leaf.shape)) for leaf in leaves]
+            spread = some.unsqueeze(1).expand(len(some), n, size)
+            for row in range(len(some)):
+                vectors[i][row] = from_samples(spread[row], layouts[i], n, leaves[i].shape)
+            for row, got in enumerate(hvp.batch(vectors)):
+                parts = [
+                    by_sample(g, lay, n).reshape(n, -1) for g, lay in zip(got, layouts, strict=True)
+                ]
+                blocks[:, :, start + first + row] = torch.cat(parts, 1)
+        start += size
+    return blocks
+
+
 def factor_by_sample(
     gradients: Sequence[Tensor], leaves: Sequence[Tensor], layouts: Sequence[Layout], n: int
 ) -> Factor:
-    """Factor an H that is proved to be block-diagonal over samples.
+    """Factor an H that is proved to be block-diagonal over samples."""
+    return factor_blocks(blocks_by_sample(gradients, leaves, layouts, n), leaves, layouts, n)
 
-    One product per output entry of *one* sample gives all blocks, since all samples share it.
-    """
-    hvp = products(gradients, leaves)
-    sizes = [leaf.numel() // n for leaf in leaves]
-    width = sum(sizes)
-    blocks = leaves[0].new_zeros((n, width, width), dtype=torch.float64)
-    start = 0
-    for i, size in enumerate(sizes):
-        for j in range(size):
-            unit = leaves[i].new_zeros((n, size))
-            unit[:, j] = 1.0
-            vectors = [torch.zeros_like(leaf) for leaf in leaves]
-            vectors[i] = from_samples(unit, layouts[i], n, leaves[i].shape)
-            got = hvp(vectors)
-            row = [by_sample(g, lay, n).reshape(n, -1) for g, lay in zip(got, layouts, strict=True)]
-            blocks[:, :, start + j] = torch.cat(row, 1).to(torch.float64)
-        start += size
+
+def factor_blocks(
+    blocks: Tensor, leaves: Sequence[Tensor], layouts: Sequence[Layout], n: int
+) -> Factor:
+    """Factor the blocks of all samples."""
     eps = torch.finfo(leaves[0].dtype).eps
-    values, vectors64 = _spectrum(blocks, eps)  # [n, width], [n, width, width]
+    values, vectors64 = _spectrum(blocks.to(torch.float64), eps)  # [n, width], [n, width, width]
     columns = []
     start = 0
-    for i, size in enumerate(sizes):
-        part = vectors64[:, start : start + size, :].to(leaves[i].dtype)
+    for leaf, layout in zip(leaves, layouts, strict=True):
+        size = leaf.numel() // n
+        part = vectors64[:, start : start + size, :].to(leaf.dtype)
         columns.append(
             torch.stack(
                 [
-                    from_samples(part[:, :, c].contiguous(), layouts[i], n, leaves[i].shape)
+                    from_samples(part[:, :, c].contiguous(), layout, n, leaf.shape)
                     for c in range(part.shape[2])
                 ]
             )
             if part.shape[2]
-            else leaves[i].new_zeros((0, *leaves[i].shape))
+            else leaf.new_zeros((0, *leaf.shape))
         )
         start += size
     return Factor(columns, values.T.to(leaves[0].dtype).contiguous())
@@ -114,7 +147,7 @@ def factor_by_sample(
 
 def dense(gradients: Sequence[Tensor], leaves: Sequence[Tensor]) -> Tensor:
     """H over all output entries, ``[D, D]`` in float64, D the number of output entries."""
-    hvp = products(gradients, leaves)
+    hvp = Products(gradients, leaves)
     sizes = [leaf.numel() for leaf in leaves]
     width = sum(sizes)
     matrix = leaves[0].new_zeros((width, width), dtype=torch.float64)

@@ -82,7 +82,7 @@ class Plan:
     @property
     def backward(self) -> int:
         """Backward passes per batch in total, the one for the gradient included."""
-        shared = {e.method: e.backward for e in self.entries if e.method in ("affine", "columns")}
+        shared = {e.method: e.backward for e in self.entries if e.method in ("affine", "columns", "chain")}
         own = sum(e.backward for e in self.entries if e.method == "parameter")
         separable = any(e.method == "separable" for e in self.entries)
         at = {e.site: e.backward for e in self.entries if e.method == "preactivation"}

@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.autograd.graph import GradientEdge
 
 from hessian._loss import by_sample
-from hessian._site import Positions, Site
+from hessian._site import Positions, Site, second
 from hessian._tape import Edge, refuse_undifferentiable, shape
 
 
@@ -65,7 +65,7 @@ def by_site(
             tick(len(some))
         with torch.no_grad():
             for use, into in targets:
-                _contract(use, curved, start, into, memory)
+                second(use, curved, slice(0, n), into, memory, start)
 
 
 def _positions(site: Site) -> Positions:
@@ -103,28 +103,3 @@ def _along(gradient: Tensor, edge: Edge, place: Tensor, jobs: Sequence[tuple[int
         )
         units[row] = 0.0 if got is None else got.reshape(-1).detach()
     return units
-
-
-def _contract(site: Site, curved: Tensor, start: int, into: Tensor, memory: int) -> None:
-    """Σ_n Σ_{p,q} U[k,p] U[k,q] · `curved` ``[n, c, p, q]`` for channels start, start+1, …"""
-    at = _positions(site)
-    n, width, count = curved.shape[:3]
-    inner = into.numel() // (at.groups * at.out)
-    stored = site.transposed and into.dim() == 2  # as [k, o]
-    rows = into.T if stored else into.view(at.groups * at.out, inner)
-    item = 3 * at.groups * inner * count * into.element_size()
-    chunk = max(1, min(n, memory // max(1, item)))
-    for a in range(0, n, chunk):
-        part = slice(a, min(n, a + chunk))
-        columns = at.columns(part)  # [m, g, k, p]
-        first = start // at.out
-        last = (start + width - 1) // at.out
-        for g in range(first, last + 1):
-            low, high = max(start, g * at.out), min(start + width, (g + 1) * at.out)
-            u = columns[:, g]  # [m, k, p]
-            block = curved[part, low - start : high - start]  # [m, c, p, q]
-            if count == 1:
-                rows[low:high] += block[:, :, 0, 0].T @ u[:, :, 0].square()
-                continue
-            for c in range(high - low):
-                rows[low + c] += ((u @ block[:, c]) * u).sum((0, 2))

@@ -56,6 +56,7 @@ class Site:
     transposed: bool = False
     extra: int = 1  # working set of `gradient`, in multiples of the parameter's size
     positions: Positions | None = None
+    tokens: Tensor | None = None  # of an embedding: the rows read ``[n, p]``, -1 for padding
 
 
 def sites(tape: Tape, labels: dict[Edge, Label], leaf: Node, n: int) -> list[Site] | None:
@@ -186,9 +187,8 @@ def _broadcast(
         values = adjoint if spread is None else adjoint * spread[part]
         return scale * _reduce_to(values, rest).reshape(values.shape[0], *weight)
 
-    positions = None
+    count = layout.outer * layout.inner
     if operation(node) == "Addmm" and layout.axis == 0 and weight == out[1:]:
-        count = layout.outer * layout.inner
         ones = scale * _ones(node)
         positions = Positions(
             rows=lambda adjoint: adjoint.transpose(1, 2).unsqueeze(1),
@@ -197,7 +197,38 @@ def _broadcast(
             out=out[1],
             count=count,
         )
+    else:
+        positions = _spread(node, layout, out, rest, scale, spread)
     return Site((node, 0), layout, gradient, scale, positions=positions)
+
+
+def _spread(
+    node: Node,
+    layout: Layout,
+    out: tuple[int, ...],
+    weight: tuple[int, ...],
+    scale: float,
+    factor: Tensor | None,
+) -> Positions:
+    """Positions of a broadcast scale or shift: for each entry, the places it is spread over."""
+    full = [s for a, s in enumerate(out) if a != layout.axis]
+    weight = (1,) * (len(full) - len(weight)) + weight
+    kept = [i + 2 for i, s in enumerate(weight) if s != 1]
+    summed = [i + 2 for i, s in enumerate(weight) if s == 1]
+    groups = math.prod(weight)
+    count = layout.outer * layout.inner * math.prod(full[i - 2] for i in summed)
+
+    def places(values: Tensor) -> Tensor:  # [m, q, *] → [m, groups, 1, p]
+        return values.permute(0, *kept, 1, *summed).reshape(values.shape[0], groups, 1, count)
+
+    ones = scale * _ones(node)
+
+    def columns(part: slice) -> Tensor:
+        if factor is None:
+            return ones.expand(part.stop - part.start, groups, 1, count)
+        return scale * places(factor[part])
+
+    return Positions(rows=places, columns=columns, groups=groups, out=1, count=count)
 
 
 def _ones(node: Node) -> Tensor:
@@ -329,7 +360,85 @@ def _embedding(node: Node, layout: Layout, weight: tuple[int, ...], n: int) -> S
         full = values.new_zeros((values.shape[0], *weight))
         return full.scatter_add_(1, indices[part].unsqueeze(2).expand_as(values), values)
 
-    return Site((node, 0), layout, gradient)
+    count = indices.shape[1]
+    tokens = torch.where(indices == padding, -1, indices) if padding >= 0 else indices
+
+    def one_hot(part: slice) -> Tensor:  # [m, 1, k, p]
+        hot = tokens[part].unsqueeze(1) == torch.arange(weight[0], device=tokens.device).view(-1, 1)
+        return hot.to(node._input_metadata[0].dtype).unsqueeze(1)
+
+    positions = Positions(
+        rows=lambda values: values.reshape(values.shape[0], 1, count, weight[1]).transpose(2, 3),
+        columns=one_hot,
+        groups=1,
+        out=weight[1],
+        count=count,
+    )
+    return Site((node, 0), layout, gradient, transposed=True, positions=positions, tokens=tokens)
+
+
+def place(site: Site) -> Tensor:
+    """Which of a sample's entries at the site (row-major, samples first) belong together.
+
+    ``[c, p]``: the parameters read curvature between entries of the same c only.
+    """
+    at, dims = site.positions, shape(site.edge)
+    assert at is not None
+    assert dims is not None
+    axis, outer, inner = site.layout
+    rest = [s for a, s in enumerate(dims) if a != axis]
+    index = torch.arange(outer * inner * math.prod(rest)).view(1, outer * inner, *rest)
+    return at.rows(index)[0].flatten(0, 1)
+
+
+def second(
+    site: Site, curved: Tensor, part: slice, into: Tensor, memory: int, start: int = 0
+) -> None:
+    """Add Σ_n Σ_{p,q} U[k,p] U[k,q] · `curved` ``[n, c, p, q]`` for the samples in `part`.
+
+    `curved` is the curvature at the site between positions of channels start, start+1, …
+    """
+    at = site.positions
+    assert at is not None
+    if site.tokens is not None:
+        return _second_of_rows(curved, site.tokens[part], into, start)
+    width, count = curved.shape[1:3]
+    inner = into.numel() // (at.groups * at.out)
+    if inner == 1:  # a scale or shift: one channel for every entry
+        factor = at.columns(part).flatten(1, 2)
+        if at.out > 1:
+            factor = factor.repeat_interleave(at.out, 1)
+        factor = factor[:, start : start + width].unsqueeze(-1)
+        into.view(-1)[start : start + width] += ((curved @ factor) * factor).sum((0, 2, 3))
+        return None
+    stored = site.transposed and into.dim() == 2  # as [k, o]
+    rows = into.T if stored else into.view(at.groups * at.out, inner)
+    item = 3 * at.groups * inner * count * into.element_size()
+    chunk = max(1, min(part.stop - part.start, memory // max(1, item)))
+    for a in range(part.start, part.stop, chunk):
+        b = min(part.stop, a + chunk)
+        columns = at.columns(slice(a, b))  # [m, g, k, p]
+        first = start // at.out
+        last = (start + width - 1) // at.out
+        for g in range(first, last + 1):
+            low, high = max(start, g * at.out), min(start + width, (g + 1) * at.out)
+            u = columns[:, g]  # [m, k, p]
+            block = curved[a - part.start : b - part.start, low - start : high - start]
+            if count == 1:
+                rows[low:high] += block[:, :, 0, 0].T @ u[:, :, 0].square()
+                continue
+            for c in range(high - low):
+                rows[low + c] += ((u @ block[:, c]) * u).sum((0, 2))
+
+
+def _second_of_rows(curved: Tensor, tokens: Tensor, into: Tensor, start: int) -> None:
+    """The same for an embedding, whose U is one-hot: only the rows that were read are touched."""
+    same = (tokens.unsqueeze(2) == tokens.unsqueeze(1)) & (tokens >= 0).unsqueeze(2)
+    sums = (curved * same.unsqueeze(1)).sum(3)  # [n, c, p]
+    flat = tokens.clamp_min(0).reshape(-1)
+    into[:, start : start + curved.shape[1]].index_add_(
+        0, flat, sums.transpose(1, 2).reshape(-1, curved.shape[1])
+    )
 
 
 def sum_of_squares(
@@ -345,6 +454,8 @@ def sum_of_squares(
     Several uses are summed before squaring: the parameter is one.
     """
     n = weights.shape[0]
+    if len(found) == 1 and found[0].tokens is not None:
+        return _squares_of_rows(found[0].tokens, adjoints[0], weights, into)
     size = max(1, math.prod(weight)) * into.element_size()
     working = size * (1 + sum(site.extra for site in found))
     chunk = max(1, min(n, memory // max(1, working)))
@@ -355,6 +466,15 @@ def sum_of_squares(
             total = total + site.gradient(adjoint[part], part)
         flat = total.reshape(total.shape[0], -1)
         into.view(-1).addmv_(flat.square_().T, weights[part])
+
+
+def _squares_of_rows(tokens: Tensor, adjoint: Tensor, weights: Tensor, into: Tensor) -> None:
+    """The same for an embedding, touching only the rows that were read."""
+    n, width = tokens.shape[0], into.shape[1]
+    values = adjoint.reshape(n, -1, width)
+    same = (tokens.unsqueeze(2) == tokens.unsqueeze(1)) & (tokens >= 0).unsqueeze(2)
+    product = (same.to(values.dtype) @ values).mul_(values).mul_(weights.view(n, 1, 1))
+    into.index_add_(0, tokens.clamp_min(0).reshape(-1), product.reshape(-1, width))
 
 
 # Measured on two CPU cores: products of this shape run at some 20 billion multiplications a
@@ -387,7 +507,12 @@ class Gram:
         value moved costs about as much as TRAFFIC multiplications.
         """
         at = site.positions
-        if at is None or at.count < 2 or into.numel() == at.groups * at.out:
+        if (
+            at is None
+            or at.count < 2
+            or into.numel() == at.groups * at.out
+            or site.tokens is not None
+        ):
             return False
         inner = into.numel() // (at.groups * at.out)
         pairs = at.count * (at.count + 1) // 2
