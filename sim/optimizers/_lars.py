@@ -32,7 +32,9 @@ REFERENCES: dict[str, dict[str, Any]] = {
     "apex-larc": TORCH
     | {"trust_coefficient": 0.02, "eps": 1e-8, "zero_norm": "skip", "clip": True},
     "torchlars": TORCH | {"eps": 1e-8},
-    "pytorch-optimizer": TORCH | {"one_dimensional": "plain"},
+    "pytorch-optimizer": TORCH | {"one_dimensional": "plain", "zero_norm": "one-denominator"},
+    "pytorch-optimizer-3.6": TORCH
+    | {"one_dimensional": "plain", "denominator": "gradient", "momentum_form": "raw-first"},
     "pytorch-optimizer-3": TORCH
     | {"one_dimensional": "plain", "denominator": "gradient", "momentum_form": "doubled-first"},
     "barlowtwins": TORCH | {"denominator": "combined"},
@@ -68,15 +70,17 @@ class LARS(LayerWise):
         momentum: m in [0, 1).
         weight_decay: β, at least 0.
         like: `"default"`, `"you2017"`, `"timm"`, `"apex-larc"`, `"torchlars"`,
-            `"pytorch-optimizer"` (4.1), `"pytorch-optimizer-3"`, `"barlowtwins"`, `"noahgolmant"`
-            or `"tf-contrib"`: the options below as that implementation has them.
+            `"pytorch-optimizer"` (4.0 and 4.1), `"pytorch-optimizer-3.6"` (to 3.10),
+            `"pytorch-optimizer-3"` (to 3.5), `"barlowtwins"`, `"noahgolmant"` or `"tf-contrib"`:
+            the options below as that implementation has them.
         trust_coefficient: η, positive.
         eps: added to the denominator.
         denominator: `"separate"` ‖g‖ + β‖w‖; `"combined"` ‖g + βw‖ (barlowtwins, the style of
-            equation 22); `"gradient"` ‖g‖ (equation 23 as printed; pytorch-optimizer-3).
+            equation 22); `"gradient"` ‖g‖ (equation 23 as printed; pytorch-optimizer before 4).
         zero_norm: what λ is where ‖w‖ or ‖g‖ is 0. `"floor"`: see above, and 0 where the
-            denominator is 0. `"one"`: 1. `"skip"`: 1, without decay (apex-larc). `"literal"`: as
-            printed, 0 or nan.
+            denominator is 0. `"one"`: 1. `"one-denominator"`: 1 where ‖w‖ or the denominator is 0,
+            so that decay alone has λ = η/β (pytorch-optimizer 4). `"skip"`: 1, without decay
+            (apex-larc). `"literal"`: as printed, 0 or nan.
         floor: smallest root mean square of w, positive; for `zero_norm="floor"`.
         one_dimensional: `"adapt"` like others; `"plain"`: λ = 1 and no decay for tensors of fewer
             than two dimensions.
@@ -86,8 +90,9 @@ class LARS(LayerWise):
         decay: `"coupled"` as above; `"ratio-only"`: β in λ, not in the step (tf-contrib).
         momentum_form: `"rate-inside"` as above. `"rate-outside"`: v ← m v + λ(g + βw),
             w ← w - γv, which differs when γ changes. `"rate-on-history"`: v ← m v + g + βw,
-            w ← w - γλv (tf-contrib). `"doubled-first"`: as `"rate-outside"`, with a first step
-            1 + m times as long (pytorch-optimizer-3).
+            w ← w - γλv (tf-contrib). Two as `"rate-outside"`, but for the first step:
+            `"doubled-first"`, 1 + m times as long (pytorch-optimizer to 3.5); `"raw-first"`,
+            λ(g + βw) + m g, where m g is not scaled (3.6 to 3.10).
         grouping: `"tensor"`: norms are those of a tensor; `"group"`: of a group as one vector.
         foreach: as for `CBLR`.
 
@@ -108,7 +113,7 @@ class LARS(LayerWise):
         tensor([2.5000, 4.0000])
     """
 
-    ZERO_NORMS = ("floor", "literal", "one", "skip")
+    ZERO_NORMS = ("floor", "literal", "one", "one-denominator", "skip")
 
     def __init__(
         self,
@@ -177,7 +182,9 @@ class LARS(LayerWise):
             weight = floored(weight, bucket.weights, group["floor"], group)
         ratio = group["trust_coefficient"] * weight / denominator
         present = (weight > 0) & (gradient > 0)
-        if zero == "one":
+        if zero == "one-denominator":
+            present = (weight > 0) & (denominator > 0)
+        if zero in ("one", "one-denominator"):
             ratio = torch.where(present, ratio, 1.0)
         elif zero == "floor":
             ratio = torch.where(denominator == 0, 0.0, ratio)

@@ -12,7 +12,7 @@ from sim.optimizers._rule import Bucket, Rule, evaluate
 GROUPINGS = ("group", "tensor")
 ONE_DIMENSIONAL = ("adapt", "plain")
 ADAPT = ("always", "decayed", "never")
-MOMENTUM_FORMS = ("doubled-first", "rate-inside", "rate-on-history", "rate-outside")
+MOMENTUM_FORMS = ("doubled-first", "rate-inside", "rate-on-history", "rate-outside", "raw-first")
 
 
 class LayerWise(Rule):
@@ -106,10 +106,11 @@ class LayerWise(Rule):
         steps = scaled(directions, rates, lr if form == "rate-inside" else 1.0)
         if momentum:
             velocities, new = self._state(bucket, "momentum_buffer")
-            if form == "doubled-first":
-                for velocity, step, first in zip(velocities, steps, new, strict=True):
-                    if first:
-                        velocity.copy_(step)
+            if form in ("doubled-first", "raw-first"):
+                starts = steps if form == "doubled-first" else bucket.gradients
+                for velocity, start, is_new in zip(velocities, starts, new, strict=True):
+                    if is_new:
+                        velocity.copy_(start)
             torch._foreach_mul_(velocities, momentum)
             torch._foreach_add_(velocities, steps)
             steps = velocities

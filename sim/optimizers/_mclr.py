@@ -138,10 +138,14 @@ def median(values: Tensor) -> Tensor:
     count = flat.numel()
     if count == 0:
         return torch.full((), torch.nan, dtype=torch.float64, device=values.device)
-    # torch.median is the lower of the two, and of -x it is the upper; unlike kthvalue it is
-    # deterministic on a GPU.
-    low = flat.median().double()
-    return low if count % 2 else (low - (-flat).median().double()) / 2
+    # torch.median is the lower of the two, and unlike kthvalue it is deterministic on a GPU. The
+    # upper is the same again, or the next larger value.
+    low = flat.median()
+    if count % 2:
+        return low.double()
+    above = torch.where(flat > low, flat, torch.inf).min()
+    high = torch.where((flat <= low).sum() > count // 2, low, above)
+    return (low.double() + high.double()) / 2
 
 
 def _flat(tensors: list[Tensor]) -> Tensor:

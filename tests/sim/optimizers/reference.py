@@ -97,17 +97,22 @@ def torchlars(w, gs, lrs, m, beta, eta=1e-3, eps=1e-8):
     return w
 
 
-def pytorch_optimizer(w, gs, lrs, m, beta, eta=1e-3, old=False):
-    """Release 4.1 (canonical ratio), or 3 with `old`: no β below, the first step doubled."""
+def pytorch_optimizer(w, gs, lrs, m, beta, eta=1e-3, release=4.1):
+    """Before 4.0 there is no β below. To 3.5 the history starts with the first step, to 3.10 with
+    the gradient as it came; from 4.0 on with zero, and only a denominator of 0 gives a ratio of 1.
+    """
     w, v = np.array(w, COPY), np.zeros_like(w, COPY)
     for t, (g, lr) in enumerate(zip(gs, lrs, strict=True)):
+        if t == 0 and release == 3.6:
+            v = np.array(g, COPY)
         if w.ndim > 1:
+            below = norm(g) + (beta * norm(w) if release >= 4 else 0)
             ratio = 1.0
-            if norm(w) > 0 and norm(g) > 0:
-                ratio = eta * norm(w) / (norm(g) + (0 if old else beta * norm(w)))
+            if norm(w) > 0 and below > 0:
+                ratio = eta * norm(w) / below
             g = (g + beta * w) * ratio
         if m > 0:
-            if old and t == 0:
+            if t == 0 and release == 3:
                 v = g.copy()
             v = m * v + g
             g = v

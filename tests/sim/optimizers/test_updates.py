@@ -94,7 +94,8 @@ LARS = {
     "apex-larc-scale": (lambda *a: reference.apex_larc(*a, clip=False), {"clip": False}),
     "torchlars": (reference.torchlars, {}),
     "pytorch-optimizer": (reference.pytorch_optimizer, {}),
-    "pytorch-optimizer-3": (lambda *a: reference.pytorch_optimizer(*a, old=True), {}),
+    "pytorch-optimizer-3.6": (lambda *a: reference.pytorch_optimizer(*a, release=3.6), {}),
+    "pytorch-optimizer-3": (lambda *a: reference.pytorch_optimizer(*a, release=3), {}),
     "barlowtwins": (reference.barlowtwins, {}),
     "barlowtwins-filter": (
         lambda *a: reference.barlowtwins(*a, filtered=True),
