@@ -7,15 +7,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.graph import GradientEdge
 
 from hessian import _affine, _data, _loss
-from hessian._batch import Batch
+from hessian._batch import Batch, Problem
 from hessian._loss import Factor, by_sample
-from hessian._operator import product
+from hessian._probe import factored, hutchinson, preactivation, signs
 from hessian._problem import Item, lend, scale, ticker, walk
-from hessian._site import Site
-from hessian._tape import Edge, refuse_undifferentiable
 
 KINDS = ("hutchinson", "preactivation", "gauss-newton", "gauss-newton-mc", "empirical-fisher")
 _PROBING = ("hutchinson", "preactivation", "gauss-newton-mc")
@@ -64,10 +61,13 @@ def estimate(
 
     * ``"hutchinson"``: the mean of z ⊙ Hz over all parameters at once (Hutchinson 1990; Bekas,
       Kokiopoulou & Saad 2007). Unbiased for diag H.
-    * ``"preactivation"``: probes at the outputs of linear and convolution layers, per sample:
-      Σ_n (Σ_p U ε)(Σ_p U (Hε)). Unbiased for diag H at the same cost; the input U enters exactly,
-      which removes most of the noise where a sample has one position and little where it has
-      many. Parameters that do not meet the data at one such site get Hutchinson's estimate.
+    * ``"preactivation"``: probes at the outputs of the layers, per sample: with J_n the layer's
+      own derivative, Σ_n (J_nᵀ ε_n) ⊙ (J_nᵀ Hε_n). Unbiased for diag H; J_n enters exactly. The
+      two leading columns S_c of every sample are pulled back, taken exactly and kept out of the
+      probes, and a last layer is exact, at the price of one more product for each pass over the
+      data. Removes nearly all noise where a sample has one position and little where a curved
+      layer sees many (docs/estimators.md has numbers). Parameters that do not meet the data at
+      one place of their own get Hutchinson's estimate.
     * ``"gauss-newton"``: the exact diagonal of the generalised Gauss-Newton matrix (Schraudolph
       2002), no probes. Equal to diag H exactly where `plan` says affine, wrong elsewhere.
     * ``"gauss-newton-mc"``: the same with Σ_c S_c replaced by random signs (BackPACK's
@@ -80,7 +80,8 @@ def estimate(
         model, loss, data, forward, names, memory, dtype, weight, progress: as for `diagonal`.
             Data that can be read only once is kept in memory.
         kind: one of the above.
-        probes: how many probes, at most; kinds without probes ignore it.
+        probes: how many probes, at most; kinds without probes ignore it. Up to eight share a
+            pass over the data, where memory allows.
         generator: source of the probes (CPU); seeded with 0 by default.
         relative_error: stop as soon as the norm of the standard errors falls below this part of
             the norm of the estimate (looked at from the second probe on).
@@ -102,6 +103,13 @@ def estimate(
         raise ValueError(f"kind must be one of {', '.join(KINDS)}, got {kind!r}")
     if not isinstance(probes, int) or probes < 1:
         raise ValueError(f"probes must be an integer >= 1, got {probes!r}")
+    if relative_error is not None and not (
+        isinstance(relative_error, int | float) and 0 < relative_error < float("inf")
+    ):
+        raise ValueError(
+            f"relative_error must be a positive number, got {relative_error!r}; "
+            "e.g. 0.1 to stop at a tenth of the norm of the estimate"
+        )
     generator = generator or torch.Generator().manual_seed(0)
     kept = list(data) if isinstance(data, Iterator) else data
     mean: dict[str, Tensor] = {}
@@ -113,26 +121,29 @@ def estimate(
         lend(model, loss, "parameter", forward, names, memory, dtype) as problem,
         ticker(progress) as bar,
     ):
-        bar.expect(probes if kind in _PROBING else 1, 0)
-        while count < (probes if kind in _PROBING else 1):
-            seed = int(torch.randint(2**62, (), generator=generator))
-            one = _once(problem, kept, dtype, weight, kind, seed)
-            count += 1
-            for name, value in one.items():  # Welford's update
-                if name not in mean:
-                    mean[name], spread[name] = torch.zeros_like(value), torch.zeros_like(value)
-                step = value - mean[name]
-                mean[name] += step / count
-                spread[name] += step * (value - mean[name])
-            bar.tick(1)
-            result.update(mean)
-            result.standard_error = _errors(spread, count, kind)
-            if (
-                relative_error is not None
-                and count > 1
-                and result.relative_error() <= relative_error
-            ):
-                break
+        wanted = probes if kind in _PROBING else 1
+        bar.expect(wanted, 0)
+        done = False
+        while count < wanted and not done:
+            together = _together(problem, wanted - count, None if relative_error is None else count)
+            seeds = [int(torch.randint(2**62, (), generator=generator)) for _ in range(together)]
+            for one in _pass(problem, kept, dtype, weight, kind, seeds):
+                count += 1
+                for name, value in one.items():  # Welford's update
+                    if name not in mean:
+                        mean[name], spread[name] = torch.zeros_like(value), torch.zeros_like(value)
+                    step = value - mean[name]
+                    mean[name] += step / count
+                    spread[name] += step * (value - mean[name])
+                bar.tick(1)
+                if relative_error is not None and count > 1:
+                    result.update(mean)
+                    result.standard_error = _errors(spread, count, kind)
+                    done = result.relative_error() <= relative_error
+                if done:
+                    break
+        result.update(mean)
+        result.standard_error = _errors(spread, count, kind)
     result.kind, result.probes = kind, count
     return result
 
@@ -145,127 +156,62 @@ def _errors(spread: dict[str, Tensor], count: int, kind: str) -> dict[str, Tenso
     return {name: (s / (count * (count - 1))).sqrt() for name, s in spread.items()}
 
 
-def _once(
-    problem: Any, data: Any, dtype: torch.dtype | None, weight: _data.Weight, kind: str, seed: int
-) -> dict[str, Tensor]:
-    """One pass over the data with one probe."""
-    total: dict[str, Tensor] = {}
+# Probes that share a batch's tapes, and so its forward and first backward pass.
+_AT_ONCE = 8
+
+
+def _together(problem: Problem, left: int, taken: int | None) -> int:
+    """How many probes to take in one pass over the data; few at first where it may stop soon."""
+    size = sum(p.numel() * p.element_size() for p in problem.parameters.values())
+    most = _AT_ONCE if taken is None else min(_AT_ONCE, max(2, taken))
+    return max(1, min(left, most, problem.memory // (2 * size)))
+
+
+def _pass(
+    problem: Problem,
+    data: Any,
+    dtype: torch.dtype | None,
+    weight: _data.Weight,
+    kind: str,
+    seeds: list[int],
+) -> list[dict[str, Tensor]]:
+    """One pass over the data: an estimate from every probe."""
+    total: list[dict[str, Tensor]] = [{} for _ in seeds]
     weights: list[float] = []
-    noise = torch.Generator().manual_seed(seed)
-    fixed = {
-        name: _signs(p.shape, noise, p)
-        for name, p in problem.parameters.items()
+    noise = [torch.Generator().manual_seed(seed) for seed in seeds]
+    fixed = [
+        {name: signs(p.shape, one, p) for name, p in problem.parameters.items()}
+        for one in noise
         if kind in ("hutchinson", "preactivation")
-    }
+    ]
     start = None
     for item in walk(problem, data, dtype, weight):
-        start = start or item.start  # every probe meets the same dropout draw
+        start = start or item.start  # every pass meets the same dropout draw
         if kind == "hutchinson":
-            part = _hutchinson(item, fixed)
+            parts = hutchinson(item, fixed)
         elif kind == "preactivation":
-            part = _preactivation(item, fixed, noise)
+            parts = preactivation(item, fixed, noise)
         else:
-            part = _gauss_newton(item, kind, noise, weight)
-        for name, value in part.items():
-            total[name] = total[name] + item.a * value if name in total else item.a * value
+            parts = _gauss_newton(item, kind, noise, weight)
+        for into, part in zip(total, parts, strict=True):
+            for name, value in part.items():
+                into[name] = into[name] + item.a * value if name in into else item.a * value
         weights.append(item.a)
     if start is not None:
         start.rewind()
-    return {name: value * scale(weights, weight) for name, value in total.items()}
-
-
-def _signs(shape: Any, generator: torch.Generator, like: Tensor) -> Tensor:
-    """Independent ±1 with probability one half each."""
-    bits = torch.randint(0, 2, tuple(shape), generator=generator)
-    return (2 * bits - 1).to(device=like.device, dtype=like.dtype)
-
-
-def _hutchinson(item: Item, probe: dict[str, Tensor]) -> dict[str, Tensor]:
-    parameters = item.problem.parameters
-    value = item.value()
-    got = product(value, list(parameters.values()), list(probe.values()))
-    return {
-        name: torch.zeros_like(p, requires_grad=False) if h is None else probe[name] * h
-        for (name, p), h in zip(parameters.items(), got, strict=True)
-    }
-
-
-def _preactivation(
-    item: Item, fixed: dict[str, Tensor], generator: torch.Generator
-) -> dict[str, Tensor]:
-    problem = item.problem
-    parameters = problem.parameters
-    batch = item.analysed()
-    separable = batch.separable_terms()
-    places = [n for n, s in batch.sites.items() if len(s) == 1 and s[0].positions is not None]
-    item.start.rewind()
-    output = problem.output(item.inputs, item.index)
-    sites = batch.relocated(output) if places else {}
-    value = problem.scalar(output, item.inputs, item.targets, item.index)
-    result = {name: torch.zeros_like(p, requires_grad=False) for name, p in parameters.items()}
-    if not value.requires_grad:
-        return result
-    at: dict[str, Site] = {name: sites[name][0] for name in places}
-    edges: list[Edge] = list({site.edge: None for site in at.values()})
-    rest = [name for name in parameters if name not in at]
-    wanted: list[Any] = [GradientEdge(*edge) for edge in edges]
-    wanted += [parameters[name] for name in rest]
-    gradients = torch.autograd.grad(value, wanted, create_graph=True, allow_unused=True)
-    refuse_undifferentiable(gradients)
-    probes: list[Tensor | None] = [
-        None if g is None else _signs(g.shape, generator, g) for g in gradients[: len(edges)]
-    ]
-    probes += [fixed[name] for name in rest]
-    live = [
-        (g, v)
-        for g, v in zip(gradients, probes, strict=True)
-        if g is not None and v is not None and g.requires_grad
-    ]
-    if not live:
-        return result
-    got = torch.autograd.grad([g for g, _ in live], wanted, [v for _, v in live], allow_unused=True)
-    with torch.no_grad():
-        pulled = {
-            edge: (v, h)
-            for edge, v, h in zip(edges, probes, got, strict=False)
-            if h is not None and v is not None
-        }
-        for name, site in at.items():
-            if site.edge in pulled:
-                _pair(site, *pulled[site.edge], batch.samples, problem.memory, result[name])
-            if name in separable:
-                result[name] += separable[name]
-        for name, h in zip(rest, got[len(edges) :], strict=True):
-            if h is not None:
-                result[name] = fixed[name] * h
-    return result
-
-
-def _pair(site: Site, probe: Tensor, product: Tensor, n: int, memory: int, into: Tensor) -> None:
-    """Σ_n (per-sample gradient of the probe) ⊙ (that of its product)."""
-    left, right = by_sample(probe, site.layout, n), by_sample(product, site.layout, n)
-    if site.outer is not None:  # one position: Σ_n (ε ⊙ Hε) U²
-        a, b = left[:, 0] * right[:, 0], site.outer.square()
-        pair = (b.T, a) if site.transposed else (a.T, b)
-        into.addmm_(*pair, alpha=site.scale**2)
-        return
-    each = 2 * into.numel() * into.element_size() * (1 + site.extra)
-    chunk = max(1, min(n, memory // max(1, each)))
-    for start in range(0, n, chunk):
-        part = slice(start, min(n, start + chunk))
-        into += (site.gradient(left[part], part) * site.gradient(right[part], part)).sum(0)
+    factor = scale(weights, weight)
+    return [{name: value * factor for name, value in one.items()} for one in total]
 
 
 def _gauss_newton(
-    item: Item, kind: str, generator: torch.Generator, weight: _data.Weight
-) -> dict[str, Tensor]:
+    item: Item, kind: str, noise: list[torch.Generator], weight: _data.Weight
+) -> list[dict[str, Tensor]]:
     problem = item.problem
     parameters = problem.parameters
     batch = item.analysed()
-    result = {name: torch.zeros_like(p, requires_grad=False) for name, p in parameters.items()}
     used = batch.used
     if not used:
-        return result
+        return [_zeros(parameters) for _ in noise]
     sites = batch.sites
     missing = [n for n in batch.leaf_nodes if n not in sites]
     if missing:
@@ -275,27 +221,42 @@ def _gauss_newton(
             f"({batch.obstacle.get(missing[0], 'the loss couples samples')}); "
             'use kind="hutchinson", or leave the parameter out with names='
         )
+    coupled = [name for name in batch.direct if name not in batch.separable]
+    if coupled and kind != "empirical-fisher":
+        raise ValueError(
+            f"kind={kind!r} knows the loss through the model's outputs, but it reads parameter "
+            f"{coupled[0]!r} in a way that is not a sum over its entries; "
+            'use kind="hutchinson", or leave the parameter out with names='
+        )
     n = batch.samples
     outputs = [batch.outputs[i] for i in used]
     if kind == "empirical-fisher":
         gradients = [g.detach() for i in used if (g := batch.gradient_out[i]) is not None]
         count = 1.0 if weight == "sum" else float(n)
         ones = gradients[0].new_full((1, n), count)
-        factor = Factor([g.unsqueeze(0) for g in gradients], ones)
+        factors = [Factor([g.unsqueeze(0) for g in gradients], ones)]
+        own = {}
     else:
-        leaves = [batch.detached[i] for i in used]
-        live = [g for i in used if (g := batch.gradient_out[i]) is not None]
-        exact = _loss.factor_by_sample(live, leaves, batch.layouts, n)
-        factor = exact if kind == "gauss-newton" else _random(exact, batch, generator)
-    targets = [
-        _affine.Target(parameters[name], sites[name], result[name]) for name in batch.leaf_nodes
-    ]
-    with torch.no_grad():
-        _affine.by_sites(outputs, factor, targets, problem.memory, lambda _: None)
-    if kind != "empirical-fisher":
-        for name, own in batch.separable_terms().items():
-            result[name] += own
-    return result
+        exact = factored(batch)
+        mc = kind == "gauss-newton-mc"
+        factors = [_random(exact, batch, one) for one in noise] if mc else [exact]
+        own = batch.separable_terms()
+    found = []
+    for factor in factors:
+        result = _zeros(parameters)
+        targets = [
+            _affine.Target(parameters[name], sites[name], result[name]) for name in batch.leaf_nodes
+        ]
+        with torch.no_grad():
+            _affine.by_sites(outputs, factor, targets, problem.memory, lambda _: None)
+        for name, term in own.items():
+            result[name] += term
+        found.append(result)
+    return found
+
+
+def _zeros(parameters: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: torch.zeros_like(p, requires_grad=False) for name, p in parameters.items()}
 
 
 def _random(exact: Factor, batch: Batch, generator: torch.Generator) -> Factor:
@@ -303,11 +264,11 @@ def _random(exact: Factor, batch: Batch, generator: torch.Generator) -> Factor:
     n, rank = batch.samples, exact.rank
     if rank == 0:
         return exact
-    signs = _signs((rank, n), generator, exact.weights)
+    drawn = signs((rank, n), generator, exact.weights)
     columns: list[list[Tensor]] = [[] for _ in exact.columns]
     weights = []
     for sign in (1.0, -1.0):
-        size = (sign * exact.weights).clamp_min(0).sqrt() * signs  # [r, n]
+        size = (sign * exact.weights).clamp_min(0).sqrt() * drawn  # [r, n]
         if not bool(size.any()):
             continue
         for place, (cols, layout) in enumerate(zip(exact.columns, batch.layouts, strict=True)):
