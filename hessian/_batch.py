@@ -10,22 +10,20 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.graph import get_gradient_edge
+from torch.autograd.graph import GradientEdge, get_gradient_edge
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from hessian import _affine, _data, _loss, _parameter, _preactivation
 from hessian._certificate import LINEAR, affinity, loss_labels, sample_labels, separable, uncoupled
 from hessian._chain import Chain
 from hessian._operations import Label, Layout, candidates
-from hessian._plan import Entry, Plan
+from hessian._plan import SHARING, Entry, Plan
 from hessian._site import Site, sites
 from hessian._state import Buffers, Randomness
 from hessian._tape import Edge, Node, Tape, refuse_undifferentiable
 
 METHOD_CHOICES = ("auto", "affine", "chain", "preactivation", "parameter")
 CHAIN = "samples stay apart, every operation above has a known step; above it "
-# Methods whose passes all their parameters share.
-SHARING = ("affine", "columns", "chain")
 PREACTIVATION = "linear in it at one site, samples stay apart; above it "
 # A Hessian-vector product runs the tape of a backward pass backward: two passes.
 HVP = 2
@@ -174,8 +172,8 @@ class Batch:
         self.used = [i for i, g in enumerate(self.gradient_out) if g is not None]
         at = {i: labels.get((loss_leaves[id(self.detached[i])], 0), LINEAR) for i in self.used}
         self._affinity()
-        wanted = self.problem.method in ("auto", "affine", "chain") and bool(self.leaf_nodes)
-        self.curved = self._curvature(at) if wanted else Curved([], [], refusal="not needed")
+        factored = self.problem.method in ("auto", "affine", "chain") and bool(self.leaf_nodes)
+        self.curved = self._curvature(at) if factored else Curved([], [], refusal="not needed")
         self._samples(at)
         self.plan = self._plan()
 
@@ -447,7 +445,7 @@ class Batch:
         names.sort(key=lambda name: order[self.sites[name][0].edge[0]])
         found = [self.sites[name][0] for name in names]
         like = self.outputs[0]
-        meter, reached = self.chain.predict(found, self._widths(), like)
+        meter, reached = self.chain.predict(found, self._widths())
         fits = meter.peak * like.element_size() <= self.problem.memory
         if not fits and not auto:
             raise ValueError(
@@ -515,7 +513,11 @@ class Batch:
         ]
 
     def _chained(
-        self, names: list[str], into: Mapping[str, Tensor], tick: Callable[[int], None]
+        self,
+        names: list[str],
+        into: Mapping[str, Tensor],
+        adjoints: Mapping[Edge, Tensor | None],
+        tick: Callable[[int], None],
     ) -> None:
         if not names or self.chain is None or self.links is None:
             return
@@ -526,11 +528,10 @@ class Batch:
             before, told = round(told * passes), told + share
             tick(round(told * passes) - before)
 
-        cotangents = [g.detach() for i in self.used if (g := self.gradient_out[i]) is not None]
         blocks = self.curved.blocks
         self.chain.run(
             [(self.sites[name][0], into[name]) for name in names],
-            None if blocks is None else blocks.detach(), self._widths(), cotangents,
+            None if blocks is None else blocks.detach(), self._widths(), adjoints,
             self.outputs[0].detach(), self.problem.memory, self.links.peak, progress,
         )  # fmt: skip
 
@@ -550,7 +551,8 @@ class Batch:
             name: torch.zeros_like(p, memory_format=torch.contiguous_format, requires_grad=False)
             for name, p in parameters.items()
         }
-        gradient = self._gradient()
+        bent = self._bent_edges()
+        gradient, adjoints = self._gradient(bent)
         by_method: dict[str, list[str]] = {}
         for entry in self.plan:
             by_method.setdefault(entry.method, []).append(entry.name)
@@ -559,7 +561,9 @@ class Batch:
                 into[name] += own
         with torch.no_grad():
             self._affine(by_method, into, tick)
-        self._chained(by_method.get("chain", []), into, tick)
+        self._chained(
+            by_method.get("chain", []), into, dict(zip(bent, adjoints, strict=True)), tick
+        )
         self._release()
         self._along(by_method, into, tick)
         return into, gradient
@@ -600,26 +604,37 @@ class Batch:
                 for name, at, values in zip(entries, index, found, strict=True):
                     into[name].view(-1)[at] = values
 
-    def _gradient(self) -> dict[str, Tensor]:
+    def _bent_edges(self) -> list[Edge]:
+        """Where the chain route needs adjoints."""
+        if self.chain is None or self.links is None:
+            return []
+        return self.chain.bent([self.sites[name][0] for name in self.links.names])
+
+    def _gradient(self, edges: list[Edge]) -> tuple[dict[str, Tensor], list[Tensor | None]]:
+        """dL/dw, and dL/dt for other tensors of the tape."""
         parameters = self.problem.parameters
         total = {
             name: torch.zeros_like(p, memory_format=torch.contiguous_format, requires_grad=False)
             for name, p in parameters.items()
         }
         names = [name for name in parameters if name in self.leaf_nodes]
+        adjoints: list[Tensor | None] = []
         if names:
+            wanted: list[Any] = [parameters[name] for name in names]
+            wanted += [GradientEdge(*e) for e in edges]
             cotangents = [g.detach() for i in self.used if (g := self.gradient_out[i]) is not None]
             got = torch.autograd.grad(
-                [self.outputs[i] for i in self.used], [parameters[name] for name in names],
+                [self.outputs[i] for i in self.used], wanted,
                 cotangents, retain_graph=True, allow_unused=True,
             )  # fmt: skip
-            for name, g in zip(names, got, strict=True):
+            for name, g in zip(names, got, strict=False):
                 if g is not None:
                     total[name] += g
+            adjoints = list(got[len(names) :])
         for name, own in self.direct.items():
             if own is not None:
                 total[name] += own.detach()
-        return total
+        return total, adjoints
 
     def separable_terms(self) -> dict[str, Tensor]:
         """Diagonal of the loss's own term in parameters whose entries it keeps apart: H·1."""

@@ -22,16 +22,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor
-from torch.autograd.graph import GradientEdge
 
 from hessian._columns import Columns, Meter, Quadratic
+from hessian._ghost import Ghost
 from hessian._operations import Label
-from hessian._site import Site, place, second
-from hessian._step import Same, Step, Where, step
+from hessian._site import Site, second
+from hessian._step import Step, Where, step
 from hessian._tape import Edge, Node, Tape, shape
+
+CACHE = 2**25
 
 
 @dataclass
@@ -102,25 +105,23 @@ class Chain:
         known = [found.cost() for found in self.steps.values() if isinstance(found, Step)]
         return max(1.0, sum(known))
 
-    def predict(
-        self, sites: list[Site], widths: list[int], like: Tensor
-    ) -> tuple[Meter, list[float]]:
+    def predict(self, sites: list[Site], widths: list[int]) -> tuple[Meter, list[float]]:
         """The cost of a run on these sites, and the work done when each of them is reached.
 
         Runs the same sweep on tensors without data.
         """
         meter = Meter()
-        ghost = torch.empty(0, dtype=like.dtype, device="meta")
+        ghost = cast(Tensor, Ghost())
         reached: dict[Edge, float] = {}
+        at = {site.edge: site for site in sites}
 
-        def note(edge: Edge, _: object) -> None:
+        def note(edge: Edge, found: Callable[[Tensor], Tensor]) -> None:
+            found(at[edge].place)
             reached[edge] = meter.work
 
-        edges = list({site.edge: None for site in sites})
         total = sum(widths)
-        loss = ghost.new_empty((1, total, total))
-        by_edge = {s.edge: [place(s)] for s in sites}
-        self._sweep(edges, by_edge, loss, widths, slice(0, 1), ghost, meter, note)
+        loss = ghost.new_empty((1, total, total)) if total else None
+        self._sweep(list(at), loss, widths, slice(0, 1), ghost, meter, note)
         return meter, [reached.get(site.edge, meter.work) for site in sites]
 
     # ----------------------------------------------------------------- run
@@ -130,7 +131,7 @@ class Chain:
         targets: list[tuple[Site, Tensor]],
         loss: Tensor | None,
         widths: list[int],
-        cotangents: list[Tensor],
+        adjoints: Mapping[Edge, Tensor | None],
         like: Tensor,
         memory: int,
         peak: float,
@@ -139,46 +140,47 @@ class Chain:
         """Add d²L/dw² of the parameters met at the sites to the tensors beside them.
 
         `loss` holds the loss's second derivative in the outputs, ``[n, w, w]`` over the outputs
-        of `widths` joined together (0 for one the loss is linear in); `cotangents` its gradient.
+        of `widths` joined together (0 for one the loss is linear in), `adjoints` its gradient in
+        the tensors that `bent` names.
         """
         needed = self._needed([site.edge for site, _ in targets])
-        curved = [
-            found for node in needed if isinstance(found := self.steps.get(node), Step)
-        ]  # fmt: skip
-        bent = [found for found in curved if found.curved]
-        with torch.enable_grad():
-            adjoints = torch.autograd.grad(
-                [GradientEdge(*e) for e in self.roots],
-                [GradientEdge(*found.edge) for found in bent],
-                cotangents, retain_graph=True, allow_unused=True,
-            ) if bent else ()  # fmt: skip
-        adjoint = dict(zip((id(found) for found in bent), adjoints, strict=True))
-        for found in curved:
-            up = adjoint.get(id(found))
-            if found.curved and up is None:
-                dims = shape(found.edge)
-                assert dims is not None
-                up = like.new_zeros(dims)
-            found.prepare(None if up is None else up.detach())
+        for node in needed:
+            found = self.steps.get(node)
+            if isinstance(found, Step):
+                up = adjoints.get(found.edge)
+                if found.curved and up is None:
+                    up = like.new_zeros(shape(found.edge) or ())
+                found.prepare(None if up is None else up.detach())
         by_edge: dict[Edge, list[tuple[Site, Tensor]]] = {}
         for site, into in targets:
             by_edge.setdefault(site.edge, []).append((site, into))
-        places = {e: _distinct([place(s) for s, _ in some]) for e, some in by_edge.items()}
-        item = max(1.0, 1.5 * peak) * like.element_size()
-        chunk = max(1, min(self.n, int(memory / item)))
+        item = max(1.0, peak) * like.element_size()
+        # What is larger than a processor's cache is slower to fetch than to compute in parts.
+        room = memory if like.is_cuda else min(memory, CACHE)
+        chunk = max(1, min(self.n, int(room / item)))
         for start in range(0, self.n, chunk):
             part = slice(start, min(self.n, start + chunk))
 
             def meet(edge: Edge, found: Callable[[Tensor], Tensor], part: slice = part) -> None:
                 for site, into in by_edge[edge]:
-                    second(site, found(place(site)), part, into, memory)
+                    second(site, found(site.place), part, into, memory)
 
             with torch.no_grad():
                 self._sweep(
-                    list(by_edge), places, None if loss is None else loss[part], widths, part,
+                    list(by_edge), None if loss is None else loss[part], widths, part,
                     like, Meter(), meet,
                 )  # fmt: skip
             tick((part.stop - part.start) / self.n)
+
+    def bent(self, sites: list[Site]) -> list[Edge]:
+        """Outputs of curved operations on the way to some sites."""
+        needed = self._needed([site.edge for site in sites])
+        at = {site.edge[0] for site in sites}
+        return [
+            found.edge for node in self.tape.order if node in needed
+            if isinstance(found := self.steps.get(node), Step) and found.curved
+            if node not in at or any(child in needed for child, _ in found.children)
+        ]  # fmt: skip
 
     def _needed(self, edges: list[Edge]) -> set[Node]:
         """Nodes that lie above one of the edges, or have one as output."""
@@ -194,7 +196,6 @@ class Chain:
     def _sweep(
         self,
         edges: list[Edge],
-        places: Mapping[Edge, list[Tensor]],
         loss: Tensor | None,
         widths: list[int],
         part: slice,
@@ -271,29 +272,30 @@ class _Found:
 
     def __call__(self, at: Tensor) -> Tensor:
         for seen, value in self.known:
-            if seen.shape == at.shape and torch.equal(seen, at):
+            if seen is at or (seen.shape == at.shape and torch.equal(seen, at)):
                 return value
         channels, count = at.shape
         if count == 1:
             if self.whole is None:
-                self.whole = self.like.new_zeros((self.n, self.d))
-                for s in self.sources:
-                    self.whole += s.quadratic.diagonal(s.columns[self.edge], self.meter)
-            got = self.whole[:, at[:, 0]].view(self.n, channels, 1, 1)
+                parts = [s.quadratic.diagonal(s.columns[self.edge], self.meter)
+                         for s in self.sources]  # fmt: skip
+                self.whole = self._total(parts, (self.n, self.d))
+            got = self.whole if self.like.is_meta else self.whole[:, at[:, 0]]
         else:
-            got = self.like.new_zeros((self.n, channels, count, count))
-            for s in self.sources:
-                got += s.quadratic.blocks(s.columns[self.edge], at, self.meter)
+            parts = [s.quadratic.blocks(s.columns[self.edge], at, self.meter) for s in self.sources]
+            got = self._total(parts, (self.n, channels, count, count))
+        if count == 1 and not self.like.is_meta:
+            got = got.view(self.n, channels, 1, 1)
         self.known.append((at, got))
         return got
 
-
-def _distinct(places: list[Tensor]) -> list[Tensor]:
-    kept: list[Tensor] = []
-    for at in places:
-        if not any(at.shape == other.shape and torch.equal(at, other) for other in kept):
-            kept.append(at)
-    return kept
+    def _total(self, parts: list[Tensor], shape: tuple[int, ...]) -> Tensor:
+        if self.like.is_meta or not parts:
+            return self.like.new_zeros(shape)
+        total = parts[0]
+        for part in parts[1:]:
+            total = total + part
+        return total
 
 
 def _add(columns: dict[Edge, Columns], edge: Edge, rows: Columns, like: Tensor, n: int) -> None:
@@ -317,21 +319,26 @@ class _Policy:
         at = {node for node, _ in sites}
         last = max((i for i, node in enumerate(nodes) if node in at), default=len(nodes))
         size = len(nodes)
-        self.below, self.apart, self.joint, self.squares = ([0.0] * (size + 2) for _ in range(4))
-        next_dense = 0.0
+        self.below, self.apart, self.joint, self.squares = ([0.0] * (size + 1) for _ in range(4))
+        # Where the first and the second operation from here on is that writes rows out.
+        self.hop, self.second = [size] * (size + 1), [size] * (size + 1)
+        dense = False
         for i in range(size - 1, -1, -1):
             s, cost = found[i], costs[i] if i < last else 0.0
+            live = s is not None and i < last
             self.below[i] = self.below[i + 1] + cost
-            rows = 0 if s is None else s.rows()
-            self.apart[i] = self.apart[i + 1] + rows * max(0.0, self.below[i + 1] - next_dense)
+            self.hop[i], self.second[i] = self.hop[i + 1], self.second[i + 1]
+            if live and s is not None and not s.lazy:
+                self.hop[i], self.second[i] = i, self.hop[i + 1]
+            rows = s.rows() if live and s is not None else 0
+            self.apart[i] = self.apart[i + 1] + rows * self.below[self.second[i + 1]]
             joint = squares = 0.0
-            if s is not None and s.dense and i < last:
-                final = next_dense == 0.0
-                joint = cost * (s.d + (0 if final else sum(s.widths)))
-                squares = float(sum(s.widths))
-                next_dense = cost
-            elif s is not None and i < last and not isinstance(s, Same):
+            if live and s is not None:
                 joint = cost * s.d
+                if s.dense:
+                    joint += cost * sum(s.widths) if dense else 0.0
+                    squares = float(sum(s.widths))
+                    dense = True
             self.joint[i] = self.joint[i + 1] + joint
             self.squares[i] = self.squares[i + 1] + squares
 
@@ -357,12 +364,14 @@ class _Policy:
         for s in here:
             rows = s.columns[edge]
             m = rows.m
-            if rows.identity:
-                apart += m * self.below[at]
-                continue
             full = s.quadratic.kind == "full"
-            now += m * d * d + (m * m * d if full else 0)
-            apart += m * self.below[at] + (m * m * self.squares[at] if full else 0)
+            if rows.identity:
+                apart += m * self.below[self.second[at]]
+            else:
+                shared = rows.base is not None and rows.base.dim() == 2
+                now += m * d * d + (m * m * d if full else 0)
+                apart += m * self.below[self.hop[at] if shared else at]
+            apart += m * m * self.squares[at] if full else 0
         return now + self.joint[at] < apart + self.apart[at]
 
     def _merged(self, here: list[Source], edge: Edge, like: Tensor, meter: Meter) -> Source:
@@ -373,8 +382,8 @@ class _Policy:
             rows = s.columns[edge]
             if flat or (rows.identity and s.quadratic.kind == "diagonal" and total is not None):
                 part = s.quadratic.diagonal(rows, meter)
-                if total is None:
-                    total = part
+                if total is None or like.is_meta:
+                    total = total if total is not None else part
                 elif flat:
                     total = total + part
                 else:
@@ -382,7 +391,7 @@ class _Policy:
                     total.diagonal(dim1=1, dim2=2).add_(part)
             else:
                 part = s.quadratic.gram(rows, meter)
-                total = part if total is None else total + part
+                total = part if total is None or like.is_meta else total + part
         assert total is not None
         kind = "diagonal" if flat else "full"
         return Source(Quadratic(kind, total), {edge: Columns(d, d)})

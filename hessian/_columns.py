@@ -52,25 +52,28 @@ class Columns:
 
     def scaled(self, factor: Tensor) -> Columns:
         """With entry j of the tensor multiplied by `factor` ``[n, d]``."""
-        scale = factor if self.scale is None else self.scale * factor
+        scale = factor if self.scale is None or factor.is_meta else self.scale * factor
         return Columns(self.m, self.d, self.base, scale)
 
-    def times(self, number: float) -> Columns:
+    def times(self, number: float, like: Tensor) -> Columns:
         """Multiplied by a number."""
         if number == 1.0:
             return self
-        if self.base is None:
-            raise ValueError("an identity has no dtype to be scaled in")
-        return Columns(self.m, self.d, self.base * number, self.scale)
+        base = self.matrix(like)
+        return Columns(self.m, self.d, base if like.is_meta else base * number, self.scale)
 
     def matrix(self, like: Tensor) -> Tensor:
         """The rows without `scale`, ``[m, d]`` or ``[n, m, d]``."""
         if self.base is None:
+            if like.is_meta:
+                return like.new_empty((self.m, self.d))
             return torch.eye(self.m, dtype=like.dtype, device=like.device)
         return self.base
 
     def dense(self, like: Tensor, n: int) -> Tensor:
         """The rows written out, ``[n, m, d]``."""
+        if like.is_meta:
+            return like.new_empty((1, self.m, self.d))
         base = self.matrix(like)
         if self.scale is not None:
             return base * self.scale.unsqueeze(1)
@@ -78,6 +81,10 @@ class Columns:
 
     def plus(self, other: Columns, like: Tensor, n: int) -> Columns:
         """The sum of two sets of rows."""
+        if like.is_meta:
+            shared = self.shared and other.shared
+            shape = (self.m, self.d) if shared else (1, self.m, self.d)
+            return Columns(self.m, self.d, like.new_empty(shape))
         if self.shared and other.shared:
             return Columns(self.m, self.d, self.matrix(like) + other.matrix(like))
         return Columns(self.m, self.d, self.dense(like, n) + other.dense(like, n))
@@ -87,13 +94,6 @@ class Columns:
         if self.base is None:
             return matrix
         return matrix @ self.base
-
-    def sliced(self, rows: slice) -> Columns:
-        """Some of the rows."""
-        if self.base is None:
-            raise ValueError("the rows of an identity are not sliced")
-        base = self.base[rows] if self.base.dim() == 2 else self.base[:, rows]
-        return Columns(base.shape[-2], self.d, base, self.scale)
 
 
 @dataclass
@@ -118,44 +118,47 @@ class Quadratic:
     def diagonal(self, columns: Columns, meter: Meter) -> Tensor:
         """The diagonal of Bᵀ Q B, ``[n, d]``."""
         v, m, d = self.values, columns.m, columns.d
-        if self.kind == "full":
-            if columns.identity:
+        full = self.kind == "full"
+        meter.work += (0 if columns.identity else m * d) * (m if full else 1)
+        if v.is_meta:
+            return v.new_empty((1, d))
+        if full:
+            if columns.base is None:
                 got = v.diagonal(dim1=1, dim2=2)
             else:
-                assert columns.base is not None
-                got = (columns.left(v) * columns.base).sum(1)
-                meter.work += m * m * d
+                got = columns.left(v).mul_(columns.base).sum(1)
         elif self.kind == "pair":
             a, b = self._halves(columns)
             both = a * b
             got = 2 * (v @ both if both.dim() == 2 else (v.unsqueeze(1) @ both)[:, 0])
-            meter.work += m * d
         elif columns.base is None:
             got = v
         else:
             square = columns.base.square()
             got = v @ square if square.dim() == 2 else (v.unsqueeze(1) @ square)[:, 0]
-            meter.work += m * d
         return got if columns.scale is None else got * columns.scale.square()
 
     def blocks(self, columns: Columns, place: Tensor, meter: Meter) -> Tensor:
         """Bᵀ Q B between entries `place` ``[c, p]`` of the same c: ``[n, c, p, p]``."""
-        v, (c, p) = self.values, place.shape
-        n = v.shape[0]
-        if columns.identity and self.kind == "full":
+        v, m, (c, p) = self.values, columns.m, place.shape
+        n, full = v.shape[0], self.kind == "full"
+        if not columns.identity:
+            meter.work += m * c * p * p + (m * m * columns.d if full else 0)
+        meter.peak = max(meter.peak, c * p * p + 2 * columns.size())
+        if v.is_meta:
+            return v.new_empty((1, c, p, p))
+        if columns.identity and full:
             got = v[:, place.unsqueeze(2), place.unsqueeze(1)]
         elif columns.identity and self.kind == "diagonal":
             got = torch.diag_embed(v[:, place])
         else:
-            meter.work += columns.m * c * p * p
             base = columns.matrix(v)
             picked = base[..., place].transpose(-3, -2)  # [.., c, m, p]
-            if self.kind == "full":
-                meter.work += columns.m**2 * columns.d
+            if full:
                 left = columns.left(v)[..., place].transpose(-3, -2)
                 got = left.transpose(-1, -2) @ picked
             elif self.kind == "pair":
-                half = columns.m // 2
+                half = m // 2
                 a, b = picked[..., :half, :], picked[..., half:, :]
                 got = (a * v.view(n, 1, half, 1)).transpose(-1, -2) @ b
                 got = got + got.transpose(-1, -2)
@@ -169,26 +172,24 @@ class Quadratic:
     def gram(self, columns: Columns, meter: Meter) -> Tensor:
         """Bᵀ Q B, ``[n, d, d]``."""
         v, m, d = self.values, columns.m, columns.d
-        n = v.shape[0]
-        if self.kind == "full":
-            got = v
-            if not columns.identity:
-                left = columns.left(v)  # [n, m, d] = Q B
-                got = _transposed_times(left, columns)
-                meter.work += m * m * d + m * d * d
+        n, full = v.shape[0], self.kind == "full"
+        if not columns.identity:
+            meter.work += m * d * (d + (m if full else 0))
+        meter.peak = max(meter.peak, 2 * d * d + 2 * columns.size())
+        if v.is_meta:
+            return v.new_empty((1, d, d))
+        if full:
+            got = v if columns.identity else _transposed_times(columns.left(v), columns)
         elif self.kind == "pair":
             a, b = self._halves(columns)
             got = _transposed_times(self._weighted(a), Columns(m // 2, d, b))
             got = got + got.transpose(1, 2)
-            meter.work += m * d * d / 2
         elif columns.base is None:
             got = torch.diag_embed(v)
         else:
             got = _transposed_times(self._weighted(columns.base), columns)
-            meter.work += m * d * d
         if columns.scale is not None:
             got = got * columns.scale.unsqueeze(2) * columns.scale.unsqueeze(1)
-        meter.peak = max(meter.peak, 2 * d * d + m * d)
         return got.expand(n, d, d)
 
 

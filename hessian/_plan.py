@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+# Methods whose passes all their parameters share.
+SHARING = ("affine", "columns", "chain")
+
 
 @dataclass(frozen=True)
 class Entry:
@@ -14,7 +17,8 @@ class Entry:
         name: the parameter's name in the model.
         shape: its shape.
         method: ``"affine"`` (pulled-back columns, all samples at once), ``"columns"`` (the same,
-            one pass per column and sample), ``"preactivation"`` (a Hessian-vector product per
+            one pass per column and sample), ``"chain"`` (per-sample curvature carried down the
+            network), ``"preactivation"`` (a Hessian-vector product per
             output and position of its site), ``"parameter"`` (one per entry),
             ``"separable"`` (only the loss reads it, entry by entry) or ``"zero"`` (nothing does).
         reason: why that method is exact here, or why no cheaper one is.
@@ -82,7 +86,9 @@ class Plan:
     @property
     def backward(self) -> int:
         """Backward passes per batch in total, the one for the gradient included."""
-        shared = {e.method: e.backward for e in self.entries if e.method in ("affine", "columns", "chain")}
+        shared = {
+            e.method: e.backward for e in self.entries if e.method in ("affine", "columns", "chain")
+        }
         own = sum(e.backward for e in self.entries if e.method == "parameter")
         separable = any(e.method == "separable" for e in self.entries)
         at = {e.site: e.backward for e in self.entries if e.method == "preactivation"}

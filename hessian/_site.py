@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 import torch.nn.functional as F
@@ -57,6 +58,20 @@ class Site:
     extra: int = 1  # working set of `gradient`, in multiples of the parameter's size
     positions: Positions | None = None
     tokens: Tensor | None = None  # of an embedding: the rows read ``[n, p]``, -1 for padding
+
+    @cached_property
+    def place(self) -> Tensor:
+        """Which of a sample's entries at the site (row-major, samples first) belong together.
+
+        ``[c, p]``: the parameters read curvature between entries of the same c only.
+        """
+        at, dims = self.positions, shape(self.edge)
+        assert at is not None
+        assert dims is not None
+        axis, outer, inner = self.layout
+        rest = [s for a, s in enumerate(dims) if a != axis]
+        index = torch.arange(outer * inner * math.prod(rest)).view(1, outer * inner, *rest)
+        return at.rows(index)[0].flatten(0, 1)
 
 
 def sites(tape: Tape, labels: dict[Edge, Label], leaf: Node, n: int) -> list[Site] | None:
@@ -377,20 +392,6 @@ def _embedding(node: Node, layout: Layout, weight: tuple[int, ...], n: int) -> S
     return Site((node, 0), layout, gradient, transposed=True, positions=positions, tokens=tokens)
 
 
-def place(site: Site) -> Tensor:
-    """Which of a sample's entries at the site (row-major, samples first) belong together.
-
-    ``[c, p]``: the parameters read curvature between entries of the same c only.
-    """
-    at, dims = site.positions, shape(site.edge)
-    assert at is not None
-    assert dims is not None
-    axis, outer, inner = site.layout
-    rest = [s for a, s in enumerate(dims) if a != axis]
-    index = torch.arange(outer * inner * math.prod(rest)).view(1, outer * inner, *rest)
-    return at.rows(index)[0].flatten(0, 1)
-
-
 def second(
     site: Site, curved: Tensor, part: slice, into: Tensor, memory: int, start: int = 0
 ) -> None:
@@ -404,6 +405,13 @@ def second(
         return _second_of_rows(curved, site.tokens[part], into, start)
     width, count = curved.shape[1:3]
     inner = into.numel() // (at.groups * at.out)
+    if count == 1 and inner == 1:
+        factor = at.columns(part).flatten(1)
+        if at.out > 1:
+            factor = factor.repeat_interleave(at.out, 1)
+        square = factor[:, start : start + width].square()
+        into.view(-1)[start : start + width] += (curved[:, :, 0, 0] * square).sum(0)
+        return None
     if inner == 1:  # a scale or shift: one channel for every entry
         factor = at.columns(part).flatten(1, 2)
         if at.out > 1:

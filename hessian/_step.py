@@ -44,6 +44,7 @@ class Step:
 
     curved = False
     dense = False  # a matrix product, the same for all samples
+    lazy = False  # rows that all samples share stay so, up to a factor for each entry
 
     def __init__(self, node: Node, edge: Edge, data: list[int], where: Where) -> None:
         self.node, self.edge, self.where = node, edge, where
@@ -121,12 +122,14 @@ def _second(node: Node, edge: Edge, slot: int, adjoint: Tensor, along: Tensor) -
         if first is None or not first.requires_grad:
             return None
         child = GradientEdge(*node.next_functions[slot])
-        (got,) = torch.autograd.grad(first, [child], along, allow_unused=True)
+        (got,) = torch.autograd.grad(first, [child], along, retain_graph=True, allow_unused=True)
     return got
 
 
 class Same(Step):
     """Views, sums and differences: every input gets the rows, up to a factor."""
+
+    lazy = True
 
     def __init__(
         self, node: Node, edge: Edge, data: list[int], where: Where, factors: list[float]
@@ -138,18 +141,16 @@ class Same(Step):
         return 0.0
 
     def pull(self, edge: Edge, rows: Columns, part: slice, like: Tensor, meter: Meter) -> Pulled:
-        found = []
-        for child, factor in zip(self.children, self.factors, strict=True):
-            if factor == 1.0:
-                found.append((child, rows))
-            else:
-                base = rows.matrix(like) * factor
-                found.append((child, Columns(rows.m, rows.d, base, rows.scale)))
-        return found
+        return [
+            (child, rows.times(factor, like))
+            for child, factor in zip(self.children, self.factors, strict=True)
+        ]
 
 
 class Elementwise(Step):
     """y_i = φ_i(x_i): a factor for every entry, and diagonal curvature."""
+
+    lazy = True
 
     def __init__(self, node: Node, edge: Edge, data: list[int], where: Where, curved: bool) -> None:
         super().__init__(node, edge, data, where)
@@ -210,22 +211,22 @@ class Linear(Step):
         return float(self.d * self.k)
 
     def pull(self, edge: Edge, rows: Columns, part: slice, like: Tensor, meter: Meter) -> Pulled:
-        q = self.d // self.o
-        weight = self.weight.to("meta") if like.is_meta else self.weight
+        q, m = self.d // self.o, rows.m
         width = q * self.k
-        if rows.identity:
-            base = weight if q == 1 else torch.block_diag(*[weight] * q)
+        shared = rows.shared
+        if not rows.identity and not shared:
+            meter.work += m * q * self.o * self.k
+            meter.peak = max(meter.peak, m * (self.d + width))
+        if like.is_meta:
+            base = like.new_empty((m, width) if shared else (1, m, width))
+        elif rows.identity:
+            base = self.weight if q == 1 else torch.block_diag(*[self.weight] * q)
             if rows.scale is not None:
                 base = base * rows.scale.unsqueeze(2)
         else:
-            base = rows.base if rows.shared and rows.base is not None else None
-            if base is None:
-                base = rows.dense(like, part.stop - part.start)
-                meter.work += rows.m * q * self.o * self.k
-                meter.peak = max(meter.peak, rows.m * (self.d + width))
-            lead = base.shape[:-1]
-            base = (base.reshape(-1, self.o) @ weight).view(*lead, width)
-        return [(self.children[0], Columns(rows.m, width, base))]
+            given = rows.matrix(like) if shared else rows.dense(like, part.stop - part.start)
+            base = (given.reshape(-1, self.o) @ self.weight).view(*given.shape[:-1], width)
+        return [(self.children[0], Columns(m, width, base))]
 
 
 class Convolution(Step):
@@ -245,15 +246,14 @@ class Convolution(Step):
     def pull(self, edge: Edge, rows: Columns, part: slice, like: Tensor, meter: Meter) -> Pulled:
         node, count = self.node, part.stop - part.start
         shared = rows.shared
-        dense = rows.matrix(like) if shared else rows.dense(like, count)
         width = self.widths[0]
         if not shared:
-            inner = math.prod(self.weight.shape[1:])
-            meter.work += rows.m * self.d * inner
+            meter.work += rows.m * self.cost()
             meter.peak = max(meter.peak, rows.m * (self.d + width))
         if like.is_meta:
-            base = like.new_empty((*dense.shape[:-1], width))
+            base = like.new_empty((rows.m, width) if shared else (1, rows.m, width))
             return [(self.children[0], Columns(rows.m, width, base))]
+        dense = rows.matrix(like) if shared else rows.dense(like, count)
         given = dense.reshape(-1, *self.out)
         got, _, _ = torch.ops.aten.convolution_backward(
             given, given.new_empty(()).expand(given.shape[0], *self.space), self.weight, None,
@@ -300,9 +300,9 @@ class LayerNorm(Step):
         count = part.stop - part.start
         meter.work += 4 * TRAFFIC * rows.m * self.d
         meter.peak = max(meter.peak, 3 * rows.m * self.d)
-        base = rows.dense(like, count).reshape(count, rows.m, -1, self.v)
         if like.is_meta:
-            return [(self.children[0], Columns(rows.m, self.d, base.reshape(1, rows.m, self.d)))]
+            return [(self.children[0], Columns(rows.m, self.d, rows.dense(like, 1)))]
+        base = rows.dense(like, count).reshape(count, rows.m, -1, self.v)
         if self.weight is not None:
             base = base * self.weight
         hat = self.hat[part].unsqueeze(1)
@@ -350,11 +350,11 @@ class Softmax(Step):
         count = part.stop - part.start
         meter.work += 3 * TRAFFIC * rows.m * self.d
         meter.peak = max(meter.peak, 3 * rows.m * self.d)
-        base = rows.dense(like, count).reshape(count, rows.m, -1, self.k)
-        if not like.is_meta:
-            y = self.y[part].unsqueeze(1)
-            weighted = base * y
-            base = weighted - y * weighted.sum(-1, keepdim=True)
+        if like.is_meta:
+            return [(self.children[0], Columns(rows.m, self.d, rows.dense(like, 1)))]
+        y = self.y[part].unsqueeze(1)
+        weighted = rows.dense(like, count).reshape(count, rows.m, -1, self.k) * y
+        base = weighted - y * weighted.sum(-1, keepdim=True)
         base = base.reshape(count, rows.m, self.d)
         return [(self.children[0], Columns(rows.m, self.d, base))]
 
@@ -392,6 +392,8 @@ def _halves(d: int, other: int, first: bool, like: Tensor) -> Columns:
 
 class Product(Step):
     """y = a ∘ b, both laid out by samples."""
+
+    lazy = True
 
     curved = True
 
@@ -473,10 +475,11 @@ class Batched(Step):
         else:
             base = rows.dense(like, count).reshape(count, m, self.h, self.i, self.j)
             left = base @ self.b[part].unsqueeze(1).transpose(-1, -2)
-            right = self.a[part].unsqueeze(1).transpose(-1, -2) @ base
+            left = left.reshape(count, m, wa)
+            right = (self.a[part].unsqueeze(1).transpose(-1, -2) @ base).reshape(count, m, wb)
         return [
-            (self.children[0], Columns(m, wa, left.reshape(count, m, wa))),
-            (self.children[1], Columns(m, wb, right.reshape(count, m, wb))),
+            (self.children[0], Columns(m, wa, left)),
+            (self.children[1], Columns(m, wb, right)),
         ]
 
     def sources(self, part: slice, like: Tensor) -> Sources:

@@ -15,7 +15,7 @@ from sim import _arguments
 from sim._sharpness import sharpness
 from sim.optimizers import CBLR
 
-ATTEMPTS = 5
+HALVINGS = 20
 
 
 @dataclass(frozen=True)
@@ -25,11 +25,11 @@ class Trial:
     Attributes:
         max_radius: the cap.
         refresh_interval: the steps that each curvature served.
-        gamma: γ, the smallest that was used.
+        gamma: γ.
         losses: the loss of every batch, before its step; the run ends early where it is unstable.
         sharpness: λ_max(ρ^½ H ρ^½) at every measured step, with the ρ of that step.
         capped: the share of entries at the cap, at every measured step.
-        stable: whether γ λ_max < 2(1 + m) at all of them.
+        stable: whether γ λ_max kept within the margin of 2(1 + m) at all of them.
     """
 
     max_radius: float
@@ -84,7 +84,7 @@ def stable_gamma(
     max_radius: Sequence[float] = (1e3, 1e4, 1e5),
     refresh_interval: Sequence[int] = (1, 2, 5, 10),
     momentum: float = 0.0,
-    margin: float = 0.25,
+    margin: float = 0.5,
     every: int = 1,
     forward: Callable[[nn.Module, Any], Any] | None = None,
     **options: Any,
@@ -92,17 +92,19 @@ def stable_gamma(
     """γ, cap and refresh interval with which CBLR is stable on a trial run over the given batches.
 
     Where ρ = min(R, R_max) is held, a step of CBLR with momentum m shrinks the error of a
-    quadratic in every direction if and only if γ λ_max(ρ^½ H ρ^½) < 2(1 + m) (`sharpness`). That
-    bound is taken `margin` of, along a run instead of at one point, since λ_max can grow a
-    hundredfold when the loss starts to fall:
+    quadratic in every direction if and only if γ λ_max(ρ^½ H ρ^½) < 2(1 + m) (`sharpness`). Here
+    it must stay below `margin` times that, along a run and not at one point only, since λ_max can
+    grow a hundredfold when the loss starts to fall:
 
-    1. For each cap, a run over the batches with a fresh curvature in every step and with γ the
-       smallest margin·2(1 + m)/λ_max met so far.
-    2. A second run with that γ from the start. Where it breaks the bound itself, γ falls to
-       margin·2(1 + m)/λ_max of that point, and the run is repeated. The cap whose run ends with the
-       lowest loss is taken.
+    1. For each cap, γ starts as margin·2(1 + m)/λ_max of the first batch, and a run over the
+       batches is made with it, with a fresh curvature in every step. Where γ λ_max exceeds
+       margin·2(1 + m), the run is broken off, γ is halved, and it starts again.
+    2. The cap whose run ends with the lowest loss is taken.
     3. For that γ and cap, runs with longer and longer intervals, λ_max with the old ρ and the new
-       H. The longest before one breaks the bound is taken.
+       H, under the same condition. The longest before one breaks it is taken.
+
+    A γ that follows λ_max up and down within one run is no substitute: on the plateau of an
+    initialisation λ_max allows steps that end in places where it is hundreds of times as large.
 
     What it leaves out: that ρ itself changes with w (R moves with g and with third derivatives),
     the noise between batches, and all that comes after the trial; hence the margin. Stable also
@@ -158,21 +160,17 @@ def stable_gamma(
             raise ValueError(f"{argument}: got none; give at least one")
     run = _Runs(model, loss, batches, momentum, margin, every, forward, options)
     trials: list[Trial] = []
-    rehearsals: list[Trial] = []
     for cap in caps:
-        trials.append(run(cap))
-        gamma = trials[-1].gamma
-        for _ in range(ATTEMPTS):
-            trial = run(cap, gamma)
-            trials.append(trial)
-            if trial.stable:
+        gamma: float | None = None
+        for _ in range(HALVINGS):
+            trials.append(run(cap, gamma))
+            if trials[-1].stable:
                 break
-            gamma = min(trial.gamma / 2, margin * run.bound / max(trial.sharpness))
-        rehearsals.append(trial)
-    best = min(rehearsals, key=lambda trial: trial.final)
+            gamma = trials[-1].gamma / 2
+    best = min(trials, key=lambda trial: trial.final)
     if not best.stable:
         raise RuntimeError(
-            f"no stable gamma: not with max_radius {caps}; give smaller caps or a smaller margin"
+            f"no stable gamma: not with max_radius {caps}; give smaller caps or fewer batches"
         )
     longest = 1
     for interval in intervals:
@@ -199,12 +197,20 @@ class _Runs:
     options: dict[str, Any]
 
     @property
-    def bound(self) -> float:
-        """What γ λ_max must stay below."""
-        return 2 * (1 + self.momentum)
+    def limit(self) -> float:
+        """What γ λ_max must not exceed."""
+        return self.margin * 2 * (1 + self.momentum)
+
+    def _first(self, top: float) -> float:
+        if top <= 0:
+            raise ValueError(
+                "data: the loss has no positive curvature on the first batch, so nothing bounds "
+                "gamma there; give batches on which it has"
+            )
+        return self.limit / top * (1 - 1e-12)  # a rounding must not break the limit at once
 
     def __call__(self, cap: float, gamma: float | None = None, interval: int = 1) -> Trial:
-        """A run with γ, or with the smallest margin of the bound so far."""
+        """A run with γ, or with the largest that the first batch allows."""
         model = copy.deepcopy(self.model)
         parameters = dict(model.named_parameters())
         optimizer = CBLR(
@@ -218,7 +224,6 @@ class _Runs:
         losses: list[float] = []
         tops: list[float] = []
         capped: list[float] = []
-        smallest = math.inf if gamma is None else gamma
         stable = True
         for number, batch in enumerate(self.batches):
             with _seeded(model, number):
@@ -238,15 +243,16 @@ class _Runs:
                     top = sharpness(model, self.loss, batch, radius, forward=self.forward)
                     tops.append(top)
                     capped.append(_share(radius, cap))
-                    if gamma is None and top > 0:
-                        smallest = min(smallest, self.margin * self.bound / top)
-                    elif smallest * top >= self.bound:
+                    if gamma is None:
+                        gamma = self._first(top)
+                    if gamma * top > self.limit:
                         stable = False
                         break
             for group in optimizer.param_groups:
-                group["lr"] = smallest if math.isfinite(smallest) else 0.0
+                group["lr"] = gamma
             optimizer.step(fresh)
-        return Trial(cap, interval, smallest, tuple(losses), tuple(tops), tuple(capped), stable)
+        assert gamma is not None
+        return Trial(cap, interval, gamma, tuple(losses), tuple(tops), tuple(capped), stable)
 
 
 def _share(radius: dict[str, Tensor], cap: float) -> float:

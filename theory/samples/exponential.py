@@ -2,13 +2,15 @@
 
 from typing import Any
 
-from sympy import Integral, Symbol, exp, gamma, log, oo, sqrt
+import mpmath
+from sympy import Float, Integral, Symbol, exp, gamma, oo, sqrt
 
 from theory.derivation import Derivation, Statement
 from theory.equation import Step
 from theory.laws._domain import above, batch_size, deviation
-from theory.laws._special import gamma_function
 from theory.symbols import n, sigma
+
+_LARGEST_EXPANDED = 300
 
 
 def exponential_abs_gradient(n: Any, sigma: Any, shape: Any = 1) -> Any:
@@ -16,7 +18,8 @@ def exponential_abs_gradient(n: Any, sigma: Any, shape: Any = 1) -> Any:
 
     With m = n*shape: 2*sigma/sqrt(shape)*m^m*exp(-m)/(n*Gamma(m)). shape = 1 is the centred
     exponential, 2*sigma*n^n*exp(-n)/Gamma(n + 1), whose value at n = 1 is 2*sigma/e. A theorem.
-    It is the Gaussian law times 1 - 1/(12*m) + O(1/m^2).
+    It is the Gaussian law times 1 - 1/(12*m) + O(1/m^2). For a number m above 300 the factor
+    m^m*exp(-m)/Gamma(m) comes as 50 digits.
 
     Source: the mean deviation of the Gamma distribution, Johnson, Kotz & Balakrishnan, section
     17.3.
@@ -30,9 +33,14 @@ def exponential_abs_gradient(n: Any, sigma: Any, shape: Any = 1) -> Any:
     """
     n, sigma = batch_size(n), deviation(sigma)
     m = n * above("shape", shape, 0, "it is the shape of a Gamma distribution")
-    # As one exponential: m^m by itself has a million digits at m = 10^6.
-    power = exp(m * log(m) - m, evaluate=False) if m.is_number and m > 300 else m**m * exp(-m)
-    return 2 * sigma / sqrt(m / n) * power / (n * gamma_function(m))
+    if m.is_number and m > _LARGEST_EXPANDED:  # m^m has a million digits at m = 10^6
+        with mpmath.workdps(60):
+            many = mpmath.mpmathify(m.evalf(60))
+            exponent = many * mpmath.log(many) - many - mpmath.loggamma(many)
+            power = Float(mpmath.exp(exponent), 50)
+    else:
+        power = m**m * exp(-m) / gamma(m)
+    return 2 * sigma / sqrt(m / n) * power / n
 
 
 def _steps() -> tuple[Step, ...]:
