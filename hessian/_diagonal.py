@@ -169,7 +169,7 @@ def plan(
         >>> x, y = torch.randn(5, 4), torch.tensor([0, 1, 0, 1, 1])
         >>> found = plan(model, nn.functional.cross_entropy, (x, y))
         >>> found["0.weight"].method, found["2.weight"].method
-        ('preactivation', 'affine')
+        ('chain', 'chain')
     """
     with lend(model, loss, method, forward, names, memory, dtype) as problem:
         for item in walk(problem, data, dtype, None):

@@ -8,6 +8,8 @@ from collections.abc import Mapping
 
 import torch
 
+import hessian
+
 
 def run(model, inputs):
     if isinstance(inputs, Mapping):
@@ -42,7 +44,7 @@ def diagonal(model, loss, pairs):
     return result
 
 
-def gap(got, want):
+def gap(got, want, every=None):
     """max|Δ| / max|H| per tensor, H at least 1e-6 of the largest entry of all tensors.
 
     The floor is for derivatives that vanish by a symmetry (a key's bias under softmax): there
@@ -50,7 +52,7 @@ def gap(got, want):
     """
     assert list(got) == list(want)
     gaps = {}
-    floor = 1e-6 * max(float(h.abs().max()) for h in want.values())
+    floor = 1e-6 * max(float(h.abs().max()) for h in (every or want).values())
     for name, h in want.items():
         assert got[name].shape == h.shape
         size = float(h.abs().max()) if h.numel() else 0.0
@@ -63,3 +65,16 @@ def assert_exact(got, want, tolerance=1e-9):
     """float64 carries 1e-16; sums over some hundred terms and a factorisation stay below 1e-9."""
     wrong = {name: g for name, g in gap(got, want).items() if not g <= tolerance}
     assert not wrong, wrong
+
+
+def proved(model, loss, data, method):
+    """The parameters that a method is not refused for."""
+    names = []
+    for name, p in model.named_parameters():
+        if p.requires_grad:
+            try:
+                hessian.plan(model, loss, data, method=method, names=[name])
+            except ValueError:
+                continue
+            names.append(name)
+    return names

@@ -189,7 +189,7 @@ def test_scale_and_shift_of_norms(kind):
         nn.init.uniform_(p, 0.5, 1.5)
     x, y = torch.randn(5, 2, 6).double(), torch.tensor([0, 1, 2, 0, 1])
     got = hessian.diagonal(model, F.cross_entropy, (x, y))
-    assert got.plan["1.weight"].method in ("affine", "columns")
+    assert got.plan["1.weight"].method in ("affine", "columns", "chain")
     oracle.assert_exact(got, oracle.diagonal(model, F.cross_entropy, [(x, y)]))
 
 
@@ -234,9 +234,38 @@ def test_parameter_route_and_small_memory_agree_with_auto(network):
     tight = hessian.diagonal(model, F.cross_entropy, (x, y), memory=1)
     assert set(forced.plan.methods().values()) <= {"parameter", "zero"}
     oracle.assert_exact(forced, dict(auto))
-    sites = {n for n, m in auto.plan.methods().items() if m == "preactivation"}
-    assert bool(sites) == (network in ("tanh-mlp", "gelu-mlp", "layer-norm", "attention"))
+    chained = {n for n, m in auto.plan.methods().items() if m == "chain"}
+    assert bool(chained) == (network in ("tanh-mlp", "gelu-mlp", "layer-norm"))
     oracle.assert_exact(tight, dict(auto))
+
+
+@pytest.mark.parametrize("method", ["chain", "preactivation"])
+@pytest.mark.parametrize("network", NETWORKS)
+def test_a_forced_route_is_exact_wherever_it_is_proved(network, method):
+    model, inputs = build(network)
+    x, y = inputs(5, torch.Generator().manual_seed(1)), torch.tensor([0, 1, 2, 3, 0])
+    torch.manual_seed(5)
+    want = oracle.diagonal(model, F.cross_entropy, [(x, y)])
+    names = oracle.proved(model, F.cross_entropy, (x, y), method)
+    if not names:
+        # Batch statistics below everything, and weights used in series, leave nothing to prove.
+        assert network in ("residual-bn-train", "tied-in-series", "coupled", "custom-function")
+        with pytest.raises(ValueError, match=f"method='{method}' is not proved"):
+            hessian.diagonal(model, F.cross_entropy, (x, y), method=method)
+        return
+    for memory in (None, 200_000):
+        torch.manual_seed(5)
+        got = hessian.diagonal(
+            model, F.cross_entropy, (x, y), method=method, names=names, memory=memory
+        )
+        assert set(got.plan.methods().values()) <= {method, "zero", "separable"}
+        gaps = oracle.gap(got, {name: want[name] for name in names}, want)
+        assert max(gaps.values()) <= 1e-9, gaps
+
+
+def test_the_chain_says_how_much_memory_one_sample_takes():
+    with pytest.raises(ValueError, match=r"memory=100 is too little .* bytes for a single sample"):
+        hessian.diagonal(net(nn.Tanh), F.cross_entropy, (X, Y), method="chain", memory=100)
 
 
 def test_affine_is_refused_where_it_is_not_proved():
@@ -429,7 +458,7 @@ BAD = {
     ),
     "method": (
         lambda: hessian.diagonal(net(), F.cross_entropy, (X, Y), method="magic"),
-        ValueError, "method must be one of auto, affine, preactivation, parameter, got",
+        ValueError, "method must be one of auto, affine, chain, preactivation, parameter, got",
     ),
     "memory": (
         lambda: hessian.diagonal(net(), F.cross_entropy, (X, Y), memory=0),
@@ -511,11 +540,18 @@ def test_the_plan_is_a_table_and_counts_passes():
     plan = hessian.plan(net(nn.Tanh), F.cross_entropy, (X, Y))
     text = str(plan)
     assert "Tanh" in text
-    assert plan.columns == 3
-    assert plan["4.weight"].backward == 3
-    # Two hidden layers of five outputs: weight and bias share their layer's products.
-    assert plan["0.weight"].backward == plan["0.bias"].backward == 2 * 5
-    assert plan.backward == 1 + 3 + 2 * (5 + 5)
+    # One walk down the network serves all; its cost is given in backward passes.
+    assert {e.method for e in plan} == {"chain"}
+    assert plan.backward == 1 + plan["0.weight"].backward
+    pulled = hessian.plan(
+        net(nn.Tanh), F.cross_entropy, (X, Y), method="preactivation", names=["0.weight", "0.bias"]
+    )
+    # A hidden layer of five outputs: weight and bias share its products.
+    assert pulled["0.weight"].backward == pulled["0.bias"].backward == 2 * 5
+    assert pulled.backward == 1 + 2 * 5
+    columns = hessian.plan(net(nn.ReLU), F.cross_entropy, (X, Y))
+    assert columns.columns == columns["4.weight"].backward == 3
+    assert columns.backward == 1 + 3
     entries = hessian.plan(net(nn.Tanh), F.cross_entropy, (X, Y), method="parameter")
     assert entries.backward == 1 + 2 * (30 + 5 + 25 + 5 + 20 + 4)
     assert len(text.splitlines()) == len(plan) + 2
