@@ -15,7 +15,7 @@ def blocks(language):
 
 def test_the_python_examples_run_as_one_session(capsys):
     matplotlib.use("Agg")
-    assert len(blocks("python")) == 3
+    assert len(blocks("python")) == 5
     namespace = {}
     for block in blocks("python"):
         exec(block, namespace)

@@ -2,6 +2,8 @@
 
 import copy
 import io
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,7 +11,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
+import hessian
+import sim
 from sim import optimizers
 
 RULES = sorted(optimizers.__all__)
@@ -101,6 +106,58 @@ def test_foreach_changes_nothing(rule, options):
         results.append(values(pairs))
     assert equal(results[0], results[1])
     assert equal(results[0], results[2])
+
+
+class Count(TorchDispatchMode):
+    """How many operations are launched."""
+
+    def __init__(self):
+        super().__init__()
+        self.calls = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        self.calls += 1
+        return function(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_foreach_launches_few_operations(rule):
+    # Launches, unlike seconds, do not depend on the machine; MCLR's medians are one by one.
+    calls = {}
+    for foreach in (True, False):
+        pairs = tensors(100 * [(3, 2)])
+        gradients(pairs, 0)
+        optimizer = make(rule, pairs, foreach=foreach, momentum=0.9)
+        step(optimizer)  # makes the state
+        with Count() as count:
+            step(optimizer) if rule != "CBLR" else optimizer.step()
+        calls[foreach] = count.calls
+    assert calls[True] < calls[False] / (1.5 if rule == "MCLR" else 5)
+
+
+def readme(start):
+    """The block of README's section on training loops that sets `optimizer` to such a rule."""
+    text = (Path(__file__).resolve().parents[3] / "README.md").read_text(encoding="utf-8")
+    section = text.split("## In a training loop")[1].split("\n## ")[0]
+    (block,) = [b for b in re.findall(r"```python\n(.*?)```", section, re.DOTALL) if start in b]
+    return block
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_the_loop_of_the_readme(rule):
+    block = readme("CBLR(" if rule == "CBLR" else "LARS(").replace("LARS(", f"{rule}(")
+    loop = block.split("\n\n")[1]
+    assert len(loop.strip().splitlines()) <= 5
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(20, 10), nn.ReLU(), nn.Linear(10, 5))
+    x, y = torch.randn(64, 20), torch.randint(5, (64,))
+    names = {"model": model, "x": x, "y": y, "nn": nn, "sim": sim, "hessian": hessian}
+    names["batches"] = 4 * [(x[:32], y[:32]), (x[32:], y[32:])]
+    before = nn.functional.cross_entropy(model(x), y).item()
+    exec(readme("LARS(").splitlines()[0], names)  # loss = …
+    exec(block.replace("batches = ", "_ = "), names)
+    assert type(names["optimizer"]).__name__ == rule
+    assert nn.functional.cross_entropy(model(x), y) < before
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
