@@ -52,13 +52,12 @@ def assert_same(got, want):
     np.testing.assert_allclose(got[finite], want[finite], rtol=1e-11, atol=1e-12 * scale)
 
 
-shapes = st.sampled_from([(1,), (6,), (7,), (3, 4), (2, 3, 2)])
 common = {
     "seed": st.integers(0, 10**6),
-    "shape": shapes,
-    "m": st.sampled_from([0.0, 0.5, 0.9]),
-    "beta": st.sampled_from([0.0, 0.01, 0.5]),
-    "scale": st.sampled_from([1e-3, 1.0, 1e3]),
+    "shape": st.lists(st.integers(1, 5), min_size=1, max_size=3).map(tuple),
+    "m": st.just(0.0) | st.floats(0.01, 0.99),
+    "beta": st.just(0.0) | st.floats(1e-4, 1.0),
+    "scale": st.floats(-3, 3).map(lambda k: 10**k),
 }
 some = settings(max_examples=30, deadline=None)
 
@@ -219,6 +218,7 @@ MUTANTS = {
         "CBLR",
     ),
     "no beta below": ("_lars", "gradient + beta * weight", "gradient + 0 * weight", "LARS"),
+    "the gradient's zero": ("_lars", "(denominator > 0)", "(gradient > 0)", "LARS"),
     "no floor": (
         "_lars",
         'if zero == "floor":\n            weight = ',
@@ -247,6 +247,8 @@ def test_a_wrong_formula_is_caught(mutant, tmp_path, monkeypatch):
     check, *arguments = CASES[rule]
     if mutant == "no floor":
         arguments[-2] = True  # weights of zero
+    if mutant == "the gradient's zero":
+        arguments = ["pytorch-optimizer", 3, (3, 4), 0.5, 0.5, 1.0, False, True]
     if mutant == "no limit":
         arguments = ["signed", 8, (7,), 0.0, 0.0, 1.0, True]
     check(getattr(optimizers, rule), *arguments)
