@@ -7,6 +7,7 @@ from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 import hessian
+from hessian._columns import Columns, Meter, Quadratic
 
 from . import oracle
 
@@ -214,3 +215,39 @@ def test_wide_images_are_left_to_cheaper_routes():
     plan = hessian.plan(model, F.cross_entropy, data)
     assert plan["0.weight"].method == "parameter"  # 18 entries; a site of 1352
     assert plan["3.weight"].method == "affine"
+
+
+@pytest.mark.parametrize("kind", ["diagonal", "pair", "full"])
+@pytest.mark.parametrize("form", ["identity", "shared", "own"])
+@pytest.mark.parametrize("scaled", [True, False])
+def test_quadratic_forms_in_every_form_of_rows(kind, form, scaled):
+    torch.manual_seed(0)
+    n, m, d = 3, 4, 4 if form == "identity" else 6
+    double = torch.float64
+    values = {
+        "diagonal": torch.randn(n, m, dtype=double),
+        "pair": torch.randn(n, m // 2, dtype=double),
+        "full": torch.randn(n, m, m, dtype=double),
+    }[kind]
+    if kind == "full":
+        values = values + values.transpose(1, 2)
+    matrix = values
+    if kind == "diagonal":
+        matrix = torch.diag_embed(values)
+    elif kind == "pair":
+        cross = torch.diag_embed(values)
+        matrix = torch.cat([torch.cat([0 * cross, cross], 2), torch.cat([cross, 0 * cross], 2)], 1)
+    base = {"identity": None, "shared": torch.randn(m, d, dtype=double)}.get(
+        form, torch.randn(n, m, d, dtype=double)
+    )
+    scale = torch.randn(n, d, dtype=double) if scaled else None
+    rows = (torch.eye(m, dtype=double) if base is None else base).expand(n, m, d)
+    rows = rows if scale is None else rows * scale.unsqueeze(1)
+    want = rows.transpose(1, 2) @ matrix @ rows
+    columns, quadratic, meter = Columns(m, d, base, scale), Quadratic(kind, values), Meter()
+    assert torch.allclose(quadratic.gram(columns, meter), want, rtol=1e-12)
+    diagonal = want.diagonal(dim1=1, dim2=2)
+    assert torch.allclose(quadratic.diagonal(columns, meter), diagonal, rtol=1e-12)
+    place = torch.tensor([[0, 2], [3, 1]])
+    blocks = torch.stack([want[:, p][:, :, p] for p in place], 1)
+    assert torch.allclose(quadratic.blocks(columns, place, meter), blocks, rtol=1e-12)
