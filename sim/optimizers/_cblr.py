@@ -28,11 +28,13 @@ class CBLR(Rule):
     order 3, and for any γ it converges only from where (1 + g²)^{3/2} < 2/γ.
 
     R is not invariant to the scale of the loss, and h is only the diagonal: in many dimensions γ
-    must stay below 2/λ_max(D^-½ H D^-½), D the diagonal of 1/min(R, R_max), which can be as small
-    as 2/P for P parameters.
+    must stay below 2(1 + m)/λ_max(ρ^½ H ρ^½), ρ = min(R, R_max), which can be as small as 2/P for
+    P parameters. `sim.stable_gamma` finds γ, cap and interval that keep within that along a run.
 
     The curvature goes to `step`. The gradient is `.grad`; where no parameter has one, it is
-    `curvature.gradient`, which `hessian.diagonal` has already computed.
+    `curvature.gradient`, which `hessian.diagonal` has already computed. That leaves buffers and
+    random state as found: a network with batch norm or dropout still needs a forward and backward
+    pass of its own, after `hessian.diagonal`, so that both have the same dropout.
 
     Args:
         params: names are needed: `model.named_parameters()`, or groups whose "params" are
@@ -44,8 +46,9 @@ class CBLR(Rule):
             an L2 term β|w|²/2 in the loss: βw is added to g and β to h.
         max_radius: R_max, positive and finite. γ R_max is the learning rate of plain gradient
             descent that parameters with (almost) no curvature get, and on ReLU networks most have
-            almost none: a multilayer perceptron and a narrow AlexNet trained with γ R_max from
-            0.3 to 1 and diverged with 3 or more. The default goes with γ near 2e-4.
+            almost none at first. A larger cap leaves more of them to their own radius and asks for
+            a smaller γ. The default is one with which multilayer perceptrons and a narrow AlexNet
+            trained, at γ near 2e-4.
         min_curvature: |h| is not taken for smaller than this.
         damping: added to |h|, before `min_curvature`.
         negative: an entry with h < 0 (after coupled decay) moves with R from |h| for `"absolute"`

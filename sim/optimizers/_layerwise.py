@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from sim import _arguments
-from sim.optimizers._rule import Bucket, Rule, evaluate
+from sim.optimizers._rule import Bucket, Rule, evaluate, parts_of
 
 GROUPINGS = ("group", "tensor")
 ONE_DIMENSIONAL = ("adapt", "plain")
@@ -138,7 +138,13 @@ def norms(tensors: list[Tensor], group: dict[str, Any], order: int = 2) -> Tenso
 
     In float32 the squares of gradients below 1e-23 would vanish, and with them the norm.
     """
-    each = torch.stack(list(torch._foreach_norm(tensors, order, dtype=torch.float64)))
+    # A large tensor goes part by part, so that its float64 copy does not leave the cache.
+    parts = [parts_of(tensor) for tensor in tensors]
+    flat = torch._foreach_norm(
+        [part for each in parts for part in each], order, dtype=torch.float64
+    )
+    values = torch.stack(list(flat)).split([len(each) for each in parts])
+    each = torch.stack([torch.linalg.vector_norm(value, order) for value in values])
     if group["grouping"] == "tensor":
         return each
     total = each.sum() if order == 1 else torch.linalg.vector_norm(each)

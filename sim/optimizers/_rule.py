@@ -47,19 +47,26 @@ class Bucket:
         return Bucket(*([values[i] for i in kept] for values in lists))  # type: ignore[arg-type]
 
 
+def parts_of(tensor: Tensor) -> tuple[Tensor, ...]:
+    """The tensor, or if it is a large one on a CPU its parts, each of which fits a cache."""
+    large = tensor.device.type == "cpu" and tensor.numel() > SMALL and tensor.is_contiguous()
+    return tensor.view(-1).split(SMALL) if large else (tensor,)
+
+
 def pieces(lists: list[list[Tensor]]) -> Iterator[list[list[Tensor]]]:
-    """The same lists, or one large CPU tensor of each in parts that stay in the cache.
+    """The same lists, or where each holds one large tensor the lists of its parts.
 
     For work entry by entry, which gives the same numbers part by part.
     """
-    first = [tensors[0] for tensors in lists]
-    alone = all(len(tensors) == 1 for tensors in lists)
-    large = first[0].device.type == "cpu" and first[0].numel() > SMALL
-    if not (alone and large and all(tensor.is_contiguous() for tensor in first)):
+    if any(len(tensors) != 1 for tensors in lists):
         yield lists
         return
-    for parts in zip(*(tensor.view(-1).split(SMALL) for tensor in first), strict=True):
-        yield [[part] for part in parts]
+    parts = [parts_of(tensors[0]) for tensors in lists]
+    if len({len(each) for each in parts}) != 1:  # not all of them contiguous
+        yield lists
+        return
+    for each in zip(*parts, strict=True):
+        yield [[part] for part in each]
 
 
 class Rule(Optimizer):
