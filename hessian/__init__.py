@@ -6,10 +6,14 @@
 | which exact method applies, why, at what cost | `plan` |
 | exact values at random entries, for networks too large for all | `sample` |
 | cheap substitutes with their standard errors | `estimate` |
+| the true minimum along single weights, kinks and all | `coordinate_minimum` |
 | v → Hv for SciPy's eigensolvers | `operator` |
 | radius of curvature from gradient and second derivative | `radius` |
 """
 
+from hessian._coordinate import CoordinateMinima as CoordinateMinima
+from hessian._coordinate import CoordinateMinimum as CoordinateMinimum
+from hessian._coordinate import coordinate_minimum as coordinate_minimum
 from hessian._diagonal import Diagonal as Diagonal
 from hessian._diagonal import diagonal as diagonal
 from hessian._diagonal import plan as plan
@@ -25,6 +29,8 @@ from hessian._sample import Samples as Samples
 from hessian._sample import sample as sample
 
 __all__ = [
+    "CoordinateMinima",
+    "CoordinateMinimum",
     "Diagonal",
     "Entry",
     "Estimate",
@@ -32,6 +38,7 @@ __all__ = [
     "Plan",
     "Sample",
     "Samples",
+    "coordinate_minimum",
     "diagonal",
     "estimate",
     "operator",

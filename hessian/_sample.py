@@ -129,8 +129,7 @@ def sample(
         raise ValueError(f"per_parameter must be an integer >= 1, got {per_parameter!r}")
     every = dict(model.named_parameters()) if isinstance(model, nn.Module) else {}
     drawn = {
-        name: _entries(p.numel(), per_parameter, generator).to(p.device)
-        for name, p in every.items()
+        name: entries(p.numel(), per_parameter, generator).to(p.device) for name, p in every.items()
     }
     total: dict[str, Tensor] = {}
     weights: list[float] = []
@@ -156,7 +155,7 @@ def sample(
     return result
 
 
-def _entries(numel: int, wanted: int, generator: torch.Generator | None) -> Tensor:
+def entries(numel: int, wanted: int, generator: torch.Generator | None) -> Tensor:
     """`wanted` different numbers below `numel`, ascending."""
     if wanted >= numel:
         return torch.arange(numel)

@@ -94,9 +94,9 @@ def test_quantiles_of_too_small_a_sample_are_unbounded():
 
 
 def test_a_large_parameter_is_drawn_without_replacement():
-    from hessian._sample import _entries
+    from hessian._sample import entries
 
-    index = _entries(2**20 + 5, 1000, torch.Generator().manual_seed(0))
+    index = entries(2**20 + 5, 1000, torch.Generator().manual_seed(0))
     assert len(index) == index.unique().numel() == 1000
     assert int(index.max()) < 2**20 + 5
 

@@ -1,0 +1,459 @@
+"""The minimiser of the loss along one weight: what a pointwise second derivative does not see."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call, grad_and_value, vmap
+
+from hessian import _data
+from hessian._problem import Item, Problem, lend, scale, ticker, walk
+from hessian._sample import entries
+
+# How far to look, in root mean squares of the tensor.
+REACH = 1000.0
+# Coordinates that are moved at once, each on its own copy of the tape.
+LANES = 32
+# How much of a step's fall may go unexplained by its mean slope. Larger steps over small ridges.
+BENT = 0.05
+
+
+@dataclass(frozen=True)
+class CoordinateMinimum:
+    """Minimisers of φ(t) = L(w + t) along single entries of one parameter, all tensors ``[k]``.
+
+    Attributes:
+        index: flat entries, int64, ascending.
+        weight: w, the entries' present values; the paper's b = 0 is the displacement -w.
+        displacement: t at the minimiser; ±inf where L falls as far as `reach` in that direction,
+            0 where the slope is zero already.
+        newton: -g/h, the minimiser of the parabola through the present point (its maximiser where
+            h < 0); ±inf along the descent direction where h = 0, 0 where g = 0.
+        decrease: L(w) - L(w + t) ≥ 0, to the rounding of L; at the end of the reach where t is
+            infinite.
+        kink: whether the slope jumps at the minimiser instead of passing through zero there.
+        gradient: g = dL/dw at the present point.
+        curvature: h = d²L/dw² there.
+        reach: how far was looked in either direction.
+    """
+
+    index: Tensor
+    weight: Tensor
+    displacement: Tensor
+    newton: Tensor
+    decrease: Tensor
+    kink: Tensor
+    gradient: Tensor
+    curvature: Tensor
+    reach: float
+
+
+class CoordinateMinima(dict[str, CoordinateMinimum]):
+    """Mapping from parameter name to `CoordinateMinimum`.
+
+    Attributes:
+        loss: L at the present point.
+        evaluations: how often L and its slope were computed, over all coordinates.
+    """
+
+    loss: float
+    evaluations: int
+
+
+def coordinate_minimum(
+    model: nn.Module,
+    loss: _data.Loss,
+    data: Any,
+    per_parameter: int = 16,
+    generator: torch.Generator | None = None,
+    *,
+    search: str = "nearest",
+    reach: float | None = None,
+    points: int = 65,
+    tolerance: float | None = None,
+    forward: _data.Forward | None = None,
+    names: Iterable[str] | None = None,
+    memory: int | None = None,
+    dtype: torch.dtype | None = None,
+    weight: _data.Weight = None,
+    progress: bool = False,
+) -> CoordinateMinima:
+    """Where the loss along one weight, all others held, has its minimum, beside what g and h say.
+
+    A second derivative at a point knows nothing of kinks, and little of what lies far away. This
+    follows the true L(w + t): ``search="nearest"`` goes downhill in steps that double where the
+    line bends little, until the slope turns or the loss rises, and closes in on the minimum between
+    the last two points;
+    ``search="lowest"`` first looks at `points` values of t on an even grid from -reach to reach
+    and closes in at the lowest. Two turns within one step can be missed in either; what is found
+    is always a local minimum. A coordinate takes fifty to a hundred evaluations, each a forward
+    and a backward pass over all the data; several coordinates share a pass where every operation
+    has a batching rule. In float32 most losses are too rough for this: pass dtype=torch.float64.
+
+    Args:
+        model, loss, data, forward, names, memory, dtype, weight, progress: as for `diagonal`.
+            The batches are kept in memory; dropout keeps one draw.
+        per_parameter: coordinates of each parameter, at most all of them.
+        generator: where the coordinates are drawn from (CPU); the global random state by default,
+            which then advances by the draw and by nothing else.
+        search: ``"nearest"`` or ``"lowest"``.
+        reach: largest |t|; by default a thousand times the root mean square of the tensor (1000
+            where all of it is zero).
+        points: size of the grid of ``"lowest"``.
+        tolerance: relative accuracy of the displacement; the square root of the machine
+            precision by default (1.5e-8 in float64, 3.5e-4 in float32).
+
+    Returns:
+        `CoordinateMinima`: name → `CoordinateMinimum`. Parameters the loss does not depend on
+        are left where they are (displacement 0).
+
+    Raises:
+        TypeError, ValueError: as `diagonal`; a number is out of range; `search` is unknown.
+
+    Example:
+        L = |2w - 1| + w²/8 at w = 1.5: the parabola of the outer branch has its minimum at w = -8,
+        the loss itself at its kink, w = 0.5.
+
+        >>> model = nn.Linear(1, 1, bias=False)
+        >>> with torch.no_grad():
+        ...     _ = model.weight.fill_(1.5)
+        >>> def loss(output, target):
+        ...     return (output - target).abs().sum() + model.weight.square().sum() / 8
+        >>> data = torch.tensor([[2.0]]), torch.tensor([[1.0]])
+        >>> found = coordinate_minimum(model, loss, data, dtype=torch.float64)["weight"]
+        >>> [round(float(v), 6) for v in (found.newton, found.displacement, found.decrease)]
+        [-9.5, -1.0, 2.25]
+        >>> bool(found.kink)
+        True
+    """
+    _check(per_parameter, search, reach, points, tolerance)
+    every = dict(model.named_parameters()) if isinstance(model, nn.Module) else {}
+    drawn = {
+        name: entries(p.numel(), per_parameter, generator).to(p.device) for name, p in every.items()
+    }
+    result = CoordinateMinima()
+    with (
+        lend(model, loss, "auto", forward, names, memory, dtype) as problem,
+        ticker(progress) as bar,
+    ):
+        index = {name: drawn[name] for name in problem.parameters}
+        bar.expect(sum(len(at) for at in index.values()), 0)
+        items, g, h, lanes = _here(problem, data, dtype, weight, index)
+        factor = scale([item.a for item in items], weight)
+        line = _Line(problem, items, factor, lanes)
+        result.loss = line.value()
+        for name, at in index.items():
+            p = problem.parameters[name].detach()
+            size = float(p.double().square().mean().sqrt())
+            far = reach or REACH * (size or 1.0)
+            eps = torch.finfo(p.dtype).eps
+            span = _Search(
+                _Lanes(line, name, at), factor * g[name], factor * h[name], result.loss, far,
+                size or 1.0, tolerance or eps**0.5, 16 * eps * (abs(result.loss) or 1.0),
+            )  # fmt: skip
+            t, decrease, kink = span.lowest(points) if search == "lowest" else span.nearest()
+            result[name] = CoordinateMinimum(
+                at, p.reshape(-1)[at].clone(), t.to(p.dtype), span.newton.to(p.dtype),
+                decrease.to(p.dtype), kink, span.g.to(p.dtype), span.h.to(p.dtype), far,
+            )  # fmt: skip
+            bar.tick(len(at))
+        result.evaluations = line.evaluations
+    return result
+
+
+def _check(
+    per_parameter: int, search: str, reach: float | None, points: int, tolerance: float | None
+) -> None:
+    if not isinstance(per_parameter, int) or per_parameter < 1:
+        raise ValueError(f"per_parameter must be an integer >= 1, got {per_parameter!r}")
+    if search not in ("nearest", "lowest"):
+        raise ValueError(f"search must be 'nearest' or 'lowest', got {search!r}")
+    if reach is not None and not 0 < reach < float("inf"):
+        raise ValueError(f"reach must be a positive number, got {reach!r}")
+    if not isinstance(points, int) or points < 3:
+        raise ValueError(f"points must be an integer >= 3, got {points!r}")
+    if tolerance is not None and not 0 < tolerance < 1:
+        raise ValueError(f"tolerance must be between 0 and 1, got {tolerance!r}")
+
+
+def _here(
+    problem: Problem,
+    data: Any,
+    dtype: torch.dtype | None,
+    weight: _data.Weight,
+    index: dict[str, Tensor],
+) -> tuple[list[Item], dict[str, Tensor], dict[str, Tensor], int]:
+    """The batches, g and h at the wanted entries, and how many lanes a pass can take."""
+    items: list[Item] = []
+    lanes = LANES
+    g, h = ({name: torch.zeros(len(at)).double() for name, at in index.items()} for _ in range(2))
+    for item in walk(problem, data, dtype, weight):
+        batch = item.analysed(index)
+        lanes = min(lanes, problem.memory // (4 * batch.tape_bytes + 1))
+        second, first = batch.run(lambda _: None)
+        for name, at in index.items():
+            for total, values in ((g, first), (h, second)):
+                total[name] += item.a * values[name].reshape(-1)[at].cpu().double()
+        items.append(item)
+    return items, g, h, max(1, lanes)
+
+
+class _Line:
+    """L and its slope with single entries of one parameter displaced."""
+
+    def __init__(self, problem: Problem, items: list[Item], factor: float, lanes: int) -> None:
+        self.problem, self.items, self.factor, self.lanes = problem, items, factor, lanes
+        self._compared: set[str] = set()
+        self.evaluations = 0
+
+    def value(self) -> float:
+        return self.factor * sum(item.a * float(self._loss(item).detach()) for item in self.items)
+
+    def _loss(self, item: Item) -> Tensor:
+        item.start.rewind()
+        output = self.problem.output(item.inputs, item.index)
+        return self.problem.loss(output, item.targets).reshape(())
+
+    def __call__(self, name: str, at: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+        """Values and slopes at displacements t of the flat entries `at`, float64 on the CPU."""
+        self.evaluations += len(at)
+        if self.lanes > 1 and len(at) > 1:
+            try:
+                found = self._together(name, at, t)
+            except (RuntimeError, NotImplementedError, ValueError, TypeError):
+                self.lanes = 1  # an operation without a batching rule, or state that changes
+            else:
+                if name in self._compared or self._agrees(name, at, t, found):
+                    return found
+                self.lanes = 1  # another dropout draw, a forward that keeps its own copies
+        values, slopes = zip(
+            *(self._one(name, i, s) for i, s in zip(at.tolist(), t.tolist(), strict=True)),
+            strict=True,
+        )
+        double = torch.float64
+        return torch.tensor(values, dtype=double), torch.tensor(slopes, dtype=double)
+
+    def _agrees(self, name: str, at: Tensor, t: Tensor, found: tuple[Tensor, Tensor]) -> bool:
+        value, slope = self._one(name, int(at[0]), float(t[0]))
+        exact = torch.tensor([value, slope], dtype=torch.float64)
+        got = torch.stack([found[0][0], found[1][0]])
+        loose = 1e3 * torch.finfo(self.problem.parameters[name].dtype).eps
+        if torch.allclose(got, exact, rtol=loose, atol=loose * (1 + abs(value)), equal_nan=True):
+            self._compared.add(name)
+        return name in self._compared
+
+    def _one(self, name: str, entry: int, t: float) -> tuple[float, float]:
+        p = self.problem.parameters[name]
+        place = tuple(int(i) for i in torch.unravel_index(torch.tensor(entry), p.shape))
+        kept = p.data[place].clone()
+        value = slope = 0.0
+        try:
+            p.data[place] += t
+            for item in self.items:
+                part = self._loss(item)
+                value += item.a * float(part.detach())
+                if part.requires_grad:
+                    (g,) = torch.autograd.grad(part, p, allow_unused=True)
+                    slope += 0.0 if g is None else item.a * float(g[place])
+        finally:
+            p.data[place] = kept
+        return self.factor * value, self.factor * slope
+
+    def _together(self, name: str, at: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+        p = self.problem.parameters[name].detach()
+        lanes = torch.arange(len(at), device=p.device)
+        moved = p.reshape(1, -1).repeat(len(at), 1)
+        moved[lanes, at] += t.to(p)
+        values, slopes = torch.zeros(len(at)).double(), torch.zeros(len(at)).double()
+        whole = _Whole(self.problem)
+        for item in self.items:
+            item.start.rewind()
+
+            def loss(q: Tensor, item: Item = item) -> Tensor:
+                return functional_call(whole, {f"model.{name}": q}, (item.inputs, item.targets))
+
+            g, v = vmap(grad_and_value(loss), randomness="same")(moved.view(-1, *p.shape))
+            values += item.a * v.detach().cpu().double()
+            slopes += item.a * g.reshape(len(at), -1)[lanes, at].detach().cpu().double()
+        return self.factor * values, self.factor * slopes
+
+
+class _Whole(nn.Module):
+    """Model and loss as one module, so that both see a parameter that is swapped."""
+
+    def __init__(self, problem: Problem) -> None:
+        super().__init__()
+        self.model, self.problem = problem.model, problem
+
+    def forward(self, inputs: Any, targets: Any) -> Tensor:
+        output = _data.call(self.model, inputs, self.problem.forward)
+        return self.problem.loss(output, targets).reshape(())
+
+
+class _Ask(Protocol):
+    """(lanes, t) → values and slopes; all float64 on the CPU."""
+
+    def __call__(self, lanes: Tensor, t: Tensor) -> tuple[Tensor, Tensor]: ...
+
+
+class _Lanes:
+    """The line of one parameter's drawn entries, some of them at a time."""
+
+    def __init__(self, line: _Line, name: str, at: Tensor) -> None:
+        self.line, self.name, self.at = line, name, at
+
+    def __call__(self, lanes: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+        size = max(1, self.line.lanes)
+        parts = [
+            self.line(self.name, self.at[some.to(self.at.device)], s)
+            for some, s in zip(lanes.split(size), t.split(size), strict=True)
+        ]
+        return torch.cat([v for v, _ in parts]), torch.cat([g for _, g in parts])
+
+
+class _Search:
+    """Descent along many lines at once.
+
+    A bracket (a, b) of a line keeps: the slope at a leads towards b, and at b it leads back, or
+    the value at b is no less than that at a. Then a local minimum lies between, kink or not.
+    """
+
+    def __init__(
+        self,
+        ask: _Ask,
+        g: Tensor,
+        h: Tensor,
+        value: float,
+        reach: float,
+        size: float,
+        tolerance: float,
+        noise: float,
+    ) -> None:
+        self.ask, self.g, self.h = ask, g, h
+        self.here, self.reach, self.size, self.tolerance = value, reach, size, tolerance
+        self.noise = noise  # values nearer than this are not told apart; slopes decide
+        toward = -g.sign() * float("inf")
+        self.newton = torch.where(g == 0, 0.0, torch.where(h == 0, toward, -g / h))
+
+    def nearest(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Displacement, decrease and kink at the first minimum found downhill."""
+        k = len(self.g)
+        a, va, sa = torch.zeros_like(self.g), torch.full_like(self.g, self.here), self.g.clone()
+        way = -self.g.sign()
+        # Half of the parabola's way where there is one; small against the tensor anyway.
+        step = torch.where(self.h > 0, self.newton.abs() / 2, torch.inf)
+        step = step.clamp(max=min(self.size / 64, self.reach))
+        least = step.clone()
+        b, vb, sb = a.clone(), va.clone(), sa.clone()
+        walking = (way != 0).nonzero().flatten()
+        endless = torch.zeros(k, dtype=torch.bool)
+        while len(walking):
+            t = (a + way * step).clamp(-self.reach, self.reach)[walking]
+            v, s = self._at(walking, t)
+            # A line that bends little rises by its mean slope. Where it did not, something lies
+            # in between: look closer, down to the first step's size.
+            stride = t - a[walking]
+            guess = va[walking] + (sa[walking] + s) / 2 * stride
+            odd = (v - guess).abs() > BENT * (sa[walking] * stride).abs() + self.noise
+            odd &= step[walking] > least[walking]
+            again, new = walking[odd], walking[~odd]
+            step[again] /= 2
+            b[new], vb[new], sb[new] = t[~odd], v[~odd], s[~odd]
+            turned = (sb[new] * way[new] >= 0) | (vb[new] > va[new] + self.noise)
+            on = new[~turned]
+            a[on], va[on], sa[on] = b[on], vb[on], sb[on]
+            done = on[b[on].abs() >= self.reach]
+            endless[done] = True
+            on = on[b[on].abs() < self.reach]
+            step[on] *= 2
+            walking = torch.cat([on, again])
+        moving = (way != 0) & ~endless
+        t, v, kink = self._close(a, va, sa, b, vb, sb, way, moving)
+        t = torch.where(endless, way * float("inf"), t)
+        return t, (self.here - v).clamp_min(0), kink
+
+    def lowest(self, points: int) -> tuple[Tensor, Tensor, Tensor]:
+        """The same at the lowest of the values on a grid, and on from there."""
+        k = len(self.g)
+        grid = torch.linspace(-self.reach, self.reach, points, dtype=torch.float64)
+        every = torch.arange(k)
+        table = [self._at(every, torch.full((k,), float(t), dtype=torch.float64)) for t in grid]
+        values = torch.stack([v for v, _ in table])  # [points, k]
+        slopes = torch.stack([s for _, s in table])
+        best = values.argmin(0)
+        a, va, sa = grid[best], values[best, every], slopes[best, every]
+        way = -sa.sign()
+        endless = ((best == 0) & (way < 0)) | ((best == points - 1) & (way > 0))
+        aside = (best + way.long()).clamp(0, points - 1)
+        b, vb, sb = grid[aside], values[aside, every], slopes[aside, every]
+        t, v, kink = self._close(a, va, sa, b, vb, sb, way, (way != 0) & ~endless)
+        t = torch.where(endless, way * float("inf"), t)
+        # The grid may be too coarse for the valley of the present point.
+        near = self.nearest()
+        decrease = (self.here - v).clamp_min(0)
+        better = decrease > near[1] + self.noise
+        return (
+            torch.where(better, t, near[0]),
+            torch.where(better, decrease, near[1]),
+            torch.where(better, kink, near[2]),
+        )
+
+    def _at(self, lanes: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+        v, s = self.ask(lanes, t)
+        bad = ~(v.isfinite() & s.isfinite())  # an overflow is uphill
+        return torch.where(bad, torch.inf, v), torch.where(bad, t.sign() * torch.inf, s)
+
+    def _close(
+        self,
+        a: Tensor,
+        va: Tensor,
+        sa: Tensor,
+        b: Tensor,
+        vb: Tensor,
+        sb: Tensor,
+        way: Tensor,
+        moving: Tensor,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Shrink the brackets: secant steps on the slope and halvings, in turn."""
+        t, v = a.clone(), va.clone()
+        kink = torch.zeros(len(a), dtype=torch.bool)
+        lanes, start, turn = moving.nonzero().flatten(), sa.abs(), 0
+        while len(lanes):
+            turn += 1
+            fa, fb = sa[lanes] * way[lanes], sb[lanes] * way[lanes]
+            share = fa / (fa - fb)  # of the way from a, where fa < 0, to b
+            halve = (fb < 0) | ~share.isfinite() | (turn % 2 == 0)
+            share = torch.where(halve, 0.5, share)
+            m = a[lanes] + share * (b[lanes] - a[lanes])
+            vm, sm = self._at(lanes, m)
+            fm = sm * way[lanes]
+            back = (fm >= 0) | (vm > va[lanes] + self.noise)
+            for kept, new in ((b, m), (vb, vm), (sb, sm)):
+                kept[lanes[back]] = new[back]
+            for kept, new in ((a, m), (va, vm), (sa, sm)):
+                kept[lanes[~back]] = new[~back]
+            width = (b[lanes] - a[lanes]).abs()
+            rounding = 4 * torch.finfo(torch.float64).eps
+            narrow = width <= self.tolerance * m.abs() + rounding * self.size
+            # A slope this small is zero, where it has been seen to pass through zero; a plateau,
+            # where it is zero exactly, is closed in on from the side that falls.
+            flat = (
+                ((fb >= 0) | (fm > 0))
+                & (fm != 0)
+                & (fm.abs() <= 0.1 * self.tolerance * start[lanes])
+            )
+            ends = lanes[narrow]
+            lower = vb[ends] < va[ends]
+            t[ends] = torch.where(lower, b[ends], a[ends])
+            v[ends] = torch.where(lower, vb[ends], va[ends])
+            # Through a smooth minimum the slope shrinks with the bracket; at a jump it stays.
+            jump = (sb[ends] - sa[ends]).abs()
+            kink[ends] = jump > 100 * self.tolerance * start[ends]
+            t[lanes[flat]], v[lanes[flat]] = m[flat], vm[flat]
+            kink[lanes[flat]] = False
+            lanes = lanes[~(narrow | flat)]
+        return t, v, kink
