@@ -191,7 +191,7 @@ def test_largest_batches_by_bisection():
     size, h, gamma, sigma, momentum = 200_001, 4.0, 0.5, 3.0, 0.5
     limit = 2 * (1 + momentum) / h
     w, noise = rng.standard_normal((2, size))
-    for tau, share in ((0.0, 1.0), (0.5, 1.0), (1e9, 0.3)):
+    for tau, share in ((0.0, 1.0), (0.5, 1.0), (1e9, 0.3), (0.4, 0.3), (0.5, 0.7), (2.0, 0.8)):
         means = tau * rng.standard_normal(size) * (rng.random(size) < share)
 
         def rate(n, rule, means=means):
@@ -204,7 +204,7 @@ def test_largest_batches_by_bisection():
             ("lars", lars_largest_batch(gamma, 1, sigma, h, 0, tau, share, momentum)),
             (
                 "mclr",
-                mclr_largest_batch(gamma, 1, sigma, h, oo if share < 1 else tau, share, momentum),
+                mclr_largest_batch(gamma, 1, sigma, h, oo if tau > 1e8 else tau, share, momentum),
             ),
         ):
             if law == oo:
@@ -297,8 +297,9 @@ def test_numeric_over_the_range():
         (lambda: radius_tail(0, 1), r"^r is 0; it must be greater than 0"),
         (lambda: radius_tail_constant(0), r"^density is 0; it must be greater than 0"),
         (lambda: lars_largest_batch(0, 1, 1, 1), r"^gamma is 0; it must be greater than 0"),
-        (lambda: mclr_largest_batch(1, 1, 1, 1, oo, 0.6), r"^share is 0\.6.*below 1/2"),
-        (lambda: mclr_largest_batch(1, 1, 1, 1, 2, 0.6), r"^share is 0\.6.* with tau = 2; pass"),
+        (lambda: mclr_largest_batch(0, 1, 1, 1), r"^gamma is 0; it must be greater than 0"),
+        (lambda: mclr_largest_batch(1, 1, 1, 1, -2), r"^tau is -2; it must be at least 0"),
+        (lambda: mclr_largest_batch(1, 1, 1, 1, 2, 1.5), r"^share is 1\.5; it must be in \[0, 1\]"),
         (lambda: gauss_newton_gap(1, [1], sympy.Symbol("w"), []), r"^symbols has 0 entries for 1"),
         (lambda: gauss_newton_gap(1, [], 3, []), r"^parameter is 3; it must be a sympy symbol"),
         (lambda: kink_curvature(0, 1, 1), r"^w is 0; the unit does not see x there"),

@@ -7,6 +7,7 @@ from sympy import Limit, Piecewise, Rational, Symbol, erf, erfinv, oo, sqrt
 from theory.derivation import Derivation, Statement
 from theory.equation import Step
 from theory.laws._domain import above, deviation, finite, positive_spread, spread, within
+from theory.laws._mixture_median import MixtureMedianBatch
 from theory.laws.lars import lars_rate
 from theory.symbols import gamma, n, s_w, sigma
 
@@ -87,26 +88,32 @@ def mclr_largest_batch(
 
         share = 1 or tau = 0    sigma^2/(g0^2 - tau^2), infinite where tau >= g0: LARS's limit
         share < 1/2, tau = oo   (sigma*z/(m*g0))^2, m = 0.6745,
-                                z = sqrt(2)*erfinv(1/(2*(1 - share)))
+                                z = sqrt(2)*erfinv(1/(2*(1 - share))); infinite from 1/2 on
+        otherwise               (sigma/(m*g0))^2*M(share, tau/(m*g0)), M = 1/s^2 the root of
+                                (1 - share)*erf(1/(sqrt(2)*s))
+                                + share*erf(1/sqrt(2*(s^2 + (tau/(m*g0))^2))) = 1/2,
+                                infinite where there is none
 
     The second is an upper bound for every tau, and (sigma/g0)^2 a lower one: with fewer than half
     of the means apart from zero, the median gradient falls like 1/sqrt(n) without end, and MCLR has
     a finite largest batch whatever its gamma, where LARS may have none. That is how LARS's limit
     differs; on layers whose means are all of one Gaussian the two are the same. (With the *signed*
-    medians of equation 20 as printed no n is safe: the rate is Cauchy at every step.)
+    medians of equation 20 as printed no n is safe: the rate is Cauchy at every step.) M is a sympy
+    function that `evalf` and `numeric` compute.
 
-    Assumptions: Gaussian gradients, otherwise those of `lars_largest_batch`.
+    Assumptions: Gaussian gradients, otherwise those of `lars_largest_batch`. A theorem then.
 
     Source: medians of the mixture, derived here.
 
-    Raises ValueError as `lars_largest_batch`, and for a finite tau > 0 with 0 < share < 1, or a
-    share of 1/2 or more with tau = oo, for which there is no closed form.
+    Raises ValueError as `lars_largest_batch`.
 
     >>> from sympy import oo
     >>> mclr_largest_batch(1, 1, 3, 2)
     9
     >>> mclr_largest_batch(1, 1, 3, 2, tau=oo, share=0)
     9
+    >>> mclr_largest_batch(1, 1, 3, 2, tau=1, share=0.5).evalf(6)
+    13.9519
     """
     level = _allowed(gamma, s_w, curvature, momentum)
     sigma = deviation(sigma)
@@ -114,17 +121,20 @@ def mclr_largest_batch(
     if tau == oo:
         half = Rational(1, 2)
         if share.is_number and share >= half:
-            raise ValueError(f"share is {share}; with tau = oo it must be below 1/2")
+            return oo
         z = sqrt(2) * erfinv(half / (1 - share))
         return (sigma * z / (_MEDIAN * level)) ** 2
     tau = spread("tau", tau)
     if share.is_zero:
         tau = share
-    if not (tau.is_zero or (share - 1).is_zero):
-        raise ValueError(
-            f"share is {share} with tau = {tau}; pass tau=oo for the upper bound, or share=1"
-        )
-    return _reached(sigma, level, tau)
+    if tau.is_zero or (share - 1).is_zero:
+        return _reached(sigma, level, tau)
+    middle = _MEDIAN * level
+    # As a number where it can be: whether it is infinite then shows.
+    batch = MixtureMedianBatch(share, tau / middle)
+    if batch.is_number and batch.evalf(15) is oo:
+        return oo
+    return (sigma / middle) ** 2 * batch
 
 
 def _steps() -> tuple[Step, ...]:
@@ -135,6 +145,7 @@ def _steps() -> tuple[Step, ...]:
     loose = 2 * scaled / (s_w * k)  # the gamma at which g0 is 3/2 of tau
     few = mclr_largest_batch(c, s_w, sigma, k, tau=oo, share=rho)
     level = c * s_w * k / 2
+    noise = sigma / sqrt(mclr_largest_batch(c, s_w, sigma, k, tau=tau, share=rho))
     small = ((rho, (0, Rational(1, 2))),)
     return (
         Step(
@@ -151,6 +162,14 @@ def _steps() -> tuple[Step, ...]:
             "Where a share has means without bound and the rest none, half of all |g_n| is the "
             "part 1/(2*(1 - share)) of the rest.",
             (1 - rho) * erf(_MEDIAN * level / (sqrt(2) * sigma / sqrt(few))),
+            Rational(1, 2),
+            domain=small,
+        ),
+        Step(
+            "Where that share has means N(0, tau), both parts of the mixture count, and half of "
+            "all |g_n| is below the level at the root.",
+            (1 - rho) * erf(_MEDIAN * level / (sqrt(2) * noise))
+            + rho * erf(_MEDIAN * level / sqrt(2 * (noise**2 + tau**2))),
             Rational(1, 2),
             domain=small,
         ),
@@ -191,6 +210,16 @@ DERIVATION = Derivation(
             Symbol("h", positive=True),
             tau=oo,
             share=Symbol("rho", positive=True),
+        ),
+        r"n_{\mathrm{MCLR}}\;(\text{share } \rho \text{ of } \mathcal N(0, \tau))": (
+            mclr_largest_batch(
+                gamma,
+                s_w,
+                sigma,
+                Symbol("h", positive=True),
+                tau=Symbol("tau", positive=True),
+                share=Symbol("rho", positive=True),
+            )
         ),
     },
     make_steps=_steps,

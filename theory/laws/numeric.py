@@ -9,6 +9,8 @@ from numpy.typing import NDArray
 from scipy import special
 from sympy import Abs, Add, Expr, Function, lambdify, sympify, uppergamma
 
+from theory.laws._evaluated import Evaluated
+
 # Squares and ratios of squares of such numbers neither overflow nor underflow in float64.
 _SAFE = (1e-70, 1e70)
 _DIGITS = 50
@@ -68,10 +70,12 @@ def numeric(expression: Any, *symbols: Any) -> Callable[..., NDArray[np.float64]
         )
     # sympy's NumPy printer refuses this one function under its own name.
     printable = expression.replace(uppergamma, Function("upper_gamma"))
-    fast = lambdify(arguments, printable, [_SPECIAL, "numpy"])
-    exact = lambdify(arguments, expression, "mpmath")
+    modules = [_SPECIAL, "numpy"]
+    computed = {f.func.__name__: f.func for f in expression.atoms(Evaluated)}
+    fast = lambdify(arguments, printable, [{k: f.values for k, f in computed.items()}, *modules])
+    exact = lambdify(arguments, expression, [{k: f.at for k, f in computed.items()}, "mpmath"])
     sums = [(abs(total), sum(map(Abs, total.args))) for total in printable.atoms(Add)]
-    guard = lambdify(arguments, sums, [_SPECIAL, "numpy"])
+    guard = lambdify(arguments, sums, [{k: f.values for k, f in computed.items()}, *modules])
 
     def evaluate(*values: Any) -> NDArray[np.float64]:
         if len(values) != len(arguments):

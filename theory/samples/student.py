@@ -4,13 +4,11 @@ from typing import Any
 
 import mpmath
 from sympy import (
-    Dummy,
     Float,
     Integral,
     Poly,
     Rational,
     Symbol,
-    besselk,
     exp,
     factorial,
     gamma,
@@ -23,6 +21,7 @@ from sympy import (
 from theory.derivation import Derivation, Statement
 from theory.equation import Step
 from theory.laws._domain import above, batch_size, deviation
+from theory.samples._student_size import StudentMeanSize
 from theory.symbols import n, sigma
 
 _MOST_TERMS = 400
@@ -38,7 +37,8 @@ def student_abs_gradient(n: Any, scale: Any, degrees: Any = 3) -> Any:
         v = 3                (2*sqrt(3)/pi)*scale*e^n*n^-n*Gamma(n, n)     (upper incomplete gamma;
                              for a number n above 300 the last three factors as 50 digits)
         odd v, whole n       a finite sum, exact; n*(v - 1)/2 up to 400
-        otherwise            the characteristic-function integral, unevaluated
+        otherwise            the characteristic-function integral, as a function that `evalf` and
+                             `numeric` compute and `rewrite(Integral)` writes out
 
     All are theorems. For 1 < v < 2 the fall is n^(1/v - 1), slower than 1/sqrt(n); for v > 2 the
     Gaussian law holds in the limit, with relative error of order n^-(v - 2)/2 for v < 4.
@@ -68,10 +68,7 @@ def student_abs_gradient(n: Any, scale: Any, degrees: Any = 3) -> Any:
         return 2 * sqrt(3) / pi * scale * rest
     if v.is_Integer and v % 2 and n.is_Integer and n * (v - 1) / 2 <= _MOST_TERMS:
         return _finite_sum(int(n), scale, int(v))
-    t = Dummy("t", positive=True)
-    y = sqrt(v) * t / n
-    phi = besselk(v / 2, y) * y ** (v / 2) * 2 ** (1 - v / 2) / gamma(v / 2)
-    return scale * 2 / pi * Integral((1 - phi**n) / t**2, (t, 0, oo))
+    return scale * StudentMeanSize(n, v)
 
 
 def _finite_sum(n: int, scale: Any, v: int) -> Any:
