@@ -156,6 +156,36 @@ def test_its_gradient_and_that_of_backward_are_the_same_step():
     torch.testing.assert_close(*results)
 
 
+def test_dropout_is_the_same_in_a_backward_pass_that_follows():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(6, 40), nn.ReLU(), nn.Dropout(0.5), nn.Linear(40, 2))
+    x, y = torch.randn(8, 6), torch.randint(2, (8,))
+    losses = []
+    for _ in range(2):
+        model.zero_grad()
+        curvature = hessian.diagonal(model, F.cross_entropy, (x, y))
+        F.cross_entropy(model(x), y).backward()
+        torch.testing.assert_close(model[0].weight.grad, curvature.gradient["0.weight"])
+        losses.append(curvature.loss)
+    assert losses[0] != losses[1]  # and another in the next step
+
+
+def test_the_radius_is_what_the_step_uses():
+    pairs = tensors([(40, 3), (200, 200)])
+    gradients(pairs, 1)
+    h = {n: torch.randn(p.shape, dtype=torch.float64) for n, p in pairs}
+    options = {"max_radius": 3.0, "damping": 0.1, "negative": "zero", "weight_decay": 0.5}
+    optimizer = CBLR(pairs, lr=0.1, decay="coupled", **options)
+    before = {n: p.detach().clone() for n, p in pairs}
+    radius = optimizer.radius(h)
+    assert optimizer.due  # nothing was stored
+    optimizer.step(h)
+    for name, p in pairs:
+        step = 0.1 * radius[name] * (p.grad + 0.5 * before[name])
+        torch.testing.assert_close(p.detach(), before[name] - step)
+        assert torch.equal(optimizer.radius()[name] > 0, radius[name] > 0)
+
+
 def test_the_curvature_is_reused_until_it_is_due():
     pairs = tensors([(2,)])
     optimizer = CBLR(pairs, lr=0.1, refresh_interval=2)
