@@ -8,13 +8,20 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hessian import _affine, _data, _loss
+from hessian import _affine, _becker_lecun, _data, _loss
 from hessian._batch import Batch, Problem
 from hessian._loss import Factor, by_sample
 from hessian._probe import factored, hutchinson, preactivation, signs
 from hessian._problem import Item, lend, scale, ticker, walk
 
-KINDS = ("hutchinson", "preactivation", "gauss-newton", "gauss-newton-mc", "empirical-fisher")
+KINDS = (
+    "hutchinson",
+    "preactivation",
+    "gauss-newton",
+    "gauss-newton-mc",
+    "empirical-fisher",
+    "becker-lecun",
+)
 _PROBING = ("hutchinson", "preactivation", "gauss-newton-mc")
 
 
@@ -75,6 +82,11 @@ def estimate(
     * ``"empirical-fisher"``: squares of per-sample gradients, n Σ_n (∇L_n)² where L is a mean over
       samples, Σ_n (∇L_n)² with ``weight="sum"``. Not an estimate of the Hessian away from a
       well-specified optimum.
+    * ``"becker-lecun"``: diagonal back-propagation (Becker & LeCun 1989): from layer to layer only
+      the diagonal is carried, h_a = (W²)ᵀh_z and h_z = φ'²h_a + φ''∂L/∂a, which leaves out how
+      entries interact. One pass, no probes, not unbiased for anything; exact for the last layer
+      of a network on vectors, and where nothing interacts. For linear and convolution layers,
+      elementwise functions, pooling, sums, products and views.
 
     Args:
         model, loss, data, forward, names, memory, dtype, weight, progress: as for `diagonal`.
@@ -192,7 +204,7 @@ def _pass(
         elif kind == "preactivation":
             parts = preactivation(item, fixed, noise)
         else:
-            parts = _gauss_newton(item, kind, noise, weight)
+            parts = _by_columns(item, kind, noise, weight)
         for into, part in zip(total, parts, strict=True):
             for name, value in part.items():
                 into[name] = into[name] + item.a * value if name in into else item.a * value
@@ -203,7 +215,7 @@ def _pass(
     return [{name: value * factor for name, value in one.items()} for one in total]
 
 
-def _gauss_newton(
+def _by_columns(
     item: Item, kind: str, noise: list[torch.Generator], weight: _data.Weight
 ) -> list[dict[str, Tensor]]:
     problem = item.problem
@@ -213,12 +225,15 @@ def _gauss_newton(
     if not used:
         return [_zeros(parameters) for _ in noise]
     sites = batch.sites
-    missing = [n for n in batch.leaf_nodes if n not in sites]
+    if kind == "becker-lecun":
+        missing = "" if batch.layouts else next(iter(batch.leaf_nodes), "")
+    else:
+        missing = next((name for name in batch.leaf_nodes if name not in sites), "")
     if missing:
         raise ValueError(
-            f"kind={kind!r} takes each sample's own part of the gradient, which is not proved to "
-            f"be separable for parameter {missing[0]!r} "
-            f"({batch.obstacle.get(missing[0], 'the loss couples samples')}); "
+            f"kind={kind!r} takes each sample's own part of the derivative, which is not proved "
+            f"to be separable for parameter {missing!r} "
+            f"({batch.obstacle.get(missing, 'the loss couples samples')}); "
             'use kind="hutchinson", or leave the parameter out with names='
         )
     coupled = [name for name in batch.direct if name not in batch.separable]
@@ -243,12 +258,16 @@ def _gauss_newton(
         own = batch.separable_terms()
     found = []
     for factor in factors:
-        result = _zeros(parameters)
-        targets = [
-            _affine.Target(parameters[name], sites[name], result[name]) for name in batch.leaf_nodes
-        ]
-        with torch.no_grad():
-            _affine.by_sites(outputs, factor, targets, problem.memory, lambda _: None)
+        if kind == "becker-lecun":
+            result = _becker_lecun.diagonal(batch, factor)
+        else:
+            result = _zeros(parameters)
+            targets = [
+                _affine.Target(parameters[name], sites[name], result[name])
+                for name in batch.leaf_nodes
+            ]
+            with torch.no_grad():
+                _affine.by_sites(outputs, factor, targets, problem.memory, lambda _: None)
         for name, term in own.items():
             result[name] += term
         found.append(result)
