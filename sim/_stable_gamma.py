@@ -16,6 +16,8 @@ from sim._sharpness import sharpness
 from sim.optimizers import CBLR
 
 HALVINGS = 20
+# Of λ_max: the margin leaves room for more.
+TOLERANCE = 0.1
 
 
 @dataclass(frozen=True)
@@ -240,7 +242,9 @@ class _Runs:
                 fresh = h if optimizer.due else None
                 if number % self.every == 0:
                     radius = optimizer.radius(fresh)
-                    top = sharpness(model, self.loss, batch, radius, forward=self.forward)
+                    top = sharpness(
+                        model, self.loss, batch, radius, tolerance=TOLERANCE, forward=self.forward
+                    )
                     tops.append(top)
                     capped.append(_share(radius, cap))
                     if gamma is None:
