@@ -3,7 +3,7 @@
 from typing import Any
 
 import numpy as np
-from sympy import Abs, Limit, Matrix, MatrixBase, Rational, S, Symbol, sign, sqrt, sympify
+from sympy import Abs, Limit, Matrix, MatrixBase, Max, Rational, S, Symbol, sign, sqrt, sympify
 
 from theory.derivation import Derivation, Statement
 from theory.equation import Step
@@ -85,8 +85,8 @@ def cblr_largest_gamma(hessian: Any) -> Any:
     There the step is x - gamma*D^-1*H*x, stable if and only if gamma is below this. For a positive
     definite H of P parameters it lies between 2/P and 2, the latter for diagonal H alone (the
     matrix has unit diagonal, so its largest eigenvalue is from 1 to P): with coupled parameters
-    gamma = 1 may diverge. A sympy matrix (of any size that sympy solves) gives an exact
-    expression, an array a number, in double precision.
+    gamma = 1 may diverge. A matrix of rational numbers gives an exact root, one of symbols what
+    sympy can solve, an array a number in double precision.
 
     Assumptions: H symmetric and positive definite; gradients small. A theorem for the linearised
     iteration.
@@ -109,11 +109,12 @@ def cblr_largest_gamma(hessian: Any) -> Any:
     if any(entry.is_number and not entry > 0 for entry in diagonal):
         raise ValueError(f"hessian has diagonal {diagonal}; it must be positive near a minimum")
     size = matrix.rows
+    if all(entry.is_rational for entry in matrix):
+        # Of D^-1*H, which has the same eigenvalues, all real, and rational entries.
+        rational = Matrix(size, size, lambda i, j: matrix[i, j] / diagonal[i])
+        return 2 / rational.charpoly().real_roots()[-1]
     scaled = Matrix(size, size, lambda i, j: matrix[i, j] / sqrt(diagonal[i]) / sqrt(diagonal[j]))
-    values = list(scaled.eigenvals())
-    from sympy import Max
-
-    return 2 / Max(*values)
+    return 2 / Max(*scaled.eigenvals())
 
 
 def _largest_gamma_of_array(hessian: Any) -> Any:

@@ -52,7 +52,10 @@ def gauss_newton_gap(loss: Any, outputs: Any, parameter: Any, symbols: Any) -> A
     """
     outputs, symbols = [sympify(f) for f in outputs], list(symbols)
     if len(outputs) != len(symbols):
-        raise ValueError(f"symbols has {len(symbols)} entries for {len(outputs)} outputs")
+        raise ValueError(
+            f"symbols has {len(symbols)} entries for {len(outputs)} outputs; "
+            "name one symbol of the loss for each output"
+        )
     if not isinstance(parameter, Expr) or not parameter.is_Symbol:
         raise ValueError(f"parameter is {parameter!r}; it must be a sympy symbol")
     loss = sympify(loss)
