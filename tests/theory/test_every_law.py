@@ -217,7 +217,7 @@ def number(expression: Any) -> Any:
 @cache
 def compiled(name: str, factor: Any, names: tuple[str, ...], rest: tuple[Any, ...]) -> Any:
     """The law for symbols of the arguments drawn, compiled; `rest` are not symbols."""
-    signed = ("mu", "x", "b", "mean")
+    signed = ("mu", "x", "b", "mean", "skew", "skewness", "minimum")
     symbols = [sympy.Symbol(k, **{"real" if k in signed else "positive": True}) for k in names]
     law = getattr(theory, name)(**dict(zip(names, symbols, strict=True)), **dict(rest))
     return theory.numeric(law * factor, *symbols)

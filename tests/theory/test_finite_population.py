@@ -85,11 +85,11 @@ def test_a_common_mask_does_not_shrink():
     ("sample", "n", "message"),
     [
         ([], 1, r"^sample is empty; pass one gradient for each"),
-        ([1, 2], 0, r"^n is 0; it must be a whole number from 1 to N = 2"),
-        ([1, 2], 3, r"^n is 3; it must be a whole number from 1 to N = 2"),
+        ([1, 2], 0, r"^n is 0; it must be a whole number from 1 to 2: a batch is drawn"),
+        ([1, 2], 3, r"^n is 3; it must be a whole number from 1 to 2: a batch is drawn"),
         ([1, 2], 1.5, r"^n is 1\.5; it must be a whole number"),
         ([1, 2], True, r"^n is True; it must be a whole number"),
-        ([1, float("nan")], 1, r"^a value of sample is nan; it must be a real number"),
+        ([1, float("nan")], 1, r"^sample\[1\] is nan; it must be a real number"),
         ([1] * 60, 30, r"^n = 30 of N = 60 makes 118264581564861424 batches, more than 200000"),
     ],
 )

@@ -48,6 +48,25 @@ def deviation(sigma: Any) -> Any:
     return at_least("sigma", sigma, 0, "a standard deviation is not negative; did you mean mu?")
 
 
+def whole(name: str, value: Any, low: int, high: Any, remedy: str) -> int:
+    """A whole number from `low` to `high`; symbols do not pass."""
+    expression = None if isinstance(value, bool) else finite(name, value)
+    # A Float is never == an Integer, in sympy.
+    if expression is None or not (expression.is_number and (expression % 1).is_zero):
+        raise ValueError(f"{name} is {value!r}; it must be a whole number: {remedy}")
+    if not low <= expression <= high:
+        bounds = f"{low}" if high is oo else f"{low} to {high}"
+        raise ValueError(f"{name} is {value!r}; it must be a whole number from {bounds}: {remedy}")
+    return int(expression)
+
+
+def number(name: str, expression: Any) -> float:
+    """A checked argument as a float; symbols do not pass."""
+    if not expression.is_number:
+        raise ValueError(f"{name} is {expression}; it must be a number: this is not symbolic")
+    return float(expression)
+
+
 def rate(lr: Any) -> Any:
     return at_least("lr", lr, 0, "the step is w - lr*g, the sign is already in it")
 
@@ -67,7 +86,7 @@ def training_set(population: Any, n: Any) -> Any:
 
 
 def choice(name: str, value: Any, allowed: tuple[str, ...]) -> str:
-    if value not in allowed:
+    if not isinstance(value, str) or value not in allowed:
         raise ValueError(f"{name} is {value!r}; it must be {' or '.join(map(repr, allowed))}")
     return str(value)
 
@@ -93,7 +112,7 @@ def within(name: str, value: Any, low: Any, high: Any, remedy: str, closed: str 
 
 
 def spread(name: str, value: Any) -> Any:
-    return at_least(name, value, 0, "a standard deviation is not negative")
+    return at_least(name, value, 0, "a standard deviation or a scale is not negative")
 
 
 def positive_spread(name: str, value: Any) -> Any:

@@ -13,7 +13,8 @@ def batch_deviation(n: Any, sigma: Any, population: Any) -> Any:
     """
     if population is oo:
         return sigma / sqrt(n)
-    if population == 1 or population == n:
+    # By differences: 1.0 is never == 1, in sympy.
+    if (population - 1).is_zero or (population - n).is_zero:
         return S.Zero
     return sigma / sqrt(n) * sqrt((population - n) / (population - 1))
 

@@ -46,6 +46,9 @@ def expected_abs_gradient(
     Source: the folded normal distribution, Leone, Nelson & Nottingham (1961); the finite
     population factor, Cochran, Sampling Techniques, theorem 2.2.
 
+    n need not be whole, here and in the other laws: they are smooth in n, and a batch size that is
+    computed, such as the noise scale, rarely is.
+
     Raises ValueError, naming the argument, for n < 1, a negative standard deviation,
     population < n or a value that is not a real number.
 

@@ -3,7 +3,7 @@
 from typing import Any
 
 import numpy as np
-from sympy import Abs, Limit, Matrix, MatrixBase, Max, Rational, S, Symbol, sign, sqrt, sympify
+from sympy import Abs, Limit, Matrix, MatrixBase, Max, Rational, S, Symbol, re, sign, sqrt, sympify
 
 from theory.derivation import Derivation, Statement
 from theory.equation import Step
@@ -93,8 +93,8 @@ def cblr_largest_gamma(hessian: Any) -> Any:
 
     Source: the spectral radius of the Jacobi iteration, Saad (2003), section 4.2.
 
-    Raises ValueError for a matrix that is not square and symmetric, or whose diagonal has entries
-    that are not positive.
+    Raises ValueError for a matrix that is not square and symmetric, or not positive definite: where
+    an eigenvalue is negative the iteration leaves along it at every gamma.
 
     >>> from sympy import Rational
     >>> cblr_largest_gamma([[1, Rational(1, 2)], [Rational(1, 2), 1]])
@@ -102,7 +102,12 @@ def cblr_largest_gamma(hessian: Any) -> Any:
     """
     if isinstance(hessian, np.ndarray) and hessian.dtype != object:
         return _largest_gamma_of_array(hessian)
-    matrix = hessian if isinstance(hessian, MatrixBase) else Matrix(hessian)
+    try:
+        matrix = Matrix(hessian if isinstance(hessian, MatrixBase) else [list(r) for r in hessian])
+    except (TypeError, ValueError):
+        raise ValueError(f"hessian is {hessian!r}; it must be a matrix, or its rows") from None
+    if not matrix.rows or any(e is S.NaN or e.is_extended_real is False for e in matrix):
+        raise ValueError(f"hessian is {hessian!r}; its entries must be real numbers or symbols")
     if matrix.rows != matrix.cols or matrix != matrix.T:
         raise ValueError(f"hessian is {matrix.shape}; it must be square and symmetric")
     diagonal = [sympify(entry) for entry in matrix.diagonal()]
@@ -112,9 +117,20 @@ def cblr_largest_gamma(hessian: Any) -> Any:
     if all(entry.is_rational for entry in matrix):
         # Of D^-1*H, which has the same eigenvalues, all real, and rational entries.
         rational = Matrix(size, size, lambda i, j: matrix[i, j] / diagonal[i])
-        return 2 / rational.charpoly().real_roots()[-1]
+        roots = rational.charpoly().real_roots()
+        _definite(matrix, roots[0] > 0)
+        return 2 / roots[-1]
     scaled = Matrix(size, size, lambda i, j: matrix[i, j] / sqrt(diagonal[i]) / sqrt(diagonal[j]))
-    return 2 / Max(*scaled.eigenvals())
+    values = list(scaled.eigenvals())
+    _definite(matrix, not any(re(value).is_negative for value in values))
+    return 2 / Max(*values)
+
+
+def _definite(hessian: Any, positive: bool) -> None:
+    if not positive:
+        raise ValueError(
+            f"hessian is {hessian}; it must be positive definite: at a saddle no gamma is stable"
+        )
 
 
 def _largest_gamma_of_array(hessian: Any) -> Any:
@@ -127,7 +143,10 @@ def _largest_gamma_of_array(hessian: Any) -> Any:
     if not (diagonal > 0).all():
         raise ValueError(f"hessian has diagonal {diagonal}; it must be positive near a minimum")
     root = np.sqrt(diagonal)
-    return sympify(float(2 / np.linalg.eigvalsh(hessian / root / root[:, None])[-1]))
+    values = np.linalg.eigvalsh(hessian / root / root[:, None])
+    # A semidefinite Hessian's zeros come out of either sign.
+    _definite(f"an array of shape {hessian.shape}", values[0] > -1e-10 * values[-1])
+    return sympify(float(2 / values[-1]))
 
 
 def _steps() -> tuple[Step, ...]:

@@ -1,6 +1,6 @@
 """What is exact about batches drawn without replacement, and what dropout leaves at n = N."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import combinations
 from math import comb
 from typing import Any
@@ -9,7 +9,7 @@ from sympy import Integer, Rational, S, Symbol, oo, sqrt
 
 from theory.derivation import Derivation, Statement
 from theory.equation import Step
-from theory.laws._domain import finite
+from theory.laws._domain import finite, whole
 from theory.laws._folded_normal import batch_deviation, total_deviation
 from theory.laws.abs_gradient import expected_abs_gradient
 from theory.symbols import N, g, n, sigma, w, x
@@ -41,13 +41,13 @@ def finite_population_abs_mean(sample: Sequence[Any], n: int) -> Any:
     >>> [finite_population_abs_mean([-3, -1, 1, 3], n) for n in (1, 3, 4)]
     [2, 2/3, 0]
     """
-    values = [finite("a value of sample", value) for value in sample]
+    if isinstance(sample, str | bytes) or not isinstance(sample, Iterable):
+        raise ValueError(f"sample is {sample!r}; it must be a sequence, one gradient a sample")
+    values = [finite(f"sample[{place}]", value) for place, value in enumerate(sample)]
     size = len(values)
     if not size:
         raise ValueError("sample is empty; pass one gradient for each of the N samples")
-    if isinstance(n, bool) or n != int(n) or not 1 <= n <= size:
-        raise ValueError(f"n is {n!r}; it must be a whole number from 1 to N = {size}")
-    n = int(n)
+    n = whole("n", n, 1, size, "a batch is drawn from the sample without replacement")
     if comb(size, n) > MOST_BATCHES:
         raise ValueError(
             f"n = {n} of N = {size} makes {comb(size, n)} batches, more than {MOST_BATCHES}; "

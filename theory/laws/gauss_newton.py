@@ -1,5 +1,6 @@
 """When diag H equals diag GGN, and what a ReLU's kink hides from a pointwise second derivative."""
 
+from collections.abc import Iterable
 from typing import Any
 
 from sympy import (
@@ -14,13 +15,12 @@ from sympy import (
     oo,
     pi,
     sqrt,
-    sympify,
     tanh,
 )
 
 from theory.derivation import Derivation, Statement
 from theory.equation import Step
-from theory.laws._domain import finite, positive_spread
+from theory.laws._domain import finite, positive_spread, scalar
 from theory.symbols import w, x
 
 
@@ -41,7 +41,8 @@ def gauss_newton_gap(loss: Any, outputs: Any, parameter: Any, symbols: Any) -> A
 
     Source: Schraudolph (2002); Martens (2020), section 8.
 
-    Raises ValueError if the numbers of outputs and symbols differ, or the parameter is no symbol.
+    Raises ValueError if the numbers of outputs and symbols differ, the parameter is no symbol, or
+    the loss or an output is not a real expression.
 
     >>> from sympy import symbols
     >>> w, v, x, y, f = symbols("w v x y f")
@@ -50,7 +51,7 @@ def gauss_newton_gap(loss: Any, outputs: Any, parameter: Any, symbols: Any) -> A
     >>> gauss_newton_gap((f - y) ** 2 / 2, [w**2 * x], w, [f])
     2*x*(w**2*x - y)
     """
-    outputs, symbols = [sympify(f) for f in outputs], list(symbols)
+    outputs, symbols = _expressions("outputs", outputs), _expressions("symbols", symbols)
     if len(outputs) != len(symbols):
         raise ValueError(
             f"symbols has {len(symbols)} entries for {len(outputs)} outputs; "
@@ -58,12 +59,20 @@ def gauss_newton_gap(loss: Any, outputs: Any, parameter: Any, symbols: Any) -> A
         )
     if not isinstance(parameter, Expr) or not parameter.is_Symbol:
         raise ValueError(f"parameter is {parameter!r}; it must be a sympy symbol")
-    loss = sympify(loss)
+    if not all(s.is_Symbol for s in symbols):
+        raise ValueError(f"symbols is {symbols}; it must hold the symbols of the loss, one each")
+    loss = scalar("loss", loss)
     at = dict(zip(symbols, outputs, strict=True))
     return sum(
         diff(loss, s).subs(at, simultaneous=True) * diff(f, parameter, 2)
         for s, f in zip(symbols, outputs, strict=True)
     )
+
+
+def _expressions(name: str, value: Any) -> list[Any]:
+    if isinstance(value, str | bytes) or not isinstance(value, Iterable):
+        raise ValueError(f"{name} is {value!r}; it must be a list, with an entry for each output")
+    return [scalar(f"{name}[{place}]", entry) for place, entry in enumerate(value)]
 
 
 def kink_curvature(w: Any, b: Any, s_x: Any, mean: Any = 0, slope: Any = 1) -> Any:

@@ -6,7 +6,7 @@ from sympy import Limit, Piecewise, Rational, Symbol, erf, erfinv, oo, sqrt
 
 from theory.derivation import Derivation, Statement
 from theory.equation import Step
-from theory.laws._domain import above, deviation, finite, positive_spread, spread, within
+from theory.laws._domain import above, deviation, finite, positive_spread, scalar, spread, within
 from theory.laws._mixture_median import MixtureMedianBatch
 from theory.laws.lars import lars_rate
 from theory.symbols import gamma, n, s_w, sigma
@@ -118,7 +118,7 @@ def mclr_largest_batch(
     level = _allowed(gamma, s_w, curvature, momentum)
     sigma = deviation(sigma)
     share = within("share", share, 0, 1, "it is a part of the layer")
-    if tau == oo:
+    if scalar("tau", tau) is oo:
         half = Rational(1, 2)
         if share.is_number and share >= half:
             return oo

@@ -48,6 +48,7 @@ def lars_rate(
     normality, and asymptotic for a finite layer with relative error of order 1/P. With `size` = P
     given, the expectation for a layer of P independent Gaussian gradients with \|w\| fixed, exact:
     a factor sqrt(P/2)*Gamma((P - 1)/2)/Gamma(P/2); it needs mu = 0 and beta = 0.
+    Where nothing is left of gradient and decay the rate is infinite.
 
     Source: You, Gitman & Ginsburg (2017); McCandlish et al. (2018); the chi distribution.
 
@@ -66,7 +67,8 @@ def lars_rate(
     gamma = at_least("gamma", gamma, 0, "it is a rate")
     s = total_deviation(n, sigma, population, tau)
     norm = s if mu.is_zero else sqrt(mu**2 + s**2)
-    rate = gamma * s_w / (norm + beta * s_w)
+    whole = norm + beta * s_w
+    rate = oo if whole.is_zero else gamma * s_w / whole
     if scalar("size", size) is oo:
         return rate
     size = above("size", size, 1, "with one gradient 1/|g| has no mean")

@@ -7,7 +7,7 @@ import mpmath
 import numpy as np
 from numpy.typing import NDArray
 from scipy import special
-from sympy import Abs, Add, Expr, Function, lambdify, sympify, uppergamma
+from sympy import Abs, Add, Expr, Function, Symbol, SympifyError, lambdify, sympify, uppergamma
 
 from theory.laws._evaluated import Evaluated
 
@@ -47,7 +47,9 @@ def numeric(expression: Any, *symbols: Any) -> Callable[..., NDArray[np.float64]
     infinite.
 
     Raises ValueError if the expression has a symbol that is not among the arguments, or if the
-    number of arrays is not the number of symbols.
+    number of arrays is not the number of symbols. So does f for a negative value of a symbol that
+    was declared positive or nonnegative. Where an argument is nan the result is; where a law has no
+    value, as for n above the population, it is nan too.
 
     >>> from sympy import symbols
     >>> from theory import expected_abs_gradient
@@ -56,12 +58,17 @@ def numeric(expression: Any, *symbols: Any) -> Callable[..., NDArray[np.float64]
     >>> law([1, 4], 1.0).round(6).tolist()
     [0.797885, 0.398942]
     """
-    expression = sympify(expression)
+    try:
+        expression = sympify(expression, strict=True)
+    except (SympifyError, TypeError):
+        expression = repr(expression)
     if not isinstance(expression, Expr):
         raise ValueError(
-            f"expression is {expression!r}; it must be a sympy expression, not a statement"
+            f"expression is {expression}; it must be a sympy expression, not a statement or a text"
         )
     arguments = tuple(symbols) or tuple(sorted(expression.free_symbols, key=lambda s: s.name))
+    if not all(isinstance(s, Symbol) for s in arguments):
+        raise ValueError(f"symbols is {arguments}; it must hold sympy symbols only")
     missing = sorted(s.name for s in expression.free_symbols - set(arguments))
     if missing:
         raise ValueError(
@@ -83,6 +90,11 @@ def numeric(expression: Any, *symbols: Any) -> Callable[..., NDArray[np.float64]
             raise ValueError(f"{len(values)} arrays were given; pass one for each of: {names}")
         arrays = np.broadcast_arrays(*(np.asarray(v, dtype=np.float64) for v in values))
         shape = arrays[0].shape if arrays else ()
+        for symbol, x in zip(arguments, arrays, strict=True):
+            if symbol.is_nonnegative and (x < 0).any():
+                raise ValueError(
+                    f"{symbol.name} is {x[x < 0][0]}; it must be at least 0, as its symbol says"
+                )
         with np.errstate(all="ignore"):
             out = np.array(np.broadcast_to(fast(*arrays), shape), dtype=np.float64)
             odd = ~np.isfinite(out)

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from theory.laws._domain import at_least, number, within
 from theory.ratio import _landau
 from theory.ratio.rules import RULES
 
@@ -73,9 +74,9 @@ def rule_estimate(
     >>> round(found.value, 3), found.low < 0.5 < found.high
     (0.502, True)
     """
-    if rule not in RULES:
+    if not isinstance(rule, str) or rule not in RULES:
         raise ValueError(f"rule is {rule!r}; it must be one of {', '.join(RULES)}")
-    w, g = (np.asarray(a, dtype=np.float64) for a in (w, g))
+    w, g = _array("w", w), _array("g", g)
     if w.shape != g.shape:
         raise ValueError(
             f"w has shape {w.shape} and g {g.shape}; pass one gradient for each weight"
@@ -85,20 +86,25 @@ def rule_estimate(
         raise ValueError("w and g are empty; a layer has one entry or more")
     if not (np.isfinite(w).all() and np.isfinite(g).all()):
         raise ValueError("w or g has entries that are not finite; leave them out or mend the run")
-    if not beta >= 0:
-        raise ValueError(f"beta is {beta!r}; it must be at least 0: weight decay pulls to zero")
-    if not 0 < level < 1:
-        raise ValueError(f"level is {level!r}; it must be in (0, 1), such as 0.95")
+    beta = number("beta", at_least("beta", beta, 0, "weight decay pulls towards zero"))
+    level = number("level", within("level", level, 0, 1, "0.95 is usual", "()"))
     z = NormalDist().inv_cdf((1 + level) / 2)
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         if rule in ("percentdelta", "mean", "mclr-ratio"):
             alive = (w != 0) | (g != 0)
             w, g = w[alive], g[alive]
-        value, error, low, high = _RULE[rule](w, g, float(beta), z, level)
+        value, error, low, high = _RULE[rule](w, g, beta, z, level)
     of = "another layer" if rule in ("percentdelta", "mean") else "limit"
     return RuleEstimate(
         rule, float(value), float(error), float(low), float(high), level, int(w.size), of
     )
+
+
+def _array(name: str, value: Any) -> Array:
+    try:
+        return np.asarray(value, dtype=np.float64)
+    except (TypeError, ValueError):
+        raise ValueError(f"{name} is {value!r}; it must be an array of numbers") from None
 
 
 Four = tuple[float, float, float, float]

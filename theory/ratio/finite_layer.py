@@ -22,7 +22,7 @@ from sympy import (
 
 from theory.derivation import Derivation, Statement
 from theory.equation import Step
-from theory.laws._domain import above, at_least, finite, positive_spread
+from theory.laws._domain import above, at_least, finite, number, positive_spread
 from theory.laws._special import gamma_function
 from theory.quadrature import Computed, integrate
 from theory.ratio._half_cauchy import HalfCauchyHarmonicMean, transform
@@ -100,15 +100,15 @@ def percent_delta_moments(s_w: float, s_g: float, size: int) -> tuple[Computed, 
 
     Assumptions and source are those of `percent_delta_mean`.
 
-    Raises ValueError, naming the argument, for a standard deviation that is not positive or
-    size < 4 (the mean square needs three entries, and its tail is summed from four).
+    Raises ValueError, naming the argument, for a symbol, a standard deviation that is not positive
+    or size < 4 (the mean square needs three entries, and its tail is summed from four).
 
     >>> mean, square = percent_delta_moments(1, 1, 100)
     >>> round(mean.value, 6), mean.error < 1e-10
     (0.268156, True)
     """
-    ratio = float(positive_spread("s_w", s_w) / positive_spread("s_g", s_g))
-    count = float(at_least("size", size, 4, "the mean square needs a few entries"))
+    ratio = number("s_w", positive_spread("s_w", s_w)) / number("s_g", positive_spread("s_g", s_g))
+    count = number("size", at_least("size", size, 4, "the mean square needs a few entries"))
     found = []
     for power in (1, 2):
 

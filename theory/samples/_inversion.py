@@ -87,7 +87,10 @@ def _scale(log_phi: Callable[[Array], Complex], n: int) -> float:
     decay = n * log_phi(grid).real
     place = int(np.argmax(decay < -0.5))
     if not decay[place] < -0.5:
-        raise ValueError("source does not vary: |E exp(i*t*g)| stays near one at every t")
+        raise ValueError(
+            "source does not vary: |E exp(i*t*g)| stays near one at every t; pass the logarithm "
+            "of a characteristic function, whose real part falls"
+        )
     low, high = grid[max(place - 1, 0)], grid[place]
     for _ in range(30):
         middle = float(np.sqrt(low * high))

@@ -8,7 +8,7 @@ from sympy import Dummy, Integral, Limit, Rational, Symbol, cos, exp, oo, pi, re
 
 from theory.derivation import Derivation, Statement
 from theory.equation import Step
-from theory.laws._domain import batch_size
+from theory.laws._domain import batch_size, whole
 from theory.laws.abs_gradient import expected_abs_gradient
 from theory.quadrature import Computed
 from theory.samples._atoms import of_atoms
@@ -27,12 +27,16 @@ def characteristic_integral(phi: Callable[[Any], Any], n: Any) -> Any:
 
     Source: von Bahr (1965), lemma 2.
 
-    Raises ValueError for n < 1.
+    Raises ValueError for n < 1 or a `phi` that is no function.
 
     >>> from sympy import exp
     >>> characteristic_integral(lambda t: exp(-t**2 / 2), 1).doit()
     sqrt(2)/sqrt(pi)
     """
+    if not callable(phi):
+        raise ValueError(
+            f"phi is {phi!r}; it must be a function of t, such as lambda t: sympy.exp(-t**2 / 2)"
+        )
     n, t = batch_size(n), Dummy("t", positive=True)
     power = sympify(phi(t / n)) ** n
     value = power if power.is_real else re(power)
@@ -83,9 +87,7 @@ def expected_abs_mean(source: Any, n: int) -> Computed:
     >>> round(expected_abs_mean([-1.0, 1.0], 2).value, 12)
     0.5
     """
-    if isinstance(n, bool) or n != int(n) or n < 1:
-        raise ValueError(f"n is {n!r}; it must be a whole number from 1: a batch holds samples")
-    n = int(n)
+    n = whole("n", n, 1, oo, "a batch holds samples")
     if hasattr(source, "pmf"):
         return of_integers(source, n)
     if hasattr(source, "pdf") and hasattr(source, "ppf"):

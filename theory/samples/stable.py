@@ -20,7 +20,7 @@ from sympy import (
 
 from theory.derivation import Derivation, Statement
 from theory.equation import Step
-from theory.laws._domain import batch_size, deviation, within
+from theory.laws._domain import batch_size, spread, within
 from theory.laws.abs_gradient import expected_abs_gradient
 from theory.symbols import n, sigma
 
@@ -47,7 +47,7 @@ def stable_abs_gradient(n: Any, scale: Any, alpha: Any, skew: Any = 0) -> Any:
     >>> stable_abs_gradient(64, 1, 1.5).evalf(6) * 4 == stable_abs_gradient(1, 1, 1.5).evalf(6)
     True
     """
-    n, scale = batch_size(n), deviation(scale)
+    n, scale = batch_size(n), spread("scale", scale)
     alpha = within("alpha", alpha, 1, 2, "from 1 down the mean is infinite", "(]")
     skew = within("skew", skew, -1, 1, "it is the share of the tails' difference")
     value = n ** (1 / alpha - 1) * scale * 2 / pi * gamma(1 - 1 / alpha)

@@ -20,7 +20,7 @@ from sympy import (
 
 from theory.derivation import Derivation, Statement
 from theory.equation import Step
-from theory.laws._domain import above, batch_size, deviation
+from theory.laws._domain import above, batch_size, spread
 from theory.samples._student_size import StudentMeanSize
 from theory.symbols import n, sigma
 
@@ -52,7 +52,7 @@ def student_abs_gradient(n: Any, scale: Any, degrees: Any = 3) -> Any:
     >>> student_abs_gradient(3, 1, degrees=1)
     oo
     """
-    n, scale = batch_size(n), deviation(scale)
+    n, scale = batch_size(n), spread("scale", scale)
     v = above("degrees", degrees, 0, "it is a number of degrees of freedom")
     if v.is_number and v <= 1:
         return oo
