@@ -1,14 +1,17 @@
 """Networks, data and measurements. May use `hessian`, never `theory`."""
 
-from sim import data, models, optimizers
+from sim import data, models, optimizers, training
 from sim._compare_radii import compare_radii
 from sim._gradients import GradientMoments, gradient_moments, mean_abs_gradient
 from sim._sharpness import sharpness
 from sim._stable_gamma import Stability, Trial, stable_gamma
+from sim.training import Run, TrainConfig, sweep, train
 
 __all__ = [
     "GradientMoments",
+    "Run",
     "Stability",
+    "TrainConfig",
     "Trial",
     "compare_radii",
     "data",
@@ -18,4 +21,7 @@ __all__ = [
     "optimizers",
     "sharpness",
     "stable_gamma",
+    "sweep",
+    "train",
+    "training",
 ]

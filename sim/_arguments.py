@@ -1,8 +1,12 @@
 """Checks of arguments. Every message names the argument, the value and the remedy, on one line."""
 
+import difflib
+import hashlib
 import inspect
+import json
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from numbers import Integral, Real
 from typing import Any
 
@@ -11,8 +15,21 @@ def choice(argument: str, value: object, possible: Iterable[str]) -> str:
     """The value, if it is one of the possible names."""
     names = sorted(possible)
     if not isinstance(value, str) or value not in names:
-        raise ValueError(f"{argument}: unknown value {value!r}; choose one of {', '.join(names)}")
+        raise ValueError(
+            f"{argument}: unknown value {value!r}; choose one of {', '.join(names)}"
+            f"{did_you_mean(value, names)}"
+        )
     return value
+
+
+def did_you_mean(value: object, possible: Iterable[str]) -> str:
+    """A question that names the likeliest of the possible names, or nothing.
+
+    >>> did_you_mean("momentun", ["momentum", "lr"])
+    "; did you mean 'momentum'?"
+    """
+    near = difflib.get_close_matches(str(value), list(possible), n=1)
+    return f"; did you mean {near[0]!r}?" if near else ""
 
 
 def integer(argument: str, value: object, least: int, most: int | None = None) -> int:
@@ -46,4 +63,25 @@ def options(owner: str, function: Callable[..., Any], given: Iterable[str]) -> N
     for name in given:
         if name not in known:
             possible = ", ".join(known) or "none"
-            raise ValueError(f"{name}: no such option for {owner}; its options are: {possible}")
+            raise ValueError(
+                f"{name}: no such option for {owner}; its options are: {possible}"
+                f"{did_you_mean(name, known)}"
+            )
+
+
+@contextmanager
+def under(argument: str) -> Iterator[None]:
+    """Put the argument's name before the message of a refusal."""
+    try:
+        yield
+    except (TypeError, ValueError) as error:
+        raise type(error)(f"{argument}.{error}") from None
+
+
+def digest(value: Any) -> str:
+    """Sixteen hexadecimal digits of the SHA-256 of a plain value.
+
+    >>> digest({"a": 1, "b": 2}) == digest({"b": 2, "a": 1})
+    True
+    """
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]

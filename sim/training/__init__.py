@@ -1,0 +1,24 @@
+"""Training: configurations, runs that survive anything, sweeps, measurements."""
+
+from sim.training._config import Measure, TrainConfig, grid
+from sim.training._discard import Discard, DiscardGradients
+from sim.training._run import Run, load
+from sim.training._schedules import Decay, Phase, Warmup
+from sim.training._sweep import sweep
+from sim.training._train import Interrupted, train
+
+__all__ = [
+    "Decay",
+    "Discard",
+    "DiscardGradients",
+    "Interrupted",
+    "Measure",
+    "Phase",
+    "Run",
+    "TrainConfig",
+    "Warmup",
+    "grid",
+    "load",
+    "sweep",
+    "train",
+]

@@ -1,0 +1,80 @@
+"""Losses of single samples: cross-entropy, and the sharper ones that enlarge the gradient."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from sim import _arguments
+
+PerSample = Callable[[Tensor, Tensor], Tensor]
+
+
+def cross_entropy(*, smoothing: float = 0.0) -> PerSample:
+    """ℓ = -log p_y, or with label smoothing ε the mixture (1-ε)(-log p_y) + ε mean_c(-log p_c)."""
+    _arguments.number("smoothing", smoothing, 0.0, 1.0)
+    return lambda output, target: F.cross_entropy(
+        output, target, reduction="none", label_smoothing=smoothing
+    )
+
+
+def temperature(*, temperature: float = 0.5) -> PerSample:
+    """ℓ = -log softmax(z/T)_y: for T < 1 the logits count for more, and the gradient by 1/T."""
+    scale = 1 / _arguments.number("temperature", temperature, 0.0, open_=True)
+    return lambda output, target: F.cross_entropy(output * scale, target, reduction="none")
+
+
+def focal(*, gamma: float = 2.0) -> PerSample:
+    """ℓ = (1 - p_y)^γ (-log p_y): samples that are already right count for less (Lin et al. 2017).
+
+    Where p_y nears 1 the factor is kept away from 0, where its derivative for γ < 1 is infinite.
+    """
+    _arguments.number("gamma", gamma, 0.0)
+
+    def loss(output: Tensor, target: Tensor) -> Tensor:
+        value = F.cross_entropy(output, target, reduction="none")
+        # 1 - e^{-ℓ} without cancellation.
+        wrong = (-torch.expm1(-value)).clamp_min(torch.finfo(value.dtype).eps)
+        return wrong**gamma * value
+
+    return loss
+
+
+def power(*, power: float = 2.0) -> PerSample:
+    """ℓ = (-log p_y)^p: for p > 1 the gradient of a sample grows with its loss, by p ℓ^{p-1}."""
+    p = _arguments.number("power", power, 1.0)
+    return lambda output, target: F.cross_entropy(output, target, reduction="none") ** p
+
+
+LOSSES: dict[str, Callable[..., PerSample]] = {
+    "cross_entropy": cross_entropy,
+    "focal": focal,
+    "power": power,
+    "temperature": temperature,
+}
+
+
+def per_sample(name: str, options: Mapping[str, Any]) -> PerSample:
+    """`loss(output [n, C], target [n]) → [n]`.
+
+    | name | ℓ | options |
+    |---|---|---|
+    | `cross_entropy` | -log p_y | `smoothing` (0) |
+    | `temperature` | -log softmax(z/T)_y | `temperature` T (0.5) |
+    | `focal` | (1 - p_y)^γ (-log p_y) | `gamma` (2) |
+    | `power` | (-log p_y)^p | `power` p ≥ 1 (2) |
+
+    Raises:
+        ValueError: an unknown name or option, or a value out of range.
+
+    Two equal logits have p = 1/2, and with the square the loss is (log 2)²:
+
+    >>> z, y = torch.zeros(1, 2), torch.tensor([0])
+    >>> round(per_sample("power", {"power": 2})(z, y).item(), 4)
+    0.4805
+    """
+    make = LOSSES[_arguments.choice("loss", name, LOSSES)]
+    _arguments.options(f"the loss {name!r}", make, options)
+    return make(**options)

@@ -1,0 +1,183 @@
+"""The network of a run, or several of one architecture that train as one."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call, stack_module_state, vmap
+from torch.optim import Optimizer
+
+from sim import models
+from sim.data import Dataset
+from sim.training import _optimizers
+from sim.training._config import DTYPES, TrainConfig
+
+
+class Network:
+    """Networks that differ in their weights only, called lanes; mostly there is one.
+
+    Several lanes are one set of tensors with the lanes as first dimension, and one forward pass.
+
+    Attributes:
+        model: the module; with several lanes, a shell without weights of its own.
+        lanes: how many.
+        names: of the parameters.
+        parameters: the leaves, `[lanes, …]` where there are several.
+    """
+
+    def __init__(self, configs: list[TrainConfig], dataset: Dataset) -> None:
+        config = configs[0]
+        device, dtype = torch.device(config.device), DTYPES[config.dtype]
+        built = [_build(each, dataset).to(device, dtype).train() for each in configs]
+        self.lanes = len(built)
+        self.model = built[0]
+        self.names = [name for name, _ in self.model.named_parameters()]
+        self._precision = config.precision
+        self._device = device
+        self._random = any(
+            isinstance(m, nn.modules.dropout._DropoutNd) and m.p > 0 for m in self.model.modules()
+        )
+        self._call: Callable[[Tensor], Tensor] = self.model
+        if self.lanes > 1:
+            reason = obstacle(config)
+            if reason is not None:
+                raise ValueError(f"vectorise: {reason}; train such networks one by one")
+            stacked, _ = stack_module_state(built)
+            self.parameters = [stacked[name] for name in self.names]
+        else:
+            if config.channels_last:
+                self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+            if config.compile:
+                self._call = torch.compile(self.model)
+            self.parameters = list(self.model.parameters())
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Outputs `[lanes, n, C]` of inputs `[lanes, n, …]`."""
+        if self._precision == "full":
+            return self._forward(x)
+        with torch.autocast(self._device.type, dtype=torch.bfloat16):
+            return self._forward(x).to(self.parameters[0].dtype)
+
+    def _forward(self, x: Tensor) -> Tensor:
+        if self.lanes == 1:
+            found: Tensor = self._call(x[0])
+            return found.unsqueeze(0)
+
+        def one(parameters: dict[str, Tensor], inputs: Tensor) -> Tensor:
+            result: Tensor = functional_call(self.model, parameters, (inputs,))
+            return result
+
+        return vmap(one)(dict(zip(self.names, self.parameters, strict=True)), x)
+
+    def optimizer(self, config: TrainConfig) -> Optimizer:
+        """The optimizer of all lanes."""
+        name, options = config.optimizer, config.optimizer_options
+        self._views: list[tuple[nn.Parameter, int, int]] = []
+        if self.lanes == 1 or name in _optimizers.ELEMENTWISE:
+            named = list(zip(self.names, self.parameters, strict=True))
+            return _optimizers.make(name, named, config.lr, options)
+        groups = []
+        for lane in range(self.lanes):
+            pairs = []
+            for number, parameter in enumerate(self.parameters):
+                view = nn.Parameter(parameter.detach()[lane])
+                self._views.append((view, number, lane))
+                pairs.append((f"{lane}.{self.names[number]}", view))
+            groups.append({"params": pairs})
+        return _optimizers.make(name, groups, config.lr, options)
+
+    def lend_gradients(self) -> None:
+        """Show the lanes' gradients to an optimizer that works on the lanes one by one."""
+        for view, number, lane in self._views:
+            gradient = self.parameters[number].grad
+            view.grad = None if gradient is None else gradient[lane]
+
+    def lane(self, tensor: Tensor, index: int) -> Tensor:
+        """A lane's part of a tensor that belongs to a parameter."""
+        return tensor[index] if self.lanes > 1 else tensor
+
+    def weights(self, index: int) -> dict[str, Tensor]:
+        """A lane's parameters and buffers, copied to the CPU: what `load_state_dict` takes."""
+        values = dict(self.model.state_dict())
+        for name, tensor in zip(self.names, self.parameters, strict=True):
+            values[name] = self.lane(tensor, index)
+        return {name: value.detach().to("cpu", copy=True) for name, value in values.items()}
+
+    def state(self) -> dict[str, Tensor]:
+        """All parameters and buffers."""
+        named = dict(zip(self.names, self.parameters, strict=True))
+        return {
+            name: named.get(name, value).detach() for name, value in self.model.state_dict().items()
+        }
+
+    def load(self, state: dict[str, Tensor]) -> None:
+        """Take over what `state` returned."""
+        with torch.no_grad():
+            for name, value in self.state().items():
+                value.copy_(state[name])
+
+    def reseed(self, *seed: int) -> None:
+        """Draw the next masks from this seed. Nothing is done for a network without any."""
+        if self._random:
+            word = _word(seed)
+            torch.default_generator.manual_seed(word)
+            if self._device.type == "cuda":
+                with torch.cuda.device(self._device):
+                    torch.cuda.manual_seed(word)
+
+    @contextmanager
+    def buffers_kept(self) -> Iterator[None]:
+        """Running statistics are put back at the end."""
+        before = [buffer.clone() for buffer in self.model.buffers()]
+        try:
+            yield
+        finally:
+            for buffer, value in zip(self.model.buffers(), before, strict=True):
+                buffer.copy_(value)
+
+    @contextmanager
+    def evaluating(self) -> Iterator[None]:
+        """Evaluation mode, and back."""
+        self.model.eval()
+        try:
+            yield
+        finally:
+            self.model.train()
+
+
+def _build(config: TrainConfig, dataset: Dataset) -> nn.Module:
+    options: dict[str, Any] = dict(config.model_options)
+    return models.build(
+        config.model,
+        in_shape=dataset.shape,
+        classes=dataset.classes,
+        seed=config.seed,
+        **options,
+    )
+
+
+def obstacle(config: TrainConfig) -> str | None:
+    """Why networks of this configuration cannot train as lanes of one, or `None`.
+
+    >>> obstacle(TrainConfig(epochs=1, model_options={"dropout": 0.5}))
+    'the model has dropout, whose masks would be others'
+    """
+    if config.optimizer == "cblr" or config.measure.curvature_every:
+        return "exact curvature is computed network by network"
+    if config.compile or config.channels_last:
+        return "compile and channels_last are for a single network"
+    options: dict[str, Any] = dict(config.model_options)
+    shape = (1, 32, 32)
+    model = models.build(config.model, in_shape=shape, classes=2, seed=0, **options)
+    if any(True for _ in model.buffers()):
+        return "the model has buffers (batch norm)"
+    if any(isinstance(m, nn.modules.dropout._DropoutNd) and m.p > 0 for m in model.modules()):
+        return "the model has dropout, whose masks would be others"
+    return None
+
+
+def _word(seed: tuple[int, ...]) -> int:
+    return int(np.random.SeedSequence(list(seed)).generate_state(1, np.uint64)[0]) >> 1

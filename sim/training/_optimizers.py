@@ -1,0 +1,60 @@
+"""From an optimizer's name to the optimizer."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch.optim import Optimizer
+
+from sim import _arguments, optimizers
+
+OPTIMIZERS: dict[str, Callable[..., Optimizer]] = {
+    "adam": torch.optim.Adam,
+    "adamw": torch.optim.AdamW,
+    "cblr": optimizers.CBLR,
+    "lamb": optimizers.LAMB,
+    "lars": optimizers.LARS,
+    "mclr": optimizers.MCLR,
+    "percent-delta": optimizers.PercentDelta,
+    "sgd": torch.optim.SGD,
+}
+# Entry by entry, so that the tensors of several networks can be updated as one.
+ELEMENTWISE = ("adam", "adamw", "sgd")
+_SGD = {"momentum", "dampening", "weight_decay", "nesterov"}
+_ADAM = {"betas", "eps", "weight_decay", "amsgrad"}
+_TORCH = {"adam": _ADAM, "adamw": _ADAM, "sgd": _SGD}
+
+
+def make(name: str, params: Any, lr: float, options: Mapping[str, Any]) -> Optimizer:
+    """The optimizer over named parameters; torch's own in their fused form.
+
+    | name | class | options |
+    |---|---|---|
+    | `sgd` | `torch.optim.SGD` | `momentum`, `dampening`, `weight_decay`, `nesterov` |
+    | `adam`, `adamw` | `torch.optim.Adam`, `AdamW` | `betas`, `eps`, `weight_decay`, `amsgrad` |
+    | `cblr`, `lars`, `mclr`, `percent-delta`, `lamb` | those of `sim.optimizers` | theirs |
+
+    Raises:
+        ValueError: an unknown name or option, or a value that the optimizer refuses.
+
+    >>> w = torch.nn.Parameter(torch.zeros(2))
+    >>> type(make("lars", [("w", w)], 0.1, {"momentum": 0.9})).__name__
+    'LARS'
+    """
+    kind = OPTIMIZERS[_arguments.choice("optimizer", name, OPTIMIZERS)]
+    if name in _TORCH:
+        for option in options:
+            if option not in _TORCH[name]:
+                possible = sorted(_TORCH[name])
+                raise ValueError(
+                    f"{option}: no such option for the optimizer {name!r}; its options are: "
+                    f"{', '.join(possible)}{_arguments.did_you_mean(option, possible)}"
+                )
+        return kind(params, lr=lr, fused=True, **options)
+    _arguments.options(f"the optimizer {name!r}", kind, options)
+    return kind(params, lr=lr, **options)
+
+
+def check(name: str, lr: float, options: Mapping[str, Any]) -> None:
+    """Refuse, without a network, what `make` would refuse."""
+    make(name, [("w", torch.nn.Parameter(torch.zeros(1)))], lr, options)

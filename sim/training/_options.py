@@ -1,0 +1,116 @@
+"""Immutable mappings of plain values, and dataclasses read from them."""
+
+import dataclasses
+import math
+from collections.abc import Iterator, Mapping
+from numbers import Integral, Real
+from typing import Any, TypeVar
+
+from sim import _arguments
+
+T = TypeVar("T")
+
+
+class Options(Mapping[str, Any]):
+    """A mapping from names to plain values that cannot change and can be hashed.
+
+    Raises:
+        TypeError: a value is not a number, a string, a boolean, `None` or a sequence of these.
+
+    >>> options = Options(momentum=0.9, hidden=[8, 8])
+    >>> options["hidden"], options == {"hidden": (8, 8), "momentum": 0.9}
+    ((8, 8), True)
+    """
+
+    def __init__(self, given: Mapping[str, Any] | None = None, **more: Any) -> None:
+        values = {**(given or {}), **more}
+        self._values = {str(key): _frozen(str(key), values[key]) for key in sorted(values)}
+
+    def __getitem__(self, key: str) -> Any:
+        return self._values[key]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._values)
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    def __hash__(self) -> int:
+        return hash(tuple(self._values.items()))
+
+    def __repr__(self) -> str:
+        return f"Options({', '.join(f'{k}={v!r}' for k, v in self._values.items())})"
+
+
+def _frozen(name: str, value: Any) -> Any:
+    if value is None or isinstance(value, str | bool):
+        return value
+    if isinstance(value, Integral):
+        return int(value)
+    if isinstance(value, Real):
+        return float(value)
+    if isinstance(value, list | tuple | range):
+        return tuple(_frozen(name, each) for each in value)
+    raise TypeError(
+        f"{name}: got {type(value).__name__}; give a number, a string, a boolean or a list of these"
+    )
+
+
+def read(kind: type[T], argument: str, given: Any) -> T:
+    """A dataclass from a mapping (or one already made), with its own unknown names refused."""
+    if isinstance(given, kind):
+        return given
+    if not isinstance(given, Mapping):
+        raise TypeError(f"{argument}: got {given!r}; give {kind.__name__} or a mapping")
+    names = [field.name for field in dataclasses.fields(kind)]  # type: ignore[arg-type]
+    for name in given:
+        if name not in names:
+            raise ValueError(
+                f"{argument}.{name}: no such option; its options are: {', '.join(names)}"
+                f"{_arguments.did_you_mean(name, names)}"
+            )
+    try:
+        return kind(**given)
+    except (TypeError, ValueError) as error:
+        raise type(error)(f"{argument}.{error}") from None
+
+
+def plain(value: Any) -> Any:
+    """The value as JSON has it: dataclasses and mappings as dictionaries, tuples as lists.
+
+    >>> plain(Options(hidden=(8, 8)))
+    {'hidden': [8, 8]}
+    """
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {f.name: plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        return {key: plain(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(each) for each in value]
+    return value
+
+
+def canonical(value: Any) -> Any:
+    """The plain value with whole floats as integers, so that 1 and 1.0 are one configuration."""
+    if isinstance(value, dict):
+        return {key: canonical(each) for key, each in value.items()}
+    if isinstance(value, list):
+        return [canonical(each) for each in value]
+    if isinstance(value, float) and math.isfinite(value) and value == int(value):
+        return int(value)
+    return value
+
+
+def differences(one: Any, other: Any, prefix: str = "") -> list[str]:
+    """The names under which two plain values differ, dotted.
+
+    >>> differences({"lr": 1, "measure": {"every": 1}}, {"lr": 2, "measure": {"every": 3}})
+    ['lr', 'measure.every']
+    """
+    if isinstance(one, dict) and isinstance(other, dict):
+        found = []
+        for key in dict.fromkeys([*one, *other]):
+            name = f"{prefix}.{key}" if prefix else str(key)
+            found += differences(one.get(key), other.get(key), name)
+        return found
+    return [] if one == other else [prefix]

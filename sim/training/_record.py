@@ -1,0 +1,351 @@
+"""The measurements of a run, kept on the device until an epoch ends.
+
+Nothing here waits for the device: numbers go into buffers there and come over in blocks.
+"""
+
+import math
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from sim.training._network import Network
+from sim.training._schedules import Pass
+
+STEP_COLUMNS = (
+    "loss",
+    "objective",
+    "accuracy",
+    "decrease_batch",
+    "decrease_held_out",
+)
+LAYER_COLUMNS = ("gradient_abs", "stride")
+EPOCH_LAYER_COLUMNS = (
+    "gradient_abs",
+    "gradient_mean_abs",
+    "gradient_deviation",
+    "stride",
+    "path",
+    "displacement",
+)
+EPOCH_COLUMNS = (
+    "epoch",
+    "last_step",
+    "steps",
+    "batch_size",
+    "samples",
+    "whole",
+    "train_loss",
+    "train_accuracy",
+    "test_loss",
+    "test_accuracy",
+    "seconds",
+)
+CURVATURE_COLUMNS = (
+    "step",
+    "parameter",
+    "size",
+    "gradient_abs",
+    "curvature_abs",
+    "radius_median",
+    "radius_low",
+    "radius_high",
+    "zero_curvature",
+    "negative_curvature",
+)
+TABLES = ("steps", "epochs", "layer_steps", "layer_epochs", "curvature")
+# Rows that stay on the device before they come over.
+CAPACITY = 256
+# Norms are summed in pieces of this size: one float32 sum over 10⁷ entries is off by per cents.
+PIECE = 2**14
+
+
+class Recorder:
+    """What is measured at every step and epoch, for all lanes."""
+
+    def __init__(self, network: Network, layers_every: int) -> None:
+        self.network = network
+        self.every = layers_every
+        device = network.parameters[0].device
+        # Apple's devices have no float64.
+        wide = torch.float32 if device.type == "mps" else torch.float64
+        self.sizes = [p.numel() // network.lanes for p in network.parameters]
+        count = len(network.parameters)
+        self.rows = torch.empty(
+            CAPACITY, network.lanes, len(STEP_COLUMNS), dtype=wide, device=device
+        )
+        self.layer_rows = torch.empty(
+            CAPACITY, network.lanes, count, len(LAYER_COLUMNS), dtype=wide, device=device
+        )
+        self.row_steps: list[int] = []
+        self.layer_steps: list[int] = []
+        self.blocks: dict[str, list[tuple[list[int], Tensor]]] = {"steps": [], "layer_steps": []}
+        self.epochs: list[dict[str, Any]] = []
+        self.layer_epochs: list[tuple[int, int, Tensor]] = []
+        self.curvature: list[dict[str, Any]] = []
+        self.diverged: dict[int, int] = {}
+        # Of the epoch so far.
+        self.previous: list[Tensor] = []
+        self.start: list[Tensor] = []
+        self.mean: list[Tensor] = []
+        self.square: list[Tensor] = []
+        self.sums = torch.zeros(network.lanes, count, len(LAYER_COLUMNS), dtype=wide, device=device)
+        self.count = 0
+
+    def begin_epoch(self) -> None:
+        """Start the sums of an epoch anew."""
+        if not self.every:
+            return
+        parameters = self.network.parameters
+        if not self.start:
+            for kept in (self.previous, self.start, self.mean, self.square):
+                kept.extend(torch.zeros_like(p, requires_grad=False) for p in parameters)
+        with torch.no_grad():
+            torch._foreach_copy_(self.start, parameters)
+            torch._foreach_zero_(self.mean)
+            torch._foreach_zero_(self.square)
+        self.sums.zero_()
+        self.count = 0
+
+    def measures(self, step: int) -> bool:
+        """Whether the tensors are measured at this step."""
+        return self.every > 0 and step % self.every == 0
+
+    @torch.no_grad()
+    def before(self, step: int) -> None:
+        """Between the gradient and the step: E|g|, and the moments of every entry's gradient."""
+        if not self.measures(step):
+            return
+        parameters = self.network.parameters
+        torch._foreach_copy_(self.previous, parameters)
+        gradients = [
+            p.grad if p.grad is not None else torch.zeros_like(p, requires_grad=False)
+            for p in parameters
+        ]
+        self._gradient_abs = self._mean_abs(gradients)
+        # Welford's update: no difference of large sums.
+        self.count += 1
+        change = torch._foreach_sub(gradients, self.mean)
+        torch._foreach_add_(self.mean, change, alpha=1 / self.count)
+        torch._foreach_addcmul_(self.square, change, change, value=1 - 1 / self.count)
+
+    @torch.no_grad()
+    def after(self, step: int) -> None:
+        """After the step: E|Δw|."""
+        if not self.measures(step):
+            return
+        torch._foreach_sub_(self.previous, self.network.parameters)
+        both = torch.stack([self._gradient_abs, self._mean_abs(self.previous)], -1)
+        self.layer_rows[len(self.layer_steps)].copy_(both)
+        self.sums.add_(both)
+        self.layer_steps.append(step)
+
+    @torch.no_grad()
+    def add(self, step: int, values: list[Tensor | float]) -> None:
+        """A row of `STEP_COLUMNS`, each `[lanes]` or one number for all."""
+        row = self.rows[len(self.row_steps)]
+        for column, value in enumerate(values):
+            row[:, column] = value
+        self.row_steps.append(step)
+        if len(self.row_steps) == CAPACITY:
+            self.flush()
+
+    def flush(self) -> None:
+        """Bring over what lies on the device, and see which lanes are not finite any more."""
+        for name, steps, rows in (
+            ("steps", self.row_steps, self.rows),
+            ("layer_steps", self.layer_steps, self.layer_rows),
+        ):
+            if steps:
+                block = rows[: len(steps)].to("cpu", copy=True)
+                self.blocks[name].append((list(steps), block))
+                if name == "steps":
+                    self._look(steps, block[:, :, 0])
+                steps.clear()
+
+    def _look(self, steps: list[int], losses: Tensor) -> None:
+        for row, lane in (~losses.isfinite()).nonzero().tolist():
+            self.diverged.setdefault(lane, steps[row])
+
+    @torch.no_grad()
+    def end_epoch(
+        self, each: Pass, counts: Tensor, tested: dict[str, Tensor], seconds: float, whole: bool
+    ) -> None:
+        """One row per lane, and one per lane and tensor.
+
+        Args:
+            each: the pass.
+            counts: `[steps]`, the size of each batch.
+            tested: `[lanes]` values from the test split.
+            seconds: that the pass took.
+            whole: whether the pass saw all its steps, not the first ones only.
+        """
+        self.flush()
+        rows = self._rows_since(each.first)
+        weight = counts.double()
+        n = float(weight.sum())
+        loss, accuracy = (
+            (rows[:, :, STEP_COLUMNS.index(c)].double() * weight[:, None]).sum(0) / n
+            for c in ("loss", "accuracy")
+        )
+        for lane in range(self.network.lanes):
+            self.epochs.append(
+                {
+                    "lane": lane,
+                    "epoch": each.epoch,
+                    "last_step": each.first + each.steps - 1,
+                    "steps": each.steps,
+                    "batch_size": each.batch_size,
+                    "samples": int(n),
+                    "whole": whole,
+                    "train_loss": float(loss[lane]),
+                    "train_accuracy": float(accuracy[lane]),
+                    **{name: float(value[lane]) for name, value in tested.items()},
+                    "seconds": seconds,
+                }
+            )
+        if self.every and self.count:
+            k = self.count
+            deviation = [(s / (k - 1)).sqrt() if k > 1 else s * math.nan for s in self.square]
+            displacement = torch._foreach_sub(self.start, self.network.parameters)
+            gradient, path = self.sums.unbind(-1)
+            columns = [
+                gradient / k,
+                self._mean_abs(self.mean),
+                self._mean_abs(deviation),
+                path / k,
+                path,
+                self._mean_abs(list(displacement)),
+            ]
+            stacked = torch.stack([c.to(self.sums) for c in columns], -1)
+            self.layer_epochs.append((each.epoch, k, stacked.to("cpu", copy=True)))
+
+    def _rows_since(self, step: int) -> Tensor:
+        parts = []
+        for steps, block in reversed(self.blocks["steps"]):
+            if steps[-1] < step:
+                break
+            parts.append(block[next(i for i, s in enumerate(steps) if s >= step) :])
+        return torch.cat(parts[::-1])
+
+    def _mean_abs(self, tensors: list[Tensor]) -> Tensor:
+        """The average size of an entry, `[lanes, tensors]`."""
+        lanes = self.network.lanes
+        if lanes > 1:
+            return torch.stack([t.abs().flatten(1).mean(1) for t in tensors], 1).to(self.rows.dtype)
+        pieces = [_flat(t).split(PIECE) for t in tensors]
+        norms = torch._foreach_norm([piece for each in pieces for piece in each], 1)
+        flat = torch.stack(list(norms)).to(self.rows.dtype)
+        if any(len(each) > 1 for each in pieces):
+            split = flat.split([len(each) for each in pieces])
+            flat = torch.stack([each.sum() for each in split])
+        return (flat / torch.tensor(self.sizes, dtype=flat.dtype, device=flat.device)).unsqueeze(0)
+
+    def state(self) -> dict[str, Any]:
+        """All that is needed to go on from here, after a `flush`."""
+        kept = ("blocks", "epochs", "layer_epochs", "curvature", "diverged", "count", "sums")
+        lists = ("start", "mean", "square")
+        return {name: getattr(self, name) for name in (*kept, *lists)}
+
+    def load(self, state: dict[str, Any]) -> None:
+        """Go on from what `state` returned."""
+        device = self.sums.device
+        for name, value in state.items():
+            if name in ("start", "mean", "square"):
+                value = [tensor.to(device) for tensor in value]
+            setattr(self, name, value.to(device) if isinstance(value, Tensor) else value)
+        self.previous = [torch.zeros_like(tensor) for tensor in self.start]
+
+
+def _flat(tensor: Tensor) -> Tensor:
+    # A sum does not mind the order: channels-last memory is taken as it lies.
+    if tensor.is_contiguous():
+        return tensor.view(-1)
+    if tensor.dim() == 4 and tensor.is_contiguous(memory_format=torch.channels_last):
+        return tensor.permute(0, 2, 3, 1).reshape(-1)
+    return tensor.reshape(-1)
+
+
+def frames(
+    recorder: Recorder, lane: int, plan: list[Pass], rates: list[float], samples: list[int]
+) -> dict[str, pd.DataFrame]:
+    """The tables of one lane; what follows a loss that is not finite is left out.
+
+    Args:
+        recorder: after its last `flush`.
+        lane: which.
+        plan, rates: of the run.
+        samples: the size of every step's batch.
+    """
+    last = recorder.diverged.get(lane, math.inf)
+    epoch_of = np.repeat([each.epoch for each in plan], [each.steps for each in plan])
+    return {
+        "steps": _steps(recorder, lane, last, epoch_of, np.array(rates), np.array(samples)),
+        "epochs": _rows(recorder.epochs, EPOCH_COLUMNS, lane, "last_step", last - 1),
+        "layer_steps": _layer_steps(recorder, lane, last, epoch_of),
+        "layer_epochs": _layer_epochs(recorder, lane, last, plan),
+        "curvature": _rows(recorder.curvature, CURVATURE_COLUMNS, lane, "step", last),
+    }
+
+
+def _rows(
+    rows: list[dict[str, Any]], columns: tuple[str, ...], lane: int, key: str, last: float
+) -> pd.DataFrame:
+    kept = [row for row in rows if row["lane"] == lane and row[key] <= last]
+    return pd.DataFrame(kept, columns=list(columns))
+
+
+def _steps(
+    recorder: Recorder,
+    lane: int,
+    last: float,
+    epoch_of: np.ndarray,
+    rates: np.ndarray,
+    samples: np.ndarray,
+) -> pd.DataFrame:
+    step, values = _lane(recorder.blocks["steps"], lane, last, (len(STEP_COLUMNS),))
+    known = {
+        "step": step,
+        "epoch": epoch_of[step],
+        "batch_size": samples[step],
+        "lr": rates[step],
+    }
+    return pd.DataFrame({**known, **dict(zip(STEP_COLUMNS, values.T, strict=True))})
+
+
+def _layer_steps(recorder: Recorder, lane: int, last: float, epoch_of: np.ndarray) -> pd.DataFrame:
+    names = recorder.network.names
+    shape = (len(names), len(LAYER_COLUMNS))
+    step, values = _lane(recorder.blocks["layer_steps"], lane, last, shape)
+    known = {
+        "step": np.repeat(step, len(names)),
+        "epoch": np.repeat(epoch_of[step], len(names)),
+        "parameter": np.tile(np.array(names, dtype=object), len(step)),
+    }
+    flat = values.reshape(-1, len(LAYER_COLUMNS)).T
+    return pd.DataFrame({**known, **dict(zip(LAYER_COLUMNS, flat, strict=True))})
+
+
+def _lane(
+    blocks: list[tuple[list[int], Tensor]], lane: int, last: float, shape: tuple[int, ...]
+) -> tuple[np.ndarray, np.ndarray]:
+    """The steps up to the last one, and their values in this lane."""
+    if not blocks:
+        return np.empty(0, dtype=int), np.empty((0, *shape))
+    step = np.concatenate([np.array(steps) for steps, _ in blocks])
+    values = np.concatenate([block[:, lane].numpy() for _, block in blocks])
+    return step[step <= last], values[step <= last]
+
+
+def _layer_epochs(recorder: Recorder, lane: int, last: float, plan: list[Pass]) -> pd.DataFrame:
+    ends = {each.epoch: each.first + each.steps - 1 for each in plan}
+    rows = []
+    for epoch, count, block in recorder.layer_epochs:
+        if ends[epoch] < last:
+            for name, size, values in zip(
+                recorder.network.names, recorder.sizes, block[lane].tolist(), strict=True
+            ):
+                rows.append([epoch, name, size, count, *values])
+    return pd.DataFrame(rows, columns=["epoch", "parameter", "size", "steps", *EPOCH_LAYER_COLUMNS])

@@ -1,0 +1,155 @@
+"""What a run leaves behind, in memory and on disk."""
+
+import json
+import platform
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from torch import Tensor, nn
+
+from sim import models
+from sim.training import _store
+from sim.training._config import DTYPES, TrainConfig
+from sim.training._options import differences
+from sim.training._record import TABLES
+
+
+@dataclass(frozen=True, eq=False)
+class Run:
+    """A run that has come to its end: its tables, its weights, and how it ended.
+
+    Attributes:
+        config: the configuration.
+        status: `"finished"`, or `"diverged"` where a loss or a weight was not finite; all up to
+            there is kept.
+        reason: of a divergence, in words; else empty.
+        steps, epochs, layer_steps, layer_epochs, curvature: tidy tables, see `docs/training.md`.
+        weights: name → tensor, parameters and buffers at the end, on the CPU.
+        data: provenance of the data set.
+        shape, classes: of the data set, for `model`.
+        seconds: spent in training.
+        environment: versions and hardware.
+        folder: where it lies on disk, or `None`.
+    """
+
+    config: TrainConfig
+    status: str
+    reason: str
+    steps: pd.DataFrame
+    epochs: pd.DataFrame
+    layer_steps: pd.DataFrame
+    layer_epochs: pd.DataFrame
+    curvature: pd.DataFrame
+    weights: dict[str, Tensor]
+    data: dict[str, Any]
+    shape: tuple[int, ...]
+    classes: int
+    seconds: float
+    environment: dict[str, Any] = field(default_factory=dict)
+    folder: Path | None = None
+
+    def __repr__(self) -> str:
+        last = f", {self.reason}" if self.reason else ""
+        return f"Run({self.config.hash}, {self.status}, {len(self.steps)} steps{last})"
+
+    def model(self) -> nn.Module:
+        """The network with its weights at the end, in evaluation mode."""
+        options: dict[str, Any] = dict(self.config.model_options)
+        built = models.build(
+            self.config.model, in_shape=self.shape, classes=self.classes, seed=0, **options
+        ).to(DTYPES[self.config.dtype])
+        built.load_state_dict(self.weights)
+        return built.eval()
+
+    def summary(self) -> dict[str, Any]:
+        """One row of a sweep: how it ended, the last values and the best."""
+        row: dict[str, Any] = {
+            "hash": self.config.hash,
+            "status": self.status,
+            "reason": self.reason,
+            "steps_taken": len(self.steps),
+            "epochs_taken": len(self.epochs),
+        }
+        for name in ("train_loss", "train_accuracy", "test_loss", "test_accuracy"):
+            known = name in self.epochs
+            values = self.epochs[name].dropna() if known else pd.Series(dtype=float)
+            row[name] = float(values.iloc[-1]) if len(values) else float("nan")
+            if name == "test_accuracy":
+                row["best_test_accuracy"] = float(values.max()) if len(values) else float("nan")
+        return {**row, "seconds": self.seconds}
+
+    def write(self, folder: Path) -> None:
+        """Write everything; `run.json` comes last and says that the rest is there."""
+        _store.write_json(folder / "config.json", self.config.plain())
+        for table in TABLES:
+            _store.write_frame(folder / f"{table}.parquet", getattr(self, table))
+        _store.write_tensors(folder / "weights.pt", self.weights)
+        _store.write_json(
+            folder / "run.json",
+            {
+                "hash": self.config.hash,
+                "config": self.config.plain(),
+                "status": self.status,
+                "reason": self.reason,
+                "seconds": self.seconds,
+                "data": self.data,
+                "shape": list(self.shape),
+                "classes": self.classes,
+                "environment": self.environment,
+            },
+        )
+
+
+def load(folder: str | Path) -> Run:
+    """A run from its folder.
+
+    Raises:
+        FileNotFoundError: there is no run that has come to its end.
+    """
+    folder = Path(folder)
+    path = folder / "run.json"
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"folder: {str(folder)!r} holds no run that has come to its end; start it again to go "
+            "on, or give the folder that holds run.json"
+        )
+    record = json.loads(path.read_text(encoding="utf-8"))
+    tables: dict[str, Any] = {
+        table: pd.read_parquet(folder / f"{table}.parquet") for table in TABLES
+    }
+    return Run(
+        config=TrainConfig.read(record["config"]),
+        weights=_store.read_tensors(folder / "weights.pt"),
+        shape=tuple(record["shape"]),
+        folder=folder,
+        **{k: record[k] for k in ("status", "reason", "seconds", "data", "classes", "environment")},
+        **tables,
+    )
+
+
+def check_same(folder: Path, found: dict[str, Any], config: TrainConfig) -> None:
+    """Refuse a folder that belongs to another configuration, and say in what it differs."""
+    names = differences(found, config.plain())
+    if names:
+        raise ValueError(
+            f"out: {str(folder)!r} holds a run of another configuration, which differs in "
+            f"{', '.join(names)}; give another folder, or the same configuration"
+        )
+
+
+def environment(device: str, world: int) -> dict[str, Any]:
+    """What the numbers were computed with."""
+    found = {
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "machine": platform.machine(),
+        "threads": torch.get_num_threads(),
+        "processes": world,
+        "device": device,
+    }
+    if device.startswith("cuda"):
+        found["gpu"] = torch.cuda.get_device_name(device)
+    return found

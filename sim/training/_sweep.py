@@ -1,0 +1,217 @@
+"""Many runs: over local processes, a Dask cluster, or many seeds at once in one process."""
+
+import os
+import threading
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import joblib
+import pandas as pd
+import torch
+
+from sim import _arguments
+from sim.training._config import TrainConfig
+from sim.training._options import plain
+from sim.training._progress import bar
+from sim.training._record import TABLES
+from sim.training._run import Run
+from sim.training._train import Interrupted, Loop
+from sim.training._vectorise import groups
+
+# One run at a time in a process: they share its random state and number of threads.
+_ONE = threading.Lock()
+
+
+def sweep(
+    configs: Iterable[TrainConfig | Mapping[str, Any]],
+    *,
+    out: str | os.PathLike[str] | None = None,
+    root: str | os.PathLike[str] | None = None,
+    table: str = "runs",
+    jobs: int | None = None,
+    scheduler: str | None = None,
+    vectorise: bool = False,
+    threads: int = 1,
+    checkpoint_seconds: float = 60.0,
+    checkpoint_steps: int | None = None,
+    progress: bool = False,
+) -> pd.DataFrame:
+    """Train many networks and return one tidy table.
+
+    Args:
+        configs: of the runs, see `grid`; the same one twice is one run.
+        out: each run has the folder `out/<hash>`; what has come to its end there is not run again,
+            what was cut short goes on. `None` keeps everything in memory.
+        root: where the data set's files are; on a cluster, on every worker.
+        table: `"runs"`, one row a run, or one of the runs' tables: `"steps"`, `"epochs"`,
+            `"layer_steps"`, `"layer_epochs"`, `"curvature"`.
+        jobs: local processes; `None` for one per core, 1 for this process.
+        scheduler: the address of a Dask scheduler, `tcp://host:8786`: its workers train instead.
+            `out` must then be a folder that they share.
+        vectorise: train seeds of one configuration together in one process, which is equal to
+            rounding, not bit for bit. Networks that cannot (dropout, batch norm, `cblr`, a
+            curvature measurement) train one by one.
+        threads: torch threads of each run. Results depend on it, by rounding.
+        checkpoint_seconds, checkpoint_steps: as for `train`.
+        progress: a bar on standard error, with the estimated time.
+
+    Returns:
+        A frame. First come the fields in which the configurations differ (dotted where they are
+        nested) and the seed; for `"runs"` then `hash`, `status` (`"finished"`, `"diverged"`,
+        `"failed"` or `"interrupted"`), `reason`, `steps_taken`, `epochs_taken`, the last
+        `train_loss`, `train_accuracy`, `test_loss`, `test_accuracy`, and `best_test_accuracy`, and
+        `seconds`. Rows are in the order of the configurations, whoever is ready first.
+
+    Raises:
+        ValueError, TypeError: no configurations, or one that `TrainConfig` refuses, before any
+            run starts. What goes wrong later in one run is in its `reason`, and the others go on.
+
+    >>> from sim.training import grid
+    >>> base = {"model_options": {"hidden": [8]}, "samples": 128, "epochs": 1}
+    >>> found = sweep(grid(base, lr=[0.1, 0.2], seed=range(2)), jobs=1)
+    >>> found[["lr", "seed", "status"]].values.tolist()[0], len(found)
+    ([0.1, 0, 'finished'], 4)
+    """
+    if isinstance(configs, TrainConfig | Mapping):
+        raise TypeError("configs: got one configuration; give a list of them, or use train")
+    every = [TrainConfig.read(config) for config in configs]
+    if not every:
+        raise ValueError("configs: got none; give at least one")
+    _arguments.choice("table", table, ("runs", *TABLES))
+    threads = _arguments.integer("threads", threads, 1)
+    if jobs is not None:
+        _arguments.integer("jobs", jobs, 1)
+    unique = list(dict.fromkeys(every))
+    tasks = groups(unique) if vectorise else [[config] for config in unique]
+    options = {
+        "out": None if out is None else str(Path(out).absolute()),
+        "root": None if root is None else str(root),
+        "table": table,
+        "threads": threads,
+        "checkpoint_seconds": checkpoint_seconds,
+        "checkpoint_steps": checkpoint_steps,
+    }
+    found: dict[TrainConfig, pd.DataFrame] = {}
+    with _backend(jobs, scheduler, len(tasks)) as parallel:
+        calls = (joblib.delayed(_task)([c.plain() for c in task], options) for task in tasks)
+        with bar(disable=not progress) as shown:
+            line = shown.add_task("runs", total=len(unique))
+            for part in parallel(calls):
+                for config, frame in part:
+                    found[TrainConfig.read(config)] = frame
+                shown.advance(line, len(part))
+    return _joined(every, found)
+
+
+@contextmanager
+def _backend(jobs: int | None, scheduler: str | None, tasks: int) -> Iterator[joblib.Parallel]:
+    """What runs the tasks, and yields their results as they come."""
+    kind = "generator_unordered"
+    if scheduler is None:
+        count = min(tasks, jobs or joblib.cpu_count())
+        yield joblib.Parallel(n_jobs=count, return_as=kind, batch_size=1, pre_dispatch=2 * count)
+        return
+    try:
+        from distributed import Client
+    except ImportError:
+        raise ValueError(
+            f"scheduler: {scheduler!r} is for Dask, which is not installed; "
+            "pip install 'cblr[dask]', or leave it out for local processes"
+        ) from None
+    try:
+        client = Client(scheduler, timeout=30)
+    except (OSError, ValueError) as error:
+        raise ValueError(
+            f"scheduler: there is none at {scheduler!r} ({type(error).__name__}); "
+            "give the address that dask scheduler prints, as in tcp://host:8786"
+        ) from None
+    with client, joblib.parallel_config("dask"):
+        yield joblib.Parallel(n_jobs=-1, return_as=kind, batch_size=1, pre_dispatch="all")
+
+
+def _task(
+    plains: list[dict[str, Any]], options: dict[str, Any]
+) -> list[tuple[dict[str, Any], pd.DataFrame]]:
+    """Train one group of configurations in this process; never raises."""
+    configs = [TrainConfig.read(each) for each in plains]
+    with _ONE:
+        before = torch.get_num_threads()
+        torch.set_num_threads(options["threads"])
+        try:
+            runs: Sequence[Run | BaseException] = _train(configs, options)
+        except Exception as error:
+            runs = [error] * len(configs)
+        finally:
+            torch.set_num_threads(before)
+    return [
+        (config.plain(), _frame(config, run, options["table"]))
+        for config, run in zip(configs, runs, strict=True)
+    ]
+
+
+def _train(configs: list[TrainConfig], options: dict[str, Any]) -> list[Run]:
+    folders: list[Path | None] = [None] * len(configs)
+    shared = None
+    if options["out"] is not None:
+        out = Path(options["out"])
+        folders = [out / config.hash for config in configs]
+        shared = folders[0]
+        if len(configs) > 1:
+            # The group as a whole goes on, or the lanes would be others and round otherwise.
+            shared = out / f"lanes-{_arguments.digest([c.hash for c in configs])}"
+    return Loop(
+        configs,
+        folders,
+        shared,
+        options["root"],
+        options["checkpoint_seconds"],
+        options["checkpoint_steps"],
+    ).run()
+
+
+def _frame(config: TrainConfig, run: Run | BaseException, table: str) -> pd.DataFrame:
+    if isinstance(run, Run):
+        if table == "runs":
+            return pd.DataFrame([run.summary()])
+        frame: pd.DataFrame = getattr(run, table)
+        return frame.assign(hash=config.hash)
+    status = "interrupted" if isinstance(run, Interrupted) else "failed"
+    reason = str(run) if status == "interrupted" else f"{type(run).__name__}: {run}"
+    row = {"hash": config.hash, "status": status, "reason": reason}
+    return pd.DataFrame([row] if table == "runs" else [])
+
+
+def _joined(configs: list[TrainConfig], found: dict[TrainConfig, pd.DataFrame]) -> pd.DataFrame:
+    """All tables under one another, each with the fields in which the configurations differ."""
+    flat = [_flat(plain(config)) for config in configs]
+    names = dict.fromkeys(name for each in flat for name in each)
+    differing = [n for n in names if len({repr(each.get(n)) for each in flat}) > 1]
+    if "seed" not in differing:
+        differing.append("seed")
+    parts = []
+    for config, values in zip(configs, flat, strict=True):
+        part = found[config].copy()
+        for position, name in enumerate(differing):
+            value = values.get(name)
+            column = [value] * len(part)
+            label = name if name not in part.columns else f"config.{name}"
+            part.insert(position, label, column)
+        parts.append(part)
+    kept = [part for part in parts if len(part)] or parts[:1]
+    return pd.concat(kept, ignore_index=True)
+
+
+def _flat(values: Any, prefix: str = "") -> dict[str, Any]:
+    """A nested dictionary with dotted names; lists stay whole, as text where they hold more."""
+    found: dict[str, Any] = {}
+    for key, value in values.items():
+        name = f"{prefix}{key}"
+        if isinstance(value, dict) and value:
+            found |= _flat(value, f"{name}.")
+        elif isinstance(value, list | dict):
+            found[name] = str(value)
+        else:
+            found[name] = value
+    return found

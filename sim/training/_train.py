@@ -1,0 +1,508 @@
+"""One run: from a configuration to its tables and weights."""
+
+import contextlib
+import math
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import replace
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from sim import _arguments
+from sim import data as datasets
+from sim.data import Dataset
+from sim.optimizers import CBLR
+from sim.training import _run, _store
+from sim.training._batch import HELD_OUT, ORDER, Batch, Found, Gradient, order_seed
+from sim.training._config import DTYPES, TrainConfig
+from sim.training._curvature import curvature
+from sim.training._network import Network
+from sim.training._options import plain
+from sim.training._progress import Progress, shown
+from sim.training._record import Recorder, frames
+from sim.training._run import Run
+from sim.training._schedules import Pass, steps_in
+from sim.training._world import World
+
+CHECKPOINT = "checkpoint.pt"
+# Samples of the test split that go through the network at a time.
+TESTED = 1024
+SUBSET_SEED = 0
+
+
+class Interrupted(Exception):
+    """Ctrl-C or SIGTERM: the run stands in its checkpoint, if it has a folder.
+
+    Attributes:
+        folder: where, or `None`.
+        step: how many steps are done.
+    """
+
+    def __init__(self, folder: Path | None, step: int) -> None:
+        where = (
+            f"start it again with the same folder to go on: {folder}"
+            if folder
+            else ("nothing was kept; give out to be able to go on")
+        )
+        super().__init__(f"interrupted after {step} steps; {where}")
+        self.folder = folder
+        self.step = step
+
+
+def train(
+    config: TrainConfig | Mapping[str, Any],
+    *,
+    out: str | os.PathLike[str] | None = None,
+    root: str | os.PathLike[str] | None = None,
+    checkpoint_seconds: float = 60.0,
+    checkpoint_steps: int | None = None,
+    progress: Progress | bool = False,
+) -> Run:
+    """Train a network as a configuration says, and measure it on the way.
+
+    On a CPU the result depends on the configuration and the number of threads only, bit for bit,
+    however often the run is killed and started again.
+
+    Args:
+        config: a `TrainConfig`, or a mapping of its fields.
+        out: the run's own folder. A run that stands there goes on from its checkpoint; one that
+            has come to its end is returned without training. `None` keeps everything in memory.
+        root: where the data set's files are, as for `sim.data.load`.
+        checkpoint_seconds: write a checkpoint so often.
+        checkpoint_steps: and after every so many steps.
+        progress: `True` for a bar on standard error, or a function that is called after every
+            step with the steps done, their total, and the latest known values.
+
+    Returns:
+        A `Run`. A loss that is not finite ends the run early: its status is `"diverged"`.
+
+    Raises:
+        ValueError: the folder holds a run of another configuration (the message names the
+            fields); a batch larger than the data; batch norm in parts without `batch_norm`; a
+            device that is not there; what `TrainConfig`, `load` and `build` refuse.
+        Interrupted: Ctrl-C or SIGTERM, after a checkpoint.
+        OSError: the disk is full; the last checkpoint is whole.
+        RuntimeError: another process trains in the same folder.
+
+    >>> run = train({"model_options": {"hidden": [16]}, "samples": 256, "batch_size": 64,
+    ...              "epochs": 3, "lr": 0.2})
+    >>> run.status, len(run.steps), run.epochs.train_accuracy.iloc[-1] > 0.5
+    ('finished', 12, True)
+    """
+    config = TrainConfig.read(config)
+    folder = None if out is None else Path(out)
+    loop = Loop([config], [folder], folder, root, checkpoint_seconds, checkpoint_steps)
+    with shown(progress, config.hash) as tell:
+        return loop.run(tell)[0]
+
+
+class Loop:
+    """One run, or several lanes that run as one.
+
+    Args:
+        configs: of the lanes; they differ in their seeds only.
+        folders: where each lane's results go, or `None` for each.
+        folder: where the checkpoint lies.
+        root, checkpoint_seconds, checkpoint_steps: as for `train`.
+    """
+
+    def __init__(
+        self,
+        configs: list[TrainConfig],
+        folders: Sequence[Path | None],
+        folder: Path | None,
+        root: str | os.PathLike[str] | None = None,
+        checkpoint_seconds: float = 60.0,
+        checkpoint_steps: int | None = None,
+    ) -> None:
+        self.checkpoint_seconds = _arguments.number("checkpoint_seconds", checkpoint_seconds, 0.0)
+        self.checkpoint_steps = checkpoint_steps
+        if checkpoint_steps is not None:
+            _arguments.integer("checkpoint_steps", checkpoint_steps, 1)
+        self.configs, self.folders, self.folder, self.root = configs, folders, folder, root
+        self.config = configs[0]
+
+    def run(self, progress: Progress | None = None) -> list[Run]:
+        """Train from the start, or from where the folder stands, to the end."""
+        world = World.found(self.config.device)
+        lock: AbstractContextManager[None] = contextlib.nullcontext()
+        if self.folder is not None and world.first:
+            lock = _store.locked(self.folder)
+        with lock:
+            found = [_finished(*each) for each in zip(self.configs, self.folders, strict=True)]
+            finished = [run for run in found if run is not None]
+            if len(finished) == len(found):
+                return finished
+            check_device(self.config.device)
+            device = torch.device(self.config.device)
+            with torch.random.fork_rng([device] if device.type == "cuda" else []):
+                return self._train(world, progress)
+
+    def _train(self, world: World, progress: Progress | None) -> list[Run]:
+        state = State(self.configs, self.root, world)
+        if self.folder is not None and (self.folder / CHECKPOINT).is_file():
+            saved = _store.read_tensors(self.folder / CHECKPOINT)
+            for config, other in zip(self.configs, saved["configs"], strict=False):
+                _run.check_same(self.folder, other, config)
+            state.load(saved)
+        written = time.monotonic()
+        with _stoppable(self.folder is not None) as stop:
+            for _ in state.steps():
+                if progress is not None and world.first:
+                    progress(state.done, state.total, state.latest())
+                stopped = world.any(bool(stop), state.device)
+                due = self.checkpoint_steps and state.done % self.checkpoint_steps == 0
+                late = time.monotonic() - written > self.checkpoint_seconds
+                if self.folder is not None and (stopped or due or late):
+                    if world.first:
+                        self._checkpoint(state)
+                    written = time.monotonic()
+                if stopped:
+                    raise Interrupted(self.folder, state.done)
+        runs = state.runs(self.folders)
+        if world.first:
+            self._keep(runs)
+        return runs
+
+    def _checkpoint(self, state: "State") -> None:
+        assert self.folder is not None
+        _store.write_tensors(self.folder / CHECKPOINT, state.save())
+
+    def _keep(self, runs: list[Run]) -> None:
+        for run in runs:
+            if run.folder is not None and _finished(run.config, run.folder) is None:
+                run.folder.mkdir(parents=True, exist_ok=True)
+                run.write(run.folder)
+        if self.folder is not None:
+            (self.folder / CHECKPOINT).unlink(missing_ok=True)
+
+
+def _finished(config: TrainConfig, folder: Path | None) -> Run | None:
+    if folder is None or not (folder / "run.json").is_file():
+        return None
+    run = _run.load(folder)
+    _run.check_same(folder, run.config.plain(), config)
+    return run
+
+
+class State:
+    """Where a run stands: network, optimizer, measurements, and the steps done."""
+
+    def __init__(
+        self, configs: list[TrainConfig], root: str | os.PathLike[str] | None, world: World
+    ) -> None:
+        self.configs, self.config, self.world = configs, configs[0], world
+        config = self.config
+        self.device = torch.device(config.device)
+        self.training, self.held = _load(config, root)
+        self.plan, self.rates = config.plan(len(self.training))
+        self.total = len(self.rates)
+        self.counts = [
+            min(each.batch_size, len(self.training) - k * each.batch_size)
+            for each in self.plan
+            for k in range(each.steps)
+        ]
+        self.network = Network(configs, self.training)
+        _check_batch_norm(config, self.network.model, max(self.counts), world)
+        self.gradient = Gradient(configs, self.network, world)
+        self.optimizer = self.network.optimizer(config)
+        self.recorder = Recorder(self.network, config.measure.layers_every)
+        self.done = 0
+        self.seconds = 0.0
+        self.epoch_seconds = 0.0
+        self._tested: dict[str, float] = {}
+
+    def steps(self) -> Iterator[None]:
+        """Take all steps that are left, and yield after each, when everything is in order."""
+        for each in self.plan:
+            end = each.first + each.steps
+            if end <= self.done:
+                continue
+            if each.first == self.done:
+                self.recorder.begin_epoch()
+                self.epoch_seconds = 0.0
+            order = self._order(each.epoch)
+            while self.done < end:
+                began = time.perf_counter()
+                step = self.done
+                start = (step - each.first) * each.batch_size
+                going = self._step(each, step, order, start, start + self.counts[step])
+                self.done += 1
+                took = time.perf_counter() - began
+                self.epoch_seconds += took
+                self.seconds += took
+                if self.done == end and going:
+                    self._end_epoch(each)
+                if not going or len(self.recorder.diverged) == len(self.configs):
+                    self.recorder.flush()
+                    return
+                yield
+        self.recorder.flush()
+
+    def _step(self, each: Pass, step: int, order: Tensor, start: int, stop: int) -> bool:
+        """One step; whether another can follow, as far as can be told without waiting."""
+        config, recorder = self.config, self.recorder
+        measure = config.measure
+        share = self.world.share(stop - start)
+        index = order[:, start + share.start : start + share.stop]
+        batch = Batch(*self._take(self.training, index), stop - start, step, each.epoch)
+        if measure.curvature_every and step % measure.curvature_every == 0:
+            self._curvature(step)
+        looks = measure.decrease_every > 0 and step % measure.decrease_every == 0
+        held = self._held_out(order, start, stop, step) if looks else None
+        before = self._held_loss(held, step)
+        found = self.gradient(batch)
+        totals = torch.stack(
+            [found.losses.sum(-1), found.objective, found.correct.to(found.losses)]
+        )
+        self.world.sum([totals])
+        recorder.before(step)
+        going = self._update(batch, found, self.rates[step])
+        recorder.after(step)
+        fell: Tensor | float = math.nan
+        if looks:
+            fell = totals[1] - self._objective(batch, found.weights)
+            before = before - self._held_loss(held, step)
+        n = batch.n
+        recorder.add(step, [totals[0] / n, totals[1], totals[2] / n, fell, before])
+        return going
+
+    def _update(self, batch: Batch, found: Found, rate: float) -> bool:
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        if not isinstance(self.optimizer, CBLR):
+            self.network.lend_gradients()
+            self.optimizer.step()
+            return True
+        every_step = self.config.optimizer_options.get("refresh_interval") is None
+        fresh = None
+        try:
+            if every_step or self.optimizer.due:
+                fresh = self.gradient.curvature(batch, found.weights)
+            self.optimizer.step(fresh)
+        except ValueError:
+            # The curvature is refused where the loss is not finite, which ends the run.
+            if bool(found.losses.isfinite().all()):
+                raise
+            return False
+        return True
+
+    def _take(self, data: Dataset, index: Tensor) -> tuple[Tensor, Tensor]:
+        """Samples `[lanes, n, …]` and targets `[lanes, n]`."""
+        flat = index.reshape(-1)
+        x = data.inputs.index_select(0, flat)
+        if self.config.channels_last and x.dim() == 4:
+            x = x.contiguous(memory_format=torch.channels_last)
+        y = data.targets.index_select(0, flat)
+        return x.unflatten(0, index.shape), y.view(index.shape)
+
+    def _order(self, epoch: int) -> Tensor:
+        """The order of the samples in a pass, `[lanes, N]`."""
+        n = len(self.training)
+        drawn = [
+            np.random.default_rng([order_seed(config), ORDER, epoch]).permutation(n)
+            for config in self.configs
+        ]
+        return torch.from_numpy(np.stack(drawn)).to(self.device)
+
+    def _held_out(
+        self, order: Tensor, start: int, stop: int, step: int
+    ) -> tuple[Tensor, Tensor] | None:
+        """Samples that have no part in the step."""
+        measure = self.config.measure
+        from_train = measure.held_out_from == "train"
+        data = self.training if from_train else self.held
+        left = len(data) - (stop - start if from_train else 0)
+        n = min(measure.held_out, left)
+        if n == 0:
+            return None
+        rows = []
+        for lane, config in enumerate(self.configs):
+            drawn = np.random.default_rng([order_seed(config), HELD_OUT, step])
+            index = torch.from_numpy(drawn.choice(left, n, replace=False)).to(self.device)
+            if from_train:
+                index = order[lane, index + (stop - start) * (index >= start)]
+            rows.append(index)
+        return self._take(data, torch.stack(rows))
+
+    @torch.no_grad()
+    def _held_loss(self, pair: tuple[Tensor, Tensor] | None, step: int) -> Tensor | float:
+        """The mean loss, in training mode, with the same masks before and after the step."""
+        if pair is None:
+            return math.nan
+        x, y = pair
+        with self.network.buffers_kept():
+            return self.gradient.all_losses(Batch(x, y, y.shape[1], step, 0)).mean(-1)
+
+    @torch.no_grad()
+    def _objective(self, batch: Batch, weights: Tensor | float) -> Tensor:
+        with self.network.buffers_kept():
+            value = (self.gradient.all_losses(batch) * weights).sum(-1)
+        self.world.sum([value])
+        return value
+
+    def _curvature(self, step: int) -> None:
+        n = min(self.config.measure.curvature_samples, len(self.training))
+        pair = self.training.subset(n, SUBSET_SEED).pair
+        loss = self.gradient.per_sample
+        try:
+            self.recorder.curvature += curvature(self.network, loss, pair, step)
+        except ValueError:
+            # Of a network whose loss is not finite there is none; the loss itself ends the run.
+            if all(bool(p.isfinite().all()) for p in self.network.parameters):
+                raise
+
+    def _end_epoch(self, each: Pass) -> None:
+        every = self.config.measure.test_every
+        last = each is self.plan[-1]
+        tested = self._test() if every and (last or (each.epoch + 1) % every == 0) else {}
+        counts = torch.tensor(self.counts[each.first : each.first + each.steps])
+        whole = each.steps == steps_in(len(self.training), each.batch_size, self.config.drop_last)
+        self.recorder.end_epoch(each, counts, tested, self.epoch_seconds, whole)
+
+    @torch.no_grad()
+    def _test(self) -> dict[str, Tensor]:
+        """Loss and accuracy on the test split, in evaluation mode, `[lanes]` each."""
+        sums = torch.zeros(2, self.network.lanes, device=self.device, dtype=torch.float64)
+        share = self.world.share(len(self.held))
+        with self.network.evaluating():
+            for start in range(share.start, share.stop, TESTED):
+                rows = torch.arange(start, min(share.stop, start + TESTED), device=self.device)
+                x, y = self._take(self.held, rows.expand(self.network.lanes, -1))
+                losses, output = self.gradient.losses(x, y)
+                sums[0] += losses.sum(-1)
+                sums[1] += (output.argmax(-1) == y).sum(-1)
+        self.world.sum([sums])
+        loss, accuracy = sums / len(self.held)
+        return {"test_loss": loss, "test_accuracy": accuracy}
+
+    def latest(self) -> dict[str, float]:
+        """The last known values, of the last lane, for somebody who watches."""
+        epochs = self.recorder.epochs
+        names = ("train_loss", "train_accuracy", "test_accuracy")
+        return {name: epochs[-1][name] for name in names if epochs and name in epochs[-1]}
+
+    def save(self) -> dict[str, Any]:
+        """All that is needed to go on from here."""
+        self.recorder.flush()
+        return {
+            "configs": [config.plain() for config in self.configs],
+            "done": self.done,
+            "network": self.network.state(),
+            "optimizer": self.optimizer.state_dict(),
+            "recorder": self.recorder.state(),
+            "seconds": self.seconds,
+            "epoch_seconds": self.epoch_seconds,
+        }
+
+    def load(self, saved: dict[str, Any]) -> None:
+        """Go on from what `save` returned."""
+        self.network.load(saved["network"])
+        self.optimizer.load_state_dict(saved["optimizer"])
+        self.recorder.load(saved["recorder"])
+        self.done, self.seconds = saved["done"], saved["seconds"]
+        self.epoch_seconds = saved["epoch_seconds"]
+
+    def runs(self, folders: Sequence[Path | None]) -> list[Run]:
+        """What came of each lane."""
+        found = []
+        for lane, (config, folder) in enumerate(zip(self.configs, folders, strict=True)):
+            weights = self.network.weights(lane)
+            reason = ""
+            if lane in self.recorder.diverged:
+                reason = f"the loss was not finite at step {self.recorder.diverged[lane]}"
+            elif not all(bool(w.isfinite().all()) for w in weights.values()):
+                reason = f"the weights were not finite after step {self.done - 1}"
+            found.append(
+                Run(
+                    config=config,
+                    status="diverged" if reason else "finished",
+                    reason=reason,
+                    **frames(self.recorder, lane, self.plan, self.rates, self.counts),
+                    weights=weights,
+                    data=plain(self.training.provenance),
+                    shape=self.training.shape,
+                    classes=self.training.classes,
+                    seconds=self.seconds / len(self.configs),
+                    environment=_run.environment(config.device, self.world.size),
+                    folder=folder,
+                )
+            )
+        return found
+
+
+def _load(config: TrainConfig, root: str | os.PathLike[str] | None) -> tuple[Dataset, Dataset]:
+    """Training and test split, on the device, in the dtype."""
+    options: dict[str, Any] = dict(config.dataset_options)
+    found = []
+    for split in ("train", "test"):
+        data = datasets.load(config.dataset, root, split, **options)
+        if split == "train" and config.samples is not None:
+            if config.samples > len(data):
+                raise ValueError(
+                    f"samples: got {config.samples}, but {config.dataset} has {len(data)} "
+                    f"training samples; give at most {len(data)}"
+                )
+            data = data.subset(config.samples, SUBSET_SEED)
+        data = replace(data, inputs=data.inputs.to(DTYPES[config.dtype]))
+        found.append(data.to(config.device))
+    return found[0], found[1]
+
+
+def check_device(name: str) -> None:
+    """Put a number on the device.
+
+    Raises:
+        ValueError: it is not there.
+    """
+    try:
+        torch.zeros(1, device=torch.device(name)).item()
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        count = torch.cuda.device_count()
+        known = "cpu" + "".join(f", cuda:{k}" for k in range(count))
+        raise ValueError(
+            f"device: {name!r} cannot be used here ({str(error).splitlines()[0]}); "
+            f"this machine has: {known}"
+        ) from None
+
+
+def _check_batch_norm(config: TrainConfig, model: nn.Module, largest: int, world: World) -> None:
+    norms = [n for n, m in model.named_modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+    parts = world.size > 1 or (config.micro_batch is not None and config.micro_batch < largest)
+    if norms and parts and config.batch_norm is None:
+        raise ValueError(
+            f"batch_norm: batches of {largest} go through {norms[0]!r} in parts (micro_batch or "
+            "several processes), so that what it computes has to be chosen: give 'ghost' to "
+            "normalise each part by itself, or 'synchronised' for the whole batch"
+        )
+
+
+@contextmanager
+def _stoppable(wanted: bool) -> Iterator[list[int]]:
+    """A list that is not empty any more once Ctrl-C or SIGTERM has come; the second one counts."""
+    caught: list[int] = []
+    if not wanted or threading.current_thread() is not threading.main_thread():
+        yield caught
+        return
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        if caught:
+            raise KeyboardInterrupt
+        caught.append(number)
+
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    before = [signal.signal(number, handle) for number in numbers]
+    try:
+        yield caught
+    finally:
+        for number, handler in zip(numbers, before, strict=True):
+            signal.signal(number, handler)
