@@ -1,0 +1,101 @@
+"""The tables of docs/optimizers.md, from the records in benchmarks/results.
+
+python benchmarks/tables.py
+"""
+
+import json
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+RESULTS = Path(__file__).parent / "results"
+
+
+def load(name: str) -> Any:
+    return json.loads((RESULTS / name).read_text(encoding="utf-8"))
+
+
+def markdown(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
+    head = list(head)
+    lines = [head, ["---"] * len(head), *(list(row) for row in rows)]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def plus_minus(mean: float, width: float, digits: int = 3) -> str:
+    return f"{mean:.{digits}f} ± {width:.{digits}f}"
+
+
+def rules() -> str:
+    """Test accuracy and training loss of every rule, batch size and budget."""
+    record = load("rules-digits.json")
+    gaps = {(d["rule"], d["batch"], d["equal"]): d for d in record["differences"]}
+    rows = []
+    for row in record["rows"]:
+        gap = gaps.get((row["rule"], row["batch"], row["equal"]))
+        rows.append(
+            [
+                f"{row['equal']}, {row['steps']} steps",
+                str(row["batch"]),
+                row["rule"],
+                f"{row['gamma']:.2g}",
+                plus_minus(row["test accuracy"], row["test accuracy ±"]),
+                "" if gap is None else f"{gap['test accuracy']:+.3f} ± {gap['±']:.3f}",
+                f"{row['training loss']:.2g} ± {row['training loss ±']:.1g}",
+            ]
+        )
+    head = ["equal", "batch", "rule", "γ", "test accuracy", "less LARS", "training loss"]
+    return markdown(head, rows)
+
+
+def outcome(row: dict[str, Any]) -> str:
+    if row["loss"] is None:
+        return f"diverged in step {len(row['losses'])}"
+    return f"{row['loss']:.2f} ({row['accuracy']:.0%})"
+
+
+def trained(name: str) -> str:
+    """Loss and accuracy after training as found and with one thing changed, a column a seed."""
+    runs = load(name)["runs"]
+    rows = [
+        [
+            "start",
+            *(f"{run['before']['loss']:.2f} ({run['before']['accuracy']:.0%})" for run in runs),
+        ]
+    ]
+    for i, row in enumerate(runs[0]["after"]):
+        # Ten times what was found, which differs between seeds.
+        longer = row["variant"].startswith("interval")
+        name = "interval ten times as long" if longer else row["variant"]
+        rows.append([name, *(outcome(run["after"][i]) for run in runs)])
+    found = [
+        f"γ = {run['found']['lr']:.2g}, R_max = {run['found']['max_radius']:.0e}, "
+        f"every {run['found']['refresh_interval']}"
+        for run in runs
+    ]
+    head = ["", *(f"seed {run['seed']}: {text}" for run, text in zip(runs, found, strict=True))]
+    return markdown(head, rows)
+
+
+def steps() -> str:
+    """The cost of a training step, relative to SGD."""
+    rows = [
+        [
+            row["optimizer"],
+            f"{row['times SGD']:.2f}",
+            f"{row['least']:.2f} to {row['most']:.2f}",
+        ]
+        for row in load("step.json")["rows"]
+    ]
+    return markdown(["optimizer", "times SGD", "in single rounds"], rows)
+
+
+TABLES: dict[str, Callable[[], str]] = {
+    "rules": rules,
+    "digits": lambda: trained("cblr-digits.json"),
+    "cifar10": lambda: trained("cblr-cifar10.json"),
+    "steps": steps,
+}
+
+if __name__ == "__main__":
+    for table in TABLES.values():
+        print(table(), end="\n\n")
