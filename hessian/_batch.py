@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -16,11 +16,12 @@ from torch.utils._pytree import tree_flatten, tree_unflatten
 from hessian import _affine, _data, _loss, _parameter, _preactivation
 from hessian._certificate import LINEAR, affinity, loss_labels, sample_labels, separable, uncoupled
 from hessian._chain import Chain
+from hessian._forward import Watch, Written
 from hessian._operations import Label, Layout, candidates
 from hessian._plan import SHARING, Entry, Plan
 from hessian._site import Site, sites
 from hessian._state import Buffers, Randomness
-from hessian._tape import Edge, Node, Tape, refuse_undifferentiable
+from hessian._tape import Edge, Node, Tape, complex_valued, refuse_undifferentiable
 
 METHOD_CHOICES = ("auto", "affine", "chain", "preactivation", "parameter")
 CHAIN = "samples stay apart, every operation above has a known step; above it "
@@ -39,6 +40,7 @@ class Problem:
     parameters: dict[str, Tensor]
     method: str
     memory: int
+    written: Written = field(default_factory=list)  # parameters that a call wrote to, as found
 
     def modules(self) -> list[nn.Module]:
         """The modules whose buffers a forward pass may change."""
@@ -53,14 +55,24 @@ class Problem:
         output = self.output(inputs, index)
         return output, self.scalar(output, inputs, targets, index)
 
-    def output(self, inputs: Any, index: int) -> Any:
-        """What the model makes of the inputs."""
-        with _data.named("model could not be called on inputs", inputs, index):
+    def output(self, inputs: Any, index: int, limit: int | None = None) -> Any:
+        """What the model makes of the inputs.
+
+        Raises:
+            TooLarge: the tape takes more than `limit` bytes.
+        """
+        with (
+            _data.named("model could not be called on inputs", inputs, index),
+            Watch(self.written, limit),
+        ):
             return _data.call(self.model, inputs, self.forward)
 
     def scalar(self, output: Any, inputs: Any, targets: Any, index: int) -> Tensor:
         """What the loss makes of an output."""
-        with _data.named("loss could not be computed with targets", targets, index):
+        with (
+            _data.named("loss could not be computed with targets", targets, index),
+            Watch(self.written, None),
+        ):
             value = self.loss(output, targets)
         return _data.check_loss(value, index, inputs, self.parameters)
 
@@ -121,34 +133,48 @@ class Batch:
         targets: Any,
         index: int,
         sampled: Mapping[str, Tensor] | None = None,
+        limit: int | None = None,
     ) -> None:
-        self.problem, self.index = problem, index
+        self.problem, self.index, self.limit = problem, index, limit
         # Flat entries that are wanted of each parameter; all of them where there are none.
         self.sampled = sampled or {}
         self.inputs, self.targets = inputs, targets
         self.samples = _data.size(inputs)
         self.start = Start(problem)
-        output = problem.output(inputs, index)
-        leaves, spec = tree_flatten(output)
+        leaves, spec = tree_flatten(self._output())
         self.places = [
             i
             for i, leaf in enumerate(leaves)
             if isinstance(leaf, Tensor) and leaf.requires_grad and leaf.is_floating_point()
         ]
         self.outputs: list[Tensor] = [leaves[i] for i in self.places]
-        # The loss is read on detached outputs: its own tape shows what it does to them, and
-        # whether it reads parameters by itself.
+        at = self._read(leaves, spec)
+        self._affinity()
+        factored = problem.method in ("auto", "affine", "chain") and bool(self.leaf_nodes)
+        self.curved = self._curvature(at) if factored else Curved([], [], refusal="not needed")
+        self._samples(at)
+        self.plan = self._plan()
+
+    def _output(self) -> Any:
+        """What the model makes of the inputs, on its tape."""
+        return self.problem.output(self.inputs, self.index, self.limit)
+
+    def _value(self, output: Any) -> Tensor:
+        """The loss of such an output, on a tape that connects it with the parameters."""
+        return self.problem.scalar(output, self.inputs, self.targets, self.index)
+
+    # ------------------------------------------------------------ analysis
+
+    def _read(self, leaves: list[Any], spec: Any) -> Mapping[int, Any]:
+        """Read the loss's own tape; where samples lie in the outputs it is given."""
+        # It is read on detached outputs: its own tape shows what it does to them, and whether it
+        # reads parameters by itself.
         self.detached = [t.detach().requires_grad_() for t in self.outputs]
         handed = list(leaves)
         for i, base in zip(self.places, self.detached, strict=True):
             handed[i] = base.clone()  # a loss may change its argument in place
-        self.loss = problem.scalar(tree_unflatten(handed, spec), inputs, targets, index)
-        self.end = Randomness(problem.devices())
-        self._analyse()
-
-    # ------------------------------------------------------------ analysis
-
-    def _analyse(self) -> None:
+        self.loss = self._value(tree_unflatten(handed, spec))
+        self.end = Randomness(self.problem.devices())
         names = self.problem.parameters
         self.gradient_out: list[Tensor | None] = [None] * len(self.detached)
         self.direct: dict[str, Tensor | None] = {}
@@ -170,12 +196,7 @@ class Batch:
         else:
             self.separable = set()
         self.used = [i for i, g in enumerate(self.gradient_out) if g is not None]
-        at = {i: labels.get((loss_leaves[id(self.detached[i])], 0), LINEAR) for i in self.used}
-        self._affinity()
-        factored = self.problem.method in ("auto", "affine", "chain") and bool(self.leaf_nodes)
-        self.curved = self._curvature(at) if factored else Curved([], [], refusal="not needed")
-        self._samples(at)
-        self.plan = self._plan()
+        return {i: labels.get((loss_leaves[id(self.detached[i])], 0), LINEAR) for i in self.used}
 
     def _affinity(self) -> None:
         self.tape = Tape.of([self.outputs[i] for i in self.used]) if self.used else Tape([])
@@ -189,9 +210,26 @@ class Batch:
     def _curvature(self, at: Mapping[int, Any]) -> Curved:
         curved = [i for i in self.used if at[i] != LINEAR]
         leaves = [self.detached[i] for i in curved]
-        gradients = [g for i in curved if (g := self.gradient_out[i]) is not None]
         if not curved:
             return Curved([], [], refusal="the loss is linear in the outputs")
+        found = self._layouts(curved, leaves, at)
+        if found.layouts is None:
+            return found
+        entries, n = sum(leaf.numel() for leaf in leaves), self.samples
+        width = entries // n
+        large = (
+            f"each sample has {width} output entries, more than {_loss.LARGEST_BLOCK}"
+            if width > _loss.LARGEST_BLOCK
+            else ""
+        )
+        bytes_ = n * width * width * leaves[0].element_size()
+        if large and (bytes_ > self.problem.memory or not self._bent()):
+            return dataclasses.replace(found, refusal=large)
+        return dataclasses.replace(found, blocks=self._blocks(found), refusal=large)
+
+    def _layouts(self, curved: list[int], leaves: list[Tensor], at: Mapping[int, Any]) -> Curved:
+        """Where samples lie in the outputs the loss is curved in, if it keeps them apart."""
+        gradients = [g for i in curved if (g := self.gradient_out[i]) is not None]
         entries = sum(leaf.numel() for leaf in leaves)
         n = self.samples
         layouts = [at[i] for i in curved]
@@ -200,7 +238,7 @@ class Batch:
         proved = all(isinstance(lay, Layout) for lay in layouts)
         if not proved and entries <= _loss.LARGEST_BLOCK:
             matrix = _loss.dense(gradients, leaves)
-            guess = self._blocks(matrix, leaves)
+            guess = self._apart(matrix, leaves)
             if guess is None:
                 return Curved(curved, leaves, matrix=matrix)
             layouts, proved = guess, True
@@ -210,23 +248,19 @@ class Batch:
                 refusal=f"the loss is not proved to keep samples apart and has {entries} output "
                 f"entries, more than {_loss.LARGEST_BLOCK}",
             )  # fmt: skip
-        width = entries // n
-        large = (
-            f"each sample has {width} output entries, more than {_loss.LARGEST_BLOCK}"
-            if width > _loss.LARGEST_BLOCK
-            else ""
-        )
-        bytes_ = n * width * width * leaves[0].element_size()
-        if large and (bytes_ > self.problem.memory or not self._bent()):
-            return Curved(curved, leaves, layouts, refusal=large)
-        blocks = _loss.blocks_by_sample(gradients, leaves, layouts, n)
-        return Curved(curved, leaves, layouts, blocks, refusal=large)
+        return Curved(curved, leaves, layouts)
+
+    def _blocks(self, found: Curved) -> Tensor:
+        """The loss's second derivative in the outputs, sample by sample."""
+        gradients = [g for i in found.leaves if (g := self.gradient_out[i]) is not None]
+        assert found.layouts is not None
+        return _loss.blocks_by_sample(gradients, found.tensors, found.layouts, self.samples)
 
     def _bent(self) -> bool:
         """Whether a parameter is reached through a curved operation."""
         return any(node in self.affine.refusal for node in self.leaf_nodes.values())
 
-    def _blocks(self, matrix: Tensor, leaves: list[Tensor]) -> list[Layout] | None:
+    def _apart(self, matrix: Tensor, leaves: list[Tensor]) -> list[Layout] | None:
         """Layouts under which a fully known H has only exact zeros between samples."""
         n = self.samples
         layouts, owners = [], []
@@ -281,6 +315,7 @@ class Batch:
             name: leaves[id(p)] for name, p in self.problem.parameters.items() if id(p) in leaves
         }
         apart = uncoupled(tape, labels, list(nodes.values()))
+        self.mixed = [name for name, node in nodes.items() if node not in apart]
         places: dict[str, list[Site]] = {}
         obstacle: dict[str, str] = {}
         with torch.no_grad():
@@ -289,7 +324,7 @@ class Batch:
                     obstacle[name] = "samples are not proved to stay apart above it"
                     continue
                 found = sites(tape, labels, node, self.samples)
-                if found is None:
+                if found is None or any(complex_valued(site.edge) for site in found):
                     obstacle[name] = "it is used in a way without a per-sample gradient here"
                 else:
                     places[name] = found
@@ -580,9 +615,9 @@ class Batch:
             return
         problem, parameters = self.problem, self.problem.parameters
         self.start.rewind()
-        output = problem.output(self.inputs, self.index)
+        output = self._output()
         places = self.relocated(output) if at_sites else {}
-        value = problem.scalar(output, self.inputs, self.targets, self.index)
+        value = self._value(output)
         if not value.requires_grad:
             return
         size, memory = Tape.of([value]).bytes(), problem.memory

@@ -192,7 +192,7 @@ def _here(
     lanes = LANES
     g, h = ({name: torch.zeros(len(at)).double() for name, at in index.items()} for _ in range(2))
     for item in walk(problem, data, dtype, weight):
-        batch = item.analysed(index)
+        batch = item.planned(index)
         lanes = min(lanes, problem.memory // (4 * batch.tape_bytes + 1))
         second, first = batch.run(lambda _: None)
         for name, at in index.items():

@@ -138,7 +138,7 @@ def diagonal(
         plan: Plan | None = None
         with ticker(progress) as bar:
             for item in walk(problem, data, dtype, weight):
-                batch = item.analysed()
+                batch = item.planned()
                 plan = plan or batch.plan
                 bar.expect(batch.ticks(), item.index)
                 if spread is not None:
@@ -197,7 +197,7 @@ def plan(
     """
     with lend(model, loss, method, forward, names, memory, dtype) as problem:
         for item in walk(problem, data, dtype, None):
-            return item.analysed().plan
+            return item.planned().plan
     raise AssertionError("walk() yields or raises")
 
 

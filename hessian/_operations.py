@@ -18,7 +18,7 @@ import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from hessian._tape import Node, operation, shape
+from hessian._tape import Node, complex_valued, operation, shape
 
 
 class Dependence(NamedTuple):
@@ -118,6 +118,8 @@ def dependence(node: Node) -> Dependence | None:
         return Dependence(nonlinear=(0,)) if training else Dependence(products=((0, 1),))
     if name == "Mul" and len(node.next_functions) == 1:
         return Dependence()
+    if name in _PIECEWISE and any(complex_valued(e) for e in node.next_functions if e[0]):
+        return None  # the absolute value of a complex number is curved
     return _AFFINE.get(name)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
@@ -53,6 +54,9 @@ class Plan:
     Attributes:
         entries: the plans of the parameters, in the model's order.
         samples: number of samples in the batch that was looked at.
+        parts: in how many parts of its samples the batch is taken; all counts of passes are for
+            one part.
+        held: why the batch is not taken in parts, where its tape is larger than the memory.
         columns: rank r of the loss's second derivative in the outputs (per sample where samples
             are not coupled), ``None`` where it was not needed.
     """
@@ -60,6 +64,8 @@ class Plan:
     entries: tuple[Entry, ...]
     samples: int
     columns: int | None = None
+    parts: int = 1
+    held: str = ""
     _by_name: dict[str, Entry] = field(default_factory=dict, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -80,8 +86,13 @@ class Plan:
 
     @property
     def forward(self) -> int:
-        """Forward passes per batch in total."""
-        return 1 + any(entry.method in ("parameter", "preactivation") for entry in self.entries)
+        """Forward passes per batch in total.
+
+        In parts, each part's own, one of the whole batch for its outputs and one of two samples
+        for the proof.
+        """
+        each = 1 + any(entry.method in ("parameter", "preactivation") for entry in self.entries)
+        return each if self.parts == 1 else self.parts * each + 2
 
     @property
     def backward(self) -> int:
@@ -92,24 +103,39 @@ class Plan:
         own = sum(e.backward for e in self.entries if e.method == "parameter")
         separable = any(e.method == "separable" for e in self.entries)
         at = {e.site: e.backward for e in self.entries if e.method == "preactivation"}
-        return 1 + sum(shared.values()) + sum(at.values()) + own + 2 * separable
+        return self.parts * (1 + sum(shared.values()) + sum(at.values()) + own) + 2 * separable
 
     def __str__(self) -> str:
-        head = ("parameter", "shape", "method", "backward", "why it is exact, or no cheaper")
+        head = ("parameter", "shape", "method", "backward", "why")
+        notes = {why: str(i + 1) for i, why in enumerate(dict.fromkeys(e.reason for e in self))}
         rows = [
-            (e.name, "x".join(map(str, e.shape)) or "scalar", e.method, str(e.backward), e.reason)
-            for e in self.entries
-        ]
-        widths = [max(len(row[i]) for row in (head, *rows)) for i in range(4)]
+            (e.name, "x".join(map(str, e.shape)) or "scalar", e.method, f"{e.backward:,}",
+             f"({notes[e.reason]})") for e in self.entries
+        ]  # fmt: skip
+        widths = [max(len(row[i]) for row in (head, *rows)) for i in range(5)]
 
         def line(row: tuple[str, ...]) -> str:
             cells = [row[i].ljust(widths[i]) for i in range(3)] + [row[3].rjust(widths[3])]
             return "  ".join((*cells, row[4])).rstrip()
 
-        entries = sum(e.numel for e in self.entries)
+        def wrapped(text: str, mark: str = "") -> str:
+            indent = " " * len(mark)
+            return textwrap.fill(text, 80, initial_indent=mark, subsequent_indent=indent)
+
         foot = (
-            f"{entries:,} entries; per batch of {self.samples}: {self.forward} forward and "
-            f"{self.backward:,} backward passes (rows of one method share theirs; 'preactivation' "
-            "those of one layer, 'parameter' none)"
+            f"{sum(e.numel for e in self.entries):,} entries; per batch of {self.samples}: "
+            f"{self.forward:,} forward and {self.backward:,} backward passes (rows of one method "
+            "share theirs; 'preactivation' those of one layer, 'parameter' none)."
         )
-        return "\n".join((line(head), *map(line, rows), foot))
+        if self.parts > 1:
+            foot += (
+                f" The samples are taken in {self.parts:,} parts, to keep within the memory; the "
+                "rows count the passes of one part."
+            )
+        if self.held:
+            foot += (
+                " The tape of the batch is larger than the memory given, but the batch cannot be "
+                f"taken in parts: {self.held}."
+            )
+        why = [wrapped(reason, f"({mark}) ") for reason, mark in notes.items()]
+        return "\n".join((line(head), *map(line, rows), *why, wrapped(foot)))

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import dataclasses
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +13,9 @@ from torch import Tensor, nn
 
 from hessian import _data
 from hessian._batch import METHOD_CHOICES, Batch, Problem, Start
+from hessian._draws import NotInParts
+from hessian._forward import TooLarge, put_back
+from hessian._parts import TAPES, Parts, Whole
 from hessian._state import Randomness, as_found, cast, exact_math, only
 
 DEFAULT_MEMORY = 2**30
@@ -42,6 +46,29 @@ class Item:
     def analysed(self, sampled: dict[str, Tensor] | None = None) -> Batch:
         """The batch with its tapes read and its plan made."""
         batch = Batch(self.problem, self.inputs, self.targets, self.index, sampled)
+        self.end = batch.end
+        return batch
+
+    def planned(self, sampled: Mapping[str, Tensor] | None = None) -> Batch | Parts:
+        """The same, in parts of the samples where the tape of all would exceed the memory."""
+        problem, why = self.problem, ""
+        given = (problem, self.inputs, self.targets, self.index, sampled)
+        try:
+            batch: Batch | Parts = Batch(*given, problem.memory // TAPES)
+        except TooLarge:
+            why = "too large"  # beyond this block nothing holds the tape that was begun
+        if why:
+            self.start.rewind()
+            try:
+                batch = Parts(Whole(*given))
+            except (NotInParts, ValueError, TypeError, IndexError, RuntimeError) as error:
+                why = str(error)
+            else:
+                why = ""
+        if why:  # what is wrong with the data or the method is said here, of the whole batch
+            self.start.rewind()
+            batch = Batch(*given)
+            batch.plan = dataclasses.replace(batch.plan, held=why)
         self.end = batch.end
         return batch
 
@@ -107,6 +134,7 @@ def lend(
         as_found(modules, problem.devices()),
         only(every, wanted),
         cast(modules, dtype),
+        put_back(problem.written),
     ):
         yield problem
 
@@ -121,7 +149,7 @@ def selected(model: nn.Module, names: Iterable[str] | None) -> dict[str, Tensor]
             raise ValueError(
                 "model has no parameter that requires gradients; call requires_grad_() on some"
             )
-        return dict(free)
+        return _real(free)
     if isinstance(names, str):
         raise TypeError(f"names must be an iterable of parameter names, got the string {names!r}")
     chosen = list(dict.fromkeys(names))
@@ -137,7 +165,17 @@ def selected(model: nn.Module, names: Iterable[str] | None) -> dict[str, Tensor]
             )
     if not chosen:
         raise ValueError("names is empty; leave it out to differentiate every parameter")
-    return {name: every[name] for name in every if name in set(chosen)}
+    return _real({name: every[name] for name in every if name in set(chosen)})
+
+
+def _real(parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    for name, p in parameters.items():
+        if p.is_complex():
+            raise ValueError(
+                f"parameter {name!r} is complex, and d²L/dw² is one number for a real w only; keep "
+                "its parts as a real parameter (torch.view_as_real), or leave it out with names="
+            )
+    return dict(parameters)
 
 
 class Ticker:

@@ -138,7 +138,7 @@ def sample(
         index = {name: drawn[name] for name in problem.parameters}
         with ticker(progress) as bar:
             for item in walk(problem, data, dtype, weight):
-                batch = item.analysed(index)
+                batch = item.planned(index)
                 plan = plan or batch.plan
                 bar.expect(batch.ticks(), item.index)
                 h, _ = batch.run(bar.tick)

@@ -20,6 +20,7 @@ from torch.utils._pytree import tree_map
 from hessian import _data
 from hessian._batch import Batch
 from hessian._loss import by_sample
+from hessian._parts import Parts
 from hessian._problem import Item
 
 REMEDY = (
@@ -41,7 +42,7 @@ class Spread:
         self.sum: dict[str, Tensor] = {}  # Σ α h_i
         self.own: dict[str, Tensor] = {}  # what the loss adds of its own accord, in every sample
 
-    def add(self, item: Item, whole: Batch) -> None:
+    def add(self, item: Item, whole: Batch | Parts) -> None:
         """Take every sample of a batch, `whole` being the batch before it was run."""
         n = whole.samples
         shares = _gradients(whole, n, item.index)
@@ -124,7 +125,7 @@ class Spread:
         return found
 
 
-def _gradients(batch: Batch, n: int, index: int) -> list[Tensor]:
+def _gradients(batch: Batch | Parts, n: int, index: int) -> list[Tensor]:
     """dL/d(output) of every sample, flat."""
     leaves = [g.detach() for i in batch.used if (g := batch.gradient_out[i]) is not None]
     layouts = batch.layouts

@@ -24,12 +24,13 @@ from hessian._operations import (
     BATCH_NORMS,
     Label,
     Layout,
+    Mark,
     dependence,
     elementwise,
     keeps_flat_order,
 )
 from hessian._site import TRAFFIC
-from hessian._tape import Edge, Node, operation, shape
+from hessian._tape import Edge, Node, complex_valued, operation, shape
 
 Pulled = list[tuple[Edge, Columns]]
 Sources = list[tuple[Quadratic, list[tuple[Edge, Columns]]]]
@@ -581,8 +582,12 @@ def step(node: Node, indices: list[int], where: Where) -> Step | str:
     ]  # fmt: skip
     edges = [(node, i) for i in indices]
     edge = edges[0]
-    if any(where.layout(e) is None for e in edges):
+    if any(where.layout(e) is None for e in edges) or any(
+        where.labels.get(child) is Mark.CONFLICT for child in node.next_functions
+    ):
         return f"{node.name()} mixes samples"
+    if any(complex_valued(e) for e in (*edges, *(node.next_functions[i] for i in slots))):
+        return f"{node.name()} is complex"
     out = shape(edge)
     layout = where.layout(edge)
     alike = all(
@@ -592,7 +597,12 @@ def step(node: Node, indices: list[int], where: Where) -> Step | str:
     rule = dependence(node)
     bent = rule is None or any(i in rule.nonlinear for i in slots)
     crossed = rule is not None and any(i in slots and j in slots for i, j in rule.products)
-    if keeps_flat_order(node) and where.first(edge) and where.first(node.next_functions[slots[0]]):
+    if (
+        slots
+        and keeps_flat_order(node)
+        and where.first(edge)
+        and where.first(node.next_functions[slots[0]])
+    ):
         return Same(node, edge, slots, where, [1.0])
     if name in ("Add", "Sub") and alike:
         alpha = float(getattr(node, "_saved_alpha", 1.0)) * (-1.0 if name == "Sub" else 1.0)

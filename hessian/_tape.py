@@ -7,12 +7,12 @@ and not off the module tree.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
 from torch import Tensor
 from torch.autograd.graph import get_gradient_edge
 
@@ -47,9 +47,26 @@ def shape(edge: Edge) -> tuple[int, ...] | None:
 def element_size(edge: Edge) -> int:
     """Bytes of one element of the tensor an edge stands for (8 where the tape does not say)."""
     try:
-        return int(torch.empty((), dtype=edge[0]._input_metadata[edge[1]].dtype).element_size())
+        return int(edge[0]._input_metadata[edge[1]].dtype.itemsize)
     except (AttributeError, IndexError, RuntimeError, TypeError):
         return 8
+
+
+def size(node: Node) -> int:
+    """Bytes of a node's first output."""
+    dims = shape((node, 0))
+    return 0 if dims is None else math.prod(dims) * element_size((node, 0))
+
+
+def complex_valued(edge: Edge) -> bool:
+    """Whether the tensor an edge stands for is complex (where the tape says so)."""
+    node, index = edge
+    if is_leaf(node):
+        return bool(node.variable.is_complex())
+    try:
+        return bool(node._input_metadata[index].dtype.is_complex)
+    except (AttributeError, IndexError, RuntimeError, TypeError):
+        return False
 
 
 @dataclass
@@ -99,13 +116,7 @@ class Tape:
 
     def bytes(self) -> int:
         """Size of all tensors on the tape: what one more set of adjoints would take."""
-        total = 0
-        for node in self.order:
-            if is_leaf(node):
-                continue
-            dims = shape((node, 0))
-            total += 0 if dims is None else _numel(dims) * element_size((node, 0))
-        return total
+        return sum(size(node) for node in self.order if not is_leaf(node))
 
 
 def refuse_undifferentiable(gradients: Iterable[Tensor | None]) -> None:
@@ -124,10 +135,3 @@ def refuse_undifferentiable(gradients: Iterable[Tensor | None]) -> None:
             "no second derivative for it; write its backward with differentiable operations, or "
             "pass names= without the parameters below it"
         )
-
-
-def _numel(dims: Sequence[int]) -> int:
-    count = 1
-    for size in dims:
-        count *= size
-    return count

@@ -554,7 +554,8 @@ def test_the_plan_is_a_table_and_counts_passes():
     assert columns.backward == 1 + 3
     entries = hessian.plan(net(nn.Tanh), F.cross_entropy, (X, Y), method="parameter")
     assert entries.backward == 1 + 2 * (30 + 5 + 25 + 5 + 20 + 4)
-    assert len(text.splitlines()) == len(plan) + 2
+    assert all(len(line) <= 80 for line in text.splitlines())
+    assert all(str(i) in text for i in (plan.forward, plan.backward))
 
 
 def test_radius():

@@ -1,0 +1,289 @@
+"""A batch taken in parts of its samples, where the tape of the whole would be too large.
+
+With samples apart in the network and in the loss, the second derivatives of
+L(f_1(w), …, f_n(w)) are those along one part of the samples at a time, the outputs of all others
+held: what is left out are products of two samples' derivatives with a block of the loss's Hessian
+that is zero. The loss is always the user's own, of the whole batch, so that its normaliser (class
+weights, ignored targets) is right. Only the outputs of the whole batch are kept, from one run of
+the model without a tape; each part's tape is built, used and dropped.
+
+That the model treats samples apart is proved on the tape of two of them, and seen on all: a part's
+outputs must be the whole's. Where that fails, or the loss couples samples, there are no parts, and
+the tape of the whole batch is built as one gradient would build it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from functools import cached_property
+from itertools import pairwise
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
+
+from hessian import _data
+from hessian._batch import Batch, Curved, Problem, Start
+from hessian._certificate import LINEAR
+from hessian._draws import Draws, NotInParts
+from hessian._loss import Products, by_sample, from_samples
+from hessian._operations import Layout, Mark, candidates
+from hessian._plan import Plan
+from hessian._state import Randomness, only
+from hessian._tape import is_leaf, size
+
+# A double backward keeps the tape of a tape, and adjoints of both.
+TAPES = 6
+
+
+class Whole(Batch):
+    """The batch's outputs, its loss, and what the loss does to the outputs; no tape below them."""
+
+    def __init__(
+        self,
+        problem: Problem,
+        inputs: Any,
+        targets: Any,
+        index: int,
+        sampled: Mapping[str, Tensor] | None,
+    ) -> None:
+        self.problem, self.index, self.limit = problem, index, None
+        self.sampled = sampled or {}
+        self.inputs, self.targets = inputs, targets
+        self.samples = _data.size(inputs)
+        self.start = Start(problem)
+        draws = Draws()
+        with torch.no_grad(), draws:
+            output = problem.output(inputs, index)
+        self.drawn = draws.noted
+        self.leaves, self.spec = tree_flatten(output)
+        self.after = Randomness(problem.devices())
+        self.places: list[int] = []
+        self.known: dict[int, Layout] = {}
+        self.at: Mapping[int, Any] = {}
+        self.is_read = False
+
+    def read(self, places: list[int]) -> None:
+        """Read the loss, given which leaves of the output depend on the parameters."""
+        self.is_read, self.places = True, places
+        self.outputs = [self.leaves[i] for i in places]
+        if any(not isinstance(t, Tensor) for t in self.outputs):
+            raise NotInParts("the model returns something else for a part")
+        self.at = self._read(self.leaves, self.spec)
+        if set(self.direct) - self.separable:
+            raise NotInParts("the loss reads a parameter in a way that is not a sum over entries")
+        curved = [i for i in self.used if self.at[i] != LINEAR]
+        self.curved = Curved([], [])
+        if curved:
+            self.curved = self._layouts(curved, [self.detached[i] for i in curved], self.at)
+            if self.curved.layouts is None:
+                raise NotInParts("the loss couples samples")
+            self.known = dict(zip(curved, self.curved.layouts, strict=True))
+
+    @property
+    def width(self) -> int:
+        """Entries of a sample in all outputs that the loss is curved in."""
+        return sum(t.numel() for t in self.curved.tensors) // self.samples
+
+    @cached_property
+    def _blocks_of_all(self) -> Tensor | None:
+        item = 4 * self.samples * self.width**2 * self.curved.tensors[0].element_size()
+        return self._blocks(self.curved) if item <= self.problem.memory // 4 else None
+
+    def blocks(self, part: slice) -> Tensor:
+        """The loss's second derivative in the outputs of some samples, ``[m, w, w]``."""
+        if self._blocks_of_all is not None:
+            return self._blocks_of_all[part]
+        layouts, n = self.curved.layouts, self.samples
+        assert layouts is not None
+        leaves = self.curved.tensors
+        multiply = Products(
+            [g for i in self.curved.leaves if (g := self.gradient_out[i]) is not None], leaves
+        )
+        found = []
+        for i, layout in enumerate(layouts):
+            for entry in range(leaves[i].numel() // n):
+                vectors = [torch.zeros_like(leaf) for leaf in leaves]
+                unit = leaves[i].new_zeros((n, leaves[i].numel() // n))
+                unit[:, entry] = 1.0
+                vectors[i] = from_samples(unit, layout, n, leaves[i].shape)
+                rows = [
+                    by_sample(g, lay, n).reshape(n, -1)[part]
+                    for g, lay in zip(multiply(vectors), layouts, strict=True)
+                ]
+                found.append(torch.cat(rows, 1))
+        return torch.stack(found, 2)
+
+    def own(self) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Second derivative and gradient of what the loss adds by itself, once for all parts."""
+        first = {name: g.detach() for name, g in self.direct.items() if g is not None}
+        return self.separable_terms(), first
+
+
+class Part(Batch):
+    """Some samples of a batch: their tape, the others' outputs held."""
+
+    def __init__(self, whole: Whole, part: slice) -> None:
+        self.whole, self.part = whole, part
+        whole.start.rewind()
+        n = whole.samples
+        inputs = rows(whole.inputs, part, n)
+        if _data.size(inputs) != part.stop - part.start:
+            raise NotInParts("the inputs are not laid out sample by sample")
+        super().__init__(whole.problem, inputs, whole.targets, whole.index, whole.sampled)
+
+    def _output(self) -> Any:
+        whole = self.whole
+        if not whole.drawn:
+            return self.problem.output(self.inputs, self.index)
+        draws = Draws(whole.drawn, self.part, whole.samples)
+        with draws:
+            output = self.problem.output(self.inputs, self.index)
+        if draws.count != len(whole.drawn):
+            raise NotInParts("a part draws other random numbers than the whole")
+        return output
+
+    def _value(self, output: Any) -> Tensor:
+        """The whole's loss, with this part's outputs put among the others'."""
+        whole, n = self.whole, self.whole.samples
+        leaves, handed = tree_flatten(output)[0], list(whole.leaves)
+        for i in self.used:
+            at, layout = self.places[i], whole.known[i]
+            full = by_sample(whole.leaves[at], layout, n)
+            mine = by_sample(leaves[at], layout, self.samples)
+            joined = torch.cat([full[: self.part.start], mine, full[self.part.stop :]])
+            handed[at] = from_samples(joined, layout, n, whole.leaves[at].shape)
+        whole.after.restore()
+        every = [p for module in self.problem.modules() for p in module.parameters()]
+        with only(every, set()):  # what the loss reads by itself is counted once, by the whole
+            return self.problem.scalar(
+                tree_unflatten(handed, whole.spec), whole.inputs, whole.targets, self.index
+            )
+
+    def _read(self, leaves: list[Any], spec: Any) -> Mapping[int, Any]:
+        whole, n = self.whole, self.whole.samples
+        if not whole.is_read:
+            whole.read(self.places)
+        if self.places != whole.places or spec != whole.spec:
+            raise NotInParts("the model returns something else for a part")
+        self.loss, self.end, self.used = whole.loss, whole.end, whole.used
+        self.detached = [t.detach() for t in self.outputs]
+        self.gradient_out = [None] * len(self.outputs)
+        self.direct = dict.fromkeys(whole.direct)
+        self.separable = whole.separable
+        for i in self.used:
+            layout = self._same(i)
+            whole.known[i] = layout
+            gradient = whole.gradient_out[i]
+            assert gradient is not None
+            mine = by_sample(gradient.detach(), layout, n)[self.part]
+            self.gradient_out[i] = from_samples(mine, layout, self.samples, self.outputs[i].shape)
+        return whole.at
+
+    def _same(self, i: int) -> Layout:
+        """The layout under which an output is the whole's own."""
+        whole, n = self.whole, self.whole.samples
+        full, mine = whole.outputs[i], self.detached[i]
+        options = [whole.known[i]] if i in whole.known else candidates(tuple(full.shape), n)
+        options += [lay._replace(outer=lay.inner, inner=lay.outer) for lay in options]
+        # Sums run in another order in a part; a dependence between samples shows far above that.
+        loose = torch.finfo(full.dtype).eps ** (2 / 3) * float(full.abs().max())
+        for layout in options[: 1 if i in whole.known else None]:
+            dims = list(full.shape)
+            dims[layout.axis] = dims[layout.axis] // n * self.samples
+            if tuple(dims) != tuple(mine.shape):
+                continue
+            gap = by_sample(mine, layout, self.samples) - by_sample(full, layout, n)[self.part]
+            if float(gap.abs().max()) <= loose:
+                return layout
+        raise NotInParts("the model gives some samples other outputs than it gives all of them")
+
+    def _samples(self, at: Mapping[int, Any]) -> None:
+        super()._samples(self.whole.known)
+
+    def _layouts(self, curved: list[int], leaves: list[Tensor], at: Mapping[int, Any]) -> Curved:
+        return Curved(curved, leaves, [self.whole.known[i] for i in curved])
+
+    def _blocks(self, found: Curved) -> Tensor:
+        return self.whole.blocks(self.part)
+
+    def need(self) -> float:
+        """Bytes that each sample adds to the working set."""
+        labels = {} if self.chain is None else self.chain.where.labels
+        tape = sum(
+            size(node) for node in self.tape.order
+            if not is_leaf(node) and labels.get((node, 0)) is not Mark.SHARED
+        )  # fmt: skip
+        item = self.outputs[0].element_size() if self.outputs else 8
+        pairs = max(
+            (at.count**2 * item for found in self.sites.values()
+             for site in found if (at := site.positions) is not None), default=0,
+        )  # fmt: skip
+        return TAPES * tape / self.samples + 2 * pairs + 4 * 8 * self.whole.width**2
+
+
+class Parts:
+    """A batch in parts; the interface is that of a `Batch`."""
+
+    def __init__(self, whole: Whole) -> None:
+        n = whole.samples
+        if n < 2:
+            raise NotInParts("a single sample")
+        pair = Part(whole, slice(0, 2))
+        if pair.mixed:
+            raise NotInParts(f"samples are not proved to stay apart above {pair.mixed[0]!r}")
+        need = pair.need()
+        pair._release()
+        most = max(1, min(n, int(whole.problem.memory / max(1.0, need))))
+        count = -(-n // most)
+        cuts = [n * i // count for i in range(count + 1)]
+        self.whole, self.slices = whole, [slice(a, b) for a, b in pairwise(cuts)]
+        self.first: Part | None = Part(whole, self.slices[0])
+        self.samples, self.loss, self.end = n, whole.loss, whole.end
+        self.plan: Plan = dataclasses.replace(self.first.plan, samples=n, parts=count)
+        self.tape_bytes = int(need * n / TAPES)
+        self.used, self.gradient_out = whole.used, whole.gradient_out
+        self.layouts = [whole.known[i] for i in whole.used]
+
+    def ticks(self) -> int:
+        """Units of progress that `run` will report."""
+        return len(self.slices) * (self.first.ticks() if self.first is not None else 0)
+
+    def run(self, tick: Callable[[int], None]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """The diagonal and the gradient of the batch's loss."""
+        second, first = self.whole.own()
+        parameters = self.whole.problem.parameters
+        total, slope = (
+            {name: torch.zeros_like(p, memory_format=torch.contiguous_format, requires_grad=False)
+             for name, p in parameters.items()} for _ in range(2)
+        )  # fmt: skip
+        for into, given in ((total, second), (slope, first)):
+            for name, value in given.items():
+                into[name] += value
+        try:
+            for part in self.slices:
+                now, self.first = self.first or Part(self.whole, part), None
+                h, g = now.run(tick)
+                for into, given in ((total, h), (slope, g)):
+                    for name, value in given.items():
+                        into[name] += value
+            return total, slope
+        except NotInParts:
+            pass  # a later part shows what the first two samples did not
+        whole = self.whole
+        whole.start.rewind()
+        batch = Batch(whole.problem, whole.inputs, whole.targets, whole.index, whole.sampled)
+        return batch.run(lambda _: None)
+
+
+def rows(values: Any, part: slice, n: int) -> Any:
+    """Some samples' rows of every tensor with n rows; everything else whole."""
+
+    def cut(leaf: Any) -> Any:
+        if isinstance(leaf, Tensor) and leaf.dim() > 0 and leaf.shape[0] == n:
+            return leaf[part]
+        return leaf
+
+    return tree_map(cut, _data._plain(values))
