@@ -12,12 +12,14 @@ from sim.models._alexnet import alexnet
 from sim.models._lenet import lenet
 from sim.models._mlp import mlp
 from sim.models._resnet18 import resnet18
+from sim.models._transformer import transformer
 
 BUILDERS: dict[str, Callable[..., nn.Module]] = {
     "alexnet": alexnet,
     "lenet": lenet,
     "mlp": mlp,
     "resnet18": resnet18,
+    "transformer": transformer,
 }
 MODELS = tuple(BUILDERS)
 
@@ -36,12 +38,13 @@ def build(
     |---|---|---|---|
     | `alexnet` | conv1 … conv5, fc1 … fc3 | `width`, `dropout` (0.5) | 23,272,266 |
     | `resnet18` | conv1, layer1 … layer4, fc | `width` | 11,173,962 |
-    | `lenet` | conv1, conv2, fc1 … fc3 | `activation`, `width` | 136,886 |
+    | `lenet` | conv1, conv2, fc1 … fc3 | `activation`, `width`, `dropout` (0) | 136,886 |
     | `mlp` | fc1, fc2, … | `hidden`, `activation`, `width`, `dropout` (0) | 411,146 |
+    | `transformer` | embed, blocks, head | `depth`, `heads`, `patch`, `width`, … | 107,978 |
 
     Parameters are counted for images of 3x32x32, ten classes and the default options. All networks
-    use ReLU unless `activation` says `"tanh"` or `"gelu"`. `alexnet` resizes images smaller than
-    32x32 to 32x32 by bilinear interpolation.
+    use ReLU unless `activation` says `"tanh"` or `"gelu"`, but the transformer, which uses GELU.
+    `alexnet` resizes images smaller than 32x32 to 32x32 by bilinear interpolation.
 
     Args:
         name: one of `MODELS`.
@@ -52,7 +55,9 @@ def build(
             from the global state, as PyTorch does.
         options: `width`, the factor on the size of every hidden layer (1.0); `dropout`, the
             probability of dropping in [0, 1); `hidden`, the sizes of an MLP's hidden layers
-            (128, 128); `activation`, `"relu"`, `"tanh"` or `"gelu"`.
+            (128, 128); `activation`, `"relu"`, `"tanh"` or `"gelu"`; of a transformer, `depth`
+            (2) blocks of `heads` (4) heads on tokens that are patches of `patch` pixels a side
+            (4 for images from 32 on, else 2).
 
     Returns:
         The module; its forward takes `[N, *in_shape]` to logits `[N, classes]`.

@@ -1,6 +1,6 @@
 """One batch: the losses of its samples, what each counts for, and the gradient."""
 
-from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +12,7 @@ import hessian
 from sim.training import _losses
 from sim.training._config import TrainConfig
 from sim.training._network import Network
+from sim.training._synchronised import Synchronised
 from sim.training._world import World
 
 # Streams of random numbers beside each other: every draw of a run comes from
@@ -50,10 +51,13 @@ class Found:
     weights: Tensor | float
     correct: Tensor
 
-    @property
-    def objective(self) -> Tensor:
-        """Σ_i a_i ℓ_i over the share, `[lanes]`."""
-        return (self.losses * self.weights).sum(-1)
+    def totals(self, n: int) -> Tensor:
+        """Mean loss, objective Σ_i a_i ℓ_i and accuracy, this share's part, `[lanes, 3]`."""
+        loss = self.losses.sum(-1) / n
+        objective = loss
+        if isinstance(self.weights, Tensor):
+            objective = (self.losses * self.weights).sum(-1)
+        return torch.stack([loss, objective, self.correct / n], -1)
 
 
 class Gradient:
@@ -65,6 +69,9 @@ class Gradient:
         self.world = world
         self.seeds = [order_seed(each) for each in configs]
         self.per_sample = _losses.per_sample(self.config.loss, self.config.loss_options)
+        self.synchronised: Synchronised | None = None
+        if self.config.batch_norm == "synchronised":
+            self.synchronised = Synchronised(network.model, world)
 
     def losses(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         """Losses `[lanes, n]` and outputs `[lanes, n, C]` of all samples at one go."""
@@ -74,42 +81,75 @@ class Gradient:
 
     def __call__(self, batch: Batch) -> Found:
         """Put the gradient into `.grad`, summed over all processes."""
-        discard = self.config.discard
-        active = discard is not None and discard.active(batch.epoch)
-        pieces = list(self.parts(batch.y.shape[1]))
-        whole = len(pieces) == 1 and self.world.size == 1
-        weights: Tensor | float = 1 / batch.n
-        if active and not whole:
-            # The ranks are those in the whole batch, so all losses come first.
-            with torch.no_grad(), self.network.buffers_kept():
-                weights = self._weights(batch, self.all_losses(batch))
         for parameter in self.network.parameters:
             parameter.grad = None
-        self._reseed(batch)
-        losses, correct = [], []
-        for part in pieces:
-            values, output = self.losses(batch.x[:, part], batch.y[:, part])
-            if active and whole:
-                weights = self._weights(batch, values.detach())
-            share = weights[:, part] if isinstance(weights, Tensor) else weights
-            (values * share).sum().backward()
-            losses.append(values.detach())
-            right = output.detach().argmax(-1) == batch.y[:, part]
-            correct.append(right.sum(-1))
-        gradients = [p.grad for p in self.network.parameters if p.grad is not None]
-        self.world.sum(gradients)
+        parts = self.parts(batch.y.shape[1])
+        whole = len(parts) == 1 and self.world.size == 1
+        found = self._at_once(batch) if whole else self._in_parts(batch, parts)
+        self.world.sum([p.grad for p in self.network.parameters if p.grad is not None])
         chosen = self.config.discard_gradients
         if chosen is not None and chosen.active(batch.epoch):
             self._thin(chosen, batch.step)
-        return Found(torch.cat(losses, 1), weights, torch.stack(correct).sum(0))
+        return found
 
+    def _at_once(self, batch: Batch) -> Found:
+        self._reseed(batch, 0)
+        losses, output = self.losses(batch.x, batch.y)
+        values = losses.detach()
+        weights: Tensor | float = 1 / batch.n
+        if self._discards(batch):
+            weights = self._weights(batch, values)
+            (losses * weights).sum().backward()
+        else:
+            (losses.sum() * weights).backward()
+        return Found(values, weights, _right(output, batch.y))
+
+    def _in_parts(self, batch: Batch, parts: list[slice]) -> Found:
+        weights: Tensor | float = 1 / batch.n
+        losses: dict[int, Tensor] = {}
+        correct: dict[int, Tensor] = {}
+
+        def objective(part: slice) -> Tensor:
+            values, output = self._part(batch, part)
+            share = weights[:, part] if isinstance(weights, Tensor) else weights
+            losses[part.start] = values.detach()
+            correct[part.start] = _right(output, batch.y[:, part])
+            return (values * share).sum()
+
+        with self._statistics(batch, parts):
+            if self._discards(batch):
+                # The ranks are those in the whole batch, so all losses come first.
+                with torch.no_grad(), self.network.buffers_kept():
+                    weights = self._weights(batch, self._losses_of(batch, parts))
+            if self.synchronised is not None:
+                self.synchronised.backward(objective, parts)
+            else:
+                for part in parts:
+                    objective(part).backward()
+        together = torch.cat([losses[part.start] for part in parts], 1)
+        return Found(together, weights, torch.stack(list(correct.values())).sum(0))
+
+    @torch.no_grad()
     def all_losses(self, batch: Batch) -> Tensor:
-        """The share's losses with the masks that the gradient has, without a graph."""
-        self._reseed(batch)
+        """The share's losses with the masks that the gradient has; buffers are left alone."""
         parts = self.parts(batch.y.shape[1])
-        return torch.cat([self.losses(batch.x[:, p], batch.y[:, p])[0] for p in parts], 1)
+        with self.network.buffers_kept(), self._statistics(batch, parts):
+            return self._losses_of(batch, parts)
 
-    def curvature(self, batch: Batch, weights: Tensor | float) -> hessian.Diagonal:
+    def _losses_of(self, batch: Batch, parts: list[slice]) -> Tensor:
+        return torch.cat([self._part(batch, part)[0] for part in parts], 1)
+
+    def _part(self, batch: Batch, part: slice) -> tuple[Tensor, Tensor]:
+        self._reseed(batch, part.start)
+        return self.losses(batch.x[:, part], batch.y[:, part])
+
+    def _statistics(self, batch: Batch, parts: list[slice]) -> AbstractContextManager[None]:
+        """Batch norm over all parts together, where that is wanted and there are several."""
+        if self.synchronised is None or (len(parts) == 1 and self.world.size == 1):
+            return nullcontext()
+        return self.synchronised.measured(lambda part: self._part(batch, part), parts)
+
+    def curvature(self, batch: Batch, weights: Tensor | float) -> dict[str, Tensor]:
         """The exact diagonal of the Hessian of the same objective, with the same masks."""
         x, y, a = batch.x[0], batch.y[0], weights
         values = a[0] if isinstance(a, Tensor) else torch.full_like(y, a, dtype=x.dtype)
@@ -117,27 +157,36 @@ class Gradient:
         if limit is not None and limit < batch.n:
             kept = max(0, min(len(y), limit - self.world.share(batch.n).start))
             x, y, values = x[:kept], y[:kept], values[:kept]
-            total = torch.full((1,), float(values.sum()), device=x.device, dtype=x.dtype)
+            total = values.sum().reshape(1)
             self.world.sum([total])
             values = values / total
-        pairs = [(x[p], (y[p], values[p])) for p in self.parts(len(y))]
 
         def loss(output: Tensor, target: tuple[Tensor, Tensor]) -> Tensor:
             return (self.per_sample(output, target[0]) * target[1]).sum()
 
-        self._reseed(batch)
-        found = hessian.diagonal(self.network.model, loss, pairs, weight="sum")
-        self.world.sum([*found.values()])
-        return found
+        h = {
+            name: torch.zeros_like(parameter, requires_grad=False)
+            for name, parameter in self.network.model.named_parameters()
+        }
+        for part in self.parts(len(y)):
+            self._reseed(batch, part.start)
+            pair = x[part], (y[part], values[part])
+            for name, value in hessian.diagonal(self.network.model, loss, pair).items():
+                h[name] += value
+        self.world.sum(h.values())
+        return h
 
-    def parts(self, n: int) -> Iterator[slice]:
+    def parts(self, n: int) -> list[slice]:
         """The share of n samples, cut where it is larger than a micro-batch."""
-        size = self.config.micro_batch or n
-        for start in range(0, n, size):
-            yield slice(start, min(n, start + size))
+        size = self.config.micro_batch or max(1, n)
+        return [slice(start, min(n, start + size)) for start in range(0, n, size)]
 
-    def _reseed(self, batch: Batch) -> None:
-        self.network.reseed(self.seeds[0], MASKS, batch.step, self.world.rank)
+    def _discards(self, batch: Batch) -> bool:
+        discard = self.config.discard
+        return discard is not None and discard.active(batch.epoch)
+
+    def _reseed(self, batch: Batch, start: int) -> None:
+        self.network.reseed(self.seeds[0], MASKS, batch.step, self.world.rank, start)
 
     def _weights(self, batch: Batch, losses: Tensor) -> Tensor:
         discard = self.config.discard
@@ -167,6 +216,11 @@ class Gradient:
 
             gradients = [p.grad for p in network.parameters if p.grad is not None]
             chosen.apply([network.lane(g, lane) for g in gradients], random)
+
+
+def _right(output: Tensor, y: Tensor) -> Tensor:
+    """How many of each lane's samples have the largest output in the right place."""
+    return (output.detach().argmax(-1) == y).sum(-1)
 
 
 def order_seed(config: TrainConfig) -> int:

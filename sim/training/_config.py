@@ -167,6 +167,11 @@ class TrainConfig:
         self._check_numbers()
         for name, possible in (("dtype", DTYPES), ("precision", PRECISIONS)):
             _arguments.choice(name, getattr(self, name), possible)
+        if self.precision != "full" and self.dtype != "float32":
+            raise ValueError(
+                f"precision: {self.precision!r} mixes with float32, but dtype is {self.dtype!r}; "
+                "give precision='full' or dtype='float32'"
+            )
         if self.batch_norm is not None:
             _arguments.choice("batch_norm", self.batch_norm, BATCH_NORMS)
         try:
@@ -175,6 +180,8 @@ class TrainConfig:
             raise ValueError(
                 f"device: got {self.device!r}; give a torch device: cpu, cuda, cuda:1"
             ) from None
+        if self.compile and self.batch_norm == "synchronised":
+            raise ValueError("compile: not with batch_norm='synchronised'; give one of the two")
         if self.curvature_of is not None and self.optimizer != "cblr":
             raise ValueError(
                 f"curvature_of: the optimizer {self.optimizer!r} takes no curvature; "

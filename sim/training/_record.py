@@ -73,9 +73,10 @@ class Recorder:
         wide = torch.float32 if device.type == "mps" else torch.float64
         self.sizes = [p.numel() // network.lanes for p in network.parameters]
         count = len(network.parameters)
-        self.rows = torch.empty(
-            CAPACITY, network.lanes, len(STEP_COLUMNS), dtype=wide, device=device
+        self.rows = torch.full(
+            (CAPACITY, network.lanes, len(STEP_COLUMNS)), math.nan, dtype=wide, device=device
         )
+        self._sizes = torch.tensor(self.sizes, dtype=wide, device=device)
         self.layer_rows = torch.empty(
             CAPACITY, network.lanes, count, len(LAYER_COLUMNS), dtype=wide, device=device
         )
@@ -143,14 +144,16 @@ class Recorder:
         self.layer_steps.append(step)
 
     @torch.no_grad()
-    def add(self, step: int, values: list[Tensor | float]) -> None:
-        """A row of `STEP_COLUMNS`, each `[lanes]` or one number for all."""
-        row = self.rows[len(self.row_steps)]
-        for column, value in enumerate(values):
-            row[:, column] = value
-        self.row_steps.append(step)
-        if len(self.row_steps) == CAPACITY:
-            self.flush()
+    def add(self, step: int, values: Tensor, at: int = 0) -> None:
+        """Numbers `[lanes, k]` for the k columns of `STEP_COLUMNS` from `at` on.
+
+        A row begins with its first columns; those that it is not given are nan.
+        """
+        if not self.row_steps or self.row_steps[-1] != step:
+            if len(self.row_steps) == CAPACITY:
+                self.flush()
+            self.row_steps.append(step)
+        self.rows[len(self.row_steps) - 1, :, at : at + values.shape[1]] = values
 
     def flush(self) -> None:
         """Bring over what lies on the device, and see which lanes are not finite any more."""
@@ -163,6 +166,7 @@ class Recorder:
                 self.blocks[name].append((list(steps), block))
                 if name == "steps":
                     self._look(steps, block[:, :, 0])
+                    rows.fill_(math.nan)
                 steps.clear()
 
     def _look(self, steps: list[int], losses: Tensor) -> None:
@@ -232,16 +236,16 @@ class Recorder:
 
     def _mean_abs(self, tensors: list[Tensor]) -> Tensor:
         """The average size of an entry, `[lanes, tensors]`."""
-        lanes = self.network.lanes
-        if lanes > 1:
-            return torch.stack([t.abs().flatten(1).mean(1) for t in tensors], 1).to(self.rows.dtype)
-        pieces = [_flat(t).split(PIECE) for t in tensors]
-        norms = torch._foreach_norm([piece for each in pieces for piece in each], 1)
-        flat = torch.stack(list(norms)).to(self.rows.dtype)
-        if any(len(each) > 1 for each in pieces):
-            split = flat.split([len(each) for each in pieces])
-            flat = torch.stack([each.sum() for each in split])
-        return (flat / torch.tensor(self.sizes, dtype=flat.dtype, device=flat.device)).unsqueeze(0)
+        if self.network.lanes > 1:
+            rows = [torch.linalg.vector_norm(t.flatten(1), 1, dim=1) for t in tensors]
+            return torch.stack(rows, 1) / self._sizes
+        cut = [_flat(t).split(PIECE) if t.numel() > PIECE else (t,) for t in tensors]
+        norms = torch._foreach_norm([piece for each in cut for piece in each], 1)
+        flat = torch.stack(list(norms)).to(self._sizes)
+        if len(flat) > len(cut):
+            sums = [each.sum() for each in flat.split([len(each) for each in cut])]
+            flat = torch.stack(sums)
+        return (flat / self._sizes).unsqueeze(0)
 
     def state(self) -> dict[str, Any]:
         """All that is needed to go on from here, after a `flush`."""

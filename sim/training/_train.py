@@ -1,7 +1,6 @@
 """One run: from a configuration to its tables and weights."""
 
 import contextlib
-import math
 import os
 import signal
 import threading
@@ -212,7 +211,7 @@ class State:
             for k in range(each.steps)
         ]
         self.network = Network(configs, self.training)
-        _check_batch_norm(config, self.network.model, max(self.counts), world)
+        _check_parts(config, self.network.model, self.counts, world)
         self.gradient = Gradient(configs, self.network, world)
         self.optimizer = self.network.optimizer(config)
         self.recorder = Recorder(self.network, config.measure.layers_every)
@@ -259,21 +258,20 @@ class State:
             self._curvature(step)
         looks = measure.decrease_every > 0 and step % measure.decrease_every == 0
         held = self._held_out(order, start, stop, step) if looks else None
-        before = self._held_loss(held, step)
+        held_before = self._held_loss(held, step)
         found = self.gradient(batch)
-        totals = torch.stack(
-            [found.losses.sum(-1), found.objective, found.correct.to(found.losses)]
-        )
+        totals = found.totals(batch.n)
         self.world.sum([totals])
+        recorder.add(step, totals)
         recorder.before(step)
         going = self._update(batch, found, self.rates[step])
         recorder.after(step)
-        fell: Tensor | float = math.nan
         if looks:
-            fell = totals[1] - self._objective(batch, found.weights)
-            before = before - self._held_loss(held, step)
-        n = batch.n
-        recorder.add(step, [totals[0] / n, totals[1], totals[2] / n, fell, before])
+            after = self._objective(batch, found.weights)
+            recorder.add(step, (totals[:, 1] - after).unsqueeze(-1), 3)
+        if held_before is not None:
+            held_after = self._held_loss(held, step)
+            recorder.add(step, (held_before - held_after).unsqueeze(-1), 4)
         return going
 
     def _update(self, batch: Batch, found: Found, rate: float) -> bool:
@@ -335,18 +333,16 @@ class State:
         return self._take(data, torch.stack(rows))
 
     @torch.no_grad()
-    def _held_loss(self, pair: tuple[Tensor, Tensor] | None, step: int) -> Tensor | float:
+    def _held_loss(self, pair: tuple[Tensor, Tensor] | None, step: int) -> Any:
         """The mean loss, in training mode, with the same masks before and after the step."""
         if pair is None:
-            return math.nan
+            return None
         x, y = pair
-        with self.network.buffers_kept():
-            return self.gradient.all_losses(Batch(x, y, y.shape[1], step, 0)).mean(-1)
+        return self.gradient.all_losses(Batch(x, y, y.shape[1], step, 0)).mean(-1)
 
     @torch.no_grad()
     def _objective(self, batch: Batch, weights: Tensor | float) -> Tensor:
-        with self.network.buffers_kept():
-            value = (self.gradient.all_losses(batch) * weights).sum(-1)
+        value = (self.gradient.all_losses(batch) * weights).sum(-1)
         self.world.sum([value])
         return value
 
@@ -361,7 +357,16 @@ class State:
             if all(bool(p.isfinite().all()) for p in self.network.parameters):
                 raise
 
+    def _average_buffers(self) -> None:
+        """Running statistics of ghost batch norm are each process's own until the epoch ends."""
+        buffers = [b for b in self.network.model.buffers() if b.is_floating_point()]
+        self.world.sum(buffers)
+        if self.world.size > 1:
+            for buffer in buffers:
+                buffer /= self.world.size
+
     def _end_epoch(self, each: Pass) -> None:
+        self._average_buffers()
         every = self.config.measure.test_every
         last = each is self.plan[-1]
         tested = self._test() if every and (last or (each.epoch + 1) % every == 0) else {}
@@ -475,7 +480,14 @@ def check_device(name: str) -> None:
         ) from None
 
 
-def _check_batch_norm(config: TrainConfig, model: nn.Module, largest: int, world: World) -> None:
+def _check_parts(config: TrainConfig, model: nn.Module, counts: list[int], world: World) -> None:
+    """Refuse what a batch in parts cannot be."""
+    smallest, largest = min(counts), max(counts)
+    if smallest < world.size:
+        raise ValueError(
+            f"batch_size: a batch of {smallest} cannot be shared by {world.size} processes; "
+            "give a larger batch size, or drop_last for the remainder of a pass"
+        )
     norms = [n for n, m in model.named_modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
     parts = world.size > 1 or (config.micro_batch is not None and config.micro_batch < largest)
     if norms and parts and config.batch_norm is None:
@@ -483,6 +495,11 @@ def _check_batch_norm(config: TrainConfig, model: nn.Module, largest: int, world
             f"batch_norm: batches of {largest} go through {norms[0]!r} in parts (micro_batch or "
             "several processes), so that what it computes has to be chosen: give 'ghost' to "
             "normalise each part by itself, or 'synchronised' for the whole batch"
+        )
+    if norms and parts and config.batch_norm == "synchronised" and config.optimizer == "cblr":
+        raise ValueError(
+            "batch_norm: cblr cannot take the curvature of a batch in parts through synchronised "
+            "batch norm; leave micro_batch out, use one process, or give 'ghost'"
         )
 
 

@@ -14,7 +14,13 @@ def count(model):
 
 @pytest.mark.parametrize(
     ("name", "parameters"),
-    [("alexnet", 23_272_266), ("resnet18", 11_173_962), ("lenet", 136_886), ("mlp", 411_146)],
+    [
+        ("alexnet", 23_272_266),
+        ("resnet18", 11_173_962),
+        ("lenet", 136_886),
+        ("mlp", 411_146),
+        ("transformer", 107_978),
+    ],
 )
 def test_published_sizes(name, parameters):
     assert count(models.build(name, seed=0)) == parameters
@@ -166,6 +172,52 @@ def test_a_seed_fixes_the_weights_and_leaves_the_global_state(name):
     assert not same(first, make(6))
 
 
+def test_lenet_drops_before_its_hidden_linear_layers():
+    model = models.build("lenet", in_shape=(1, 8, 8), dropout=0.5, seed=0)
+    names = [name for name, _ in model.named_children()]
+    assert [names[names.index(f"dropout{k}") + 1] for k in (1, 2)] == ["fc1", "fc2"]
+    assert model.dropout1.p == model.dropout2.p == 0.5
+    assert not any("dropout" in name for name, _ in models.build("lenet").named_children())
+
+
+def test_transformer_is_torchs_own_encoder():
+    ours = models.build("transformer", in_shape=(2, 8, 6), classes=3, depth=2, heads=4, seed=0)
+    ours = ours.double().eval()
+    assert ours.position.shape == (12, 64)
+    x = torch.randn(3, 2, 8, 6, dtype=torch.float64)
+    # Patches by hand: each token is a linear map of a patch's 2x2x2 numbers.
+    patches = x.unfold(2, 2, 2).unfold(3, 2, 2).permute(0, 2, 3, 1, 4, 5).flatten(1, 2).flatten(2)
+    stream = patches @ ours.embed.weight.flatten(1).T + ours.embed.bias + ours.position
+    for block in ours.blocks:
+        theirs = nn.TransformerEncoderLayer(
+            64, 4, 256, dropout=0.0, activation="gelu", batch_first=True, norm_first=True
+        ).double()
+        attention = block.attention
+        theirs.self_attn.in_proj_weight.data = attention.qkv.weight.data
+        theirs.self_attn.in_proj_bias.data = attention.qkv.bias.data
+        theirs.self_attn.out_proj.load_state_dict(attention.out.state_dict())
+        for a, b in (
+            ("norm1", "norm1"),
+            ("norm2", "norm2"),
+            ("linear1", "fc1"),
+            ("linear2", "fc2"),
+        ):
+            getattr(theirs, a).load_state_dict(getattr(block, b).state_dict())
+        stream = theirs(stream)
+    expected = ours.head(ours.norm(stream).mean(1))
+    torch.testing.assert_close(ours(x), expected, rtol=1e-10, atol=1e-12)
+
+
+def test_transformer_sizes():
+    assert models.build("transformer", seed=0).embed.kernel_size == (4, 4)
+    small = models.build("transformer", in_shape=(1, 8, 8), width=0.25, heads=2, depth=1, patch=4)
+    assert small.position.shape == (4, 16)
+    assert len(small.blocks) == 1
+    dropping = models.build("transformer", in_shape=(1, 8, 8), dropout=0.5, seed=0)
+    x = torch.randn(2, 1, 8, 8)
+    assert not torch.equal(dropping(x), dropping(x))
+
+
 def test_without_a_seed_the_global_state_decides():
     torch.manual_seed(5)
     a, b = models.build("mlp"), models.build("mlp")
@@ -211,6 +263,12 @@ def test_first_linear():
         ({"name": "alexnet", "dropout": "x"}, r"^dropout: got 'x'; give a number at least 0 and b"),
         ({"name": "alexnet", "in_shape": (3, 64, 64)}, r"^in_shape: \(3, 64, 64\) is larger than"),
         ({"name": "alexnet", "in_shape": (20,)}, r"^in_shape: \(20,\) is not the shape of an imag"),
+        (
+            {"name": "transformer", "patch": 5},
+            r"^patch: 5 does not divide the sides of \(3, 32, 32",
+        ),
+        ({"name": "transformer", "depth": 0}, r"^depth: got 0; give a whole number at least 1"),
+        ({"name": "mlp", "hiden": (4,)}, r"^hiden: .* did you mean 'hidden'\?$"),
         ({"name": "lenet", "in_shape": (1, 3, 8)}, r"^in_shape: \(1, 3, 8\) is too small for len"),
     ],
 )
