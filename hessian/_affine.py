@@ -7,6 +7,7 @@ turns the first into squares of pulled-back columns.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -14,9 +15,12 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import GradientEdge
 
+from hessian import _sweep
+from hessian._chain import Chain
+from hessian._contraction import Contraction
 from hessian._loss import Factor, by_sample
-from hessian._site import Gram, Site, sum_of_squares
-from hessian._tape import Edge
+from hessian._site import Site, sum_of_squares
+from hessian._tape import Edge, shape
 
 Tick = Callable[[int], None]
 
@@ -34,70 +38,115 @@ def by_sites(
     outputs: Sequence[Tensor],
     factor: Factor,
     targets: Sequence[Target],
+    chain: Chain | None,
     memory: int,
     tick: Tick,
 ) -> None:
     """All samples in one pass per column: r backward passes, whatever the number of parameters.
 
     Valid where the loss and the way from the parameter to the outputs keep samples apart: then
-    the adjoint at a site holds each sample's own, and squares are taken sample by sample.
+    the adjoint at a site holds each sample's own, and squares are taken sample by sample. Where
+    `chain` knows every operation on the way, all columns of a few samples are pulled back at once.
     """
     if not factor.rank or not targets:
         return
-    layouts = {site.edge: site.layout for target in targets for site in target.sites}
-    edges = list(layouts)
+    # A column carries the root of its eigenvalue's size: what is left of a weight is its sign.
+    root = factor.weights.abs().sqrt()
+    sites = [site for target in targets for site in target.sites]
     n = int(factor.weights.shape[1])
-    squares: dict[Edge, Tensor] = {}
-    grams = {
-        i: Gram(target.sites[0], n, target.into)
-        for i, target in enumerate(targets)
-        if len(target.sites) == 1
-        and Gram.pays(target.sites[0], target.into, n, factor.rank, memory)
-    }
-    for c in range(factor.rank):
+    if chain is not None and all(chain.obstacle(site) is None for site in sites):
+        edges = [torch.autograd.graph.get_gradient_edge(t) for t in outputs]
+        tops = {}
+        for edge, columns in zip(edges, factor.columns, strict=True):
+            flat = [chain.where.flat(c, (edge.node, edge.output_nr)) for c in columns]
+            tops[edge.node, edge.output_nr] = torch.stack(flat, 1) * root.T.unsqueeze(2)
+        work = _sweep.Sweep(chain, [site.edge for site in sites], tops, memory)
+        squares = _Squares(targets, factor.weights.sign().T, work.columns, memory)
+        work.run(squares.meet, squares.close, tick)
+    else:
+        every = sum(_numel(edge) for edge in {site.edge for site in sites})
+        chunk = max(1, min(factor.rank, memory // max(1, 2 * every * root.element_size())))
+        squares = _Squares(targets, factor.weights.sign().T, chunk, memory)
+        for start in range(0, factor.rank, chunk):
+            some = slice(start, min(factor.rank, start + chunk))
+            _by_engine(outputs, factor, root, squares, some)
+            squares.close(slice(0, n), some)
+            tick(some.stop - some.start)
+    squares.finish()
+
+
+def _by_engine(
+    outputs: Sequence[Tensor], factor: Factor, root: Tensor, squares: _Squares, some: slice
+) -> None:
+    """Some columns of all samples, by autograd's own backward pass, one at a time."""
+    edges = list(squares.layouts)
+    n = int(factor.weights.shape[1])
+    adjoints: dict[Edge, list[Tensor]] = {}
+    for c in range(some.start, some.stop):
         got = torch.autograd.grad(
-            list(outputs),
-            [GradientEdge(*edge) for edge in edges],
-            [columns[c] for columns in factor.columns],
-            retain_graph=True,
-            allow_unused=True,
-        )
-        adjoints = {
-            edge: by_sample(g, layouts[edge], n)
-            for edge, g in zip(edges, got, strict=True)
-            if g is not None
-        }
-        weights = factor.weights[c]
-        squared: set[Edge] = set()
-        for i, target in enumerate(targets):
-            used = [site for site in target.sites if site.edge in adjoints]
-            if not used:
-                continue
-            if len(used) == 1 and used[0].outer is not None:
-                # One position: Σ_c commutes with the product, so only adjoints are squared here.
-                edge = used[0].edge
-                if edge not in squared:
-                    squared.add(edge)
-                    a = adjoints[edge][:, 0]
-                    weighted = a.square() * weights.unsqueeze(1)
-                    squares[edge] = squares[edge] + weighted if edge in squares else weighted
-                continue
-            if i in grams:
-                grams[i].add(adjoints[used[0].edge], weights)
-                continue
-            sum_of_squares(
-                used, [adjoints[s.edge] for s in used], weights, target.parameter.shape, memory,
-                target.into,
-            )  # fmt: skip
-        tick(1)
-    for i, gram in grams.items():
-        gram.finish(memory, targets[i].into)
-    for target in targets:
-        site = target.sites[0]
-        if len(target.sites) == 1 and site.outer is not None and site.edge in squares:
-            s2, u2 = squares[site.edge], site.outer.square()
-            pair = (u2.T, s2) if site.transposed else (s2.T, u2)
-            target.into.addmm_(*pair, alpha=site.scale**2)
+            list(outputs), [GradientEdge(*edge) for edge in edges],
+            [columns[c] for columns in factor.columns], retain_graph=True, allow_unused=True,
+        )  # fmt: skip
+        for edge, g in zip(edges, got, strict=True):
+            if g is not None:
+                samples = by_sample(g, squares.layouts[edge], n)
+                scale = root[c].view(-1, *[1] * (samples.dim() - 1))
+                adjoints.setdefault(edge, []).append(samples * scale)
+    for edge, rows in adjoints.items():
+        squares.meet(edge, torch.stack(rows, 1), slice(0, n), some)
+
+
+class _Squares:
+    """What happens where columns reach a site: every parameter met there takes its squares.
+
+    `signs` are those of the eigenvalues, ``[n, r]``; `rank` columns come at a time.
+    """
+
+    def __init__(self, targets: Sequence[Target], signs: Tensor, rank: int, memory: int) -> None:
+        self.signs, self.memory = signs.contiguous(), memory
+        self.layouts = {site.edge: site.layout for t in targets for site in t.sites}
+        self.alone: dict[Edge, list[Contraction]] = {}
+        self.several = [t for t in targets if len(t.sites) > 1]
+        for target in targets:
+            if len(target.sites) == 1:
+                site = target.sites[0]
+                found = Contraction(site, target.into, rank, memory)
+                self.alone.setdefault(site.edge, []).append(found)
+        self.awaited = {site.edge for t in self.several for site in t.sites}
+        self.kept: dict[Edge, Tensor] = {}
+
+    def meet(self, edge: Edge, rows: Tensor, part: slice, some: slice) -> None:
+        """Columns `some` of the samples in `part` at a site, ``[m, c, ...]``."""
+        layout, dims = self.layouts[edge], shape(edge)
+        assert dims is not None
+        rest = [s for a, s in enumerate(dims) if a != layout.axis]
+        rows = rows.reshape(*rows.shape[:2], layout.outer * layout.inner, *rest)
+        for contraction in self.alone.get(edge, ()):
+            contraction.add(rows, self.signs[part, some], part)
+        if edge in self.awaited:
+            self.kept[edge] = rows
+
+    def close(self, part: slice, some: slice) -> None:
+        """All sites were met: sum the uses of one parameter inside its square."""
+        signs = self.signs[part, some]
+        for target in self.several:
+            used = [site for site in target.sites if site.edge in self.kept]
+            for c in range(signs.shape[1] if used else 0):
+                sum_of_squares(
+                    used, [self.kept[site.edge][:, c] for site in used], signs[:, c], part,
+                    self.memory, target.into,
+                )  # fmt: skip
+        self.kept = {}
+
+    def finish(self) -> None:
+        """Complete what the contractions put off."""
+        for contractions in self.alone.values():
+            for contraction in contractions:
+                contraction.finish()
+
+
+def _numel(edge: Edge) -> int:
+    return math.prod(shape(edge) or (0,))
 
 
 def by_columns(

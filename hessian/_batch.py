@@ -702,7 +702,7 @@ class Batch:
         _affine.by_sites(
             outputs, factor,
             [_affine.Target(parameters[name], self.sites[name], into[name]) for name in fast],
-            self.problem.memory, tick,
+            self.chain, self.problem.memory, tick,
         )  # fmt: skip
         rest = by_method.get("columns", [])
         if not rest or not factor.rank:

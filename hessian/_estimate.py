@@ -267,7 +267,9 @@ def _by_columns(
                 for name in batch.leaf_nodes
             ]
             with torch.no_grad():
-                _affine.by_sites(outputs, factor, targets, problem.memory, lambda _: None)
+                _affine.by_sites(
+                    outputs, factor, targets, batch.chain, problem.memory, lambda _: None
+                )
         for name, term in own.items():
             result[name] += term
         found.append(result)

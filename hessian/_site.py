@@ -30,6 +30,10 @@ class Positions:
 
     `rows` maps an adjoint to ``[m, groups, o, p]``, `columns` a slice of samples to
     ``[m, groups, k, p]``; `count` is the number of positions p.
+
+    Where the columns are windows of something smaller, k = (c, a) for an offset a in the window,
+    `inputs` gives it as ``[m, groups, c, r]`` and `taps` ``[a, p]`` says which r the offset a of
+    the window at p falls on, -1 for padding.
     """
 
     rows: Callable[[Tensor], Tensor]
@@ -37,6 +41,8 @@ class Positions:
     groups: int
     out: int
     count: int
+    inputs: Callable[[slice], Tensor] | None = None
+    taps: Tensor | None = None
 
 
 @dataclass
@@ -155,13 +161,19 @@ def _dense(node: Node, layout: Layout, n: int, transposed: bool) -> Site:
         left, right = (adjoint, u[part]) if transposed else (u[part], adjoint)
         return alpha * (left.transpose(1, 2) @ right)
 
+    def columns(part: slice) -> Tensor:
+        picked = u[part].transpose(1, 2).unsqueeze(1)
+        return picked if alpha == 1.0 else alpha * picked
+
     single = u[:, 0] if u.shape[1] == 1 else None
     positions = Positions(
         rows=lambda adjoint: adjoint.transpose(1, 2).unsqueeze(1),
-        columns=lambda part: alpha * u[part].transpose(1, 2).unsqueeze(1),
+        columns=columns,
         groups=1,
         out=(shape((node, 0)) or (0, 0))[1],
         count=u.shape[1],
+        inputs=columns,
+        taps=torch.arange(u.shape[1], device=u.device).unsqueeze(0),
     )
     return Site(
         (node, 0), layout, gradient, alpha, outer=single, transposed=not transposed,
@@ -351,14 +363,27 @@ def _convolution(node: Node, layout: Layout, weight: tuple[int, ...], n: int) ->
     # im2col holds c·kernel·positions values a sample, the parameter o·c·kernel
     count = layout.outer * layout.inner * spots
     extra = 2 + math.ceil(count * math.prod(weight[1:]) / max(1, math.prod(weight)))
+    if swapped:
+        return Site((node, 0), layout, gradient, extra=extra)
+
+    def taps() -> Tensor:
+        """Window by window what `unfold` reads, as numbers of input pixels."""
+        pixels = torch.arange(math.prod(x.shape[2:]), device=x.device).view(1, 1, *x.shape[2:])
+        padded = F.pad(pixels, pads, value=-1)
+        one = windows(padded, kernel, stride, dilation, space).reshape(math.prod(kernel), -1)
+        steps = torch.arange(inputs.shape[1], device=x.device).view(1, -1, 1) * pixels.numel()
+        return torch.where(one.unsqueeze(1) < 0, -1, one.unsqueeze(1) + steps).flatten(1)
+
     positions = Positions(
         rows=lambda adjoint: places(fold(adjoint)),
         columns=lambda part: places(unfold(inputs[part], space)),
         groups=groups,
         out=weight[0] // groups,
         count=count,
+        inputs=lambda part: places(fold(inputs[part])),
+        taps=taps(),
     )
-    return Site((node, 0), layout, gradient, extra=extra, positions=None if swapped else positions)
+    return Site((node, 0), layout, gradient, extra=extra, positions=positions)
 
 
 def _embedding(node: Node, layout: Layout, weight: tuple[int, ...], n: int) -> Site | None:
@@ -453,30 +478,29 @@ def sum_of_squares(
     found: list[Site],
     adjoints: list[Tensor],
     weights: Tensor,
-    weight: tuple[int, ...],
+    part: slice,
     memory: int,
     into: Tensor,
 ) -> None:
-    """Add Σ_n λ_n (Σ_uses per-sample gradient)² to `into`, chunked over samples.
+    """Add Σ_n λ_n (Σ_uses per-sample gradient)² to `into`, for the samples n in `part`.
 
-    Several uses are summed before squaring: the parameter is one.
+    Adjoints and weights are those of the part, taken a few samples at a time. Several uses are
+    summed before squaring: the parameter is one.
     """
-    n = weights.shape[0]
-    if len(found) == 1 and found[0].tokens is not None:
-        return _squares_of_rows(found[0].tokens, adjoints[0], weights, into)
-    size = max(1, math.prod(weight)) * into.element_size()
-    working = size * (1 + sum(site.extra for site in found))
-    chunk = max(1, min(n, memory // max(1, working)))
-    for start in range(0, n, chunk):
-        part = slice(start, min(n, start + chunk))
-        total = found[0].gradient(adjoints[0][part], part)
+    count = weights.shape[0]
+    working = max(1, into.numel()) * into.element_size() * (1 + sum(site.extra for site in found))
+    chunk = max(1, min(count, memory // working))
+    for start in range(0, count, chunk):
+        some = slice(start, min(count, start + chunk))
+        place = slice(part.start + some.start, part.start + some.stop)
+        total = found[0].gradient(adjoints[0][some], place)
         for site, adjoint in zip(found[1:], adjoints[1:], strict=True):
-            total = total + site.gradient(adjoint[part], part)
+            total = total + site.gradient(adjoint[some], place)
         flat = total.reshape(total.shape[0], -1)
-        into.view(-1).addmv_(flat.square_().T, weights[part])
+        into.view(-1).addmv_(flat.square_().T, weights[some])
 
 
-def _squares_of_rows(tokens: Tensor, adjoint: Tensor, weights: Tensor, into: Tensor) -> None:
+def squares_of_rows(tokens: Tensor, adjoint: Tensor, weights: Tensor, into: Tensor) -> None:
     """The same for an embedding, touching only the rows that were read."""
     n, width = tokens.shape[0], into.shape[1]
     values = adjoint.reshape(n, -1, width)
@@ -488,65 +512,3 @@ def _squares_of_rows(tokens: Tensor, adjoint: Tensor, weights: Tensor, into: Ten
 # Measured on two CPU cores: products of this shape run at some 20 billion multiplications a
 # second, while writing, squaring and reading a value back runs at well under a billion.
 TRAFFIC = 30
-
-
-class Gram:
-    """Σ_n Σ_c λ (Σ_p rows[o,p]·columns[k,p])² over *pairs* of positions, all columns c at once.
-
-    The square is Σ_{p≤q} (2 - δ_pq) rows[o,p] rows[o,q] · columns[k,p] columns[k,q]: the first
-    product is summed over c as the columns come, the second is the same for all of them, and one
-    matrix product at the end does the rest. No per-sample gradient is ever written out.
-    """
-
-    def __init__(self, site: Site, n: int, like: Tensor) -> None:
-        assert site.positions is not None
-        self.site, self.at, self.n = site, site.positions, n
-        self.left, self.right = torch.triu_indices(self.at.count, self.at.count, device=like.device)
-        # Pairs lead, so that picking them copies whole blocks.
-        self.pairs = like.new_zeros((self.left.numel(), n, self.at.groups, self.at.out))
-        self.double = torch.where(self.left == self.right, 1.0, 2.0).to(like.dtype)
-
-    @staticmethod
-    def pays(site: Site, into: Tensor, n: int, rank: int, memory: int) -> bool:
-        """Whether this form costs less than squaring per-sample gradients.
-
-        Both are products of the same kind, counted in multiplications a sample and output: squares
-        take rank·k·p and write rank·k values, pairs take pairs·k and touch rank·pairs values. A
-        value moved costs about as much as TRAFFIC multiplications.
-        """
-        at = site.positions
-        if (
-            at is None
-            or at.count < 2
-            or into.numel() == at.groups * at.out
-            or site.tokens is not None
-        ):
-            return False
-        inner = into.numel() // (at.groups * at.out)
-        pairs = at.count * (at.count + 1) // 2
-        squares = rank * inner * (at.count + TRAFFIC)
-        fits = 2 * n * at.groups * at.out * pairs * into.element_size() <= memory
-        return fits and pairs * (inner + rank * TRAFFIC) <= squares
-
-    def add(self, adjoint: Tensor, weights: Tensor) -> None:
-        """One column: adjoints ``[n, q, ...]`` of the site's output, λ of each sample."""
-        rows = self.at.rows(adjoint).permute(3, 0, 1, 2).contiguous()
-        weighted = rows * weights.view(1, -1, 1, 1)
-        self.pairs.addcmul_(weighted.index_select(0, self.left), rows.index_select(0, self.right))
-
-    def finish(self, memory: int, into: Tensor) -> None:
-        """Contract with the inputs' pairs and add to `into`, chunked over samples."""
-        groups, out, count = self.at.groups, self.at.out, self.left.numel()
-        inner = into.numel() // (groups * out)
-        each = 3 * groups * inner * count * into.element_size()
-        chunk = max(1, min(self.n, memory // max(1, each)))
-        total = into.new_zeros((groups, out, inner))
-        for start in range(0, self.n, chunk):
-            part = slice(start, min(self.n, start + chunk))
-            columns = self.at.columns(part).permute(3, 0, 1, 2).contiguous()  # [p, m, g, k]
-            squared = columns.index_select(0, self.left).mul_(columns.index_select(0, self.right))
-            squared.mul_(self.double.view(-1, 1, 1, 1))
-            a = self.pairs[:, part].reshape(-1, groups, out)
-            total.baddbmm_(a.permute(1, 2, 0), squared.view(-1, groups, inner).transpose(0, 1))
-        shaped = total[0].T if self.site.transposed else total
-        into += shaped.reshape(into.shape)

@@ -29,6 +29,7 @@ from hessian._operations import (
     elementwise,
     keeps_flat_order,
 )
+from hessian._product import product
 from hessian._site import TRAFFIC
 from hessian._tape import Edge, Node, complex_valued, operation, shape
 
@@ -226,7 +227,7 @@ class Linear(Step):
                 base = base * rows.scale.unsqueeze(2)
         else:
             given = rows.matrix(like) if shared else rows.dense(like, part.stop - part.start)
-            base = (given.reshape(-1, self.o) @ self.weight).view(*given.shape[:-1], width)
+            base = product(given.reshape(-1, self.o), self.weight).view(*given.shape[:-1], width)
         return [(self.children[0], Columns(m, width, base))]
 
 
@@ -264,6 +265,39 @@ class Convolution(Step):
         )  # fmt: skip
         base = got.reshape(*dense.shape[:-1], width)
         return [(self.children[0], Columns(rows.m, width, base))]
+
+
+class MaxPool(Step):
+    """The largest entry of every window: rows go to the entries that were it."""
+
+    def __init__(self, node: Node, edge: Edge, data: list[int], where: Where) -> None:
+        super().__init__(node, edge, data, where)
+        kernel, stride = ([int(v) for v in values] for values in (
+            node._saved_kernel_size, node._saved_stride or node._saved_kernel_size))  # fmt: skip
+        # Windows that do not overlap send every row to a place of its own.
+        self.apart = all(
+            s >= k for k, s in zip(kernel, stride * (len(kernel) // len(stride)), strict=True)
+        )
+        self.space = math.prod((shape(self.children[0]) or ())[2:])
+        self.spots = math.prod((shape(edge) or ())[2:])
+
+    def cost(self) -> float:
+        return TRAFFIC * (self.d + self.widths[0])
+
+    def pull(self, edge: Edge, rows: Columns, part: slice, like: Tensor, meter: Meter) -> Pulled:
+        width, count = self.widths[0], part.stop - part.start
+        meter.work += TRAFFIC * rows.m * (self.d + width)
+        meter.peak = max(meter.peak, rows.m * (self.d + width))
+        if like.is_meta:
+            return [(self.children[0], Columns(rows.m, width, like.new_empty((1, rows.m, width))))]
+        given = rows.dense(like, count).reshape(count, rows.m, -1, self.spots)
+        index = self.node._saved_result1[part].reshape(count, 1, -1, self.spots).expand_as(given)
+        got = given.new_zeros((*given.shape[:3], self.space))
+        if self.apart:
+            got.scatter_(3, index, given)
+        else:
+            got.scatter_add_(3, index, given)
+        return [(self.children[0], Columns(rows.m, width, got.view(count, rows.m, width)))]
 
 
 class LayerNorm(Step):
@@ -627,6 +661,10 @@ def step(node: Node, indices: list[int], where: Where) -> Step | str:
         first = where.layout(node.next_functions[0])
         if first is not None and first.inner == 1:
             return Convolution(node, edge, slots, where)
+    if name in ("MaxPool2DWithIndices", "MaxPool3DWithIndices") and led and indices == [0]:
+        first = where.layout(node.next_functions[0])
+        if first is not None and first.inner == 1 and len(out or ()) == len(shape(edge) or ()):
+            return MaxPool(node, edge, slots, where)
     if name == "NativeLayerNorm" and slots == [0] and indices == [0]:
         return LayerNorm(node, edge, slots, where)
     if name == "Softmax" and len(out or ()) - 1 == _last(node, out) and layout is not None and (

@@ -572,32 +572,6 @@ def test_radius():
         hessian.radius(g, torch.ones(5))
 
 
-@pytest.mark.parametrize("form", [True, False])
-@pytest.mark.parametrize("network", ["relu-cnn", "residual-bn-eval", "embedding"])
-def test_both_contractions_are_exact(network, form, monkeypatch):
-    """Squares of per-sample gradients, and pairs of positions, whichever the cost rule takes."""
-    used = []
-
-    def pays(site, into, n, rank, memory):
-        used.append(site.positions is not None and site.positions.count > 1 and form)
-        return used[-1]
-
-    monkeypatch.setattr(_site.Gram, "pays", staticmethod(pays))
-    model, inputs = build(network)
-    x, y = inputs(5, torch.Generator().manual_seed(1)), torch.tensor([0, 1, 2, 3, 0])
-    got = hessian.diagonal(model, F.cross_entropy, (x, y), memory=4000)
-    oracle.assert_exact(got, oracle.diagonal(model, F.cross_entropy, [(x, y)]))
-    assert any(used) is form
-
-
-@pytest.mark.parametrize("kind", CONVOLUTIONS)
-def test_pairs_of_positions_for_convolutions(kind, monkeypatch):
-    monkeypatch.setattr(
-        _site.Gram, "pays", staticmethod(lambda site, *_: site.positions is not None)
-    )
-    test_convolutions_take_the_affine_route(kind)
-
-
 SMOOTH = {
     "conv": lambda: nn.Sequential(
         nn.Conv2d(2, 4, 3, stride=2), nn.Tanh(), nn.Conv2d(4, 4, 2, groups=2), nn.GELU(),

@@ -1,0 +1,277 @@
+"""Σ_n Σ_c ± (Σ_p S[n,c,o,p] U[n,k,p])² for all entries (o, k) of a parameter at its site.
+
+S are columns of the loss's second derivative pulled back to the site's output, scaled so that only
+a sign is left of their eigenvalues; U is what the site reads; p are positions (pixels, tokens).
+Nothing here holds [samples, columns, entries]. Two forms compute the same:
+
+*Squares*: sample by sample, the product over p for all columns, squared and added up tile by tile
+while the tile is in the cache.
+
+*Pairs*: the square written out over pairs of positions, Σ_{p≤q} (2 - δ_pq) T[o,p,q] U[k,p] U[k,q],
+with T = Σ_c ± S S summed over columns first. For a convolution U[(c,a),p] is the input x[c] at
+position p shifted by the kernel's offset a: for each offset one product of T and x∘x over samples
+and those pairs that the shift leaves inside the image. Work does not grow with columns.
+
+Which one costs less goes both ways by an order of magnitude: columns against positions, and a
+product's speed against that of memory. It is decided by what was measured on this machine
+(`_product.rates`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from hessian import _kernel
+from hessian._product import Rates, product, rates
+from hessian._site import Positions, Site, squares_of_rows, sum_of_squares
+
+# Values of one tile on the CPU, in a last-level cache. Smaller ones cost more calls than they save.
+TILE = 2**20
+# Where a column's share of a tile is smaller, one sum over columns beats a call for each.
+FEW = 2**14
+
+
+class Contraction:
+    """One parameter at one site: columns go in by parts, `finish` completes the sum in `into`.
+
+    `rank` is the number of columns that come at a time, which the choice of form goes by.
+    """
+
+    def __init__(self, site: Site, into: Tensor, rank: int, memory: int) -> None:
+        self.site, self.into, self.memory = site, into, memory
+        self.at = site.positions
+        self.kept: list[tuple[slice, Tensor]] = []
+        self.total: Tensor | None = None
+        self.pairs = False
+        self.ways: Ways | None = None
+        if self.at is not None and site.tokens is None:
+            self.inner = into.numel() // (self.at.groups * self.at.out)
+            if self.inner > 1 and site.outer is None and self.at.taps is not None:
+                self.pairs = _pairs_pay(self.at, self.inner, rank, rates(into))
+                self.pairs &= 4 * _pair_values(self.at, self.inner) * into.itemsize <= memory
+
+    def add(self, rows: Tensor, signs: Tensor, part: slice) -> None:
+        """Columns ``[m, c, q, ...]`` of the samples in `part`, with the signs ``[m, c]``."""
+        m, c = rows.shape[:2]
+        if self.site.outer is not None:
+            squared = _signed(rows.reshape(m, c, -1).square(), signs)
+            return self.kept.append((part, squared.sum(1)))
+        if self.at is None or self.site.tokens is not None:
+            for column, sign in zip(rows.unbind(1), signs.unbind(1), strict=True):
+                if self.site.tokens is not None:
+                    squares_of_rows(self.site.tokens[part], column, sign, self.into)
+                else:
+                    sum_of_squares([self.site], [column], sign, part, self.memory, self.into)
+            return None
+        s = self.at.rows(rows.flatten(0, 1))  # [m·c, g, o, p]
+        s = s.reshape(m, c, *s.shape[1:])
+        if self.inner == 1:
+            return self._summed(s, signs, part)
+        each = _pair_values(self.at, self.inner) if self.pairs else c * s[0, 0].numel() * 2
+        chunk = max(1, min(m, self.memory // (2 * each * self.into.itemsize)))
+        for start in range(0, m, chunk):
+            some = slice(start, min(m, start + chunk))
+            place = slice(part.start + some.start, part.start + some.stop)
+            if self.pairs:
+                self._pairs(self.at, s[some], signs[some], place)
+            else:
+                self._squares(self.at, s[some], signs[some], place)
+        return None
+
+    def finish(self) -> None:
+        """Add what the parts left to do."""
+        outer = self.site.outer
+        if outer is not None and self.kept:
+            s2 = torch.cat([values for _, values in self.kept])
+            u2 = torch.cat([outer[part] for part, _ in self.kept]).square_()
+            pair = (u2.T, s2) if self.site.transposed else (s2.T, u2)
+            self.into.addmm_(*pair, alpha=self.site.scale**2)
+        if self.total is not None:
+            self._by_group().add_(self.total.permute(1, 2, 3, 0).flatten(2))
+        self.kept, self.total = [], None
+
+    def _by_group(self) -> Tensor:
+        """The result as ``[g, o, k]``."""
+        assert self.at is not None
+        if self.site.transposed:
+            return self.into.T.unsqueeze(0)
+        return self.into.view(self.at.groups, self.at.out, self.inner)
+
+    # ---------------------------------------------------------------- forms
+
+    def _summed(self, s: Tensor, signs: Tensor, part: slice) -> None:
+        """A scale or shift: one value of U for every channel and position."""
+        assert self.at is not None
+        factor = self.at.columns(part).unsqueeze(1)  # [m, 1, g, 1, p]
+        sums = (s * factor).sum(-1) if s.shape[-1] > 1 else (s * factor)[..., 0]
+        squared = _signed(sums.square_().flatten(2), signs).sum((0, 1))
+        self.into.view(-1).add_(squared)
+
+    def _squares(self, at: Positions, s: Tensor, signs: Tensor, part: slice) -> None:
+        u = at.columns(part)  # [m, g, k, p]
+        into = self._by_group()
+        m, c, g, o, p = s.shape
+        if into.is_cuda:
+            return _kernel.squares(s, u, signs, into)
+        if g > 1 and c * g * o * self.inner <= TILE:
+            return batched_squares(s, u, signs, into)
+        width = max(1, TILE // (c * o))
+        weights = signs.tolist()
+        for i in range(m):
+            for group in range(g):
+                rows = s[i, :, group].reshape(c * o, p)
+                for k in range(0, self.inner, width):
+                    tile = product(rows, u[i, group, k : k + width].T).view(c, o, -1)
+                    _accumulate(tile, weights[i], into[group, :, k : k + width])
+        return None
+
+    def _pairs(self, at: Positions, s: Tensor, signs: Tensor, part: slice) -> None:
+        m, c, g, o, p = s.shape
+        z = s.permute(0, 2, 3, 1, 4).reshape(m * g * o, c, p)
+        signed = z
+        if not bool((signs > 0).all()):
+            signed = (z.view(m, g * o, c, p) * signs.view(m, 1, c, 1)).view_as(z)
+        # Pairs lead, so that picking them copies whole blocks.
+        t = torch.bmm(z.transpose(1, 2), signed).view(m * g * o, p * p).t().contiguous()
+        assert at.inputs is not None
+        x = at.inputs(part).permute(3, 0, 1, 2).contiguous()  # [r, m, g, c]
+        xx, ways = self._products(x)
+        found = []
+        for picked, place in ways:
+            tt = t.index_select(0, picked).view(-1, g, o)
+            # In their own order the products need not be copied.
+            some = xx if len(place) == len(xx) else xx.index_select(0, place)
+            if g == 1:
+                got = product(tt[:, 0].T, some.view(len(tt), -1)).unsqueeze(0)
+            else:
+                got = tt.permute(1, 2, 0) @ some.view(len(tt), g, -1).transpose(0, 1)
+            found.append(got)
+        total = torch.stack(found)  # [a, g, o, c]
+        self.total = total if self.total is None else self.total.add_(total)
+
+    def _products(self, x: Tensor) -> tuple[Tensor, list[tuple[Tensor, Tensor]]]:
+        """Products of the inputs at two positions, in rows, and which of them belong where."""
+        r = len(x)
+        if self.ways is None:
+            self.ways = _ways(self.at, r)
+        twice = 2 * x
+        if self.ways.chosen is not None:
+            low, high = self.ways.chosen
+            xx = twice.index_select(0, low).mul_(x.index_select(0, high))
+            xx[low == high] *= 0.5
+            return xx, self.ways.offsets
+        xx = x.new_empty((r * (r + 1) // 2, *x.shape[1:]))
+        start = 0
+        for i in range(r):  # all of them: whole blocks, without gathering
+            rows = xx[start : start + r - i]
+            torch.mul(twice[i:], x[i], out=rows)
+            rows[0] *= 0.5
+            start += r - i
+        return xx, self.ways.offsets
+
+
+@dataclass
+class Ways:
+    """Which products x[i] x[j], i ≤ j, the pair form takes.
+
+    `chosen` holds i and j, ``None`` for all of them, row by row of the upper triangle; `offsets`
+    holds, for every offset of the kernel, pairs of positions as p·count + q and the rows of their
+    products, in ascending order.
+    """
+
+    chosen: tuple[Tensor, Tensor] | None
+    offsets: list[tuple[Tensor, Tensor]]
+
+
+def _ways(at: Positions | None, r: int) -> Ways:
+    assert at is not None
+    assert at.taps is not None
+    offsets, used = [], []
+    for taps in at.taps:
+        inside = (taps >= 0).nonzero()[:, 0]
+        i, j = torch.triu_indices(len(inside), len(inside), device=inside.device)
+        left, right = inside[i], inside[j]
+        low, high = torch.minimum(taps[left], taps[right]), torch.maximum(taps[left], taps[right])
+        row = low * r - low * (low - 1) // 2 + high - low
+        order = row.argsort()
+        offsets.append(((left * at.count + right)[order], row[order]))
+        used.append(torch.stack([row[order], low[order], high[order]]))
+    every, first = _unique(torch.cat(used, 1))
+    if len(every) == r * (r + 1) // 2:
+        return Ways(None, offsets)
+    # A stride, say, leaves most of them out.
+    offsets = [(picked, torch.searchsorted(every, row)) for picked, row in offsets]
+    return Ways((first[0], first[1]), offsets)
+
+
+def _unique(table: Tensor) -> tuple[Tensor, Tensor]:
+    """The distinct values of the first row, ascending, and the rows below where each is met."""
+    order = table[0].argsort(stable=True)
+    table = table[:, order]
+    fresh = torch.ones_like(table[0], dtype=torch.bool)
+    fresh[1:] = table[0, 1:] != table[0, :-1]
+    return table[0, fresh], table[1:, fresh]
+
+
+def _accumulate(tile: Tensor, signs: list[float], target: Tensor) -> None:
+    """Add Σ_c ± tile[c]² to `target`; overwrites `tile`."""
+    if target.numel() < FEW and min(signs) > 0:
+        target.add_(tile.square_().sum(0))
+        return
+    for column, sign in zip(tile, signs, strict=True):
+        if sign:
+            target.addcmul_(column, column, value=sign)
+
+
+def batched_squares(s: Tensor, u: Tensor, signs: Tensor, into: Tensor, room: int = TILE) -> None:
+    """Squares of many samples and columns at a time: S ``[m, c, g, o, p]``, U ``[m, g, k, p]``.
+
+    Adds to `into` ``[g, o, k]``; `room` bounds the number of products held at once.
+    """
+    m, c, g, o, _ = s.shape
+    k = u.shape[2]
+    columns = max(1, min(c, room // (g * o * k)))
+    chunk = max(1, min(m, room // (columns * g * o * k)))
+    for start in range(0, m, chunk):
+        part = slice(start, min(m, start + chunk))
+        right = u[part].transpose(2, 3)
+        for first in range(0, c, columns):
+            some = slice(first, min(c, first + columns))
+            rows = s[part, some].transpose(1, 2).flatten(2, 3)  # [m, g, c·o, p]
+            tile = torch.matmul(rows, right).square_().view(len(right), g, -1, o, k)
+            values = _signed(tile.transpose(1, 2).flatten(2), signs[part, some])
+            into.add_(values.sum((0, 1)).view(g, o, k))
+
+
+def _signed(values: Tensor, signs: Tensor) -> Tensor:
+    """Values ``[m, c, x]`` times signs ``[m, c]``, in place where there is anything to do."""
+    if not values.is_cuda and bool((signs > 0).all()):
+        return values
+    return values.mul_(signs.unsqueeze(-1))
+
+
+def _inside(at: Positions) -> list[int]:
+    """For each kernel offset, the pairs of positions that stay inside the input."""
+    assert at.taps is not None
+    counts = (at.taps >= 0).sum(1).tolist()
+    return [n * (n + 1) // 2 for n in counts]
+
+
+def _pair_values(at: Positions, inner: int) -> int:
+    """Values per sample that the pair form holds."""
+    channels = inner // len(_inside(at))
+    return at.groups * (2 * at.count**2 * at.out + max(_inside(at)) * (at.out + 3 * channels))
+
+
+def _pairs_pay(at: Positions, inner: int, rank: int, speed: Rates) -> bool:
+    """Whether pairs cost less than squares, in seconds per sample and group."""
+    o, p, pairs = at.out, at.count, sum(_inside(at))
+    channels = inner // len(_inside(at))
+    squares = rank * p * o * inner / speed.product + rank * o * inner / speed.square
+    squares += p * inner / speed.move
+    product_ = pairs * o * channels / speed.product
+    gather = (pairs * (o + 3 * channels) + 2 * p * p * o) / speed.move
+    return product_ + gather + p * p * rank * o / speed.small < squares
