@@ -83,7 +83,7 @@ class TrainConfig:
         epochs: passes over the data, those of `phases` included; or
         steps: the number of steps.
         drop_last: leave out the last batch of a pass where N is no multiple of n. Kept, it is
-            smaller: 50000 leaves 848 for every power of two from 1024 on (and 49152).
+            smaller: 50000 leaves 848 for 1024, 2048, 4096, 8192, 16384 and 49152.
         phases: other batch sizes and rates to begin with: a sequence of `Phase`.
         warmup, decay: factors on the rate, see `Warmup` and `Decay`.
         discard: leave out samples by their loss, see `Discard`.
@@ -158,6 +158,7 @@ class TrainConfig:
         ):
             with _arguments.under(name):
                 _arguments.options(what, function, getattr(self, name))
+        _arguments.choice("loss", self.loss, _losses.LOSSES)
         with _arguments.under("loss_options"):
             _losses.per_sample(self.loss, self.loss_options)
         _arguments.choice("optimizer", self.optimizer, _optimizers.OPTIMIZERS)

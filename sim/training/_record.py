@@ -170,8 +170,17 @@ class Recorder:
                 steps.clear()
 
     def _look(self, steps: list[int], losses: Tensor) -> None:
-        for row, lane in (~losses.isfinite()).nonzero().tolist():
-            self.diverged.setdefault(lane, steps[row])
+        """Note the lanes whose losses `[steps, lanes]` are not finite."""
+        finite = losses.isfinite()
+        if not finite.all():
+            for row, lane in (~finite).nonzero().tolist():
+                self.diverged.setdefault(lane, steps[row])
+
+    def over(self, step: int, losses: Tensor) -> bool:
+        """Whether no lane is left whose loss is finite; on a CPU this step's `[lanes]` count."""
+        if losses.device.type == "cpu":
+            self._look([step], losses.unsqueeze(0))
+        return len(self.diverged) == self.network.lanes
 
     @torch.no_grad()
     def end_epoch(

@@ -20,6 +20,8 @@ from sim.training._run import Run
 from sim.training._train import Interrupted, Loop
 from sim.training._vectorise import groups
 
+# Seconds to wait for a scheduler.
+PATIENCE = 30.0
 # One run at a time in a process: they share its random state and number of threads.
 _ONE = threading.Lock()
 
@@ -121,7 +123,7 @@ def _backend(jobs: int | None, scheduler: str | None, tasks: int) -> Iterator[jo
             "pip install 'cblr[dask]', or leave it out for local processes"
         ) from None
     try:
-        client = Client(scheduler, timeout=30)
+        client = Client(scheduler, timeout=PATIENCE)
     except (OSError, ValueError) as error:
         raise ValueError(
             f"scheduler: there is none at {scheduler!r} ({type(error).__name__}); "

@@ -29,6 +29,10 @@ class _Reached(Exception):
 class SynchronisedBatchNorm(nn.Module):
     """Takes a batch norm's place, with its tensors under their names."""
 
+    running_mean: Tensor
+    running_var: Tensor
+    num_batches_tracked: Tensor
+
     def __init__(self, norm: nn.modules.batchnorm._BatchNorm, book: "Synchronised") -> None:
         super().__init__()
         self.weight, self.bias = norm.weight, norm.bias
@@ -41,6 +45,8 @@ class SynchronisedBatchNorm(nn.Module):
         """The normalised input: by running, the batch's own, or given statistics."""
         if self.training and self._book[0].active:
             return self._book[0].normalise(self, x)
+        if self.training:
+            self.num_batches_tracked += 1
         running = (self.running_mean, self.running_var)
         return F.batch_norm(
             x, *running, self.weight, self.bias, self.training, self.momentum, self.eps

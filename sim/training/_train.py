@@ -30,6 +30,7 @@ from sim.training._progress import Progress, shown
 from sim.training._record import Recorder, frames
 from sim.training._run import Run
 from sim.training._schedules import Pass, steps_in
+from sim.training._tensorboard import Board
 from sim.training._world import World
 
 CHECKPOINT = "checkpoint.pt"
@@ -64,6 +65,7 @@ def train(
     root: str | os.PathLike[str] | None = None,
     checkpoint_seconds: float = 60.0,
     checkpoint_steps: int | None = None,
+    tensorboard: str | os.PathLike[str] | None = None,
     progress: Progress | bool = False,
 ) -> Run:
     """Train a network as a configuration says, and measure it on the way.
@@ -78,6 +80,7 @@ def train(
         root: where the data set's files are, as for `sim.data.load`.
         checkpoint_seconds: write a checkpoint so often.
         checkpoint_steps: and after every so many steps.
+        tensorboard: also write the measurements there, after every epoch, for TensorBoard.
         progress: `True` for a bar on standard error, or a function that is called after every
             step with the steps done, their total, and the latest known values.
 
@@ -99,7 +102,7 @@ def train(
     """
     config = TrainConfig.read(config)
     folder = None if out is None else Path(out)
-    loop = Loop([config], [folder], folder, root, checkpoint_seconds, checkpoint_steps)
+    loop = Loop([config], [folder], folder, root, checkpoint_seconds, checkpoint_steps, tensorboard)
     with shown(progress, config.hash) as tell:
         return loop.run(tell)[0]
 
@@ -111,7 +114,7 @@ class Loop:
         configs: of the lanes; they differ in their seeds only.
         folders: where each lane's results go, or `None` for each.
         folder: where the checkpoint lies.
-        root, checkpoint_seconds, checkpoint_steps: as for `train`.
+        root, checkpoint_seconds, checkpoint_steps, tensorboard: as for `train`.
     """
 
     def __init__(
@@ -122,7 +125,9 @@ class Loop:
         root: str | os.PathLike[str] | None = None,
         checkpoint_seconds: float = 60.0,
         checkpoint_steps: int | None = None,
+        tensorboard: str | os.PathLike[str] | None = None,
     ) -> None:
+        self.tensorboard = tensorboard
         self.checkpoint_seconds = _arguments.number("checkpoint_seconds", checkpoint_seconds, 0.0)
         self.checkpoint_steps = checkpoint_steps
         if checkpoint_steps is not None:
@@ -153,8 +158,11 @@ class Loop:
             for config, other in zip(self.configs, saved["configs"], strict=False):
                 _run.check_same(self.folder, other, config)
             state.load(saved)
+        if self.tensorboard is not None and world.first:
+            begun = [each.first for each in state.plan if each.first <= state.done]
+            state.board = Board(self.tensorboard, begun[-1])
         written = time.monotonic()
-        with _stoppable(self.folder is not None) as stop:
+        with _stoppable(self.folder is not None) as stop, contextlib.closing(state):
             for _ in state.steps():
                 if progress is not None and world.first:
                     progress(state.done, state.total, state.latest())
@@ -218,7 +226,13 @@ class State:
         self.done = 0
         self.seconds = 0.0
         self.epoch_seconds = 0.0
-        self._tested: dict[str, float] = {}
+        self.board: Board | None = None
+        self._stopped_by = ""
+
+    def close(self) -> None:
+        """Close what is open."""
+        if self.board is not None:
+            self.board.close()
 
     def steps(self) -> Iterator[None]:
         """Take all steps that are left, and yield after each, when everything is in order."""
@@ -236,16 +250,16 @@ class State:
                 start = (step - each.first) * each.batch_size
                 going = self._step(each, step, order, start, start + self.counts[step])
                 self.done += 1
+                if self.done == end or not going:
+                    self.recorder.flush()  # which waits for the device, so that its time counts
                 took = time.perf_counter() - began
                 self.epoch_seconds += took
                 self.seconds += took
-                if self.done == end and going:
-                    self._end_epoch(each)
-                if not going or len(self.recorder.diverged) == len(self.configs):
-                    self.recorder.flush()
+                if not going:
                     return
+                if self.done == end:
+                    self._end_epoch(each)
                 yield
-        self.recorder.flush()
 
     def _step(self, each: Pass, step: int, order: Tensor, start: int, stop: int) -> bool:
         """One step; whether another can follow, as far as can be told without waiting."""
@@ -263,6 +277,8 @@ class State:
         totals = found.totals(batch.n)
         self.world.sum([totals])
         recorder.add(step, totals)
+        if recorder.over(step, totals[:, 0]):
+            return False
         recorder.before(step)
         going = self._update(batch, found, self.rates[step])
         recorder.after(step)
@@ -283,15 +299,21 @@ class State:
             return True
         every_step = self.config.optimizer_options.get("refresh_interval") is None
         fresh = None
-        try:
-            if every_step or self.optimizer.due:
+        if every_step or self.optimizer.due:
+            try:
                 fresh = self.gradient.curvature(batch, found.weights)
-            self.optimizer.step(fresh)
-        except ValueError:
-            # The curvature is refused where the loss is not finite, which ends the run.
-            if bool(found.losses.isfinite().all()):
-                raise
-            return False
+                finite = all(bool(h.isfinite().all()) for h in fresh.values())
+            except ValueError:
+                # It is refused where the network's output is not finite, and not only there.
+                known = [found.losses, *self.network.parameters]
+                if all(bool(values.isfinite().all()) for values in known):
+                    raise
+                finite = False
+            if not finite:
+                self.recorder.diverged.setdefault(0, batch.step)
+                self._stopped_by = "the curvature"
+                return False
+        self.optimizer.step(fresh)
         return True
 
     def _take(self, data: Dataset, index: Tensor) -> tuple[Tensor, Tensor]:
@@ -373,6 +395,8 @@ class State:
         counts = torch.tensor(self.counts[each.first : each.first + each.steps])
         whole = each.steps == steps_in(len(self.training), each.batch_size, self.config.drop_last)
         self.recorder.end_epoch(each, counts, tested, self.epoch_seconds, whole)
+        if self.board is not None:
+            self.board.epoch(self.recorder, each.first, self.rates)
 
     @torch.no_grad()
     def _test(self) -> dict[str, Tensor]:
@@ -424,7 +448,8 @@ class State:
             weights = self.network.weights(lane)
             reason = ""
             if lane in self.recorder.diverged:
-                reason = f"the loss was not finite at step {self.recorder.diverged[lane]}"
+                what = self._stopped_by or "the loss"
+                reason = f"{what} was not finite at step {self.recorder.diverged[lane]}"
             elif not all(bool(w.isfinite().all()) for w in weights.values()):
                 reason = f"the weights were not finite after step {self.done - 1}"
             found.append(

@@ -1,0 +1,354 @@
+"""Sweeps: one table, whoever trains: this process, others, a Dask cluster, or lanes."""
+
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+import sim
+from sim.training import TrainConfig, grid, load
+from sim.training._record import TABLES
+from sim.training._vectorise import groups
+
+from . import reference
+
+BASE = TrainConfig.read(
+    {**reference.BASE, "model_options": {"hidden": [6]}, "optimizer_options": {"momentum": 0.9}}
+)
+CONFIGS = grid(BASE, lr=[0.1, 0.3], seed=range(2))
+
+
+def equal(a, b):
+    a, b = (frame.drop(columns="seconds", errors="ignore") for frame in (a, b))
+    pd.testing.assert_frame_equal(a, b, check_exact=True)
+
+
+def test_the_tables_are_those_of_the_runs():
+    runs = [sim.train(config) for config in CONFIGS]
+    found = sim.sweep(CONFIGS, jobs=1)
+    assert found[["lr", "seed"]].values.tolist() == [[0.1, 0], [0.1, 1], [0.3, 0], [0.3, 1]]
+    for row, run in zip(found.itertuples(), runs, strict=True):
+        assert row.hash == run.config.hash
+        assert (row.status, row.reason) == ("finished", "")
+        assert (row.steps_taken, row.epochs_taken) == (8, 2)
+        last = run.epochs.iloc[-1]
+        for name in ("train_loss", "train_accuracy", "test_loss", "test_accuracy"):
+            assert getattr(row, name) == last[name]
+        assert row.best_test_accuracy == run.epochs.test_accuracy.max()
+    for table in TABLES:
+        frame = sim.sweep(CONFIGS, jobs=1, table=table)
+        for run in runs:
+            part = frame[frame.hash == run.config.hash].drop(columns=["hash", "seed"])
+            if "config.lr" in part:
+                part = part.drop(columns="config.lr")
+                assert table == "steps"
+            else:
+                part = part.drop(columns="lr")
+            if len(part):
+                equal(part.reset_index(drop=True), getattr(run, table))
+            else:
+                assert getattr(run, table).empty
+
+
+def test_nested_fields_have_dotted_names():
+    configs = grid(
+        BASE, **{"discard.share": [0.1, 0.2], "model_options.hidden": [[4], [5]], "epochs": [1]}
+    )
+    found = sim.sweep(configs, jobs=1)
+    assert list(found.columns[:3]) == ["discard.share", "model_options.hidden", "seed"] or list(
+        found.columns[:3]
+    ) == ["model_options.hidden", "discard.share", "seed"]
+    assert found["discard.share"].tolist() == [0.1, 0.1, 0.2, 0.2]
+    assert found["model_options.hidden"].tolist() == ["[4]", "[5]"] * 2
+
+
+def test_one_configuration_twice_is_one_run(tmp_path):
+    found = sim.sweep([BASE, BASE.plain(), BASE], jobs=1, out=tmp_path)
+    assert len(found) == 3
+    assert found.seconds.nunique() == 1
+    assert [path.name for path in tmp_path.iterdir()] == [BASE.hash]
+
+
+def test_local_processes(tmp_path):
+    expected = sim.sweep(CONFIGS, jobs=1)
+    equal(sim.sweep(CONFIGS, jobs=2, out=tmp_path), expected)
+    # What is there is not run again: the seconds too are those of the first time.
+    again = sim.sweep(CONFIGS, jobs=1, out=tmp_path)
+    assert again.equals(sim.sweep(CONFIGS, jobs=1, out=tmp_path))
+    equal(again, expected)
+    for config in CONFIGS:
+        assert load(tmp_path / config.hash).config == config
+    for table in TABLES:
+        equal(
+            sim.sweep(CONFIGS, jobs=1, out=tmp_path, table=table),
+            sim.sweep(CONFIGS, jobs=1, table=table),
+        )
+
+
+@pytest.mark.filterwarnings("ignore")  # of the cluster's own clean-up
+def test_a_dask_cluster_gives_the_same_table(tmp_path):
+    from distributed import LocalCluster
+
+    with LocalCluster(
+        n_workers=2, threads_per_worker=2, processes=True, dashboard_address=None
+    ) as cluster:
+        found = sim.sweep(CONFIGS, scheduler=cluster.scheduler_address, out=tmp_path)
+        steps = sim.sweep(CONFIGS, scheduler=cluster.scheduler_address, table="steps")
+    equal(found, sim.sweep(CONFIGS, jobs=1))
+    equal(steps, sim.sweep(CONFIGS, jobs=1, table="steps"))
+    assert len(list(tmp_path.glob("*/run.json"))) == 4
+
+
+def test_no_scheduler_at_the_address(monkeypatch):
+    monkeypatch.setattr(sim.training._sweep, "PATIENCE", 0.3)
+    with pytest.raises(ValueError, match=r"^scheduler: there is none at 'tcp://127.0.0.1:1'"):
+        sim.sweep(CONFIGS, scheduler="tcp://127.0.0.1:1")
+
+
+def test_dask_is_not_installed(monkeypatch):
+    monkeypatch.setitem(sys.modules, "distributed", None)
+    with pytest.raises(ValueError, match=r"^scheduler: .* is for Dask, which is not inst"):
+        sim.sweep(CONFIGS, scheduler="tcp://127.0.0.1:1")
+
+
+def test_a_run_that_fails_leaves_the_others_alone():
+    bad = BASE.replace(samples=1000)
+    found = sim.sweep([BASE, bad], jobs=1)
+    assert found.status.tolist() == ["finished", "failed"]
+    assert found.reason[1].startswith("ValueError: samples: got 1000, but gaussian has 50")
+    assert np.isnan(found.test_accuracy[1])
+    assert set(sim.sweep([bad, BASE], jobs=1, table="steps").hash) == {BASE.hash}
+
+
+def test_a_run_that_diverges_is_kept(tmp_path):
+    wild = BASE.replace(lr=1e300)
+    found = sim.sweep([BASE, wild], jobs=1, out=tmp_path)
+    assert found.status.tolist() == ["finished", "diverged"]
+    assert load(tmp_path / wild.hash).status == "diverged"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "kind", "message"),
+    [
+        ({"configs": []}, ValueError, r"^configs: got none; give at least one"),
+        ({"configs": BASE}, TypeError, r"^configs: got one configuration; give a list"),
+        ({"configs": {"epochs": 1}}, TypeError, r"^configs: got one configuration; give a list"),
+        ({"configs": [{"epoch": 1}]}, ValueError, r"^epoch: no such field"),
+        ({"table": "step"}, ValueError, r"^table: unknown value 'step'.*; did you mean 'steps'\?"),
+        ({"jobs": 0}, ValueError, r"^jobs: got 0"),
+        ({"threads": 0}, ValueError, r"^threads: got 0"),
+    ],
+)
+def test_arguments_that_are_refused(arguments, kind, message):
+    with pytest.raises(kind, match=message):
+        sim.sweep(**{"configs": CONFIGS, **arguments})
+
+
+# lanes
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"optimizer": "adam", "optimizer_options": {}, "lr": 0.01},
+        {"optimizer": "lars", "lr": 0.01},
+        {"optimizer": "mclr", "lr": 0.01, "optimizer_options": {"grouping": "group"}},
+        {"discard": {"share": 0.3}, "loss": "power"},
+        {"discard": {"kind": "random", "share": 0.3, "normaliser": "batch"}},
+        {"discard_gradients": {"kind": "random", "share": 0.3}},
+        {"discard_gradients": {"share": 0.3, "scope": "network"}},
+        {"micro_batch": 5, "drop_last": True, "order_seed": 3},
+        {"measure": {"decrease_every": 1, "held_out": 9, "layers_every": 2}},
+        {"model": "lenet", "dataset": "digits", "dataset_options": {}, "model_options": {}}
+        | {"samples": 40},
+        {"model": "transformer", "dataset": "digits", "dataset_options": {}, "samples": 24}
+        | {"model_options": {"width": 0.25, "depth": 1}},
+    ],
+)
+def test_lanes_are_separate_runs_to_rounding(changes):
+    configs = grid(BASE.replace(**changes), seed=[0, 1, 4])
+    assert [len(group) for group in groups(configs)] == [3]
+    for table in ("runs", "steps", "epochs", "layer_steps", "layer_epochs"):
+        one = sim.sweep(configs, jobs=1, table=table).drop(columns="seconds", errors="ignore")
+        many = sim.sweep(configs, jobs=1, table=table, vectorise=True)
+        many = many.drop(columns="seconds", errors="ignore")
+        # float64 sums in another order, over a few steps.
+        pd.testing.assert_frame_equal(many, one, check_exact=False, rtol=1e-8, atol=1e-10)
+
+
+def test_lanes_have_weights_of_their_own(tmp_path):
+    configs = grid(BASE, seed=range(3))
+    sim.sweep(configs, jobs=1, vectorise=True, out=tmp_path)
+    for config in configs:
+        alone, lane = sim.train(config), load(tmp_path / config.hash)
+        assert lane.config == config
+        for name, value in alone.weights.items():
+            torch.testing.assert_close(lane.weights[name], value, rtol=1e-9, atol=1e-12)
+
+
+def test_what_cannot_be_lanes_trains_alone():
+    for changes in (
+        {"model_options": {"dropout": 0.5}},
+        {"optimizer": "cblr"},
+        {"model": "resnet18", "model_options": {"width": 0.1}},
+        {"measure": {"curvature_every": 1}},
+        {"channels_last": True},
+    ):
+        configs = grid(TrainConfig.read({"epochs": 1, **changes}), seed=range(2))
+        assert [len(group) for group in groups(configs)] == [1, 1]
+    mixed = grid(BASE, lr=[0.1, 0.2], seed=range(40))
+    assert [len(group) for group in groups(mixed)] == [32, 8, 32, 8]
+
+
+def test_one_lane_diverges_and_the_others_go_on(monkeypatch):
+    build = sim.training._network._build
+
+    def sick(config, dataset):
+        model = build(config, dataset)
+        if config.seed == 1:
+            # Large enough for an overflow at the second step.
+            model.fc2.weight.data *= 1e200
+        return model
+
+    monkeypatch.setattr(sim.training._network, "_build", sick)
+    configs = grid(BASE.replace(loss="power"), seed=range(3))
+    alone = sim.sweep(configs, jobs=1)
+    assert alone.status.tolist() == ["finished", "diverged", "finished"]
+    together = sim.sweep(configs, jobs=1, vectorise=True)
+    for column in ("status", "reason", "steps_taken", "epochs_taken"):
+        assert together[column].tolist() == alone[column].tolist()
+    np.testing.assert_allclose(together.test_loss, alone.test_loss, rtol=1e-9)
+
+
+def test_lanes_resume_bit_for_bit(tmp_path, monkeypatch):
+    configs = grid(BASE, seed=range(3))
+    whole = sim.sweep(configs, jobs=1, vectorise=True, out=tmp_path / "whole")
+    # The third write of a checkpoint and then the second file of a lane's results fail.
+    calls, write = [], sim.training._store.write
+    for fatal in (3, 9):
+
+        def failing(path, fill, fatal=fatal):
+            calls.append(path.name)
+            if len(calls) == fatal:
+                raise OSError("broken")
+            write(path, fill)
+
+        calls.clear()
+        monkeypatch.setattr(sim.training._store, "write", failing)
+        found = sim.sweep(configs, jobs=1, vectorise=True, out=tmp_path / "cut", checkpoint_steps=2)
+        assert set(found.status) == {"failed"}
+    monkeypatch.undo()
+    found = sim.sweep(configs, jobs=1, vectorise=True, out=tmp_path / "cut")
+    equal(found, whole)
+    for table in TABLES:
+        a, b = (
+            sim.sweep(configs, jobs=1, vectorise=True, out=tmp_path / name, table=table)
+            for name in ("whole", "cut")
+        )
+        equal(a, b)
+
+
+# torchrun
+
+WORKER = """
+import json, sys, torch
+import sim
+torch.set_num_threads(1)
+for number, config in enumerate(json.load(open(sys.argv[1]))):
+    run = sim.train(config, out=f"{sys.argv[2]}/{number}")
+# Neither is imported unasked.
+assert not {"distributed", "tensorboard"} & set(sys.modules)
+"""
+PARALLEL = [
+    {**reference.BASE, "optimizer_options": {"momentum": 0.9}},
+    {**reference.BASE, "discard": {"share": 0.3}, "micro_batch": 5,
+     "measure": {"decrease_every": 1, "held_out": 7}},
+    {**reference.BASE, "optimizer": "cblr", "lr": 1e-3, "epochs": 1},
+    {"model": "resnet18", "model_options": {"width": 1 / 32}, "samples": 20, "steps": 2,
+     "batch_size": 13, "dtype": "float64", "lr": 0.05, "batch_norm": "synchronised"},
+]  # fmt: skip
+
+
+def test_two_processes_of_torchrun_are_one(tmp_path):
+    (tmp_path / "worker.py").write_text(WORKER)
+    (tmp_path / "configs.json").write_text(json.dumps(PARALLEL))
+    command = [
+        sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2",
+        str(tmp_path / "worker.py"), str(tmp_path / "configs.json"), str(tmp_path),
+    ]  # fmt: skip
+    done = subprocess.run(
+        command,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=200,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    for number, config in enumerate(PARALLEL):
+        alone, together = sim.train(config), load(tmp_path / str(number))
+        assert together.environment["processes"] == 2
+        close = {"rtol": 1e-8, "atol": 1e-10}
+        for table in ("steps", "epochs", "layer_steps", "layer_epochs"):
+            a, b = (
+                getattr(run, table).drop(columns="seconds", errors="ignore")
+                for run in (alone, together)
+            )
+            pd.testing.assert_frame_equal(b, a, check_exact=False, **close)
+        for name, value in alone.weights.items():
+            torch.testing.assert_close(together.weights[name], value, **close)
+
+
+def test_processes_need_a_choice_of_batch_norm_and_a_sample_each():
+    from sim.training._train import State
+    from sim.training._world import World
+
+    config = TrainConfig.read(PARALLEL[3])
+    with pytest.raises(ValueError, match=r"^batch_norm: batches of 13 go through 'bn1' in parts"):
+        State([config.replace(batch_norm=None)], None, World(0, 2))
+    with pytest.raises(ValueError, match=r"^batch_size: a batch of 2 cannot be shared by 3"):
+        State([BASE], None, World(0, 3))
+
+
+# TensorBoard
+
+
+def test_tensorboard_shows_what_the_tables_hold(tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    class Stop(Exception):
+        pass
+
+    def stop(done, total, latest):
+        if done == 6:
+            raise Stop
+
+    options = {"out": tmp_path / "run", "tensorboard": tmp_path / "board"}
+    with pytest.raises(Stop):
+        sim.train(BASE, progress=stop, checkpoint_steps=3, **options)
+    run = sim.train(BASE, **options)
+    events = EventAccumulator(str(tmp_path / "board"))
+    events.Reload()
+    for tag, frame in (
+        ("steps/loss", run.steps.set_index("step").loss),
+        ("steps/lr", run.steps.set_index("step").lr),
+        ("epochs/test_accuracy", run.epochs.set_index("last_step").test_accuracy),
+        (
+            "stride/fc1.weight",
+            run.layer_steps.query("parameter == 'fc1.weight'").set_index("step").stride,
+        ),
+    ):
+        found = [(event.step, event.value) for event in events.Scalars(tag)]
+        assert [step for step, _ in found] == frame.index.tolist()
+        np.testing.assert_allclose([value for _, value in found], frame, rtol=1e-6)
+
+
+def test_tensorboard_is_not_installed(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    with pytest.raises(ValueError, match=r"^tensorboard: it is not installed; pip install"):
+        sim.train(BASE, tensorboard=tmp_path)
