@@ -50,8 +50,7 @@ def by_sites(
     """
     if not factor.rank or not targets:
         return
-    # A column carries the root of its eigenvalue's size: what is left of a weight is its sign.
-    root = factor.weights.abs().sqrt()
+    weights = factor.weights.T.contiguous()  # [n, r]
     sites = [site for target in targets for site in target.sites]
     n = int(factor.weights.shape[1])
     if chain is not None and all(chain.obstacle(site) is None for site in sites):
@@ -59,25 +58,23 @@ def by_sites(
         tops = {}
         for edge, columns in zip(edges, factor.columns, strict=True):
             flat = [chain.where.flat(c, (edge.node, edge.output_nr)) for c in columns]
-            tops[edge.node, edge.output_nr] = torch.stack(flat, 1) * root.T.unsqueeze(2)
+            tops[edge.node, edge.output_nr] = torch.stack(flat, 1)
         work = _sweep.Sweep(chain, [site.edge for site in sites], tops, memory)
-        squares = _Squares(targets, factor.weights.sign().T, work.columns, memory)
+        squares = _Squares(targets, weights, work.columns, memory)
         work.run(squares.meet, squares.close, tick)
     else:
         every = sum(_numel(edge) for edge in {site.edge for site in sites})
-        chunk = max(1, min(factor.rank, memory // max(1, 2 * every * root.element_size())))
-        squares = _Squares(targets, factor.weights.sign().T, chunk, memory)
+        chunk = max(1, min(factor.rank, memory // max(1, 2 * every * weights.element_size())))
+        squares = _Squares(targets, weights, chunk, memory)
         for start in range(0, factor.rank, chunk):
             some = slice(start, min(factor.rank, start + chunk))
-            _by_engine(outputs, factor, root, squares, some)
+            _by_engine(outputs, factor, squares, some)
             squares.close(slice(0, n), some)
             tick(some.stop - some.start)
     squares.finish()
 
 
-def _by_engine(
-    outputs: Sequence[Tensor], factor: Factor, root: Tensor, squares: _Squares, some: slice
-) -> None:
+def _by_engine(outputs: Sequence[Tensor], factor: Factor, squares: _Squares, some: slice) -> None:
     """Some columns of all samples, by autograd's own backward pass, one at a time."""
     edges = list(squares.layouts)
     n = int(factor.weights.shape[1])
@@ -89,9 +86,7 @@ def _by_engine(
         )  # fmt: skip
         for edge, g in zip(edges, got, strict=True):
             if g is not None:
-                samples = by_sample(g, squares.layouts[edge], n)
-                scale = root[c].view(-1, *[1] * (samples.dim() - 1))
-                adjoints.setdefault(edge, []).append(samples * scale)
+                adjoints.setdefault(edge, []).append(by_sample(g, squares.layouts[edge], n))
     for edge, rows in adjoints.items():
         squares.meet(edge, torch.stack(rows, 1), slice(0, n), some)
 
@@ -99,11 +94,11 @@ def _by_engine(
 class _Squares:
     """What happens where columns reach a site: every parameter met there takes its squares.
 
-    `signs` are those of the eigenvalues, ``[n, r]``; `rank` columns come at a time.
+    `weights` are the eigenvalues, ``[n, r]``; `rank` columns come at a time.
     """
 
-    def __init__(self, targets: Sequence[Target], signs: Tensor, rank: int, memory: int) -> None:
-        self.signs, self.memory = signs.contiguous(), memory
+    def __init__(self, targets: Sequence[Target], weights: Tensor, rank: int, memory: int) -> None:
+        self.weights, self.memory = weights, memory
         self.layouts = {site.edge: site.layout for t in targets for site in t.sites}
         self.alone: dict[Edge, list[Contraction]] = {}
         self.several = [t for t in targets if len(t.sites) > 1]
@@ -122,18 +117,18 @@ class _Squares:
         rest = [s for a, s in enumerate(dims) if a != layout.axis]
         rows = rows.reshape(*rows.shape[:2], layout.outer * layout.inner, *rest)
         for contraction in self.alone.get(edge, ()):
-            contraction.add(rows, self.signs[part, some], part)
+            contraction.add(rows, self.weights[part, some], part)
         if edge in self.awaited:
             self.kept[edge] = rows
 
     def close(self, part: slice, some: slice) -> None:
         """All sites were met: sum the uses of one parameter inside its square."""
-        signs = self.signs[part, some]
+        weights = self.weights[part, some]
         for target in self.several:
             used = [site for site in target.sites if site.edge in self.kept]
-            for c in range(signs.shape[1] if used else 0):
+            for c in range(weights.shape[1] if used else 0):
                 sum_of_squares(
-                    used, [self.kept[site.edge][:, c] for site in used], signs[:, c], part,
+                    used, [self.kept[site.edge][:, c] for site in used], weights[:, c], part,
                     self.memory, target.into,
                 )  # fmt: skip
         self.kept = {}

@@ -1,14 +1,14 @@
-"""Σ_n Σ_c ± (Σ_p S[n,c,o,p] U[n,k,p])² for all entries (o, k) of a parameter at its site.
+"""Σ_n Σ_c λ_nc (Σ_p S[n,c,o,p] U[n,k,p])² for all entries (o, k) of a parameter at its site.
 
-S are columns of the loss's second derivative pulled back to the site's output, scaled so that only
-a sign is left of their eigenvalues; U is what the site reads; p are positions (pixels, tokens).
-Nothing here holds [samples, columns, entries]. Two forms compute the same:
+S are columns of the loss's second derivative pulled back to the site's output, λ their weights; U
+is what the site reads; p are positions (pixels, tokens). Nothing here holds [samples, columns,
+entries]. Two forms compute the same:
 
 *Squares*: sample by sample, the product over p for all columns, squared and added up tile by tile
 while the tile is in the cache.
 
 *Pairs*: the square written out over pairs of positions, Σ_{p≤q} (2 - δ_pq) T[o,p,q] U[k,p] U[k,q],
-with T = Σ_c ± S S summed over columns first. For a convolution U[(c,a),p] is the input x[c] at
+with T = Σ_c λ S S summed over columns first. For a convolution U[(c,a),p] is the input x[c] at
 position p shifted by the kernel's offset a: for each offset one product of T and x∘x over samples
 and those pairs that the shift leaves inside the image. Work does not grow with columns.
 
@@ -53,32 +53,34 @@ class Contraction:
                 self.pairs = _pairs_pay(self.at, self.inner, rank, rates(into))
                 self.pairs &= 4 * _pair_values(self.at, self.inner) * into.itemsize <= memory
 
-    def add(self, rows: Tensor, signs: Tensor, part: slice) -> None:
-        """Columns ``[m, c, q, ...]`` of the samples in `part`, with the signs ``[m, c]``."""
+    def add(self, rows: Tensor, weights: Tensor, part: slice) -> None:
+        """Columns ``[m, c, q, ...]`` of the samples in `part`, with their weights ``[m, c]``."""
         m, c = rows.shape[:2]
         if self.site.outer is not None:
-            squared = _signed(rows.reshape(m, c, -1).square(), signs)
+            squared = _weighted(rows.reshape(m, c, -1).square(), weights)
             return self.kept.append((part, squared.sum(1)))
         if self.at is None or self.site.tokens is not None:
-            for column, sign in zip(rows.unbind(1), signs.unbind(1), strict=True):
+            for column, weight in zip(rows.unbind(1), weights.unbind(1), strict=True):
                 if self.site.tokens is not None:
-                    squares_of_rows(self.site.tokens[part], column, sign, self.into)
+                    squares_of_rows(self.site.tokens[part], column, weight, self.into)
                 else:
-                    sum_of_squares([self.site], [column], sign, part, self.memory, self.into)
+                    sum_of_squares([self.site], [column], weight, part, self.memory, self.into)
             return None
         s = self.at.rows(rows.flatten(0, 1))  # [m·c, g, o, p]
         s = s.reshape(m, c, *s.shape[1:])
         if self.inner == 1:
-            return self._summed(s, signs, part)
-        each = _pair_values(self.at, self.inner) if self.pairs else c * s[0, 0].numel() * 2
+            return self._summed(s, weights, part)
+        each = c * s[0, 0].numel() * 2 + self.at.groups * self.inner * self.at.count
+        if self.pairs:
+            each = _pair_values(self.at, self.inner)
         chunk = max(1, min(m, self.memory // (2 * each * self.into.itemsize)))
         for start in range(0, m, chunk):
             some = slice(start, min(m, start + chunk))
             place = slice(part.start + some.start, part.start + some.stop)
             if self.pairs:
-                self._pairs(self.at, s[some], signs[some], place)
+                self._pairs(self.at, s[some], weights[some], place)
             else:
-                self._squares(self.at, s[some], signs[some], place)
+                self._squares(self.at, s[some], weights[some], place)
         return None
 
     def finish(self) -> None:
@@ -102,24 +104,23 @@ class Contraction:
 
     # ---------------------------------------------------------------- forms
 
-    def _summed(self, s: Tensor, signs: Tensor, part: slice) -> None:
+    def _summed(self, s: Tensor, weights: Tensor, part: slice) -> None:
         """A scale or shift: one value of U for every channel and position."""
         assert self.at is not None
         factor = self.at.columns(part).unsqueeze(1)  # [m, 1, g, 1, p]
         sums = (s * factor).sum(-1) if s.shape[-1] > 1 else (s * factor)[..., 0]
-        squared = _signed(sums.square_().flatten(2), signs).sum((0, 1))
+        squared = _weighted(sums.square_().flatten(2), weights).sum((0, 1))
         self.into.view(-1).add_(squared)
 
-    def _squares(self, at: Positions, s: Tensor, signs: Tensor, part: slice) -> None:
+    def _squares(self, at: Positions, s: Tensor, weights: Tensor, part: slice) -> None:
         u = at.columns(part)  # [m, g, k, p]
         into = self._by_group()
         m, c, g, o, p = s.shape
         if into.is_cuda:
-            return _kernel.squares(s, u, signs, into)
+            return _kernel.squares(s, u, weights, into)
         if g > 1 and c * g * o * self.inner <= TILE:
-            return batched_squares(s, u, signs, into)
+            return batched_squares(s, u, weights, into)
         width = max(1, TILE // (c * o))
-        weights = signs.tolist()
         for i in range(m):
             for group in range(g):
                 rows = s[i, :, group].reshape(c * o, p)
@@ -128,14 +129,12 @@ class Contraction:
                     _accumulate(tile, weights[i], into[group, :, k : k + width])
         return None
 
-    def _pairs(self, at: Positions, s: Tensor, signs: Tensor, part: slice) -> None:
+    def _pairs(self, at: Positions, s: Tensor, weights: Tensor, part: slice) -> None:
         m, c, g, o, p = s.shape
         z = s.permute(0, 2, 3, 1, 4).reshape(m * g * o, c, p)
-        signed = z
-        if not bool((signs > 0).all()):
-            signed = (z.view(m, g * o, c, p) * signs.view(m, 1, c, 1)).view_as(z)
+        weighted = (z.view(m, g * o, c, p) * weights.view(m, 1, c, 1)).view_as(z)
         # Pairs lead, so that picking them copies whole blocks.
-        t = torch.bmm(z.transpose(1, 2), signed).view(m * g * o, p * p).t().contiguous()
+        t = torch.bmm(z.transpose(1, 2), weighted).view(m * g * o, p * p).t().contiguous()
         assert at.inputs is not None
         x = at.inputs(part).permute(3, 0, 1, 2).contiguous()  # [r, m, g, c]
         xx, ways = self._products(x)
@@ -216,17 +215,17 @@ def _unique(table: Tensor) -> tuple[Tensor, Tensor]:
     return table[0, fresh], table[1:, fresh]
 
 
-def _accumulate(tile: Tensor, signs: list[float], target: Tensor) -> None:
-    """Add Σ_c ± tile[c]² to `target`; overwrites `tile`."""
-    if target.numel() < FEW and min(signs) > 0:
-        target.add_(tile.square_().sum(0))
+def _accumulate(tile: Tensor, weights: Tensor, target: Tensor) -> None:
+    """Add Σ_c λ_c tile[c]² to `target`; may overwrite `tile`."""
+    if target.numel() < FEW:
+        target.add_((weights @ tile.square_().flatten(1)).view_as(target))
         return
-    for column, sign in zip(tile, signs, strict=True):
-        if sign:
-            target.addcmul_(column, column, value=sign)
+    for column, weight in zip(tile, weights.tolist(), strict=True):
+        if weight:
+            target.addcmul_(column, column, value=weight)
 
 
-def batched_squares(s: Tensor, u: Tensor, signs: Tensor, into: Tensor, room: int = TILE) -> None:
+def batched_squares(s: Tensor, u: Tensor, weights: Tensor, into: Tensor, room: int = TILE) -> None:
     """Squares of many samples and columns at a time: S ``[m, c, g, o, p]``, U ``[m, g, k, p]``.
 
     Adds to `into` ``[g, o, k]``; `room` bounds the number of products held at once.
@@ -242,15 +241,13 @@ def batched_squares(s: Tensor, u: Tensor, signs: Tensor, into: Tensor, room: int
             some = slice(first, min(c, first + columns))
             rows = s[part, some].transpose(1, 2).flatten(2, 3)  # [m, g, c·o, p]
             tile = torch.matmul(rows, right).square_().view(len(right), g, -1, o, k)
-            values = _signed(tile.transpose(1, 2).flatten(2), signs[part, some])
+            values = _weighted(tile.transpose(1, 2).flatten(2), weights[part, some])
             into.add_(values.sum((0, 1)).view(g, o, k))
 
 
-def _signed(values: Tensor, signs: Tensor) -> Tensor:
-    """Values ``[m, c, x]`` times signs ``[m, c]``, in place where there is anything to do."""
-    if not values.is_cuda and bool((signs > 0).all()):
-        return values
-    return values.mul_(signs.unsqueeze(-1))
+def _weighted(values: Tensor, weights: Tensor) -> Tensor:
+    """Values ``[m, c, x]`` times weights ``[m, c]``, in place."""
+    return values.mul_(weights.unsqueeze(-1))
 
 
 def _inside(at: Positions) -> list[int]:

@@ -29,8 +29,8 @@ MAPS = {
 }
 
 
-def written_out(module, x, columns, signs):
-    """Σ_n Σ_c ± (d(columns·module(x))/dw)², one backward pass per sample and column."""
+def written_out(module, x, columns, weights):
+    """Σ_n Σ_c λ (d(columns·module(x))/dw)², one backward pass per sample and column."""
     parameters = list(module.parameters())
     total = [torch.zeros_like(p) for p in parameters]
     for n in range(len(x)):
@@ -38,11 +38,11 @@ def written_out(module, x, columns, signs):
         for c in range(columns.shape[1]):
             got = torch.autograd.grad(out, parameters, columns[n : n + 1, c], retain_graph=True)
             for into, g in zip(total, got, strict=True):
-                into += signs[n, c] * g.square()
+                into += weights[n, c] * g.square()
     return dict(zip(dict(module.named_parameters()), total, strict=True))
 
 
-def contracted(module, x, columns, signs, memory=2**20, parts=(slice(0, 2), slice(2, N))):
+def contracted(module, x, columns, weights, memory=2**20, parts=(slice(0, 2), slice(2, N))):
     """The same by `Contraction`, samples in two parts, columns in two portions."""
     tape = Tape.of([out := module(x)])
     lay = Layout(0, 1, out.shape[0] // N if out.dim() > 2 else 1)
@@ -56,7 +56,7 @@ def contracted(module, x, columns, signs, memory=2**20, parts=(slice(0, 2), slic
             for part in parts:
                 for some in (slice(0, 3), slice(3, RANK)):
                     rows = columns[part, some].unsqueeze(2)
-                    contraction.add(rows, signs[part, some], part)
+                    contraction.add(rows, weights[part, some], part)
             contraction.finish()
         found[name] = into
     return found
@@ -74,24 +74,24 @@ def drawn(kind):
     return module, x, columns
 
 
-SIGNS = {
+WEIGHTS = {
     "positive": torch.ones(N, RANK, dtype=torch.float64),
-    "mixed": torch.tensor([[1, -1, 0, 1], [-1, 1, 1, 0], [0, -1, 1, -1]], dtype=torch.float64),
+    "mixed": torch.tensor([[1, -2, 0, 3], [-1, 1, 0.5, 0], [0, -1, 2, -1]], dtype=torch.float64),
 }
 
 
-@pytest.mark.parametrize("signs", SIGNS)
+@pytest.mark.parametrize("weights", WEIGHTS)
 @pytest.mark.parametrize("form", ["pairs", "squares", "tiles", "batched"])
 @pytest.mark.parametrize("kind", sorted(set(MAPS) - {"sequence"}))
-def test_every_form_gives_the_sum_written_out(kind, form, signs, monkeypatch):
+def test_every_form_gives_the_sum_written_out(kind, form, weights, monkeypatch):
     monkeypatch.setattr(_contraction, "_pairs_pay", lambda *_: form == "pairs")
     if form == "tiles":  # one column of the input, one sample at a time
         monkeypatch.setattr(_contraction, "TILE", 1)
         monkeypatch.setattr(_contraction, "FEW", 0)
     module, x, columns = drawn(kind)
-    got = contracted(module, x, columns, SIGNS[signs])
-    oracle.assert_exact(got, written_out(module, x, columns, SIGNS[signs]))
-    again = contracted(module, x, columns, SIGNS[signs], memory=1)
+    got = contracted(module, x, columns, WEIGHTS[weights])
+    oracle.assert_exact(got, written_out(module, x, columns, WEIGHTS[weights]))
+    again = contracted(module, x, columns, WEIGHTS[weights], memory=1)
     oracle.assert_exact(again, got)
 
 
@@ -100,10 +100,10 @@ def test_batched_squares_in_portions():
     s = torch.randn(3, 4, 2, 3, 5, dtype=torch.float64)
     u = torch.randn(3, 2, 6, 5, dtype=torch.float64)
     want = torch.einsum("mcgop,mgkp->mcgok", s, u).square()
-    want = torch.einsum("mcgok,mc->gok", want, SIGNS["mixed"])
+    want = torch.einsum("mcgok,mc->gok", want, WEIGHTS["mixed"])
     for room in (1, 80, 10**6):
         into = torch.zeros(2, 3, 6, dtype=torch.float64)
-        _contraction.batched_squares(s, u, SIGNS["mixed"], into, room)
+        _contraction.batched_squares(s, u, WEIGHTS["mixed"], into, room)
         torch.testing.assert_close(into, want, rtol=1e-12, atol=1e-12)
 
 
