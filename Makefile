@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 AUDIT  ?=
 
-.PHONY: audit test lint slow gpu bench wheel clean
+.PHONY: audit test lint slow gpu browser bench wheel clean
 
 audit: $(VENV)/.installed
 	$(BIN)/cblr audit $(AUDIT)
@@ -22,6 +22,10 @@ slow: $(VENV)/.installed-test
 
 gpu: $(VENV)/.installed-test
 	$(BIN)/python -m pytest -m gpu
+
+# Needs Debian's packages chromium and chromium-driver, or their like.
+browser: $(VENV)/.installed-test
+	$(BIN)/python -m pytest -m browser
 
 # Without dependencies: BackPACK names torchvision, which nothing here uses.
 bench: $(VENV)/.installed-test

@@ -1,5 +1,6 @@
 """What a check is: measure, judge, draw, three functions that never call one another."""
 
+import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -8,6 +9,15 @@ if TYPE_CHECKING:
     from paper_checks.context import Context
 
 Measurements = Mapping[str, Any]
+
+
+def digest(statement: str, criterion: str) -> str:
+    """The sha256 of what a check tries and by what it decides, as 64 hexadecimal digits.
+
+    >>> digest("E|g| falls", "by half") != digest("E|g| falls", "by a third")
+    True
+    """
+    return hashlib.sha256(f"{statement}\n{criterion}".encode()).hexdigest()
 
 
 @dataclass(frozen=True)
@@ -41,7 +51,8 @@ class Check:
 
     `measure(context)` returns JSON-able measurements; `judge(measurements)` is pure, so that a
     stored measurement can be judged again; `draw(measurements)` returns a `Drawing` or is `None`.
-    `latex` holds the statement as printed where it is a formula.
+    `latex` holds the statement as printed where it is a formula. `criterion_hash` shows a criterion
+    that was changed after a run. `work(context)` estimates the seconds that `measure` will take.
     """
 
     id: str
@@ -55,5 +66,10 @@ class Check:
     draw: Callable[[Measurements], Drawing] | None = None
     latex: str | None = None
     protocol: tuple[str, ...] = field(default=())
-    criterion_hash: str | None = None
+    criterion_hash: str = ""
     needs_data: bool = True
+    work: Callable[["Context"], float] | None = None
+
+    def __post_init__(self) -> None:
+        if not self.criterion_hash:
+            object.__setattr__(self, "criterion_hash", digest(self.statement, self.criterion))

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from paper_checks import cli_training
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -98,11 +100,23 @@ def audit(
     dataset: Name = "digits",
     data: Data = None,
     device: Device = None,
+    compare: Annotated[
+        Path | None,
+        typer.Option("--compare", help="An older results.json: show what changed since."),
+    ] = None,
+    fresh: Annotated[
+        bool, typer.Option("--fresh", help="Measure anew what an earlier run left in --out.")
+    ] = False,
+    plan: Annotated[
+        bool, typer.Option("--plan", help="Only say what would run and for about how long.")
+    ] = False,
 ) -> None:
     """Check the paper's equations, figures and claims, and write the report."""
     from rich.console import Console
 
-    from paper_checks.runner import Interrupted, run
+    from paper_checks.compare import compare as compared
+    from paper_checks.compare import lines, read_old
+    from paper_checks.runner import Interrupted, planned, run
     from paper_checks.terminal import table
 
     console = Console()
@@ -111,8 +125,20 @@ def audit(
         console = Console(width=120)
     try:
         with expected(ValueError, OSError):
+            old = None if compare is None else read_old(compare)
+            if plan:
+                for line in planned(profile, only or None, out, dataset, data, device, fresh=fresh):
+                    typer.echo(line)
+                return
             results = run(
-                profile, only or None, out, dataset, data, device, monitor=_monitor(console)
+                profile,
+                only or None,
+                out,
+                dataset,
+                data,
+                device,
+                fresh=fresh,
+                monitor=_monitor(console),
             )
     except Interrupted as stop:
         where = out / "index.html"
@@ -125,6 +151,11 @@ def audit(
     broken = [result.id for result in results if not result.completed]
     if broken:
         typer.echo(f"cblr: could not be completed: {', '.join(broken)}", err=True)
+    if old is not None:
+        names = {result.id for result in results}
+        before = [result for result in old if only is None or result.id in names]
+        for line in lines(compared(before, results), len(results)):
+            typer.echo(line)
     typer.echo(f"Report: {out / 'index.html'}")
     raise typer.Exit(1 if broken else 0)
 
@@ -192,17 +223,7 @@ def curvature(
         raise typer.Exit(INTERRUPTED) from None
 
 
-@app.command()
-def data(
-    name: Annotated[str, typer.Argument(help="digits, cifar10 or gaussian.")] = "digits",
-    folder: Data = None,
-) -> None:
-    """Check a data set's files and say where the data come from."""
-    from paper_checks.data import describe
-
-    with expected(ValueError, OSError):
-        for line in describe(name, folder):
-            typer.echo(line)
+cli_training.register(app)
 
 
 if __name__ == "__main__":

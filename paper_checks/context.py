@@ -3,13 +3,16 @@
 import os
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from paper_checks.claims.registry import CLAIMS
 from paper_checks.errors import InputError
 from paper_checks.profile import Profile
+from paper_checks.result import plain
+from paper_checks.store import Store
 
 if TYPE_CHECKING:
     import torch
@@ -21,6 +24,18 @@ if TYPE_CHECKING:
 CROSS_CHECKED = 32
 # Measured at the value by which it will be judged.
 WEIGHT_DECAY = CLAIMS["claim-weight-decay-centres-minimum"].thresholds["beta"]
+
+
+@dataclass(frozen=True)
+class Exact:
+    """A network at one point with its exact curvature, entry by entry.
+
+    `entries` maps a parameter's name to the flat float64 arrays w, g and h.
+    """
+
+    model: "nn.Module"
+    pair: tuple["torch.Tensor", "torch.Tensor"]
+    entries: dict[str, tuple[Any, Any, Any]]
 
 
 @dataclass(frozen=True)
@@ -45,6 +60,8 @@ class Snapshot:
 class Context:
     """Data, network and curvature for one audit; everything is made when first asked for.
 
+    What was measured is kept in `folder`, if one is given, and read from there the next time.
+
     Raises `InputError` for a device that is not there.
     """
 
@@ -54,12 +71,18 @@ class Context:
         dataset: str = "digits",
         data: str | os.PathLike[str] | None = None,
         device: str | None = None,
+        folder: Path | None = None,
     ) -> None:
         self.profile = profile
+        self.folder = folder
+        # Whether to measure anew what is kept; it is then replaced.
+        self.fresh = False
+        self.kept_seconds = 0.0
         self.name = dataset
-        self._root = data
+        self.root = None if data is None else Path(data)
         self.device = device or "cpu"
         self._snapshots: dict[int, Snapshot] = {}
+        self._exact: dict[int, Exact] = {}
         self._shared: dict[str, dict[str, Any]] = {}
         if self.device != "cpu":
             check_device(self.device)
@@ -73,7 +96,29 @@ class Context:
         """The training split."""
         from sim.data import load
 
-        return load(self.name, root=self._root).to(self.device)
+        return load(self.name, root=self.root).to(self.device)
+
+    @cached_property
+    def test(self) -> "Dataset":
+        """The test split."""
+        from sim.data import load
+
+        return load(self.name, root=self.root, split="test").to(self.device)
+
+    @cached_property
+    def store(self) -> Store:
+        """Where measurements of this configuration are kept."""
+        from paper_checks.environment import hardware, versions
+
+        facts = {
+            "profile": asdict(self.profile),
+            "dataset": self.name,
+            "data": self.dataset.provenance.get("sha256"),
+            "device": self._device_name(),
+            "versions": versions(),
+            "hardware": hardware(),
+        }
+        return Store(self.folder, facts)
 
     @cached_property
     def population(self) -> "Dataset":
@@ -104,8 +149,15 @@ class Context:
     def snapshot(self, seed: int = 0) -> Snapshot:
         """The network's exact curvature at initialisation, dropout off, on the profile's sample."""
         if seed not in self._snapshots:
-            self._snapshots[seed] = self._measure(seed)
+            found = self.shared(f"snapshot-{seed}", lambda context: asdict(context._measure(seed)))
+            self._snapshots[seed] = Snapshot(**found)
         return self._snapshots[seed]
+
+    def exact(self, seed: int = 0) -> Exact:
+        """The network of `snapshot`, entry by entry; the latest one stays in memory."""
+        if seed not in self._exact:
+            self._measure(seed)
+        return self._exact[seed]
 
     def _measure(self, seed: int) -> Snapshot:
         from torch.nn.functional import cross_entropy
@@ -120,6 +172,12 @@ class Context:
         found = hessian.diagonal(model, cross_entropy, pair)
         seconds = time.perf_counter() - began
         rows = self._rows(model, cross_entropy, pair, found)
+        parts = dict(model.named_parameters())
+        entries = {
+            name: (_numpy(parts[name]), _numpy(found.gradient[name]), _numpy(found[name]))
+            for name in found
+        }
+        self._exact = {seed: Exact(model, pair, entries)}
         deviation: dict[str, float] = {}
         if self.profile.verify and seed == self.profile.seeds[0]:
             # Apart from the timed computation, and on few samples: a double backward is dear.
@@ -157,10 +215,33 @@ class Context:
         return rows
 
     def shared(self, key: str, make: Callable[["Context"], dict[str, Any]]) -> dict[str, Any]:
-        """What `make(context)` returns, made once in this run and kept under `key`."""
+        """What `make(context)` returns, made once and kept under `key`, on disk too.
+
+        `kept_seconds` grows by the time that a measurement read from disk once took.
+        """
         if key not in self._shared:
-            self._shared[key] = make(self)
+            read = self.folder is not None and not self.fresh
+            record = self.store.get(key, make) if read else None
+            if record is None:
+                began = time.perf_counter()
+                # As it will be read the next time: what is not finite is None from the start.
+                found = plain(make(self))
+                record = {"measurements": found, "seconds": time.perf_counter() - began}
+                if self.folder is not None:
+                    self.store.put(key, make, record)
+            else:
+                self.kept_seconds += record["seconds"]
+            self._shared[key] = record["measurements"]
         return self._shared[key]
+
+    def has(self, key: str) -> bool:
+        """Whether a measurement of this name is kept and would be read.
+
+        An estimate only: of the name, by whatever code it was made.
+        """
+        if self.fresh or self.folder is None:
+            return key in self._shared
+        return key in self._shared or any(self.folder.glob(f"{key}-*.json"))
 
     def description(self) -> dict[str, Any]:
         """Profile, data set and device, for the record of a result."""
@@ -175,8 +256,6 @@ class Context:
 
     def provenance(self) -> dict[str, Any]:
         """Where the data come from, and the network that met them."""
-        from paper_checks.result import plain
-
         try:
             found = plain(dict(self.dataset.provenance))
         except (OSError, ValueError):

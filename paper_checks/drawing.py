@@ -10,6 +10,8 @@ from typing import Any
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 
+from paper_checks.check import Drawing
+
 # Okabe and Ito's palette: told apart by readers of every kind of colour vision.
 BLACK = "#000000"
 ORANGE = "#E69F00"
@@ -73,3 +75,8 @@ def to_svg(chart: Figure, name: str, title: str, alt: str) -> str:
     )
     opening, rest = text.split(">", 1)
     return f"{opening} {head}{rest}"
+
+
+def finished(chart: Figure, name: str, title: str, alt: str, caption: str) -> Drawing:
+    """The chart as a `Drawing`: the SVG of `to_svg` with its text alternative and its caption."""
+    return Drawing(to_svg(chart, name, title, alt), alt, caption)

@@ -1,6 +1,5 @@
 """Figure 2: the curvature of every layer, exact, beside the paper's substitute for it."""
 
-import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -65,8 +64,8 @@ def _row(row: Mapping[str, Any]) -> dict[str, Any]:
     """The columns kept, the quartiles of both radii side by side."""
     found = {name: row[name] for name in COLUMNS}
     quartiles = [found.pop(f"radius_finite_{level}") for level in ("q25", "q50", "q75")]
-    # A tensor without any curvature has no quartiles; nan says so in a frame, None in JSON.
-    found["radius"] = quartiles if all(math.isfinite(value) for value in quartiles) else None
+    # A tensor without any curvature has no quartiles.
+    found["radius"] = quartiles if all(value is not None for value in quartiles) else None
     found["ratio"] = found.pop("ratio_finite")
     found["ratio_mean"] = found.pop("ratio_finite_mean")
     return found

@@ -1,5 +1,7 @@
 """Numbers as a reader wants them: few digits, thousands apart, powers of ten as such."""
 
+from collections.abc import Sequence
+
 
 def short(value: float | str | None, digits: int = 3) -> str:
     """`value` in at most `digits` significant digits; texts pass through, `None` is a dash.
@@ -20,7 +22,7 @@ def short(value: float | str | None, digits: int = 3) -> str:
     return f"{mantissa}e{int(exponent)}"
 
 
-def spread(interval: tuple[float, float] | None) -> str:
+def spread(interval: Sequence[float] | None) -> str:
     """The interval as text, or nothing.
 
     >>> spread((0.79, 0.81)), spread(None)

@@ -13,7 +13,8 @@ class Profile:
     images are the training set of figure 3; a layer's law is averaged over at most `entries` of
     its entries; `batches` random batches are drawn for each batch size; `draws` random numbers
     back each equation's Monte Carlo. `verify` entries a tensor are compared with a double backward,
-    and `passes` rounds of fresh dropout masks are averaged for figure 3.
+    and `passes` rounds of fresh dropout masks are averaged for figure 3. Training figures average
+    over `runs` seeds and train for `epochs`, on at most `images` of the training set.
     """
 
     name: str
@@ -27,6 +28,9 @@ class Profile:
     batch_sizes: tuple[int, ...] | None = None
     verify: int = 1
     passes: int = 4
+    runs: int = 10
+    epochs: int = 10
+    images: int | None = 2048
 
 
 # On CIFAR-10 the network is the paper's own, at full width; on the small sets a quarter of it is
@@ -35,9 +39,15 @@ _PROFILES = {
     ("quick", "digits"): Profile("quick", 0.25, 512, None, 8, 20_000, 200_000),
     ("quick", "gaussian"): Profile("quick", 0.25, 512, None, 8, 20_000, 200_000),
     ("quick", "cifar10"): Profile("quick", 1.0, 1024, 8192, 4, 20_000, 200_000, passes=2),
-    ("full", "digits"): Profile("full", 1.0, 1024, None, 48, 200_000, 2_000_000),
-    ("full", "gaussian"): Profile("full", 1.0, 1024, None, 48, 200_000, 2_000_000),
-    ("full", "cifar10"): Profile("full", 1.0, 4096, None, 24, 200_000, 2_000_000),
+    ("full", "digits"): Profile(
+        "full", 1.0, 1024, None, 48, 200_000, 2_000_000, runs=30, epochs=40, images=None
+    ),
+    ("full", "gaussian"): Profile(
+        "full", 1.0, 1024, None, 48, 200_000, 2_000_000, runs=30, epochs=40, images=None
+    ),
+    ("full", "cifar10"): Profile(
+        "full", 1.0, 4096, None, 24, 200_000, 2_000_000, runs=5, epochs=100, images=None
+    ),
 }
 
 PROFILES = ("quick", "full")

@@ -1,14 +1,25 @@
 """Every check by its id."""
 
 from collections.abc import Iterable
+from dataclasses import replace
 from difflib import get_close_matches
+from typing import TYPE_CHECKING, Any
 
 from paper_checks.check import Check
 from paper_checks.claims.registry import CLAIMS
 from paper_checks.errors import InputError
+from paper_checks.figures import FIGURES, figure_check
+
+if TYPE_CHECKING:
+    from paper_checks.context import Context
 
 EQUATION_IDS = tuple(f"eq{label}" for label in range(1, 29))
-FIGURE_IDS = ("fig2", "fig3", "fig-law")
+_PAPER = {*FIGURES, "fig2", "fig3"}
+FIGURE_IDS = (
+    *(name for name in (f"fig{number}" for number in range(1, 17)) if name in _PAPER),
+    "fig-law",
+    *(name for name in FIGURES if name.startswith("fig-")),
+)
 IDS = EQUATION_IDS + FIGURE_IDS + tuple(CLAIMS)
 
 
@@ -36,7 +47,7 @@ def _remedy(name: str) -> str:
     near = claims[:3] or get_close_matches(name.casefold(), IDS, n=3, cutoff=0.4)
     if near:
         return f"no such check; did you mean {' or '.join(near)}?"
-    return "no such check; there are eq1 to eq28, fig2, fig3, fig-law and claim-…"
+    return "no such check; there are eq1 to eq28, fig1 to fig16, fig-… and claim-…"
 
 
 def build(name: str) -> Check:
@@ -56,7 +67,15 @@ def build(name: str) -> Check:
     if name == "fig-law":
         from paper_checks.fig_law import FIG_LAW
 
-        return FIG_LAW
+        return replace(FIG_LAW, measure=_law)
+    if name in FIGURES:
+        return figure_check(name)
     from paper_checks.claims import claim_check
 
     return claim_check(name)
+
+
+def _law(context: "Context") -> dict[str, Any]:
+    from paper_checks import fig_law
+
+    return context.shared("fig-law", fig_law.measure)

@@ -16,7 +16,8 @@ class Result:
 
     `completed` is false where the check broke down: its verdict is then *inconclusive*, and
     `reason` says what happened. `measurements` are what `judge` read, so that the verdict can be
-    formed again.
+    formed again; `kept` says that they come from an earlier run of the same configuration, and
+    `seconds` is then what that run took. `code` names the file that measured.
     """
 
     id: str
@@ -41,6 +42,8 @@ class Result:
     caption: str | None = None
     criterion_hash: str | None = None
     completed: bool = True
+    kept: bool = False
+    code: str = ""
     measurements: dict[str, Any] = field(default_factory=dict)
 
 

@@ -14,10 +14,12 @@ from paper_checks.monitor import Monitor, Silent
 from paper_checks.profile import profile as profile_named
 from paper_checks.registry import build, resolve
 from paper_checks.result import Result, plain, read_results, write_atomically, write_results
+from paper_checks.store import source_path
 from paper_checks.verdicts import INCONCLUSIVE
 
 RESULTS = "results.json"
 PAGE = "index.html"
+MEASUREMENTS = "measurements"
 
 
 class Interrupted(KeyboardInterrupt):
@@ -37,13 +39,16 @@ def run(
     data: str | os.PathLike[str] | None = None,
     device: str | None = None,
     *,
+    fresh: bool = False,
     monitor: Monitor | None = None,
 ) -> list[Result]:
     """Audit the paper and return one `Result` per check; `out` gets the report.
 
     `only` names the checks to run (all by default), `dataset` is `digits`, `cifar10` or
     `gaussian`, `data` the folder that holds it, `device` a torch device. `monitor` hears how the
-    run goes. `out` gets `results.json` (after every check), one SVG per figure and `index.html`.
+    run goes. `out` gets `results.json` (after every check), one SVG per figure, `index.html`, and
+    a folder `measurements`, from which a killed audit goes on and a finished one is judged again
+    without a new measurement; `fresh` measures everything anew.
 
     >>> from tempfile import TemporaryDirectory
     >>> with TemporaryDirectory() as folder:
@@ -58,12 +63,42 @@ def run(
     sizes = profile_named(profile, dataset)
     ids = resolve(only)
     folder = writable(Path(out))
-    context = Context(sizes, dataset, data, device)
+    context = Context(sizes, dataset, data, device, folder / MEASUREMENTS)
+    context.fresh = fresh
     checks = [build(name) for name in ids]
     if any(check.needs_data for check in checks):
         # Loading here means that a missing file ends the run before anything is written.
         context.load()
     return execute(checks, context, folder, monitor or Silent())
+
+
+def planned(
+    profile: str = "quick",
+    only: str | Iterable[str] | None = None,
+    out: str | os.PathLike[str] = "report",
+    dataset: str = "digits",
+    data: str | os.PathLike[str] | None = None,
+    device: str | None = None,
+    *,
+    fresh: bool = False,
+) -> list[str]:
+    """What `run` with the same arguments would do, a line a check, and about how long it takes.
+
+    Times are estimates: one step of the network is timed here and now, and multiplied. What
+    several checks share is counted at the first of them; what is kept in `out` costs nothing.
+
+    Raises what `run` raises, before any long work.
+    """
+    from paper_checks.estimate import estimates, told
+
+    sizes = profile_named(profile, dataset)
+    ids = resolve(only)
+    context = Context(sizes, dataset, data, device, writable(Path(out)) / MEASUREMENTS)
+    context.fresh = fresh
+    checks = [build(name) for name in ids]
+    if any(check.needs_data for check in checks):
+        context.load()
+    return told(estimates(checks, context))
 
 
 def writable(out: Path) -> Path:
@@ -126,6 +161,7 @@ def perform(check: Check, context: Context, monitor: Monitor) -> tuple[Result, D
     measurements: dict[str, Any] = {}
     drawing: Drawing | None = None
     completed = True
+    context.kept_seconds = 0.0
     try:
         # Judged and drawn as stored, so that what is on disk gives the same verdict again.
         measurements = plain(check.measure(context))
@@ -151,7 +187,7 @@ def perform(check: Check, context: Context, monitor: Monitor) -> tuple[Result, D
         tolerance=judgement.tolerance,
         reason=judgement.reason,
         seeds=measurements.get("seeds", []),
-        seconds=round(time.perf_counter() - began, 3),
+        seconds=round(time.perf_counter() - began + context.kept_seconds, 3),
         figure=f"{check.id}.svg" if drawing else None,
         environment=_environment(check, context, measurements),
         title=check.title,
@@ -162,6 +198,8 @@ def perform(check: Check, context: Context, monitor: Monitor) -> tuple[Result, D
         caption=drawing.caption if drawing else None,
         criterion_hash=check.criterion_hash,
         completed=completed,
+        kept=context.kept_seconds > 0,
+        code=source_path(check.judge),
         measurements=measurements,
     )
     return result, drawing

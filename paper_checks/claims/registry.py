@@ -1,11 +1,12 @@
 """The claims as data: quotation, criterion, thresholds, and a hash that shows a later change."""
 
-import hashlib
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.resources import files
 from types import MappingProxyType
+
+from paper_checks.check import digest
 
 
 @dataclass(frozen=True)
@@ -22,27 +23,27 @@ class Claim:
     @property
     def hash(self) -> str:
         """The sha256 of quotation and criterion, numbers included, as 64 hexadecimal digits."""
-        return hashlib.sha256(f"{self.quotation}\n{self.criterion}".encode()).hexdigest()
+        return digest(self.quotation, self.criterion)
 
 
-def parse(text: str) -> dict[str, Claim]:
-    """The claims in a TOML text, by id; the thresholds' numbers are set into each criterion.
+def parse(text: str, table: str = "claim") -> dict[str, Claim]:
+    """The entries `[[table]]` of a TOML text, by id, thresholds' numbers set into each criterion.
 
     Raises `ValueError` for a claim that lacks a part, has an unknown one, or names a threshold
     that its criterion does not state, so that no number can decide unseen.
     """
     claims: dict[str, Claim] = {}
-    for entry in tomllib.loads(text)["claim"]:
+    for entry in tomllib.loads(text)[table]:
         try:
             claim = Claim(**entry)
             stated = claim.criterion.format_map(claim.thresholds)
         except (KeyError, TypeError) as error:
-            raise ValueError(f"claim {entry.get('id', '?')}: {error}") from None
+            raise ValueError(f"{table} {entry.get('id', '?')}: {error}") from None
         unstated = [name for name in claim.thresholds if f"{{{name}}}" not in claim.criterion]
         if unstated:
-            raise ValueError(f"claim {claim.id}: its criterion does not state {unstated[0]}")
+            raise ValueError(f"{table} {claim.id}: its criterion does not state {unstated[0]}")
         if claim.id in claims:
-            raise ValueError(f"claim {claim.id}: appears twice")
+            raise ValueError(f"{table} {claim.id}: appears twice")
         claims[claim.id] = Claim(
             claim.id,
             claim.title,

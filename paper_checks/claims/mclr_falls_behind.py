@@ -1,0 +1,39 @@
+"""Does MCLR fall faster than LARS at large batches?"""
+
+from collections.abc import Mapping
+
+from paper_checks.check import Judgement, Measurements
+from paper_checks.figures.fig16 import PROTOCOL, difference, measure, read
+from paper_checks.numbers import spread
+from paper_checks.verdicts import CONTRADICTED, HOLDS, IN_PART, INCONCLUSIVE
+
+__all__ = ["PROTOCOL", "judge", "measure"]
+
+
+def judge(measurements: Measurements, thresholds: Mapping[str, float]) -> Judgement:
+    """MCLR less LARS at the largest batch, at equal epochs and at equal steps."""
+    seeds = len(measurements["seeds"]) // 2
+    if seeds < thresholds["seeds"]:
+        return Judgement(INCONCLUSIVE, "< 0", None, f"Only {seeds} seeds to read.")
+    n, small = measurements["n"][-1], measurements["n"][0]
+    found = {
+        series: difference(
+            read(measurements, series, n, "mclr"), read(measurements, series, n, "lars")
+        )
+        for series in ("epochs", "steps")
+    }
+    before = difference(
+        read(measurements, "epochs", small, "mclr"), read(measurements, "epochs", small, "lars")
+    )
+    mean, low, high = found["epochs"]
+    if high < 0:
+        verdict = HOLDS if found["steps"][2] < 0 else IN_PART
+    else:
+        verdict = CONTRADICTED if low > -thresholds["margin"] else INCONCLUSIVE
+    reason = (
+        f"MCLR less LARS in test accuracy at n = {n}: {100 * mean:+.1f} points "
+        f"{spread((100 * low, 100 * high))} at equal epochs, {100 * found['steps'][0]:+.1f} "
+        f"{spread([100 * v for v in found['steps'][1:]])} at equal steps; at n = {small} "
+        f"{100 * before[0]:+.1f} {spread([100 * v for v in before[1:]])}."
+    )
+    return Judgement(verdict, "< 0", mean, reason, (low, high), thresholds["margin"])

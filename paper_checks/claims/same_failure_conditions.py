@@ -1,0 +1,76 @@
+"""Do LARS and PercentDelta fail where equation 17 does, at w → 0 and at g → 0?"""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from paper_checks.check import Judgement, Measurements
+from paper_checks.claims._special_case import rate
+from paper_checks.numbers import short
+from paper_checks.verdicts import CONTRADICTED, HOLDS, IN_PART, INCONCLUSIVE
+
+if TYPE_CHECKING:
+    from paper_checks.context import Context
+
+SMALL = 1e-12
+RULES = ("lars", "percentdelta")
+PROTOCOL = (
+    "Weights and gradients of a large weight tensor of the network of figure 2 (entries of which "
+    "neither is zero).",
+    f"One entry's w, or its g, is multiplied by {SMALL:g}; then all entries' w, or g. Equation 17 "
+    "fails at the entry: its rate goes to zero or to infinity.",
+    "The factor by which the layer's rate changes.",
+)
+
+
+def measure(context: "Context") -> dict[str, Any]:
+    """The factor by which each rule's rate changes, for one entry and for all."""
+    seed = context.profile.seeds[0]
+    rows = [row for row in context.snapshot(seed).rows if row["parameter"].endswith("weight")]
+    name = max(rows, key=lambda row: row["size"])["parameter"]
+    w, g, _ = context.exact(seed).entries[name]
+    alive = (w != 0) & (g != 0)
+    return {
+        "seeds": [seed],
+        "samples": context.snapshot(seed).samples,
+        "parameter": name,
+        "entries": int(alive.sum()),
+        "changes": changes(w[alive], g[alive]),
+    }
+
+
+def changes(w: Any, g: Any) -> dict[str, float]:
+    """How many times larger or smaller a rate gets, by rule and by what is made small.
+
+    >>> import numpy as np
+    >>> x = np.arange(1.0, 101.0)
+    >>> found = changes(x, x)
+    >>> found["lars: one w"] < 2 < found["lars: all w"]
+    True
+    """
+    found = {}
+    for rule in RULES:
+        before = rate(rule, w, g)
+        for what in ("w", "g"):
+            for many in ("one", "all"):
+                parts = {"w": w.copy(), "g": g.copy()}
+                place = slice(None) if many == "all" else 0
+                parts[what][place] *= SMALL
+                quotient = rate(rule, parts["w"], parts["g"]) / before
+                found[f"{rule}: {many} {what}"] = float(max(quotient, 1 / quotient))
+    return found
+
+
+def judge(measurements: Measurements, thresholds: Mapping[str, float]) -> Judgement:
+    """Counts in which of the cases each rule fails."""
+    found = measurements["changes"]
+    if measurements["entries"] < thresholds["entries"]:
+        return Judgement(INCONCLUSIVE, None, None, f"Only {measurements['entries']} entries.")
+    failed = {case: factor >= thresholds["factor"] for case, factor in found.items()}
+    single = [bad for case, bad in failed.items() if ": one" in case]
+    whole = [bad for case, bad in failed.items() if ": all" in case]
+    verdict = HOLDS if all(single) and all(whole) else IN_PART if all(whole) else CONTRADICTED
+    share = sum(single) / len(single)
+    reason = "The layer's rate changes by a factor: " + "; ".join(
+        f"{case} → 0: {short(factor)}" for case, factor in found.items()
+    )
+    return Judgement(verdict, 1.0, share, reason + ". Measured: share of single-entry failures.")

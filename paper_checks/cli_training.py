@@ -1,0 +1,301 @@
+"""The commands `cblr train`, `cblr sweep` and `cblr data`."""
+
+import ast
+import json
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from paper_checks.errors import InputError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from sim import Run, TrainConfig
+
+RUNS = Path("runs")
+# How `train` and `sweep` say which fields of a configuration a line sets.
+SET = (
+    "Set a field, as in batch_size=512 or optimizer_options.momentum=0.9; may be given several "
+    "times, and goes before the file."
+)
+
+Root = Annotated[
+    Path | None,
+    typer.Option("--data", help="Folder of the data set's files (not needed for digits)."),
+]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")]
+Sets = Annotated[list[str] | None, typer.Option("--set", "-s", metavar="FIELD=VALUE", help=SET)]
+
+
+def train(
+    file: Annotated[
+        Path | None, typer.Argument(help="A configuration in TOML or JSON (see docs/training.md).")
+    ] = None,
+    sets: Sets = None,
+    dataset: Annotated[str | None, typer.Option(help="digits, cifar10 or gaussian.")] = None,
+    model: Annotated[
+        str | None, typer.Option(help="alexnet, lenet, mlp, resnet18 or transformer.")
+    ] = None,
+    optimizer: Annotated[
+        str | None, typer.Option(help="sgd, cblr, lars, mclr, percent-delta, lamb, adam, adamw.")
+    ] = None,
+    lr: Annotated[float | None, typer.Option(help="The learning rate, the paper's γ.")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Samples in a batch.")] = None,
+    epochs: Annotated[int | None, typer.Option(help="Passes over the data.")] = None,
+    steps: Annotated[int | None, typer.Option(help="Steps, instead of epochs.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Of the weights and the order.")] = None,
+    device: Annotated[str | None, typer.Option(help="A torch device: cpu, cuda, …")] = None,
+    data: Root = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="The run's folder (runs/<hash>).")
+    ] = None,
+    checkpoint: Annotated[
+        float, typer.Option("--checkpoint", help="Seconds between checkpoints.")
+    ] = 60.0,
+    tensorboard: Annotated[
+        Path | None, typer.Option("--tensorboard", help="Also write events for TensorBoard here.")
+    ] = None,
+    quiet: Quiet = False,
+) -> None:
+    """Train a network, measured on the way; start it again to go on where it stood."""
+    from paper_checks.cli import INTERRUPTED, expected
+
+    short = {
+        "dataset": dataset,
+        "model": model,
+        "optimizer": optimizer,
+        "lr": lr,
+        "batch_size": batch_size,
+        "epochs": epochs,
+        "steps": steps,
+        "seed": seed,
+        "device": device,
+    }
+    with expected(ValueError, TypeError, OSError, RuntimeError):
+        from sim.training import Interrupted
+        from sim.training import train as run_training
+
+        fields = {} if file is None else read(file)
+        fields = merged(fields, sets or [], {k: v for k, v in short.items() if v is not None})
+        if not {"epochs", "steps"} & set(fields):
+            raise InputError("--epochs", "not given", "say how long to train: --epochs or --steps")
+        config = configuration(fields)
+        folder = out or RUNS / config.hash
+        try:
+            run = run_training(
+                config,
+                out=folder,
+                root=data,
+                checkpoint_seconds=checkpoint,
+                tensorboard=tensorboard,
+                progress=not quiet,
+            )
+        except Interrupted as stop:
+            typer.echo(f"cblr: {stop}", err=True)
+            raise typer.Exit(INTERRUPTED) from None
+    report(run)
+    typer.echo(f"Run: {folder}")
+    if run.status != "finished":
+        typer.echo(f"cblr: {run.status}: {run.reason}; what was measured is kept", err=True)
+        raise typer.Exit(1)
+
+
+def sweep(
+    file: Annotated[Path, typer.Argument(help="A grid in TOML or JSON, with [base] and [grid].")],
+    sets: Sets = None,
+    data: Root = None,
+    out: Annotated[Path, typer.Option("--out", help="Folder of the runs.")] = RUNS,
+    jobs: Annotated[
+        int | None, typer.Option("--jobs", "-j", help="Local processes (one per core).")
+    ] = None,
+    scheduler: Annotated[
+        str | None,
+        typer.Option("--scheduler", help="Address of a Dask scheduler, tcp://host:8786."),
+    ] = None,
+    vectorise: Annotated[
+        bool, typer.Option("--vectorise", help="Train many seeds of a small network as one.")
+    ] = False,
+    threads: Annotated[int, typer.Option("--threads", help="Torch threads of each run.")] = 1,
+    checkpoint: Annotated[
+        float, typer.Option("--checkpoint", help="Seconds between checkpoints.")
+    ] = 60.0,
+    table: Annotated[
+        str, typer.Option("--table", help="runs, or steps, epochs, layer_steps, layer_epochs, …")
+    ] = "runs",
+    csv: Annotated[Path | None, typer.Option("--csv", help="Write the table here.")] = None,
+    parquet: Annotated[Path | None, typer.Option("--parquet", help="Write the table here.")] = None,
+    quiet: Quiet = False,
+) -> None:
+    """Train a grid of networks; start it again to go on where it stood."""
+    from paper_checks.cli import INTERRUPTED, expected
+
+    again = f"what is done is kept in {out}; start the same sweep again to go on"
+    with expected(ValueError, TypeError, OSError, RuntimeError):
+        from sim.training import Interrupted
+        from sim.training import sweep as run_sweep
+
+        configs = grid_of(read(file), sets or [])
+        try:
+            frame = run_sweep(
+                configs,
+                out=out,
+                root=data,
+                table=table,
+                jobs=jobs,
+                scheduler=scheduler,
+                vectorise=vectorise,
+                threads=threads,
+                checkpoint_seconds=checkpoint,
+                progress=not quiet,
+            )
+        except (KeyboardInterrupt, Interrupted):
+            typer.echo(f"cblr: interrupted; {again}", err=True)
+            raise typer.Exit(INTERRUPTED) from None
+        if csv is not None:
+            frame.to_csv(csv, index=False)
+        if parquet is not None:
+            frame.to_parquet(parquet, index=False)
+    show(frame)
+    typer.echo(f"Runs: {out}")
+    if table == "runs":
+        broken = frame[frame.status != "finished"]
+        for row in broken.itertuples():
+            typer.echo(f"cblr: {row.hash} {row.status}: {row.reason}", err=True)
+        if len(broken):
+            raise typer.Exit(1)
+
+
+def data(
+    name: Annotated[str, typer.Argument(help="digits, cifar10 or gaussian.")] = "digits",
+    folder: Root = None,
+    download: Annotated[
+        bool, typer.Option("--download", help="Fetch cifar10 into --data first (162 MiB).")
+    ] = False,
+) -> None:
+    """Check a data set's files and say where the data come from."""
+    from paper_checks.cli import expected
+    from paper_checks.data import describe
+
+    with expected(ValueError, OSError):
+        if download:
+            if name != "cifar10" or folder is None:
+                raise InputError("--download", name, "it is for cifar10, and needs --data DIR")
+            from sim.data import download_cifar10
+
+            typer.echo(f"cblr: {download_cifar10(folder)} is complete", err=True)
+        for line in describe(name, folder):
+            typer.echo(line)
+
+
+def read(file: Path) -> dict[str, Any]:
+    """The content of a TOML or JSON file."""
+    if file.suffix not in (".toml", ".json"):
+        raise InputError("file", str(file), "give a .toml or a .json file")
+    text = file.read_text(encoding="utf-8")
+    try:
+        found = tomllib.loads(text) if file.suffix == ".toml" else json.loads(text)
+    except ValueError as error:
+        raise InputError("file", str(file), f"cannot be read: {error}") from None
+    if not isinstance(found, dict):
+        raise InputError("file", str(file), "give a table of fields")
+    return found
+
+
+def merged(fields: Mapping[str, Any], sets: list[str], short: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of a file, then those of --set, then those with options of their own.
+
+    >>> merged({"lr": 1, "measure": {"held_out": 3}}, ["measure.test_every=2"], {"lr": 2})
+    {'lr': 2, 'measure': {'held_out': 3, 'test_every': 2}}
+    """
+    found: dict[str, Any] = json.loads(json.dumps(fields, default=str))
+    for each in sets:
+        name, equals, text = each.partition("=")
+        if not equals or not name:
+            raise InputError("--set", each, "give FIELD=VALUE, as in batch_size=512")
+        *outer, last = name.strip().split(".")
+        inside = found
+        for part in outer:
+            inside = inside.setdefault(part, {})
+            if not isinstance(inside, dict):
+                raise InputError("--set", each, f"{part} holds no fields of its own")
+        inside[last] = value(text)
+    if "epochs" in short:
+        found.pop("steps", None)
+    if "steps" in short:
+        found.pop("epochs", None)
+    return {**found, **short}
+
+
+def value(text: str) -> Any:
+    """A number, a truth value, a list, nothing, or else the text itself.
+
+    >>> [value(text) for text in ("0.5", "true", "[8, 8]", "none", "lars")]
+    [0.5, True, [8, 8], None, 'lars']
+    """
+    plain = text.strip()
+    known = {"true": True, "false": False, "none": None, "null": None}
+    if plain.lower() in known:
+        return known[plain.lower()]
+    try:
+        return ast.literal_eval(plain)
+    except (ValueError, SyntaxError):
+        return plain
+
+
+def configuration(fields: Mapping[str, Any]) -> "TrainConfig":
+    """The configuration; options keep their names on the command line."""
+    from sim.training import TrainConfig
+
+    return TrainConfig.read(fields)
+
+
+def grid_of(content: Mapping[str, Any], sets: list[str]) -> "list[TrainConfig]":
+    """The configurations of a grid file."""
+    from sim.training import grid
+
+    for name in content:
+        if name not in ("base", "grid"):
+            raise InputError("file", name, "a grid file has the tables [base] and [grid] only")
+    lists = flat(content.get("grid", {}))
+    if not lists:
+        raise InputError("file", "[grid]", "give lists of values, as in lr = [0.1, 0.2]")
+    return grid(merged(content.get("base", {}), sets, {}), **lists)
+
+
+def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested tables with dotted names.
+
+    >>> flat({"lr": [1], "discard": {"share": [0.1, 0.2]}})
+    {'lr': [1], 'discard.share': [0.1, 0.2]}
+    """
+    found: dict[str, Any] = {}
+    for key, each in values.items():
+        if isinstance(each, Mapping):
+            found |= flat(each, f"{prefix}{key}.")
+        else:
+            found[f"{prefix}{key}"] = each
+    return found
+
+
+def report(run: "Run") -> None:
+    """The last epochs of a run, as a table."""
+    columns = ["epoch", "batch_size", "train_loss", "train_accuracy", "test_loss", "test_accuracy"]
+    show(run.epochs[columns].tail(5))
+
+
+def show(frame: "pd.DataFrame", most: int = 60) -> None:
+    """A frame as plain text, which a pipe can read too."""
+    if len(frame):
+        typer.echo(frame.head(most).to_string(index=False, float_format="{:.4g}".format))
+    if len(frame) > most:
+        typer.echo(f"… {len(frame) - most} further rows; see --csv and --parquet")
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands to an application."""
+    for command in (train, sweep, data):
+        app.command()(command)

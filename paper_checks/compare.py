@@ -1,0 +1,109 @@
+"""What changed between two audits: verdicts, criteria, numbers, checks that came or went."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from paper_checks.errors import InputError
+from paper_checks.numbers import short, spread
+from paper_checks.result import Result, read_results
+
+
+@dataclass(frozen=True)
+class Change:
+    """One check that is not as it was: `what` changed, from `old` to `new`."""
+
+    id: str
+    what: str
+    old: str
+    new: str
+
+
+def compare(old: Sequence[Result], new: Sequence[Result]) -> list[Change]:
+    """Every difference, verdicts first; a check that only one of the two has is named too.
+
+    A measured value is reported where it left the interval that it had, or, without one, where it
+    differs by more than a relative 1e-6: what rounding alone may do is no change.
+
+    >>> compare([], [])
+    []
+    """
+    before = {result.id: result for result in old}
+    after = {result.id: result for result in new}
+    found: list[Change] = []
+    for name in (*after, *(name for name in before if name not in after)):
+        if name not in after:
+            found.append(Change(name, "check", before[name].verdict, "not run"))
+        elif name not in before:
+            found.append(Change(name, "check", "not run", after[name].verdict))
+        else:
+            found += _differences(before[name], after[name])
+    return sorted(found, key=lambda change: _ORDER.index(change.what))
+
+
+_ORDER = ("verdict", "criterion", "check", "measured", "predicted")
+
+
+def _differences(old: Result, new: Result) -> list[Change]:
+    found = []
+    if old.verdict != new.verdict:
+        found.append(Change(new.id, "verdict", old.verdict, new.verdict))
+    if old.criterion_hash != new.criterion_hash:
+        found.append(
+            Change(
+                new.id,
+                "criterion",
+                (old.criterion_hash or "unknown")[:12],
+                (new.criterion_hash or "unknown")[:12],
+            )
+        )
+    if _moved(old.predicted, new.predicted, None):
+        found.append(Change(new.id, "predicted", short(old.predicted), short(new.predicted)))
+    if _moved(old.measured, new.measured, old.interval):
+        found.append(
+            Change(
+                new.id,
+                "measured",
+                f"{short(old.measured)} {spread(old.interval)}".strip(),
+                f"{short(new.measured)} {spread(new.interval)}".strip(),
+            )
+        )
+    return found
+
+
+def _moved(
+    old: float | str | None, new: float | str | None, interval: tuple[float, float] | None
+) -> bool:
+    if not isinstance(old, int | float) or not isinstance(new, int | float):
+        return old != new
+    if interval is not None and None not in interval:
+        return not min(interval) <= new <= max(interval)
+    return abs(new - old) > 1e-6 * max(abs(old), abs(new))
+
+
+def read_old(path: Path) -> list[Result]:
+    """The results to compare with.
+
+    Raises `InputError` for a file that is not there or is none.
+    """
+    try:
+        return read_results(path)
+    except (OSError, ValueError) as error:
+        detail = error.strerror if isinstance(error, OSError) else "not a results.json"
+        raise InputError("--compare", path, f"{detail}; name a results.json") from None
+
+
+def lines(changes: Sequence[Change], both: int) -> list[str]:
+    """The changes as text, one a line, with a first line that counts them.
+
+    >>> lines([], 3)
+    ['no change in 3 checks']
+    """
+    if not changes:
+        return [f"no change in {both} checks"]
+    head = f"{len(changes)} changes in {len({change.id for change in changes})} checks"
+    width = max(len(change.id) for change in changes)
+    return [
+        head,
+        *(f"{c.id:{width}}  {c.what}: {c.old} -> {c.new}" for c in changes),
+    ]

@@ -1,0 +1,47 @@
+"""The figures, the paper's and those beyond it: a registry of statements, and one module each."""
+
+from collections.abc import Mapping
+from functools import partial
+from importlib import import_module
+from importlib.resources import files
+from types import MappingProxyType
+from typing import Any
+
+from paper_checks.check import Check
+from paper_checks.claims.registry import Claim, parse
+
+__all__ = ["FIGURES", "figure_check"]
+
+FIGURES: Mapping[str, Claim] = MappingProxyType(
+    parse(
+        files("paper_checks.figures").joinpath("registry.toml").read_text(encoding="utf-8"),
+        "figure",
+    )
+)
+
+
+def figure_check(name: str) -> Check:
+    """The check of the figure called `name`; its judge reads its thresholds from the registry.
+
+    >>> figure_check("fig9").criterion_hash == FIGURES["fig9"].hash
+    True
+
+    Raises `KeyError` for a name the registry does not have.
+    """
+    figure = FIGURES[name]
+    module: Any = import_module(f"{__name__}.{name.replace('-', '_')}")
+    return Check(
+        id=figure.id,
+        kind="figure",
+        title=figure.title,
+        section=figure.section,
+        statement=figure.quotation,
+        criterion=figure.criterion,
+        measure=module.measure,
+        judge=partial(module.judge, thresholds=figure.thresholds),
+        draw=module.draw,
+        protocol=module.PROTOCOL,
+        criterion_hash=figure.hash,
+        needs_data=getattr(module, "NEEDS_DATA", True),
+        work=getattr(module, "work", None),
+    )

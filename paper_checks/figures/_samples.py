@@ -1,0 +1,78 @@
+"""Per-sample factors of a linear layer's gradient, and the small network they are taken from."""
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
+
+    from paper_checks.context import Context
+
+EPOCHS = 20
+
+
+def small_networks(context: "Context") -> "dict[str, nn.Module]":
+    """The MLP of the digits in float64, at initialisation and trained, by a name for each."""
+    from copy import deepcopy
+
+    model = small_network(context)
+    trained = deepcopy(model)
+    train(trained, small_data(context), context.profile.seeds[0])
+    return {"MLP at initialisation": model, "MLP trained": trained}
+
+
+def small_network(context: "Context", seed: int | None = None) -> "nn.Module":
+    """An MLP (128, 128) for the digits, in float64."""
+    from sim.models import build
+
+    seed = context.profile.seeds[0] if seed is None else seed
+    return build("mlp", in_shape=(1, 8, 8), classes=10, seed=seed).double()
+
+
+def small_data(context: "Context") -> "tuple[Tensor, Tensor]":
+    """The digits' training images in float64, with their labels."""
+    from sim.data import load
+
+    inputs, targets = load("digits").pair
+    return inputs.double(), targets
+
+
+def train(
+    model: "nn.Module", pair: "tuple[Tensor, Tensor]", seed: int, epochs: int = EPOCHS
+) -> None:
+    """SGD with momentum 0.9, lr 0.05 and batches of 64, in place."""
+    import torch
+    from torch.nn.functional import cross_entropy
+
+    inputs, targets = pair
+    generator = torch.Generator().manual_seed(seed)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
+    for _ in range(epochs):
+        for index in torch.randperm(len(targets), generator=generator).split(64):
+            optimizer.zero_grad()
+            cross_entropy(model(inputs[index]), targets[index]).backward()
+            optimizer.step()
+
+
+def factors(
+    model: "nn.Module", pair: "tuple[Tensor, Tensor]", layer: str
+) -> "tuple[Tensor, Tensor, Tensor]":
+    """Every sample's loss [n], the layer's input a [n, in] and δ = dℓ/dz [n, out].
+
+    The gradient of sample i is δ_i a_iᵀ, so that of any part of the batch is one matrix product.
+    """
+    import torch
+    from torch.nn.functional import cross_entropy
+
+    seen: dict[str, Any] = {}
+
+    def keep(module: Any, arguments: Any, output: "torch.Tensor") -> None:
+        seen["input"], seen["output"] = arguments[0], output
+
+    handle = model.get_submodule(layer).register_forward_hook(keep)
+    try:
+        losses = cross_entropy(model(pair[0]), pair[1], reduction="none")
+    finally:
+        handle.remove()
+    (delta,) = torch.autograd.grad(losses.sum(), seen["output"])
+    return losses.detach(), seen["input"].detach(), delta

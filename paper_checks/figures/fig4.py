@@ -1,0 +1,98 @@
+"""Figure 4: the normalised parameter stride of the first epoch, in its three readings."""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from paper_checks import drawing
+from paper_checks.check import Drawing, Judgement, Measurements
+from paper_checks.figures._lines import banded, group, slope
+from paper_checks.numbers import short, spread
+from paper_checks.training import STRIDE_PARAMETER, first_epoch
+from paper_checks.verdicts import CONTRADICTED, HOLDS, IN_PART, INCONCLUSIVE
+
+if TYPE_CHECKING:
+    from paper_checks.context import Context
+
+READINGS = {
+    "stride": "per step, mean over the epoch",
+    "path": "path length over the epoch",
+    "displacement": "net displacement over the epoch",
+}
+PROTOCOL = (
+    "The first epoch of plain SGD at one rate for every n; the text does not say which value of "
+    "the stride an epoch has, so there are three: per step (equation 6), the path's length, and "
+    "the distance between the epoch's ends.",
+    f"Mean over the entries of {STRIDE_PARAMETER}, divided by the rate; several seeds.",
+    "The law's slopes: -1/2 per step; -3/2 for the path of N/n steps; a random walk has -1.",
+)
+
+
+def measure(context: "Context") -> dict[str, Any]:
+    """Strides of the first epoch by n and seed."""
+    return first_epoch(context)
+
+
+def values(measurements: Measurements, column: str) -> list[list[float]]:
+    """One list of the seeds' values for each n."""
+    return [group(measurements["rows"], column, n=n) for n in measurements["n"]]
+
+
+def judge(measurements: Measurements, thresholds: Mapping[str, float]) -> Judgement:
+    """Equation 6's slope on the reading per step, and whether every reading shrinks."""
+    sizes = measurements["n"]
+    if len(measurements["seeds"]) < thresholds["seeds"] or len(sizes) < thresholds["sizes"]:
+        return Judgement(INCONCLUSIVE, -0.5, None, "Too few seeds or batch sizes.")
+    found = {name: slope(sizes, values(measurements, name)) for name in READINGS}
+    mean, low, high = found["stride"]
+    tolerance = thresholds["tolerance"]
+    near = low >= -0.5 - tolerance and high <= -0.5 + tolerance
+    shrinks = [interval[2] < 0 for interval in found.values()]
+    if near and all(shrinks):
+        verdict = HOLDS
+    elif all(shrinks):
+        verdict = IN_PART
+    else:
+        verdict = CONTRADICTED
+    ends = {name: values(measurements, name) for name in READINGS}
+    reason = "Log-log slope against n, and value at the largest n over that at the smallest: "
+    reason += "; ".join(
+        f"{label} {short(found[name][0])} {spread(found[name][1:])}, "
+        f"{short(float(np.mean(ends[name][-1]) / np.mean(ends[name][0])))}"
+        for name, label in READINGS.items()
+    )
+    return Judgement(verdict, -0.5, mean, reason + ".", (low, high), tolerance)
+
+
+def draw(measurements: Measurements) -> Drawing:
+    """The three readings against n, each over its value at the smallest n, with slopes."""
+    sizes = measurements["n"]
+    with drawing.style("fig4"):
+        chart = drawing.figure(8.0, 5.0)
+        axes = chart.subplots()
+        for number, (name, label) in enumerate(READINGS.items()):
+            found = values(measurements, name)
+            first = float(np.mean(found[0]))
+            banded(axes, sizes, [[v / first for v in each] for each in found], number, label)
+        x = np.array([sizes[0], sizes[-1]], dtype=float)
+        for power, dash in ((-0.5, ":"), (-1.0, "-."), (-1.5, "--")):
+            line = (x / x[0]) ** power
+            axes.plot(x, line, dash, color=drawing.BLACK, linewidth=1, label=f"n^{power:g}")
+        axes.set_xscale("log")
+        axes.set_yscale("log")
+        axes.set_xticks(sizes, [str(n) for n in sizes])
+        axes.minorticks_off()
+        axes.set_xlabel(f"batch size n (of N = {measurements['samples']})")
+        axes.set_ylabel("stride / lr, smallest n = 1")
+        axes.legend(ncols=2)
+    alt = "Log-log chart of the first epoch's normalised stride against n. Slopes: " + ", ".join(
+        f"{label} {short(slope(sizes, values(measurements, name))[0])}"
+        for name, label in READINGS.items()
+    )
+    caption = (
+        f"{measurements['network']}, {STRIDE_PARAMETER}, lr {measurements['lr']:g}. The paper's "
+        "text does not say which of the three its figure shows."
+    )
+    title = "Figure 4: normalised stride in the first epoch"
+    return drawing.finished(chart, "fig4", title, alt + ".", caption)

@@ -1,0 +1,95 @@
+"""Figure 7: the normalised loss decrease of the first epoch, on the batch and on held-out data."""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from paper_checks import drawing
+from paper_checks.check import Drawing, Judgement, Measurements
+from paper_checks.figures._interval import t_interval
+from paper_checks.figures._lines import banded, group, slope
+from paper_checks.numbers import short, spread
+from paper_checks.training import first_epoch
+from paper_checks.verdicts import CONTRADICTED, HOLDS, IN_PART, INCONCLUSIVE
+
+if TYPE_CHECKING:
+    from paper_checks.context import Context
+
+SERIES = {"decrease_batch": "on the step's own batch", "decrease_held_out": "on held-out images"}
+PROTOCOL = (
+    "The first epoch of plain SGD at one rate for every n. After each step the loss on the same "
+    "batch and on held-out images is taken again; the mean decrease over the epoch is divided by "
+    "the rate.",
+    "Equation 8 has E(ΔL)/lr = σ²/n: slope -1. On the batch that gave the gradient the decrease "
+    "is lr·|g|² to first order; on other data it is lr·g·G with the mean gradient G, which does "
+    "not depend on n.",
+)
+
+
+def measure(context: "Context") -> dict[str, Any]:
+    """Loss decreases of the first epoch by n and seed."""
+    return first_epoch(context)
+
+
+def values(measurements: Measurements, column: str) -> list[list[float]]:
+    """One list of the seeds' values for each n."""
+    return [group(measurements["rows"], column, n=n) for n in measurements["n"]]
+
+
+def judge(measurements: Measurements, thresholds: Mapping[str, float]) -> Judgement:
+    """Equation 8's slope on the batch, and whether held-out data show the same."""
+    sizes = measurements["n"]
+    if len(measurements["seeds"]) < thresholds["seeds"] or len(sizes) < thresholds["sizes"]:
+        return Judgement(INCONCLUSIVE, -1.0, None, "Too few seeds or batch sizes.")
+    batch = values(measurements, "decrease_batch")
+    held = values(measurements, "decrease_held_out")
+    if min(min(each) for each in batch) <= 0:
+        return Judgement(INCONCLUSIVE, -1.0, None, "A batch's loss rose: the rate is too large.")
+    mean, low, high = slope(sizes, batch)
+    tolerance = thresholds["tolerance"]
+    near = low >= -1 - tolerance and high <= -1 + tolerance
+    small, large = t_interval(held[0]), t_interval(held[-1])
+    falls = small[1] > large[2]
+    verdict = HOLDS if near and falls else IN_PART if high < 0 else CONTRADICTED
+    reason = (
+        f"On the batch itself the slope against n is {short(mean)} {spread((low, high))}, and the "
+        f"decrease at the largest n is {short(float(np.mean(batch[-1]) / np.mean(batch[0])))} of "
+        f"that at the smallest. On held-out images it is {short(small[0])} {spread(small[1:])} at "
+        f"the smallest n and {short(large[0])} {spread(large[1:])} at the largest: what shrinks "
+        "with n on the batch is its own noise, fitted."
+    )
+    return Judgement(verdict, -1.0, mean, reason, (low, high), tolerance)
+
+
+def draw(measurements: Measurements) -> Drawing:
+    """Both decreases against n with the slope of equation 8."""
+    sizes = measurements["n"]
+    with drawing.style("fig7"):
+        chart = drawing.figure(8.0, 5.0)
+        axes = chart.subplots()
+        for number, (name, label) in enumerate(SERIES.items()):
+            banded(axes, sizes, values(measurements, name), number, label)
+        first = float(np.mean(values(measurements, "decrease_batch")[0]))
+        x = np.array([sizes[0], sizes[-1]], dtype=float)
+        axes.plot(x, first * x[0] / x, ":", color=drawing.BLACK, label="1/n (equation 8)")
+        axes.set_xscale("log")
+        axes.set_yscale("symlog", linthresh=first * sizes[0] / sizes[-1])
+        axes.axhline(0, color=drawing.BLACK, linewidth=0.8)
+        axes.set_xticks(sizes, [str(n) for n in sizes])
+        axes.minorticks_off()
+        axes.set_xlabel(f"batch size n (of N = {measurements['samples']})")
+        axes.set_ylabel("loss decrease per step / lr")
+        axes.legend()
+    batch = values(measurements, "decrease_batch")
+    alt = (
+        "Loss decrease per step over the rate against n: on the batch itself its log-log slope is "
+        f"{short(slope(sizes, batch)[0])}; on held-out images it goes from "
+        f"{short(float(np.mean(values(measurements, 'decrease_held_out')[0])))} to "
+        f"{short(float(np.mean(values(measurements, 'decrease_held_out')[-1])))}."
+    )
+    caption = (
+        f"{measurements['network']}, first epoch, lr {measurements['lr']:g}; bars are 95 % "
+        "intervals over seeds; the vertical axis is linear near zero."
+    )
+    return drawing.finished(chart, "fig7", "Figure 7: first-epoch loss stride", alt, caption)

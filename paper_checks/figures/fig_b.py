@@ -1,0 +1,120 @@
+"""Beyond the paper: where the fitted minimum b lies, which equation 17 puts at zero."""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from paper_checks import drawing
+from paper_checks.check import Drawing, Judgement, Measurements
+from paper_checks.claims._networks import wilson
+from paper_checks.numbers import short
+from paper_checks.verdicts import CONTRADICTED, HOLDS, IN_PART, INCONCLUSIVE
+
+if TYPE_CHECKING:
+    from paper_checks.context import Context
+
+LEVELS = (0.05, 0.25, 0.5, 0.75, 0.95)
+BETA = 5e-4
+PROTOCOL = (
+    "The network of figure 2 at initialisation, every parameter with w ≠ 0 and h ≠ 0, each seed.",
+    "b = w - g/h, the stationary point of the parabola through w (equations 12 to 15), exact; and "
+    f"with weight decay β = {BETA:g}, for which g + βw and h + β stand.",
+    "b = 0 is an approximation where |b| < |w|: then zero is nearer to the minimum than w itself "
+    "is far from zero. If b were placed without regard to zero, at w + d with |d| much larger "
+    "than |w| and any sign, about no entry would have |b| < |w|.",
+)
+
+
+def measure(context: "Context") -> dict[str, Any]:
+    """Quantiles of |b/w| and the share of |b| < |w|, without and with weight decay."""
+    return context.shared("fig-b", _measure)
+
+
+def _measure(context: "Context") -> dict[str, Any]:
+    rows = []
+    for seed in context.profile.seeds:
+        found = context.exact(seed)
+        for name, (w, g, h) in found.entries.items():
+            rows.append({"seed": seed, "parameter": name} | place(w, g, h))
+        samples = len(found.pair[1])
+    return {"seeds": list(context.profile.seeds), "samples": samples, "rows": rows}
+
+
+def place(w: Any, g: Any, h: Any) -> dict[str, Any]:
+    """Where b lies, in units of the weight.
+
+    >>> place(np.array([2.0]), np.array([2.0]), np.array([1.0]))["share"]
+    1.0
+    """
+    found: dict[str, Any] = {}
+    for key, beta in (("", 0.0), ("_decayed", BETA)):
+        usable = (w != 0) & (h + beta != 0) & (h != 0)
+        b = np.abs(1 - (g[usable] / w[usable] + beta) / (h[usable] + beta))
+        found[f"count{key}"] = int(usable.sum())
+        found[f"share{key}"] = float((b < 1).mean()) if b.size else None
+        found[f"quantiles{key}"] = np.quantile(b, LEVELS).tolist() if b.size else None
+    usable = (w != 0) & (h != 0)
+    found["share_minimum"] = float((h[usable] > 0).mean()) if usable.any() else None
+    return found
+
+
+def judge(measurements: Measurements, thresholds: Mapping[str, float]) -> Judgement:
+    """Counts tensors in which most entries have their minimum nearer to zero than |w|."""
+    rows = [row for row in measurements["rows"] if row["count"] >= thresholds["entries"]]
+    if len(rows) < thresholds["tensors"]:
+        return Judgement(INCONCLUSIVE, None, None, f"Only {len(rows)} tensors can be compared.")
+    plain = sum(row["share"] > thresholds["majority"] for row in rows)
+    decayed = sum(row["share_decayed"] > thresholds["majority"] for row in rows)
+    total = len(rows)
+    if plain >= thresholds["most"] * total:
+        verdict = HOLDS
+    elif decayed >= thresholds["most"] * total:
+        verdict = IN_PART
+    else:
+        verdict = CONTRADICTED
+    middle = sorted(row["quantiles"][2] for row in rows)[total // 2]
+    middle_decayed = sorted(row["quantiles_decayed"][2] for row in rows)[total // 2]
+    reason = (
+        f"Most entries have |b| < |w| in {plain} of {total} tensors, with weight decay in "
+        f"{decayed}. The typical |b/w| is {short(middle)}, with weight decay "
+        f"{short(middle_decayed)}; b = 0 would have it far below 1."
+    )
+    low, high = wilson(plain, total)
+    return Judgement(verdict, f"≥ {thresholds['most']:g}", plain / total, reason, (low, high))
+
+
+def draw(measurements: Measurements) -> Drawing:
+    """Quantiles of |b/w| of every tensor of the first seed, without and with weight decay."""
+    first = measurements["rows"][0]["seed"]
+    rows = [row for row in measurements["rows"] if row["seed"] == first and row["quantiles"]]
+    with drawing.style("fig-b"):
+        chart = drawing.figure(9.0, 5.0)
+        axes = chart.subplots()
+        for label, column, colour, marker, shift in (
+            ("without weight decay", "quantiles", drawing.BLUE, "o", -0.15),
+            (f"with β = {BETA:g}", "quantiles_decayed", drawing.ORANGE, "s", 0.15),
+        ):
+            found = np.array([row[column] for row in rows])
+            x = np.arange(len(rows)) + shift
+            axes.vlines(x, found[:, 0], found[:, 4], color=colour, linewidth=1)
+            axes.vlines(x, found[:, 1], found[:, 3], color=colour, linewidth=4, alpha=0.6)
+            axes.plot(x, found[:, 2], marker, color=colour, label=label)
+        axes.axhline(1, color=drawing.BLACK, linewidth=1, linestyle="--", label="|b| = |w|")
+        axes.set_yscale("log")
+        axes.set_xticks(
+            range(len(rows)), [row["parameter"] for row in rows], rotation=45, ha="right"
+        )
+        axes.grid(False, axis="x")
+        axes.set_ylabel("|b / w| (the paper has 0)")
+        axes.legend(loc="upper center", ncols=3, bbox_to_anchor=(0.5, 1.13))
+    alt = (
+        "Quantiles of |b/w| of every parameter tensor, log scale. Medians without weight decay: "
+        + ", ".join(f"{row['parameter']} {short(row['quantiles'][2])}" for row in rows)
+        + "."
+    )
+    caption = (
+        "Points are medians over a tensor's entries, thick lines quartiles, thin lines 5 to 95 %. "
+        "Below the dashed line the minimum of the parabola is nearer to zero than the weight is."
+    )
+    return drawing.finished(chart, "fig-b", "The exact b against 0", alt, caption)

@@ -1,0 +1,73 @@
+"""Beyond the paper: true CBLR against all its approximations, small and large batch."""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from paper_checks.check import Drawing, Judgement, Measurements
+from paper_checks.figures.fig16 import PROTOCOL as TUNED
+from paper_checks.figures.fig16 import difference, draw_rules, read
+from paper_checks.numbers import spread
+from paper_checks.training import rules
+from paper_checks.verdicts import CONTRADICTED, HOLDS, IN_PART, INCONCLUSIVE
+
+if TYPE_CHECKING:
+    from paper_checks.context import Context
+
+NAMES = {
+    "cblr": "CBLR, exact",
+    "mclr": "MCLR",
+    "lars": "LARS",
+    "percent-delta": "PercentDelta",
+    "sgd": "SGD",
+}
+SUBSTITUTES = ("mclr", "lars", "percent-delta")
+PROTOCOL = (*TUNED, "PercentDelta and plain SGD join. What is asked is whether the exact radius "
+            "trains better than what stands for it.")  # fmt: skip
+
+
+def measure(context: "Context") -> dict[str, Any]:
+    """The runs of figure 16."""
+    return rules(context)
+
+
+def judge(measurements: Measurements, thresholds: Mapping[str, float]) -> Judgement:
+    """CBLR less the best of its approximations, at the smallest and the largest batch."""
+    sizes = (measurements["n"][0], measurements["n"][-1])
+    seeds = len(measurements["seeds"]) // 2
+    if seeds < thresholds["seeds"]:
+        return Judgement(INCONCLUSIVE, "> 0", None, f"Only {seeds} seeds to read.")
+    found, told = [], []
+    for series in ("epochs", "steps"):
+        for n in sizes:
+            accuracy = {rule: float(np.mean(read(measurements, series, n, rule))) for rule in NAMES}
+            rival = max(SUBSTITUTES, key=lambda rule: accuracy[rule])
+            interval = difference(
+                read(measurements, series, n, "cblr"), read(measurements, series, n, rival)
+            )
+            found.append(interval)
+            told.append(
+                f"n = {n}, equal {series}: {100 * interval[0]:+.1f} points "
+                f"{spread(tuple(100 * v for v in interval[1:]))} against {NAMES[rival]} ("
+                + ", ".join(f"{NAMES[rule]} {100 * accuracy[rule]:.1f} %" for rule in NAMES)
+                + ")"
+            )
+    better, worse = [low > 0 for _, low, _ in found], [high < 0 for _, _, high in found]
+    if all(better):
+        verdict = HOLDS
+    elif any(better):
+        verdict = IN_PART
+    elif all(worse) or (any(worse) and not any(better)):
+        verdict = CONTRADICTED
+    else:
+        verdict = INCONCLUSIVE
+    least = min(found)
+    reason = "True CBLR less the best of its approximations: " + "; ".join(told) + "."
+    return Judgement(verdict, "> 0", least[0], reason, least[1:])
+
+
+def draw(measurements: Measurements) -> Drawing:
+    """Test accuracy against n for all five rules."""
+    title = "True CBLR against its approximations"
+    return draw_rules(measurements, "fig-cblr", title, NAMES, "")

@@ -1,0 +1,188 @@
+"""Beyond the paper: how the layer-wise rules settle as a layer grows, against their laws."""
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from paper_checks import drawing
+from paper_checks.check import Drawing, Judgement, Measurements
+from paper_checks.numbers import short
+from paper_checks.verdicts import CONTRADICTED, HOLDS, IN_PART, INCONCLUSIVE
+
+if TYPE_CHECKING:
+    from paper_checks.context import Context
+
+Rule = Callable[[Any, Any], Any]
+RULES: Mapping[str, tuple[Rule, str, str]] = {
+    "lars": (
+        lambda w, g: np.sqrt((w**2).mean(1) / (g**2).mean(1)), drawing.BLUE, "o"
+    ),
+    "mclr-absolute": (
+        lambda w, g: np.median(np.abs(w), 1) / np.median(np.abs(g), 1), drawing.ORANGE, "s"
+    ),
+    "mclr-ratio": (lambda w, g: np.median(np.abs(w / g), 1), drawing.GREEN, "^"),
+    "mclr-signed": (
+        lambda w, g: np.abs(np.median(w, 1) / np.median(g, 1)), drawing.VERMILION, "v"
+    ),
+    "percentdelta": (lambda w, g: 1 / np.abs(g / w).mean(1), drawing.PURPLE, "D"),
+    "mean": (lambda w, g: np.abs(w / g).mean(1), drawing.GREY, "P"),
+}  # fmt: skip
+# The three that settle, whose error falls with the root of the size.
+SETTLE = ("lars", "mclr-absolute", "mclr-ratio")
+GROUPS = 400
+LARGEST = 4**7
+PROTOCOL = (
+    "The gradient and the weights of large weight tensors at initialisation (the network of "
+    "figure 2); disjoint random groups of k entries stand for layers of size k.",
+    "For each k the spread of each rule over the groups, as half the distance between the 16th "
+    "and the 84th percentile of its logarithm, a standard error where it is small.",
+    "Beside it the law for independent Gaussian entries, and, as a control, the same measurement "
+    "on independent Gaussians, on which the law is a theorem.",
+)
+
+
+def measure(context: "Context") -> dict[str, Any]:
+    """The spread and the typical value of each rule by size, for layers and for Gaussians."""
+    return context.shared("fig-convergence", _measure)
+
+
+def _measure(context: "Context") -> dict[str, Any]:
+    seed = context.profile.seeds[0]
+    found = context.exact(seed)
+    generator = np.random.default_rng(seed)
+    w, g = generator.standard_normal((2, GROUPS * LARGEST // 4))
+    cases = [case("independent Gaussians", w, g, seed)]
+    sizes = {name: w.size for name, (w, _, _) in found.entries.items() if name.endswith("weight")}
+    largest = sorted(sizes, key=lambda name: sizes[name])[-3:]
+    cases += [case(name, *found.entries[name][:2], seed) for name in largest]
+    law = {rule: [float(_law(rule, k)) for k in cases[0]["size"]] for rule in SETTLE}
+    return {
+        "seeds": [seed],
+        "samples": len(found.pair[1]),
+        "cases": cases,
+        "law_size": cases[0]["size"],
+        "law": law,
+    }  # fmt: skip
+
+
+def _law(rule: str, size: int) -> Any:
+    """Theory's standard error relative to the limit, which is one here."""
+    from theory import rule_standard_error
+
+    return rule_standard_error(rule, 1, 1, size).evalf()
+
+
+def case(name: str, w: Any, g: Any, seed: int) -> dict[str, Any]:
+    """Spread and typical value of every rule over groups of k entries with g and w not zero."""
+    alive = (g != 0) & (w != 0)
+    w, g = w[alive], g[alive]
+    order = np.random.default_rng(seed).permutation(w.size)
+    w, g = w[order], g[order]
+    sizes = [k for k in (4**p for p in range(2, 8)) if w.size // k >= 32]
+    spread: dict[str, list[float]] = {rule: [] for rule in RULES}
+    typical: dict[str, list[float]] = {rule: [] for rule in RULES}
+    groups = []
+    for k in sizes:
+        count = min(GROUPS, w.size // k)
+        groups.append(count)
+        blocks = (part[: count * k].reshape(count, k) for part in (w, g))
+        rows_w, rows_g = blocks
+        for rule, (function, _, _) in RULES.items():
+            with np.errstate(divide="ignore"):
+                logs = np.log(function(rows_w, rows_g))
+            low, middle, high = np.quantile(logs, (0.158655, 0.5, 0.841345))
+            spread[rule].append(float(high - low) / 2)
+            typical[rule].append(float(np.exp(middle)))
+    return {"case": name, "size": sizes, "groups": groups, "spread": spread, "typical": typical}
+
+
+def quotients(measurements: Measurements, found: Mapping[str, Any], smallest: float) -> list[float]:
+    """Measured over predicted spread of the settling rules, at every size from `smallest`."""
+    law = measurements["law"]
+    return [
+        found["spread"][rule][place] / law[rule][measurements["law_size"].index(k)]
+        for rule in SETTLE
+        for place, k in enumerate(found["size"])
+        if k >= smallest
+    ]
+
+
+def slopes(found: Mapping[str, Any]) -> list[float]:
+    """The power of the size with which each settling rule's spread changes."""
+    return [
+        float(np.polyfit(np.log(found["size"]), np.log(found["spread"][rule]), 1)[0])
+        for rule in SETTLE
+    ]
+
+
+def judge(measurements: Measurements, thresholds: Mapping[str, float]) -> Judgement:
+    """The control must obey the law; then real layers are held against it."""
+    control, *layers = measurements["cases"]
+    smallest = thresholds["smallest"]
+    off = max(abs(q - 1) for q in quotients(measurements, control, smallest))
+    if off > thresholds["control"] or not layers:
+        reason = (
+            f"On independent Gaussians, where the law is a theorem, the spread is off by "
+            f"{100 * off:.0f} %: the measurement cannot decide."
+        )
+        return Judgement(INCONCLUSIVE, 1.0, 1 + off, reason)
+    found = [q for layer in layers for q in quotients(measurements, layer, smallest)]
+    powers = [slope for layer in layers for slope in slopes(layer)]
+    factor = thresholds["factor"]
+    near = all(1 / factor <= q <= factor for q in found)
+    falling = all(abs(slope + 0.5) <= thresholds["slope"] for slope in powers)
+    verdict = HOLDS if near else IN_PART if falling else CONTRADICTED
+    worst = max(found, key=lambda q: abs(np.log(q)))
+    grown = [layer["typical"]["mean"][-1] / layer["typical"]["mean"][0] for layer in layers]
+    reason = (
+        f"Spread over the law's, LARS and both consistent readings of MCLR, sizes from "
+        f"{smallest:g}: Gaussians within {100 * off:.0f} %, layers {short(min(found))} to "
+        f"{short(max(found))}; it falls with the powers {short(min(powers))} to "
+        f"{short(max(powers))} of the size (law: -0.5). From k = {layers[0]['size'][0]} to "
+        f"{layers[0]['size'][-1]} the mean of |w/g| grows {short(min(grown))} to "
+        f"{short(max(grown))} times, as the law has it for a mean that does not exist."
+    )
+    return Judgement(verdict, 1.0, worst, reason, (min(found), max(found)), factor - 1)
+
+
+def draw(measurements: Measurements) -> Drawing:
+    """Spread against size: the Gaussians, then each layer, with the laws as lines."""
+    cases = measurements["cases"]
+    with drawing.style("fig-convergence"):
+        chart = drawing.figure(10.0, 7.6)
+        panels = chart.subplots(2, 2, sharex=True, sharey=True).ravel()
+        for axes, found in zip(panels, cases, strict=False):
+            for rule, (_, colour, marker) in RULES.items():
+                axes.plot(
+                    found["size"], found["spread"][rule], marker, color=colour, label=rule,
+                    markersize=5, linestyle="none" if rule in SETTLE else ":", linewidth=1,
+                )  # fmt: skip
+            for rule in SETTLE:
+                axes.plot(
+                    measurements["law_size"], measurements["law"][rule], color=RULES[rule][1],
+                    linewidth=1.2, label=f"{rule}: law",
+                )  # fmt: skip
+            axes.set_xscale("log")
+            axes.set_yscale("log")
+            axes.set_title(found["case"], loc="left")
+        for axes in panels[len(cases) :]:
+            axes.set_visible(False)
+        for axes in panels[2:]:
+            axes.set_xlabel("entries k of the layer")
+        for axes in panels[::2]:
+            axes.set_ylabel("spread of log rate")
+        handles, labels = panels[0].get_legend_handles_labels()
+        chart.legend(handles, labels, loc="outside upper center", ncols=5)
+    alt = (
+        "Log-log panels of the spread of six layer-wise rules against the layer's size, for "
+        + ", ".join(found["case"] for found in cases)
+        + ". LARS and two readings of MCLR fall with the root of the size along their laws; the "
+        "signed median does not settle, the means of quotients hardly do."
+    )
+    caption = (
+        "Lines: the law for independent Gaussian entries, 1/√k for LARS, 1.650/√k and 1.571/√k "
+        "for the medians. The signed medians of equation 20 as printed do not settle at any size."
+    )
+    title = "Layer-wise rules against the layer's size"
+    return drawing.finished(chart, "fig-convergence", title, alt, caption)

@@ -1,0 +1,185 @@
+"""Beyond the paper: the exact radius against |w/g|, parameter by parameter."""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from paper_checks import drawing
+from paper_checks.check import Drawing, Judgement, Measurements
+from paper_checks.numbers import short
+from paper_checks.verdicts import CONTRADICTED, HOLDS, IN_PART, INCONCLUSIVE
+
+if TYPE_CHECKING:
+    from paper_checks.context import Context
+
+BINS = 60
+RANKED = 20_000
+PROTOCOL = (
+    "The network of figure 2 at initialisation, cross-entropy, dropout off: R from the exact "
+    "second derivative of every parameter, |w/g| of equation 17, for each seed.",
+    f"Spearman's rank correlation within each weight tensor, over at most {RANKED} entries where "
+    "both are finite and not zero, with its 95 % interval.",
+    "Controls: the same with the weights shuffled within the tensor, so that only 1/|g| is left "
+    "of the quotient; and 1/|g| alone.",
+)
+
+
+def measure(context: "Context") -> dict[str, Any]:
+    """Rank correlations with their controls for every seed; a two-way histogram of the first."""
+    return context.shared("fig-radius", _measure)
+
+
+def _measure(context: "Context") -> dict[str, Any]:
+    rows, density = [], None
+    for seed in context.profile.seeds:
+        found = context.exact(seed)
+        for name, (w, g, h) in found.entries.items():
+            if name.endswith("weight"):
+                rows.append({"seed": seed, "parameter": name} | ranks(w, g, h, seed))
+        if density is None:
+            density = _density(list(found.entries.values()))
+        samples = len(found.pair[1])
+    return {
+        "seeds": list(context.profile.seeds),
+        "samples": samples,
+        "network": context.network,
+        "rows": rows,
+        "density": density,
+    }
+
+
+def ranks(w: Any, g: Any, h: Any, seed: int = 0) -> dict[str, float | int]:
+    """Rank correlations of |w/g|, of it with shuffled w and of 1/|g| with R, and the middle error.
+
+    >>> x = np.arange(1.0, 100.0)
+    >>> ranks(x, np.ones(99), 1 / x)["rank"]
+    1.0
+    """
+    from scipy.stats import spearmanr
+
+    usable = np.flatnonzero((w != 0) & (g != 0) & (h != 0))
+    generator = np.random.default_rng(seed)
+    if usable.size > RANKED:
+        usable = np.sort(generator.choice(usable, RANKED, replace=False))
+    if usable.size < 4:
+        return {"count": int(usable.size), "rank": 0.0, "low": -1.0, "high": 1.0}
+    w, g, h = np.abs(w[usable]), np.abs(g[usable]), np.abs(h[usable])
+    radius = (1 + g**2) ** 1.5 / h
+    r = float(spearmanr(w / g, radius).statistic)
+    # Fisher's z with the variance of Bonett and Wright (2000).
+    half = 1.96 * np.sqrt((1 + r**2 / 2) / (usable.size - 3))
+    z = np.arctanh(np.clip(r, -0.999999, 0.999999))
+    return {
+        "count": int(usable.size),
+        "rank": r,
+        "low": float(np.tanh(z - half)),
+        "high": float(np.tanh(z + half)),
+        "rank_shuffled": float(spearmanr(generator.permutation(w) / g, radius).statistic),
+        "rank_gradient": float(spearmanr(1 / g, radius).statistic),
+        "log10_error": float(np.median(np.log10(w / g / radius))),
+    }
+
+
+def _density(entries: list[tuple[Any, Any, Any]]) -> dict[str, Any]:
+    w, g, h = (np.concatenate(parts) for parts in zip(*entries, strict=True))
+    usable = (w != 0) & (g != 0) & (h != 0)
+    w, g, h = w[usable], g[usable], h[usable]
+    exact = np.log10((1 + g**2) ** 1.5 / np.abs(h))
+    ratio = np.log10(np.abs(w / g))
+    spans = [np.quantile(values, (0.001, 0.999)) for values in (exact, ratio)]
+    edges = [np.linspace(low - 0.1, high + 0.1, BINS + 1) for low, high in spans]
+    counts, _, _ = np.histogram2d(exact, ratio, bins=edges)
+    return {
+        "exact": edges[0].tolist(),
+        "ratio": edges[1].tolist(),
+        "counts": counts.astype(int).tolist(),
+        "entries": int(usable.sum()),
+        "left_out": int((~usable).sum()),
+    }
+
+
+def judge(measurements: Measurements, thresholds: Mapping[str, float]) -> Judgement:
+    """Reads the rank correlations' intervals and the middle error of every weight tensor."""
+    rows = [row for row in measurements["rows"] if row["count"] >= thresholds["entries"]]
+    predicted = f"≥ {thresholds['rank']:g}"
+    if len(rows) < thresholds["tensors"]:
+        return Judgement(INCONCLUSIVE, predicted, None, f"Only {len(rows)} tensors can be ranked.")
+    good = [
+        row["low"] >= thresholds["rank"]
+        and abs(row["log10_error"]) <= np.log10(thresholds["factor"])
+        for row in rows
+    ]
+    ranked = [row["low"] > 0 for row in rows]
+    if all(good):
+        verdict = HOLDS
+    elif sum(ranked) >= thresholds["most"] * len(rows):
+        verdict = IN_PART
+    else:
+        verdict = CONTRADICTED
+    values = sorted(row["rank"] for row in rows)
+    shuffled = sorted(row["rank_shuffled"] for row in rows)
+    alone = sorted(row["rank_gradient"] for row in rows)
+    errors = sorted(row["log10_error"] for row in rows)
+    middle = len(rows) // 2
+    reason = (
+        f"Rank correlation of |w/g| with the exact R inside a weight tensor: {short(values[0])} to "
+        f"{short(values[-1])}, middle {short(values[middle])}; with the weights shuffled middle "
+        f"{short(shuffled[middle])}, with 1/|g| alone {short(alone[middle])}. The typical |w/g| is "
+        f"10^{errors[0]:.1f} to 10^{errors[-1]:.1f} of R."
+    )
+    return Judgement(verdict, predicted, values[middle], reason, (values[0], values[-1]))
+
+
+def draw(measurements: Measurements) -> Drawing:
+    """The density of all parameters in the plane of the two radii; the rank correlations."""
+    density, rows = measurements["density"], measurements["rows"]
+    with drawing.style("fig-radius"):
+        chart = drawing.figure(10.0, 5.0)
+        left, right = chart.subplots(1, 2)
+        counts = np.array(density["counts"], dtype=float).T
+        image = left.pcolormesh(
+            density["exact"],
+            density["ratio"],
+            np.where(counts > 0, np.log10(np.maximum(counts, 1)), np.nan),
+            cmap="cividis_r",
+            rasterized=True,
+        )
+        ends = [density["exact"][0], density["exact"][-1]]
+        left.plot(ends, ends, "--", color=drawing.VERMILION, label="|w/g| = R")
+        left.set_xlim(*ends)
+        left.set_ylim(density["ratio"][0], density["ratio"][-1])
+        left.set_xlabel("log10 of the exact radius R")
+        left.set_ylabel("log10 |w/g|")
+        left.set_title("All parameters", loc="left")
+        left.legend(loc="upper left")
+        chart.colorbar(image, ax=left, label="log10 of the number of parameters")
+        names = list(dict.fromkeys(row["parameter"] for row in rows))
+        for label, column, colour, marker in (
+            ("|w/g|", "rank", drawing.BLUE, "o"),
+            ("w shuffled", "rank_shuffled", drawing.ORANGE, "s"),
+            ("1/|g| alone", "rank_gradient", drawing.GREEN, "^"),
+        ):
+            found = [(names.index(row["parameter"]), row[column]) for row in rows if column in row]
+            x, y = zip(*found, strict=True)
+            right.plot(x, y, marker, color=colour, markersize=5, alpha=0.8, label=label)
+        right.axhline(0, color=drawing.BLACK, linewidth=0.8)
+        right.set_ylim(-1, 1)
+        right.set_xticks(range(len(names)), names, rotation=45, ha="right")
+        right.set_ylabel("rank correlation with R")
+        right.set_title("Within each weight tensor, every seed", loc="left")
+        right.legend(loc="lower left")
+    ranked = [row["rank"] for row in rows]
+    alt = (
+        f"Left: density of {short(density['entries'])} parameters in the plane of the exact radius "
+        "and |w/g|, both logarithmic, with the line on which they are equal. Right: rank "
+        f"correlations within weight tensors, {short(min(ranked))} to {short(max(ranked))}, beside "
+        "those with shuffled weights and of 1/|g| alone."
+    )
+    caption = (
+        f"{short(density['left_out'])} parameters with a zero weight, gradient or curvature have "
+        "no place in the left panel. If shuffling the weights changes nothing, the weight in w/g "
+        "says nothing about the radius."
+    )
+    title = "The exact radius against |w/g|"
+    return drawing.finished(chart, "fig-radius", title, alt, caption)

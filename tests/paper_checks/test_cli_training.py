@@ -1,0 +1,228 @@
+"""`cblr train`, `cblr sweep` and `cblr data` as a user meets them."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import pandas as pd
+import pytest
+from typer.testing import CliRunner
+
+from paper_checks.cli import app
+from paper_checks.cli_training import grid_of, merged
+
+GRID = """
+[base]
+dataset = "gaussian"
+dataset_options = {samples = 60, features = 5, classes = 3}
+model_options = {hidden = [6]}
+batch_size = 8
+epochs = 3
+[grid]
+lr = [0.1, 0.2]
+seed = [0, 1]
+optimizer_options.momentum = [0.9]
+"""
+SMALL = [
+    "-s",
+    "dataset_options.samples=40",
+    "--dataset",
+    "gaussian",
+    "-s",
+    "model_options.hidden=[4]",
+]
+
+
+def cblr(*arguments):
+    return CliRunner().invoke(app, [str(each) for each in arguments])
+
+
+def refused(result):
+    """Bad input: one line on standard error, status 2."""
+    assert result.exit_code == 2, result.output
+    lines = result.stderr.strip().splitlines()
+    assert len(lines) == 1
+    assert lines[0].startswith("cblr: ")
+    return lines[0]
+
+
+def test_train_from_options(tmp_path):
+    result = cblr("train", *SMALL, "--epochs", 2, "--lr", 0.2, "--out", tmp_path / "run")
+    assert result.exit_code == 0, result.output
+    assert "test_accuracy" in result.stdout
+    record = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert (record["status"], record["config"]["lr"]) == ("finished", 0.2)
+    assert record["config"]["model_options"] == {"hidden": [4]}
+    before = (tmp_path / "run" / "run.json").stat().st_mtime_ns
+    again = cblr("train", *SMALL, "--epochs", 2, "--lr", 0.2, "--out", tmp_path / "run")
+    assert again.stdout == result.stdout
+    assert (tmp_path / "run" / "run.json").stat().st_mtime_ns == before
+    other = cblr("train", *SMALL, "--epochs", 2, "--lr", 0.3, "--out", tmp_path / "run")
+    assert "which differs in lr" in refused(other)
+
+
+def test_train_from_a_file_with_changes(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "c.toml").write_text("steps = 3\nbatch_size = 4\n[dataset_options]\nsamples = 20\n")
+    result = cblr("train", "c.toml", "--dataset", "gaussian", "--seed", 3, "-s", "lr=0.5", "-q")
+    assert result.exit_code == 0, result.output
+    (folder,) = (tmp_path / "runs").iterdir()
+    config = json.loads((folder / "config.json").read_text())
+    assert (config["steps"], config["batch_size"], config["seed"], config["lr"]) == (3, 4, 3, 0.5)
+    assert f"Run: runs/{folder.name}" in result.stdout
+    (tmp_path / "c.json").write_text(json.dumps({"steps": 3}))
+    result = cblr("train", "c.json", *SMALL, "--epochs", 1, "--out", tmp_path / "x", "-q")
+    assert result.exit_code == 0, result.output
+    assert json.loads((tmp_path / "x" / "config.json").read_text())["steps"] is None
+
+
+def test_a_run_that_diverges_could_not_be_completed(tmp_path):
+    wild = ["--epochs", 2, "--lr", 1e30, "--set", "loss=power", "--out", tmp_path, "-q"]
+    result = cblr("train", *SMALL, *wild)
+    assert result.exit_code == 1
+    assert "cblr: diverged: the loss was not finite at step" in result.stderr
+    assert (tmp_path / "run.json").is_file()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "parts"),
+    [
+        ((), ("--epochs", "not given")),
+        (("--epochs", "0"), ("epochs: got 0",)),
+        (("--epochs", "1", "--model", "resnet"), ("model: unknown", "did you mean 'resnet18'?")),
+        (("--epochs", "1", "-s", "batchsize=3"), ("batchsize: no such", "'batch_size'?")),
+        (("--epochs", "1", "-s", "batch_size"), ("--set: batch_size: give FIELD=VALUE",)),
+        (("--epochs", "1", "-s", "lr.x=3", "-s", "lr=3", "-s", "lr.x=1"), ("--set: lr.x=1: lr",)),
+        (("--epochs", "1", "--device", "cuda:77"), ("device: 'cuda:77' cannot be used here",)),
+        (("--epochs", "1", "--batch-size", "9999"), ("batch_size: got 9999",)),
+        (("--epochs", "1", "--dataset", "cifar10", "--data", "no/such"), ("--data: ", "no/such")),
+        (("none.toml",), ("none.toml: No such file",)),
+        (("none.yaml",), ("file: none.yaml: give a .toml or a .json file",)),
+    ],
+)
+def test_train_refuses(arguments, parts, tmp_path):
+    line = refused(cblr("train", *arguments, "--out", tmp_path / "run"))
+    assert all(part in line for part in parts), line
+
+
+def test_files_that_cannot_be_read(tmp_path):
+    for name, text in (("a.toml", "x = "), ("a.json", "{"), ("b.json", "[1]")):
+        (tmp_path / name).write_text(text)
+        assert "file: " in refused(cblr("train", tmp_path / name, "--epochs", 1))
+
+
+def test_sweep(tmp_path):
+    (tmp_path / "grid.toml").write_text(GRID)
+    options = ["--out", tmp_path / "runs", "-j", 1, "--csv", tmp_path / "t.csv", "-q"]
+    result = cblr("sweep", tmp_path / "grid.toml", *options, "--parquet", tmp_path / "t.parquet")
+    assert result.exit_code == 0, result.output
+    frame = pd.read_csv(tmp_path / "t.csv")
+    pairs = [[0.1, 0], [0.1, 1], [0.2, 0], [0.2, 1]]
+    assert sorted(frame[["lr", "seed"]].values.tolist()) == pairs
+    assert pd.read_parquet(tmp_path / "t.parquet").hash.tolist() == frame.hash.tolist()
+    assert sorted(path.name for path in (tmp_path / "runs").iterdir()) == sorted(frame.hash)
+    steps = cblr("sweep", tmp_path / "grid.toml", *options[:4], "--table", "steps", "-q")
+    assert "further rows" in steps.stdout
+    lanes = cblr("sweep", tmp_path / "grid.toml", "--out", tmp_path / "lanes", "--vectorise", "-q")
+    assert lanes.exit_code == 0, lanes.output
+
+
+def test_sweep_with_a_run_that_fails(tmp_path):
+    (tmp_path / "grid.toml").write_text(GRID.replace("lr = [0.1, 0.2]", "samples = [20, 600]"))
+    result = cblr("sweep", tmp_path / "grid.toml", "--out", tmp_path / "runs", "-j", 1, "-q")
+    assert result.exit_code == 1
+    assert result.stderr.count("failed: ValueError: samples: got 600") == 2
+
+
+@pytest.mark.parametrize(
+    ("text", "part"),
+    [
+        ("[bas]\nepochs = 1", "file: bas: a grid file has the tables [base] and [grid] only"),
+        ("[base]\nepochs = 1", "file: [grid]: give lists of values"),
+        ("[base]\nepochs = 1\n[grid]\nlr = 3", "lr: got 3; give a list of values"),
+        ("[base]\nepochs = 1\n[grid]\nlrr = [3]", "lrr: no such field"),
+    ],
+)
+def test_sweep_refuses(text, part, tmp_path):
+    (tmp_path / "grid.toml").write_text(text)
+    assert part in refused(cblr("sweep", tmp_path / "grid.toml", "--out", tmp_path / "runs"))
+
+
+def test_later_words_go_first():
+    found = merged({"lr": 1, "steps": 3}, ["lr=2", "optimizer=lars"], {"lr": 3, "epochs": 4})
+    assert found == {"lr": 3, "optimizer": "lars", "epochs": 4}
+    configs = grid_of({"base": {"epochs": 1}, "grid": {"discard": {"share": [0.1]}}}, ["seed=4"])
+    assert (configs[0].seed, configs[0].discard.share) == (4, 0.1)
+
+
+def test_data(tmp_path):
+    assert cblr("data", "digits").stdout.startswith("digits: 1,437 samples")
+    assert "--download: digits: it is for cifar10" in refused(cblr("data", "digits", "--download"))
+    assert "--download" in refused(cblr("data", "cifar10", "--download"))
+
+
+def start(folder, grid, jobs):
+    command = [sys.executable, "-m", "paper_checks.cli", "sweep", grid, "--out", folder]
+    return subprocess.Popen(
+        [*command, "-j", str(jobs), "--checkpoint", "0", "-q"],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def test_ctrl_c_in_a_sweep_leaves_what_can_go_on(tmp_path):
+    long = GRID.replace("epochs = 3", "epochs = 400")
+    (tmp_path / "grid.toml").write_text(long)
+    process = start(tmp_path / "runs", str(tmp_path / "grid.toml"), 1)
+    deadline = time.monotonic() + 60
+    while not list((tmp_path / "runs").glob("*/checkpoint.pt")):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130, errors
+    assert "start the same sweep again to go on" in errors
+    assert "Traceback" not in errors
+    assert list((tmp_path / "runs").glob("*/checkpoint.pt"))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_kill_9_of_real_processes_twenty_times(tmp_path):
+    """The command with two worker processes, all of them killed, at random moments."""
+    grid = str(tmp_path / "grid.toml")
+    (tmp_path / "grid.toml").write_text(GRID.replace("epochs = 3", "epochs = 40"))
+    whole = start(tmp_path / "whole", grid, 2)
+    began = time.monotonic()
+    assert whole.wait(timeout=120) == 0
+    length = time.monotonic() - began
+    generator, hits, number = random.Random(0), 0, 0
+    while hits < 20:
+        process = start(tmp_path / f"killed{number}", grid, 2)
+        try:
+            process.wait(timeout=generator.uniform(0.3, 1.0) * length)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            hits += 1
+            process.wait()
+        else:
+            assert process.returncode == 0
+            number += 1
+    last = start(tmp_path / f"killed{number}", grid, 2)
+    assert last.wait(timeout=120) == 0
+    for folder in tmp_path.glob("killed*"):
+        for path in (tmp_path / "whole").glob("*/*.parquet"):
+            found = pd.read_parquet(folder / path.relative_to(tmp_path / "whole"))
+            expected = pd.read_parquet(path)
+            pd.testing.assert_frame_equal(
+                found.drop(columns="seconds", errors="ignore"),
+                expected.drop(columns="seconds", errors="ignore"),
+                check_exact=True,
+            )
