@@ -1,9 +1,11 @@
 """The commands `cblr train`, `cblr sweep` and `cblr data`."""
 
 import ast
+import errno
 import json
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -62,7 +64,7 @@ def train(
     quiet: Quiet = False,
 ) -> None:
     """Train a network, measured on the way; start it again to go on where it stood."""
-    from paper_checks.cli import INTERRUPTED, expected
+    from paper_checks.cli import INTERRUPTED
 
     short = {
         "dataset": dataset,
@@ -75,7 +77,7 @@ def train(
         "seed": seed,
         "device": device,
     }
-    with expected(ValueError, TypeError, OSError, RuntimeError):
+    with complete(), refusing():
         from sim.training import Interrupted
         from sim.training import train as run_training
 
@@ -131,10 +133,10 @@ def sweep(
     quiet: Quiet = False,
 ) -> None:
     """Train a grid of networks; start it again to go on where it stood."""
-    from paper_checks.cli import INTERRUPTED, expected
+    from paper_checks.cli import INTERRUPTED
 
     again = f"what is done is kept in {out}; start the same sweep again to go on"
-    with expected(ValueError, TypeError, OSError, RuntimeError):
+    with complete(), refusing():
         from sim.training import Interrupted
         from sim.training import sweep as run_sweep
 
@@ -189,6 +191,33 @@ def data(
             typer.echo(f"cblr: {download_cifar10(folder)} is complete", err=True)
         for line in describe(name, folder):
             typer.echo(line)
+
+
+@contextmanager
+def complete() -> Iterator[None]:
+    """A full disk is no bad input: the run could not be completed, which is status 1."""
+    try:
+        yield
+    except OSError as error:
+        from paper_checks.cli import one_line
+
+        typer.echo(f"cblr: {one_line(error)}", err=True)
+        raise typer.Exit(1) from None
+
+
+@contextmanager
+def refusing() -> Iterator[None]:
+    """Bad input as one line and status 2, but for a full disk."""
+    from paper_checks.cli import expected
+
+    try:
+        with expected(ValueError, TypeError):
+            yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        with expected(OSError):
+            raise
 
 
 def read(file: Path) -> dict[str, Any]:
