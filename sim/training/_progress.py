@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
+    TaskID,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
@@ -27,13 +28,20 @@ def shown(progress: Progress | bool, title: str) -> Iterator[Progress | None]:
     if progress is not True:
         yield progress
         return
-    with bar() as made:
-        task = made.add_task(title, total=None)
+    made = bar()
+    tasks: list[TaskID] = []
 
-        def tell(done: int, total: int, latest: dict[str, float]) -> None:
-            made.update(task, completed=done, total=total, description=described(title, latest))
+    def tell(done: int, total: int, latest: dict[str, float]) -> None:
+        # Not before the first step: what is refused until then is one line, without a bar.
+        if not tasks:
+            made.start()
+            tasks.append(made.add_task(title, total=total, completed=done - 1))
+        made.update(tasks[0], completed=done, description=described(title, latest))
 
+    try:
         yield tell
+    finally:
+        made.stop()
 
 
 def bar(disable: bool = False) -> Bar:

@@ -93,14 +93,14 @@ def locked(folder: Path) -> Iterator[None]:
     """The folder for this process alone; the lock goes with the process, even a killed one.
 
     Raises:
-        RuntimeError: another process holds it.
+        BlockingIOError: another process holds it.
     """
     folder.mkdir(parents=True, exist_ok=True)
     with open(folder / ".lock", "a+b") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
-            raise RuntimeError(
+            raise BlockingIOError(
                 f"out: another process trains in {str(folder)!r}; wait for it, or give another "
                 "folder"
             ) from None

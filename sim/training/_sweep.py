@@ -61,14 +61,15 @@ def sweep(
 
     Returns:
         A frame. First come the fields in which the configurations differ (dotted where they are
-        nested) and the seed; for `"runs"` then `hash`, `status` (`"finished"`, `"diverged"`,
-        `"failed"` or `"interrupted"`), `reason`, `steps_taken`, `epochs_taken`, the last
+        nested) and the seed; for `"runs"` then `hash`, `status` (`"finished"`, `"diverged"` or
+        `"failed"`), `reason`, `steps_taken`, `epochs_taken`, the last
         `train_loss`, `train_accuracy`, `test_loss`, `test_accuracy`, and `best_test_accuracy`, and
         `seconds`. Rows are in the order of the configurations, whoever is ready first.
 
     Raises:
         ValueError, TypeError: no configurations, or one that `TrainConfig` refuses, before any
             run starts. What goes wrong later in one run is in its `reason`, and the others go on.
+        Interrupted, KeyboardInterrupt: Ctrl-C; the same call goes on from there.
 
     >>> from sim.training import grid
     >>> base = {"model_options": {"hidden": [8]}, "samples": 128, "epochs": 1}
@@ -136,13 +137,15 @@ def _backend(jobs: int | None, scheduler: str | None, tasks: int) -> Iterator[jo
 def _task(
     plains: list[dict[str, Any]], options: dict[str, Any]
 ) -> list[tuple[dict[str, Any], pd.DataFrame]]:
-    """Train one group of configurations in this process; never raises."""
+    """Train one group of configurations in this process; what goes wrong is in the table."""
     configs = [TrainConfig.read(each) for each in plains]
     with _ONE:
         before = torch.get_num_threads()
         torch.set_num_threads(options["threads"])
         try:
             runs: Sequence[Run | BaseException] = _train(configs, options)
+        except Interrupted:
+            raise
         except Exception as error:
             runs = [error] * len(configs)
         finally:
@@ -179,9 +182,8 @@ def _frame(config: TrainConfig, run: Run | BaseException, table: str) -> pd.Data
             return pd.DataFrame([run.summary()])
         frame: pd.DataFrame = getattr(run, table)
         return frame.assign(hash=config.hash)
-    status = "interrupted" if isinstance(run, Interrupted) else "failed"
-    reason = str(run) if status == "interrupted" else f"{type(run).__name__}: {run}"
-    row = {"hash": config.hash, "status": status, "reason": reason}
+    reason = f"{type(run).__name__}: {run}"
+    row = {"hash": config.hash, "status": "failed", "reason": reason}
     return pd.DataFrame([row] if table == "runs" else [])
 
 

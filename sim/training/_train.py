@@ -48,14 +48,15 @@ class Interrupted(Exception):
     """
 
     def __init__(self, folder: Path | None, step: int) -> None:
-        where = (
-            f"start it again with the same folder to go on: {folder}"
-            if folder
-            else ("nothing was kept; give out to be able to go on")
-        )
-        super().__init__(f"interrupted after {step} steps; {where}")
+        super().__init__(folder, step)
         self.folder = folder
         self.step = step
+
+    def __str__(self) -> str:
+        where = "nothing was kept; give out to be able to go on"
+        if self.folder is not None:
+            where = f"start it again with the same folder to go on: {self.folder}"
+        return f"interrupted after {self.step} steps; {where}"
 
 
 def train(
@@ -93,7 +94,7 @@ def train(
             device that is not there; what `TrainConfig`, `load` and `build` refuse.
         Interrupted: Ctrl-C or SIGTERM, after a checkpoint.
         OSError: the disk is full; the last checkpoint is whole.
-        RuntimeError: another process trains in the same folder.
+        BlockingIOError: another process trains in the same folder.
 
     >>> run = train({"model_options": {"hidden": [16]}, "samples": 256, "batch_size": 64,
     ...              "epochs": 3, "lr": 0.2})

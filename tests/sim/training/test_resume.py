@@ -203,7 +203,7 @@ def test_a_file_is_whole_or_the_old_one(tmp_path):
 def test_one_process_at_a_time(tmp_path):
     with (
         _store.locked(tmp_path),
-        pytest.raises(RuntimeError, match=r"^out: another process trains in"),
+        pytest.raises(BlockingIOError, match=r"^out: another process trains in"),
     ):
         sim.train(CONFIG, out=tmp_path)
 
