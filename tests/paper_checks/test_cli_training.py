@@ -1,5 +1,6 @@
 """`cblr train`, `cblr sweep` and `cblr data` as a user meets them."""
 
+import errno
 import json
 import os
 import random
@@ -28,12 +29,8 @@ seed = [0, 1]
 optimizer_options.momentum = [0.9]
 """
 SMALL = [
-    "-s",
-    "dataset_options.samples=40",
-    "--dataset",
-    "gaussian",
-    "-s",
-    "model_options.hidden=[4]",
+    *("--dataset", "gaussian", "-s", "dataset_options.samples=40"),
+    *("-s", "model_options.hidden=[4]", "-s", "batch_size=8"),
 ]
 
 
@@ -115,6 +112,17 @@ def test_files_that_cannot_be_read(tmp_path):
         assert "file: " in refused(cblr("train", tmp_path / name, "--epochs", 1))
 
 
+def test_a_full_disk_is_a_run_that_could_not_be_completed(tmp_path, monkeypatch):
+    def full(descriptor):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+    result = cblr("train", *SMALL, "--epochs", 1, "--out", tmp_path, "-q")
+    assert result.exit_code == 1
+    assert "out: the disk is full, " in result.stderr
+    assert "start the same run again to go on" in result.stderr
+
+
 def test_sweep(tmp_path):
     (tmp_path / "grid.toml").write_text(GRID)
     options = ["--out", tmp_path / "runs", "-j", 1, "--csv", tmp_path / "t.csv", "-q"]
@@ -127,7 +135,9 @@ def test_sweep(tmp_path):
     assert sorted(path.name for path in (tmp_path / "runs").iterdir()) == sorted(frame.hash)
     steps = cblr("sweep", tmp_path / "grid.toml", *options[:4], "--table", "steps", "-q")
     assert "further rows" in steps.stdout
-    lanes = cblr("sweep", tmp_path / "grid.toml", "--out", tmp_path / "lanes", "--vectorise", "-q")
+    lanes = cblr(
+        "sweep", tmp_path / "grid.toml", "--out", tmp_path / "lanes", "--vectorise", "-j", 1, "-q"
+    )
     assert lanes.exit_code == 0, lanes.output
 
 
