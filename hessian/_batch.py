@@ -21,7 +21,7 @@ from hessian._operations import Label, Layout, candidates
 from hessian._plan import SHARING, Entry, Plan
 from hessian._site import Site, sites
 from hessian._state import Buffers, Randomness
-from hessian._tape import Edge, Node, Tape, complex_valued, refuse_undifferentiable
+from hessian._tape import Edge, Node, Tape, complex_valued, fresh_gradient, refuse_undifferentiable
 
 METHOD_CHOICES = ("auto", "affine", "chain", "preactivation", "parameter")
 CHAIN = "samples stay apart, every operation above has a known step; above it "
@@ -648,10 +648,7 @@ class Batch:
     def _gradient(self, edges: list[Edge]) -> tuple[dict[str, Tensor], list[Tensor | None]]:
         """dL/dw, and dL/dt for other tensors of the tape."""
         parameters = self.problem.parameters
-        total = {
-            name: torch.zeros_like(p, memory_format=torch.contiguous_format, requires_grad=False)
-            for name, p in parameters.items()
-        }
+        total: dict[str, Tensor] = {}
         names = [name for name in parameters if name in self.leaf_nodes]
         adjoints: list[Tensor | None] = []
         if names:
@@ -664,8 +661,14 @@ class Batch:
             )  # fmt: skip
             for name, g in zip(names, got, strict=False):
                 if g is not None:
-                    total[name] += g
+                    own_tensor = fresh_gradient(self.tape, self.leaf_nodes[name])
+                    total[name] = g.contiguous() if own_tensor else g.clone().contiguous()
             adjoints = list(got[len(names) :])
+        total = {
+            name: total.get(name, torch.zeros((), dtype=p.dtype, device=p.device))
+            .expand_as(p).contiguous()
+            for name, p in parameters.items()
+        }  # fmt: skip
         for name, own in self.direct.items():
             if own is not None:
                 total[name] += own.detach()

@@ -30,6 +30,8 @@ from hessian._site import Positions, Site, squares_of_rows, sum_of_squares
 
 # Values of one tile on the CPU, in a last-level cache. Smaller ones cost more calls than they save.
 TILE = 2**20
+# Samples whose pairs are taken together at the least: fewer make products too short.
+LEAST = 64
 # Where a column's share of a tile is smaller, one sum over columns beats a call for each.
 FEW = 2**14
 
@@ -74,6 +76,8 @@ class Contraction:
         if self.pairs:
             each = _pair_values(self.at, self.inner)
         chunk = max(1, min(m, self.memory // (2 * each * self.into.itemsize)))
+        if self.pairs and not s.is_cuda:
+            chunk = min(chunk, max(LEAST, TILE // each))
         for start in range(0, m, chunk):
             some = slice(start, min(m, start + chunk))
             place = slice(part.start + some.start, part.start + some.stop)

@@ -145,19 +145,23 @@ def diagonal(
                     spread.add(item, batch)
                 h_b, g_b = batch.run(bar.tick)
                 value += item.a * float(batch.loss.detach())
+                weights.append(item.a)
+                # In units of the first batch's weight: a single batch is not passed over again.
+                unit = weights[0] or 1.0
                 for kept, new in ((h, h_b), (g, g_b)):
                     for name, tensor in new.items():
                         if name in kept:
-                            kept[name].add_(tensor, alpha=item.a)
+                            kept[name].add_(tensor, alpha=item.a / unit)
                         else:
-                            kept[name] = tensor.mul_(item.a)
+                            kept[name] = tensor if item.a == unit else tensor.mul_(item.a / unit)
                 check.add(item)
-                weights.append(item.a)
                 samples += batch.samples
         factor = scale(weights, weight)
+        whole = 1.0 if weight is None and len(weights) == 1 else factor * (weights[0] or 1.0)
         for kept in (h, g):
             for tensor in kept.values():
-                tensor.mul_(factor)
+                if whole != 1.0:
+                    tensor.mul_(whole)
     assert plan is not None
     result.update(h)
     result.plan, result.gradient = plan, g

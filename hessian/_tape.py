@@ -119,6 +119,23 @@ class Tape:
         return sum(size(node) for node in self.order if not is_leaf(node))
 
 
+def fresh_gradient(tape: Tape, leaf: Node) -> bool:
+    """Whether a leaf's gradient is a tensor of its own, which nothing else can hold.
+
+    True of a weight used once, in a matrix product or a convolution. Elsewhere autograd may hand
+    out one tensor twice, or one that the caller passed in.
+    """
+    if len(tape.consumers[leaf]) != 1:
+        return False
+    node, argument = tape.consumers[leaf][0]
+    if operation(node) in ("T", "Transpose"):
+        if len(tape.consumers[node]) != 1:
+            return False
+        node, argument = tape.consumers[node][0]
+    name = operation(node)
+    return (name, argument) in (("Addmm", 1), ("Addmm", 2), ("Convolution", 1)) or name == "Mm"
+
+
 def refuse_undifferentiable(gradients: Iterable[Tensor | None]) -> None:
     """Raise where a gradient's own tape was cut.
 
