@@ -19,6 +19,7 @@ from hessian import _sweep
 from hessian._chain import Chain
 from hessian._contraction import Contraction
 from hessian._loss import Factor, by_sample
+from hessian._share import ALL, Share
 from hessian._site import Site, sum_of_squares
 from hessian._tape import Edge, shape
 
@@ -41,6 +42,7 @@ def by_sites(
     chain: Chain | None,
     memory: int,
     tick: Tick,
+    share: Share = ALL,
 ) -> None:
     """All samples in one pass per column: r backward passes, whatever the number of parameters.
 
@@ -59,15 +61,16 @@ def by_sites(
         for edge, columns in zip(edges, factor.columns, strict=True):
             flat = [chain.where.flat(c, (edge.node, edge.output_nr)) for c in columns]
             tops[edge.node, edge.output_nr] = torch.stack(flat, 1)
-        work = _sweep.Sweep(chain, [site.edge for site in sites], tops, memory)
+        work = _sweep.Sweep(chain, [site.edge for site in sites], tops, memory, share)
         squares = _Squares(targets, weights, work.columns, memory)
         work.run(squares.meet, squares.close, tick)
     else:
         every = sum(_numel(edge) for edge in {site.edge for site in sites})
         chunk = max(1, min(factor.rank, memory // max(1, 2 * every * weights.element_size())))
         squares = _Squares(targets, weights, chunk, memory)
-        for start in range(0, factor.rank, chunk):
-            some = slice(start, min(factor.rank, start + chunk))
+        mine = share.of(factor.rank)
+        for start in range(mine.start, mine.stop, chunk):
+            some = slice(start, min(mine.stop, start + chunk))
             _by_engine(outputs, factor, squares, some)
             squares.close(slice(0, n), some)
             tick(some.stop - some.start)
@@ -153,6 +156,7 @@ def by_columns(
     memory: int,
     tick: Tick,
     split: Callable[[Tensor, int, int], Tensor] | None,
+    share: Share = ALL,
 ) -> None:
     """One backward pass per column *and sample*: h = Σ λ_c (Jᵀ S_c)² for whatever use.
 
@@ -161,11 +165,11 @@ def by_columns(
     one sample; ``None`` where the factor couples samples already.
     """
     n = 1 if split is None else int(factor.weights.shape[1])
-    total = factor.rank * n
+    mine = share.of(factor.rank * n)
     each = 2 * tape_bytes + sum(p.numel() * p.element_size() for p in parameters)
-    chunk = max(1, min(total, memory // max(1, each)))
-    for start in range(0, total, chunk):
-        jobs = [(k // n, k % n) for k in range(start, min(total, start + chunk))]
+    chunk = max(1, min(factor.rank * n, memory // max(1, each)))
+    for start in range(mine.start, mine.stop, chunk):
+        jobs = [(k // n, k % n) for k in range(start, min(mine.stop, start + chunk))]
         if split is None:
             cotangents = [torch.stack([cols[c] for c, _ in jobs]) for cols in factor.columns]
             weights = torch.stack([factor.weights[c] for c, _ in jobs])

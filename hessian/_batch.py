@@ -19,6 +19,7 @@ from hessian._chain import Chain
 from hessian._forward import Watch, Written
 from hessian._operations import Label, Layout, candidates
 from hessian._plan import SHARING, Entry, Plan
+from hessian._share import ALL, Share
 from hessian._site import Site, sites
 from hessian._state import Buffers, Randomness
 from hessian._tape import Edge, Node, Tape, complex_valued, fresh_gradient, refuse_undifferentiable
@@ -41,6 +42,7 @@ class Problem:
     method: str
     memory: int
     written: Written = field(default_factory=list)  # parameters that a call wrote to, as found
+    share: Share = ALL  # of the work: what `run` gives is summed over processes
 
     def modules(self) -> list[nn.Module]:
         """The modules whose buffers a forward pass may change."""
@@ -568,6 +570,7 @@ class Batch:
             [(self.sites[name][0], into[name]) for name in names],
             None if blocks is None else blocks.detach(), self._widths(), adjoints,
             self.outputs[0].detach(), self.problem.memory, self.links.peak, progress,
+            self.problem.share,
         )  # fmt: skip
 
     # ----------------------------------------------------------------- run
@@ -592,7 +595,7 @@ class Batch:
         for entry in self.plan:
             by_method.setdefault(entry.method, []).append(entry.name)
         for name, own in self.separable_terms().items():
-            if self.plan[name].method != "parameter":
+            if self.plan[name].method != "parameter" and self.problem.share.rank == 0:
                 into[name] += own
         with torch.no_grad():
             self._affine(by_method, into, tick)
@@ -626,7 +629,9 @@ class Batch:
             site = places[name][0]
             shared.setdefault(site.edge, []).append((site, into[name]))
         for edge, targets in shared.items():
-            _preactivation.by_site(value, edge, targets, self.samples, size, memory, tick)
+            _preactivation.by_site(
+                value, edge, targets, self.samples, size, memory, tick, problem.share
+            )
         if entries:
             index = [self.sampled[name] for name in entries] if self.sampled else None
             found = [
@@ -634,7 +639,7 @@ class Batch:
                 for name in entries
             ]
             wanted = [parameters[name] for name in entries]
-            _parameter.by_entries(value, wanted, found, size, memory, tick, index)
+            _parameter.by_entries(value, wanted, found, size, memory, tick, index, problem.share)
             if index is not None:
                 for name, at, values in zip(entries, index, found, strict=True):
                     into[name].view(-1)[at] = values
@@ -705,7 +710,7 @@ class Batch:
         _affine.by_sites(
             outputs, factor,
             [_affine.Target(parameters[name], self.sites[name], into[name]) for name in fast],
-            self.chain, self.problem.memory, tick,
+            self.chain, self.problem.memory, tick, self.problem.share,
         )  # fmt: skip
         rest = by_method.get("columns", [])
         if not rest or not factor.rank:
@@ -724,7 +729,7 @@ class Batch:
 
         _affine.by_columns(
             outputs, factor, [parameters[name] for name in rest], [into[name] for name in rest],
-            self.tape_bytes, self.problem.memory, tick, split,
+            self.tape_bytes, self.problem.memory, tick, split, self.problem.share,
         )  # fmt: skip
 
     def _release(self) -> None:

@@ -30,6 +30,7 @@ from torch import Tensor
 from hessian._columns import Columns, Meter, Quadratic
 from hessian._ghost import Ghost
 from hessian._operations import Label
+from hessian._share import ALL, Share
 from hessian._site import Site, second
 from hessian._step import Step, Where, step
 from hessian._tape import Edge, Node, Tape, shape
@@ -136,6 +137,7 @@ class Chain:
         memory: int,
         peak: float,
         tick: Callable[[float], None],
+        share: Share = ALL,
     ) -> None:
         """Add d²L/dw² of the parameters met at the sites to the tensors beside them.
 
@@ -158,8 +160,9 @@ class Chain:
         # What is larger than a processor's cache is slower to fetch than to compute in parts.
         room = memory if like.is_cuda else min(memory, CACHE)
         chunk = max(1, min(self.n, int(room / item)))
-        for start in range(0, self.n, chunk):
-            part = slice(start, min(self.n, start + chunk))
+        mine = share.of(self.n)
+        for start in range(mine.start, mine.stop, chunk):
+            part = slice(start, min(mine.stop, start + chunk))
 
             def meet(edge: Edge, found: Callable[[Tensor], Tensor], part: slice = part) -> None:
                 for site, into in by_edge[edge]:

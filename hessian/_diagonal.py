@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from hessian import _data, _parameter
 from hessian._batch import Problem
+from hessian._distributed import Facts, joined, size_of
 from hessian._plan import Plan
 from hessian._problem import Item, lend, scale, ticker, walk
 from hessian._standard_error import Spread
@@ -52,6 +53,8 @@ def diagonal(
     dtype: torch.dtype | None = None,
     weight: _data.Weight = None,
     progress: bool = False,
+    group: Any = None,
+    split: str = "work",
 ) -> Diagonal:
     """Exact second derivative of the loss with respect to every single parameter entry.
 
@@ -89,6 +92,12 @@ def diagonal(
         dtype: compute in this dtype instead of the parameters' own.
         weight: ``None``, ``"sum"`` (a_b = 1), or a function of the batch that returns a_b.
         progress: show a progress bar.
+        group: a ``torch.distributed`` process group whose processes compute one result together:
+            each calls this function with the same model and gets the same `Diagonal`. ``None``:
+            this process alone, whatever is initialised.
+        split: with a `group`, ``"work"`` where all processes hold the same data and share out the
+            work on every batch (its samples, else its columns or directions), or ``"data"`` where
+            each holds its own batches and L is taken over all of them.
 
     Returns:
         A `Diagonal`: name → tensor of the parameter's shape, dtype and device. Frozen parameters
@@ -97,7 +106,10 @@ def diagonal(
     Raises:
         TypeError, ValueError: an argument is wrong (the message names it, its value and the
             remedy); the loss is not a finite scalar; `method` is not proved to apply;
-            `standard_error` where samples are coupled, or for fewer than two of them.
+            `standard_error` where samples are coupled, or for fewer than two of them, or with a
+            `group`; the processes of a `group` hold different parameters or, unless
+            ``split="data"``, different data.
+        RuntimeError: another process of the `group` failed or ended.
         NotImplementedError: an operation has no second derivative in torch.
 
     Source: the second derivative in Gao & Zhong (2020), equation 9. The affine route is the
@@ -124,9 +136,17 @@ def diagonal(
         >>> h["weight"], h.standard_error["weight"]
         (tensor([[5.]]), tensor([[3.]]))
     """
-    with lend(model, loss, method, forward, names, memory, dtype) as problem:
+    with (
+        joined(group, split) as team,
+        lend(model, loss, method, forward, names, memory, dtype) as problem,
+    ):
         if not isinstance(verify, int) or verify < 0:
             raise ValueError(f"verify must be a number of entries >= 0, got {verify!r}")
+        if standard_error and group is not None:
+            raise ValueError(
+                "standard_error=True is not available with a group; leave one of them out"
+            )
+        problem.share = team.share
         result = Diagonal()
         weights: list[float] = []
         samples = 0
@@ -140,7 +160,7 @@ def diagonal(
             for item in walk(problem, data, dtype, weight):
                 batch = item.planned()
                 plan = plan or batch.plan
-                bar.expect(batch.ticks(), item.index)
+                bar.expect(max(1, batch.ticks() // team.share.size), item.index)
                 if spread is not None:
                     spread.add(item, batch)
                 h_b, g_b = batch.run(bar.tick)
@@ -156,16 +176,24 @@ def diagonal(
                             kept[name] = tensor if item.a == unit else tensor.mul_(item.a / unit)
                 check.add(item)
                 samples += batch.samples
-        factor = scale(weights, weight)
-        whole = 1.0 if weight is None and len(weights) == 1 else factor * (weights[0] or 1.0)
+        mine = Facts(sum(weights), value, samples, size_of(problem.parameters) if group else 0.0)
+        every = team.meet(mine)
+        factor = scale([every.weight], weight)
+        alone = len(weights) == 1 and every.weight == mine.weight
+        whole = 1.0 if weight is None and alone else factor * (weights[0] or 1.0)
         for kept in (h, g):
             for tensor in kept.values():
                 if whole != 1.0:
                     tensor.mul_(whole)
+        team.sum(h.values())
+        if team.splits_data:
+            team.sum([*g.values(), *check.total.values()])
+        else:
+            team.same(g.values())
     assert plan is not None
     result.update(h)
     result.plan, result.gradient = plan, g
-    result.loss, result.samples = value * factor, samples
+    result.loss, result.samples = every.value * factor, every.samples
     result.deviation = check.deviation(h, factor)
     result.standard_error = {} if spread is None else spread.standard_error(h, factor)
     return result

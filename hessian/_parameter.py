@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from hessian._share import ALL, Share
 from hessian._tape import refuse_undifferentiable
 
 
@@ -18,8 +19,11 @@ def by_entries(
     memory: int,
     tick: Callable[[int], None],
     index: Sequence[Tensor] | None = None,
+    share: Share = ALL,
 ) -> None:
     """Write d²L/dw² at flat entries `index` (all by default) of each parameter to `into`.
+
+    With a `share` only some of them are written, the others set to zero.
 
     One Hessian-vector product per entry, several at a time where memory allows and every
     operation has a batching rule, one by one otherwise.
@@ -43,7 +47,11 @@ def by_entries(
                 target.zero_()
                 tick(len(entries))
                 continue
-            _entries(gradient, parameter, entries, target, tape_bytes, memory, tick)
+            mine = share.of(len(entries))
+            target[: mine.start].zero_()
+            target[mine.stop :].zero_()
+            some, place = entries[mine], target[mine]
+            _entries(gradient, parameter, some, place, tape_bytes, memory, tick)
     except NotImplementedError:
         raise
     except RuntimeError as error:

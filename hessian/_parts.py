@@ -259,6 +259,8 @@ class Parts:
             {name: torch.zeros_like(p, memory_format=torch.contiguous_format, requires_grad=False)
              for name, p in parameters.items()} for _ in range(2)
         )  # fmt: skip
+        if self.whole.problem.share.rank:  # the first process adds it for all
+            second = {}
         for into, given in ((total, second), (slope, first)):
             for name, value in given.items():
                 into[name] += value

@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.autograd.graph import GradientEdge
 
 from hessian._loss import by_sample
+from hessian._share import ALL, Share
 from hessian._site import Positions, Site, second
 from hessian._tape import Edge, refuse_undifferentiable, shape
 
@@ -36,6 +37,7 @@ def by_site(
     tape_bytes: int,
     memory: int,
     tick: Callable[[int], None],
+    share: Share = ALL,
 ) -> None:
     """Add the diagonals of all parameters met at one site, `targets` being (use, into) pairs."""
     dims = shape(edge)
@@ -57,7 +59,7 @@ def by_site(
         stop = min(channels, start + block)
         part = place[:, start:stop]  # [n, c, p]
         curved = gradient.new_zeros((n, stop - start, count, count))
-        jobs = [(c, q) for c in range(stop - start) for q in range(count)]
+        jobs = share.among([(c, q) for c in range(stop - start) for q in range(count)])
         for first in range(0, len(jobs), rows):
             some = jobs[first : first + rows]
             for (c, q), product in zip(some, _along(gradient, edge, part, some), strict=True):

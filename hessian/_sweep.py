@@ -14,6 +14,7 @@ from torch import Tensor
 
 from hessian._chain import Chain
 from hessian._columns import Columns, Meter
+from hessian._share import ALL, Share
 from hessian._step import ByNode, Step
 from hessian._tape import Edge, Node
 
@@ -29,7 +30,12 @@ class Sweep:
     """The walk from `tops`, columns ``[n, r, d]`` at the outputs, to the `edges` of sites."""
 
     def __init__(
-        self, chain: Chain, edges: list[Edge], tops: Mapping[Edge, Tensor], memory: int
+        self,
+        chain: Chain,
+        edges: list[Edge],
+        tops: Mapping[Edge, Tensor],
+        memory: int,
+        share: Share = ALL,
     ) -> None:
         self.chain, self.tops, self.sites = chain, tops, set(edges)
         self.needed = chain._needed(list(self.sites))
@@ -49,6 +55,10 @@ class Sweep:
         self.columns = max(1, min(self.rank, memory // max(1, least * each)))
         room //= max(1, self.columns * each)
         self.samples = self.n if whole else max(1, min(self.n, room))
+        # Each process takes some samples, or where they cannot be told apart some columns.
+        by_columns = whole or self.n < share.size
+        self.mine = slice(0, self.n) if by_columns else share.of(self.n)
+        self.some = share.of(self.rank) if by_columns else slice(0, self.rank)
 
     def _alive(self) -> int:
         """Values per sample and column alive at once: rows, and what a step makes of them."""
@@ -71,10 +81,10 @@ class Sweep:
             if step is not None:
                 step.prepare(None)
         total, done = self.n * self.rank, 0
-        for start in range(0, self.n, self.samples):
-            part = slice(start, min(self.n, start + self.samples))
-            for first in range(0, self.rank, self.columns):
-                some = slice(first, min(self.rank, first + self.columns))
+        for start in range(self.mine.start, self.mine.stop, self.samples):
+            part = slice(start, min(self.mine.stop, start + self.samples))
+            for first in range(self.some.start, self.some.stop, self.columns):
+                some = slice(first, min(self.some.stop, first + self.columns))
                 self._walk(part, some, meet)
                 close(part, some)
                 before = done * self.rank // total
