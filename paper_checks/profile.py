@@ -28,7 +28,7 @@ class Profile:
     batch_sizes: tuple[int, ...] | None = None
     verify: int = 1
     passes: int = 4
-    runs: int = 10
+    runs: int = 16
     epochs: int = 10
     images: int | None = 2048
 

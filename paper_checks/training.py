@@ -43,6 +43,7 @@ class Lab:
     root: Path | None
     runs: Path | None
     vectorise: bool
+    jobs: int | None
 
     def n(self, paper: int) -> int:
         """The batch size that is the same share of the training set as the paper's."""
@@ -76,9 +77,10 @@ def lab(context: "Context") -> Lab:
     )
     # Runs of a big network resume one by one; small ones are over before that pays.
     runs = context.folder / "runs" if real and context.folder is not None else None
-    return Lab(
-        base, total, tuple(range(profile.runs)), profile.epochs, context.root, runs, not real
-    )
+    # Starting workers takes longer than a handful of small runs, and one GPU serves one process.
+    jobs = None if context.device == "cpu" and profile.runs >= 8 else 1
+    seeds = tuple(range(profile.runs))
+    return Lab(base, total, seeds, profile.epochs, context.root, runs, not real, jobs)
 
 
 def tables(lab: Lab, configs: "Sequence[TrainConfig]", *names: str) -> "tuple[pd.DataFrame, ...]":
@@ -92,7 +94,7 @@ def tables(lab: Lab, configs: "Sequence[TrainConfig]", *names: str) -> "tuple[pd
                 out=out,
                 root=lab.root,
                 table=name,
-                jobs=1,
+                jobs=lab.jobs,
                 vectorise=lab.vectorise,
                 progress=lab.runs is not None,
             )
@@ -469,6 +471,8 @@ GAMMAS: dict[str, tuple[float, ...]] = {
     "percent-delta": (0.001, 0.003, 0.01, 0.03),
     "cblr": (3e-5, 1e-4, 3e-4, 1e-3),
 }
+# The exact curvature is not vectorised over seeds.
+RULE_SEEDS = 6
 RULE_SIZES = (1024, 8192, 32768)
 
 
@@ -482,7 +486,7 @@ def _rules(context: "Context") -> dict[str, Any]:
 
     found = lab(context)
     sizes = [found.n(paper) for paper in RULE_SIZES]
-    seeds = found.seeds[: max(2, len(found.seeds) * 6 // 10)]
+    seeds = found.seeds[:RULE_SEEDS]
     # The exact curvature takes some ten gradients, so equal steps are fewer here.
     equal = max(1, found.epochs * (found.total // found.n(8192)))
     rows = []

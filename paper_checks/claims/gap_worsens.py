@@ -5,6 +5,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from paper_checks.check import Judgement, Measurements
+from paper_checks.figures._interval import rank_correlation
 from paper_checks.figures.fig1 import PROTOCOL, accuracies, gap, measure
 from paper_checks.numbers import short, spread
 from paper_checks.verdicts import CONTRADICTED, HOLDS, IN_PART, INCONCLUSIVE
@@ -14,12 +15,9 @@ __all__ = ["PROTOCOL", "judge", "measure"]
 
 def rank(measurements: Measurements, series: str) -> float:
     """Spearman's correlation over n of the batch size with the mean accuracy."""
-    from scipy.stats import spearmanr
-
     found = accuracies(measurements, series)
     means = [float(np.mean(values)) for _, values in found.values()]
-    value = float(spearmanr(list(found), means).statistic)
-    return value if value == value else 0.0
+    return rank_correlation(list(found), means)
 
 
 def judge(measurements: Measurements, thresholds: Mapping[str, float]) -> Judgement:

@@ -3,7 +3,8 @@
 from collections.abc import Mapping
 
 from paper_checks.check import Judgement, Measurements
-from paper_checks.figures.fig16 import PROTOCOL, difference, measure, read
+from paper_checks.figures._interval import welch
+from paper_checks.figures.fig16 import PROTOCOL, measure, read
 from paper_checks.numbers import spread
 from paper_checks.verdicts import CONTRADICTED, HOLDS, IN_PART, INCONCLUSIVE
 
@@ -17,12 +18,10 @@ def judge(measurements: Measurements, thresholds: Mapping[str, float]) -> Judgem
         return Judgement(INCONCLUSIVE, "< 0", None, f"Only {seeds} seeds to read.")
     n, small = measurements["n"][-1], measurements["n"][0]
     found = {
-        series: difference(
-            read(measurements, series, n, "mclr"), read(measurements, series, n, "lars")
-        )
+        series: welch(read(measurements, series, n, "mclr"), read(measurements, series, n, "lars"))
         for series in ("epochs", "steps")
     }
-    before = difference(
+    before = welch(
         read(measurements, "epochs", small, "mclr"), read(measurements, "epochs", small, "lars")
     )
     mean, low, high = found["epochs"]

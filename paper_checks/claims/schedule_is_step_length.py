@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from paper_checks.check import Judgement, Measurements
-from paper_checks.figures._interval import paired
+from paper_checks.figures._interval import paired, rank_correlation
 from paper_checks.figures._schedules import BASELINE, OURS, both, column, measure
 from paper_checks.figures._schedules import PROTOCOL as RUNS
 from paper_checks.numbers import short, spread
@@ -23,8 +23,6 @@ PROTOCOLS = (BASELINE, OURS, "only the rate", "only the batch", "warm-up")
 
 def judge(measurements: Measurements, thresholds: Mapping[str, float]) -> Judgement:
     """The rank correlation over the protocols of the first stride and the final accuracy."""
-    from scipy.stats import spearmanr
-
     pairs = {
         name: paired(*both(measurements, name, BASELINE, "accuracy")) for name in PROTOCOLS[1:]
     }
@@ -32,7 +30,7 @@ def judge(measurements: Measurements, thresholds: Mapping[str, float]) -> Judgem
         return Judgement(INCONCLUSIVE, None, None, "Too few seeds.")
     strides = [float(np.nanmean(column(measurements, p, "first_stride"))) for p in PROTOCOLS]
     accuracy = [float(np.nanmean(column(measurements, p, "accuracy"))) for p in PROTOCOLS]
-    rank = float(spearmanr(strides, accuracy).statistic)
+    rank = rank_correlation(strides, accuracy)
     told = "; ".join(
         f"{name} {100 * pairs[name][0]:+.2f} {spread([100 * v for v in pairs[name][1:]])}"
         for name in pairs

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from paper_checks.check import Judgement, Measurements
-from paper_checks.figures._interval import t_interval
+from paper_checks.figures._interval import rank_correlation, t_interval
 from paper_checks.figures.fig1 import PROTOCOL as TUNED
 from paper_checks.figures.fig1 import measure
 from paper_checks.numbers import short, spread
@@ -22,8 +22,6 @@ PROTOCOL = (
 
 def correlations(measurements: Measurements) -> list[float]:
     """For each series and n, Spearman's correlation of path and accuracy over rates and seeds."""
-    from scipy.stats import spearmanr
-
     found = []
     for series in ("epochs", "steps"):
         for n in measurements["n"]:
@@ -35,8 +33,7 @@ def correlations(measurements: Measurements) -> list[float]:
                 if path is not None and accuracy is not None
             ]
             if len(pairs) >= 6:
-                value = float(spearmanr(*zip(*pairs, strict=True)).statistic)
-                found.append(value if value == value else 0.0)
+                found.append(rank_correlation(*zip(*pairs, strict=True)))
     return found
 
 

@@ -5,8 +5,8 @@ from collections.abc import Mapping
 import numpy as np
 
 from paper_checks.check import Judgement, Measurements
+from paper_checks.figures._interval import welch
 from paper_checks.figures.fig1 import PROTOCOL, accuracies, measure
-from paper_checks.figures.fig16 import difference
 from paper_checks.numbers import short, spread
 from paper_checks.training import best
 from paper_checks.verdicts import CONTRADICTED, HOLDS, IN_PART, INCONCLUSIVE
@@ -20,9 +20,7 @@ def judge(measurements: Measurements, thresholds: Mapping[str, float]) -> Judgem
     if seeds < thresholds["seeds"]:
         return Judgement(INCONCLUSIVE, "> 0", None, f"Only {seeds} seeds to read.")
     n = measurements["n"][-1]
-    gain = difference(
-        accuracies(measurements, "steps")[n][1], accuracies(measurements, "epochs")[n][1]
-    )
+    gain = welch(accuracies(measurements, "steps")[n][1], accuracies(measurements, "epochs")[n][1])
     paths = {}
     for series in ("epochs", "steps"):
         rows = [row for row in measurements["rows"] if (row["series"], row["n"]) == (series, n)]

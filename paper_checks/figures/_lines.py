@@ -40,11 +40,13 @@ def group(rows: Sequence[Mapping[str, Any]], column: str, **where: Any) -> list[
 def banded(
     axes: "Axes", x: Sequence[float], values: Sequence[Sequence[float]], number: int, label: str
 ) -> None:
-    """Means of several values at each x, with bars of Student's 95 % interval."""
+    """Means of several values at each x, with bars of Student's 95 % interval if there is one."""
     found = [t_interval(each) for each in values]
     mean = np.array([each[0] for each in found])
-    low = np.array([max(each[1], -1e300) for each in found])
-    high = np.array([min(each[2], 1e300) for each in found])
+    low, high = (
+        np.where(np.isfinite(ends), ends, mean)
+        for ends in (np.array([each[1] for each in found]), np.array([each[2] for each in found]))
+    )
     axes.errorbar(
         x,
         mean,

@@ -78,7 +78,7 @@ def curves(
             found = [_numbers(curve) for curve in measurements["curves"][control][quantity]]
             length = min(map(len, found))
             right.plot(
-                np.nanmean([each[:length] for each in found], axis=0),
+                np.ma.masked_invalid([each[:length] for each in found]).mean(axis=0),
                 "--",
                 color=drawing.BLACK,
                 alpha=0.9 - 0.2 * number,

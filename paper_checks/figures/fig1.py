@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from paper_checks import drawing
 from paper_checks.check import Drawing, Judgement, Measurements
-from paper_checks.figures._interval import t_interval
+from paper_checks.figures._interval import t_interval, welch
 from paper_checks.figures._lines import banded
 from paper_checks.numbers import short, spread
 from paper_checks.training import best, tuned
@@ -41,17 +41,10 @@ def accuracies(measurements: Measurements, series: str) -> dict[int, tuple[float
 
 def gap(measurements: Measurements, series: str) -> tuple[float, float, float]:
     """The best small batch's accuracy less the largest batch's, with Welch's 95 % interval."""
-    from scipy.stats import ttest_ind
-
     found = accuracies(measurements, series)
     sizes = sorted(found)
     small = max(sizes[: max(1, len(sizes) // 2)], key=lambda n: sum(found[n][1]))
-    first, last = found[small][1], found[sizes[-1]][1]
-    difference = sum(first) / len(first) - sum(last) / len(last)
-    if len(set(first)) == len(set(last)) == 1:
-        return difference, difference, difference
-    interval = ttest_ind(first, last, equal_var=False).confidence_interval()
-    return difference, float(interval.low), float(interval.high)
+    return welch(found[small][1], found[sizes[-1]][1])
 
 
 def judge(measurements: Measurements, thresholds: Mapping[str, float]) -> Judgement:

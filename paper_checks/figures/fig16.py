@@ -7,6 +7,7 @@ import numpy as np
 
 from paper_checks import drawing
 from paper_checks.check import Drawing, Judgement, Measurements
+from paper_checks.figures._interval import welch
 from paper_checks.figures._lines import banded
 from paper_checks.numbers import short, spread
 from paper_checks.training import best, rules
@@ -42,21 +43,6 @@ def read(
     return list(best(rows, column)[1])
 
 
-def difference(first: list[float], second: list[float]) -> tuple[float, float, float]:
-    """first - second, with Welch's 95 % interval.
-
-    >>> difference([1.0, 1.0], [0.5, 0.5])
-    (0.5, 0.5, 0.5)
-    """
-    from scipy.stats import ttest_ind
-
-    mean = float(np.mean(first) - np.mean(second))
-    if len(set(first)) == 1 and len(set(second)) == 1:
-        return mean, mean, mean
-    interval = ttest_ind(first, second, equal_var=False).confidence_interval()
-    return mean, float(interval.low), float(interval.high)
-
-
 def judge(measurements: Measurements, thresholds: Mapping[str, float]) -> Judgement:
     """MCLR less LARS in training accuracy at the paper's 1024."""
     margin, n = thresholds["margin"], measurements["n"][0]
@@ -66,7 +52,7 @@ def judge(measurements: Measurements, thresholds: Mapping[str, float]) -> Judgem
         return Judgement(INCONCLUSIVE, predicted, None, f"Only {seeds} seeds to read.")
 
     def apart(series: str, size: int, column: str = "accuracy") -> tuple[float, float, float]:
-        return difference(
+        return welch(
             read(measurements, series, size, "mclr", column),
             read(measurements, series, size, "lars", column),
         )

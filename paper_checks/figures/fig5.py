@@ -8,7 +8,7 @@ import numpy as np
 
 from paper_checks import drawing
 from paper_checks.check import Drawing, Judgement, Measurements
-from paper_checks.figures._interval import t_interval
+from paper_checks.figures._interval import rank_correlation, t_interval
 from paper_checks.figures._lines import MARKERS, PALETTE, group
 from paper_checks.numbers import short
 from paper_checks.training import STRIDE_PARAMETER, whole
@@ -33,13 +33,10 @@ def measure(context: "Context") -> dict[str, Any]:
 
 def relation(measurements: Measurements, series: str, column: str = "path") -> float:
     """Spearman's correlation over the batch sizes of the mean path with the mean accuracy."""
-    from scipy.stats import spearmanr
-
     rows, sizes = measurements["rows"], measurements["n"]
     paths = [float(np.mean(group(rows, column, series=series, n=n))) for n in sizes]
     accuracy = [float(np.mean(group(rows, "accuracy", series=series, n=n))) for n in sizes]
-    found = float(spearmanr(paths, accuracy).statistic)
-    return found if found == found else 0.0
+    return rank_correlation(paths, accuracy)
 
 
 def judge(measurements: Measurements, thresholds: Mapping[str, float]) -> Judgement:

@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from paper_checks.check import Drawing, Judgement, Measurements
+from paper_checks.figures._interval import welch
 from paper_checks.figures.fig16 import PROTOCOL as TUNED
-from paper_checks.figures.fig16 import difference, draw_rules, read
+from paper_checks.figures.fig16 import draw_rules, read
 from paper_checks.numbers import spread
 from paper_checks.training import rules
 from paper_checks.verdicts import CONTRADICTED, HOLDS, IN_PART, INCONCLUSIVE
@@ -43,7 +44,7 @@ def judge(measurements: Measurements, thresholds: Mapping[str, float]) -> Judgem
         for n in sizes:
             accuracy = {rule: float(np.mean(read(measurements, series, n, rule))) for rule in NAMES}
             rival = max(SUBSTITUTES, key=lambda rule: accuracy[rule])
-            interval = difference(
+            interval = welch(
                 read(measurements, series, n, "cblr"), read(measurements, series, n, rival)
             )
             found.append(interval)

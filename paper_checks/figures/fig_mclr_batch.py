@@ -148,6 +148,11 @@ def judge(measurements: Measurements, thresholds: Mapping[str, float]) -> Judgem
         for case in measurements["cases"]
     )
     reason = f"The rate reaches the limit at n = {short(predicted)} by choice of γ. {grown}."
+    if verdict == CONTRADICTED:
+        reason += (
+            " Our own prediction fails here: the limit of stability at initialisation does not say "
+            "at which batch training breaks down."
+        )
     return Judgement(verdict, predicted, found["MCLR"] or "none", reason, None, factor - 1)
 
 

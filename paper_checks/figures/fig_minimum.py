@@ -39,7 +39,7 @@ def _measure(context: "Context") -> dict[str, Any]:
 
     seed = context.profile.seeds[0]
     inputs, targets = small_data(context)
-    count = min(context.profile.sample, 96)
+    count = min(context.profile.sample, 64)
     index = torch.randperm(len(targets), generator=torch.Generator().manual_seed(seed))[:count]
     pair = inputs[index], targets[index]
     points = []

@@ -17,6 +17,9 @@ TINY = Profile(
     seeds=(0, 1),
     batch_sizes=(8, 16, 64, 256),
     verify=1,
+    runs=2,
+    epochs=1,
+    images=64,
 )
 
 

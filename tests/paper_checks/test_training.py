@@ -1,0 +1,64 @@
+"""The shared training runs, tiny: what they measure is judged and drawn without further ado."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from paper_checks import training
+from paper_checks.context import Context
+from paper_checks.profile import profile
+from paper_checks.registry import build
+from paper_checks.result import plain
+from paper_checks.verdicts import VERDICTS
+
+READ_BY = {
+    "first_epoch": ("fig4", "fig7"),
+    "whole": ("fig5", "fig8", "claim-two-instabilities"),
+    "tuned": ("fig1", "claim-gap-worsens", "claim-searching-space", "claim-training-stuck"),
+    "discarding": ("fig10", "claim-discarding-fades"),
+    "schedules": ("fig11", "fig12", "fig13", "fig14", "claim-first-epoch-amplifies"),
+    "rules": ("fig16", "fig-cblr", "claim-mclr-falls-behind"),
+    "warmup": ("fig-spread", "claim-warmup-flattens"),
+    "sharp": ("claim-sharp-minima",),
+}
+
+
+@pytest.mark.parametrize("sweep", READ_BY)
+def test_a_sweep_feeds_its_checks(tiny, sweep):
+    found = getattr(training, sweep)(tiny)
+    assert found["rows"]
+    assert found["seeds"]
+    assert found == json.loads(json.dumps(found, allow_nan=False))
+    for name in READ_BY[sweep]:
+        check = build(name)
+        measurements = json.loads(json.dumps(plain(check.measure(tiny))))
+        assert check.judge(measurements).verdict in VERDICTS
+        if check.draw is not None:
+            assert check.draw(measurements).svg.startswith("<svg")
+
+
+def test_batch_sizes_are_the_papers_shares():
+    lab = training.lab(Context(profile("quick", "digits")))
+    assert lab.total == 1437
+    assert [lab.n(n) for n in (32, 512, 8192, 49152)] == [1, 15, 235, 1413]
+    # n / N within half a sample of the paper's.
+    for n in training.FIRST_EPOCH:
+        assert abs(lab.n(n) / lab.total - n / 50_000) <= 0.5 / lab.total + 1e-12
+
+
+def test_the_full_profile_trains_the_papers_network():
+    context = Context(replace(profile("full", "cifar10"), images=None), "cifar10")
+    context.__dict__["dataset"] = np.empty(50_000)
+    lab = training.lab(context)
+    assert lab.base.model == "alexnet"
+    assert dict(lab.base.model_options) == {"width": 1.0}
+    assert lab.sizes(training.SIZES) == sorted(training.SIZES)
+    assert lab.base.epochs == 100
+    assert not lab.vectorise
+
+
+def test_the_same_seeds_give_the_same_measurements(tiny):
+    again = Context(tiny.profile, "digits")
+    assert training.warmup(again) == training.warmup(tiny)
