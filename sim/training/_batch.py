@@ -43,19 +43,19 @@ class Found:
 
     Attributes:
         losses: `[lanes, n]`, this process's share, before the step.
-        weights: what each counts for in the objective, or the one number for all.
+        weights: what each counts for in the objective, where that is not the plain mean.
         correct: `[lanes]`, how many of the share were classified rightly.
     """
 
     losses: Tensor
-    weights: Tensor | float
+    weights: Tensor | None
     correct: Tensor
 
     def totals(self, n: int) -> Tensor:
         """Mean loss, objective Σ_i a_i ℓ_i and accuracy, this share's part, `[lanes, 3]`."""
         loss = self.losses.sum(-1) / n
         objective = loss
-        if isinstance(self.weights, Tensor):
+        if self.weights is not None:
             objective = (self.losses * self.weights).sum(-1)
         return torch.stack([loss, objective, self.correct / n], -1)
 
@@ -69,15 +69,16 @@ class Gradient:
         self.world = world
         self.seeds = [order_seed(each) for each in configs]
         self.per_sample = _losses.per_sample(self.config.loss, self.config.loss_options)
+        self._ones: Tensor | None = None
+        self._n = 0
         self.synchronised: Synchronised | None = None
         if self.config.batch_norm == "synchronised":
             self.synchronised = Synchronised(network.model, world)
 
     def losses(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-        """Losses `[lanes, n]` and outputs `[lanes, n, C]` of all samples at one go."""
+        """Losses `[lanes · n]` and outputs `[lanes · n, C]` of all samples at one go."""
         output = self.network(x)
-        flat = self.per_sample(output.flatten(0, 1), y.flatten())
-        return flat.view_as(y), output
+        return self.per_sample(output, y.view(-1)), output
 
     def __call__(self, batch: Batch) -> Found:
         """Put the gradient into `.grad`, summed over all processes."""
@@ -95,29 +96,35 @@ class Gradient:
     def _at_once(self, batch: Batch) -> Found:
         self._reseed(batch, 0)
         losses, output = self.losses(batch.x, batch.y)
-        values = losses.detach()
-        weights: Tensor | float = 1 / batch.n
+        values = losses.detach().view_as(batch.y)
+        weights = self._even(batch)
         if self._discards(batch):
             weights = self._weights(batch, values)
-            (losses * weights).sum().backward()
-        else:
-            (losses.sum() * weights).backward()
-        return Found(values, weights, _right(output, batch.y))
+        # The gradient of Σ_i a_i ℓ_i, without a node for the sum.
+        losses.backward(weights.reshape(-1))
+        return Found(values, weights if self._discards(batch) else None, _right(output, batch.y))
+
+    def _even(self, batch: Batch) -> Tensor:
+        """The weights of a plain mean, kept for the next batch of the size."""
+        if self._ones is None or self._ones.shape != batch.y.shape or self._n != batch.n:
+            self._n = batch.n
+            self._ones = torch.full_like(batch.y, 1 / batch.n, dtype=self.network.dtype)
+        return self._ones
 
     def _in_parts(self, batch: Batch, parts: list[slice]) -> Found:
-        weights: Tensor | float = 1 / batch.n
+        weights = self._even(batch)
+        discards = self._discards(batch)
         losses: dict[int, Tensor] = {}
         correct: dict[int, Tensor] = {}
 
         def objective(part: slice) -> Tensor:
             values, output = self._part(batch, part)
-            share = weights[:, part] if isinstance(weights, Tensor) else weights
             losses[part.start] = values.detach()
             correct[part.start] = _right(output, batch.y[:, part])
-            return (values * share).sum()
+            return (values * weights[:, part]).sum()
 
         with self._statistics(batch, parts):
-            if self._discards(batch):
+            if discards:
                 # The ranks are those in the whole batch, so all losses come first.
                 with torch.no_grad(), self.network.buffers_kept():
                     weights = self._weights(batch, self._losses_of(batch, parts))
@@ -127,7 +134,8 @@ class Gradient:
                 for part in parts:
                     objective(part).backward()
         together = torch.cat([losses[part.start] for part in parts], 1)
-        return Found(together, weights, torch.stack(list(correct.values())).sum(0))
+        right = torch.stack(list(correct.values())).sum(0)
+        return Found(together, weights if discards else None, right)
 
     @torch.no_grad()
     def all_losses(self, batch: Batch) -> Tensor:
@@ -141,7 +149,9 @@ class Gradient:
 
     def _part(self, batch: Batch, part: slice) -> tuple[Tensor, Tensor]:
         self._reseed(batch, part.start)
-        return self.losses(batch.x[:, part], batch.y[:, part])
+        y = batch.y[:, part].contiguous()
+        losses, output = self.losses(batch.x[:, part], y)
+        return losses.view_as(y), output
 
     def _statistics(self, batch: Batch, parts: list[slice]) -> AbstractContextManager[None]:
         """Batch norm over all parts together, where that is wanted and there are several."""
@@ -149,10 +159,14 @@ class Gradient:
             return nullcontext()
         return self.synchronised.measured(lambda part: self._part(batch, part), parts)
 
-    def curvature(self, batch: Batch, weights: Tensor | float) -> dict[str, Tensor]:
+    def objective(self, batch: Batch, losses: Tensor, weights: Tensor | None) -> Tensor:
+        """Σ_i a_i ℓ_i over this process's share, `[lanes]`."""
+        return (losses * (self._even(batch) if weights is None else weights)).sum(-1)
+
+    def curvature(self, batch: Batch, weights: Tensor | None) -> dict[str, Tensor]:
         """The exact diagonal of the Hessian of the same objective, with the same masks."""
-        x, y, a = batch.x[0], batch.y[0], weights
-        values = a[0] if isinstance(a, Tensor) else torch.full_like(y, a, dtype=x.dtype)
+        x, y = batch.x[0], batch.y[0]
+        values = (self._even(batch) if weights is None else weights)[0]
         limit = self.config.curvature_of
         if limit is not None and limit < batch.n:
             kept = max(0, min(len(y), limit - self.world.share(batch.n).start))
@@ -220,7 +234,7 @@ class Gradient:
 
 def _right(output: Tensor, y: Tensor) -> Tensor:
     """How many of each lane's samples have the largest output in the right place."""
-    return (output.detach().argmax(-1) == y).sum(-1)
+    return (output.detach().argmax(-1).view_as(y) == y).sum(-1)
 
 
 def order_seed(config: TrainConfig) -> int:

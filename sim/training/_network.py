@@ -25,7 +25,8 @@ class Network:
         model: the module; with several lanes, a shell without weights of its own.
         lanes: how many.
         names: of the parameters.
-        parameters: the leaves, `[lanes, …]` where there are several.
+        dtype: of the parameters.
+        parameters: the leaves; of several lanes `[lanes, …]`, matrices `[lanes, in, out]`.
     """
 
     def __init__(self, configs: list[TrainConfig], dataset: Dataset) -> None:
@@ -35,6 +36,7 @@ class Network:
         self.lanes = len(built)
         self.model = built[0]
         self.names = [name for name, _ in self.model.named_parameters()]
+        self.dtype = dtype
         self._precision = config.precision
         self._device = device
         self._random = any(
@@ -46,7 +48,9 @@ class Network:
             if reason is not None:
                 raise ValueError(f"vectorise: {reason}; train such networks one by one")
             stacked, _ = stack_module_state(built)
-            self.parameters = [stacked[name] for name in self.names]
+            self.parameters = [
+                _turned(stacked[name].detach()).contiguous().requires_grad_() for name in self.names
+            ]
         else:
             if config.channels_last:
                 self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -55,22 +59,22 @@ class Network:
             self.parameters = list(self.model.parameters())
 
     def __call__(self, x: Tensor) -> Tensor:
-        """Outputs `[lanes, n, C]` of inputs `[lanes, n, …]`."""
+        """Outputs `[lanes · n, C]` of inputs `[lanes, n, …]`."""
         if self._precision == "full":
             return self._forward(x)
         with torch.autocast(self._device.type, dtype=torch.bfloat16):
-            return self._forward(x).to(self.parameters[0].dtype)
+            return self._forward(x).to(self.dtype)
 
     def _forward(self, x: Tensor) -> Tensor:
         if self.lanes == 1:
-            found: Tensor = self._call(x[0])
-            return found.unsqueeze(0)
+            return self._call(x[0])
 
         def one(parameters: dict[str, Tensor], inputs: Tensor) -> Tensor:
             result: Tensor = functional_call(self.model, parameters, (inputs,))
             return result
 
-        return vmap(one)(dict(zip(self.names, self.parameters, strict=True)), x)
+        weights = {n: _turned(p) for n, p in zip(self.names, self.parameters, strict=True)}
+        return vmap(one)(weights, x).flatten(0, 1)
 
     def optimizer(self, config: TrainConfig) -> Optimizer:
         """The optimizer of all lanes."""
@@ -83,7 +87,7 @@ class Network:
         for lane in range(self.lanes):
             pairs = []
             for number, parameter in enumerate(self.parameters):
-                view = nn.Parameter(parameter.detach()[lane])
+                view = nn.Parameter(self.lane(parameter.detach(), lane))
                 self._views.append((view, number, lane))
                 pairs.append((f"{lane}.{self.names[number]}", view))
             groups.append({"params": pairs})
@@ -93,11 +97,11 @@ class Network:
         """Show the lanes' gradients to an optimizer that works on the lanes one by one."""
         for view, number, lane in self._views:
             gradient = self.parameters[number].grad
-            view.grad = None if gradient is None else gradient[lane]
+            view.grad = None if gradient is None else self.lane(gradient, lane)
 
     def lane(self, tensor: Tensor, index: int) -> Tensor:
-        """A lane's part of a tensor that belongs to a parameter."""
-        return tensor[index] if self.lanes > 1 else tensor
+        """A lane's part of a tensor that belongs to a parameter, in the parameter's shape."""
+        return _turned(tensor)[index] if self.lanes > 1 else tensor
 
     def weights(self, index: int) -> dict[str, Tensor]:
         """A lane's parameters and buffers, copied to the CPU: what `load_state_dict` takes."""
@@ -157,6 +161,14 @@ def _build(config: TrainConfig, dataset: Dataset) -> nn.Module:
         seed=config.seed,
         **options,
     )
+
+
+def _turned(stacked: Tensor) -> Tensor:
+    """Matrices `[lanes, out, in]` as `[lanes, in, out]` and back; anything else as it is.
+
+    They are kept turned: so the gradient of `x @ w.T` comes out, and else it would be copied.
+    """
+    return stacked.mT if stacked.dim() == 3 else stacked
 
 
 def obstacle(config: TrainConfig) -> str | None:

@@ -179,7 +179,9 @@ class Recorder:
     def over(self, step: int, losses: Tensor) -> bool:
         """Whether no lane is left whose loss is finite; on a CPU this step's `[lanes]` count."""
         if losses.device.type == "cpu":
-            self._look([step], losses.unsqueeze(0))
+            for lane, loss in enumerate(losses.tolist()):
+                if not math.isfinite(loss):
+                    self.diverged.setdefault(lane, step)
         return len(self.diverged) == self.network.lanes
 
     @torch.no_grad()

@@ -324,7 +324,7 @@ class State:
         if self.config.channels_last and x.dim() == 4:
             x = x.contiguous(memory_format=torch.channels_last)
         y = data.targets.index_select(0, flat)
-        return x.unflatten(0, index.shape), y.view(index.shape)
+        return x.view(*index.shape, *x.shape[1:]), y.view(index.shape)
 
     def _order(self, epoch: int) -> Tensor:
         """The order of the samples in a pass, `[lanes, N]`."""
@@ -364,8 +364,8 @@ class State:
         return self.gradient.all_losses(Batch(x, y, y.shape[1], step, 0)).mean(-1)
 
     @torch.no_grad()
-    def _objective(self, batch: Batch, weights: Tensor | float) -> Tensor:
-        value = (self.gradient.all_losses(batch) * weights).sum(-1)
+    def _objective(self, batch: Batch, weights: Tensor | None) -> Tensor:
+        value = self.gradient.objective(batch, self.gradient.all_losses(batch), weights)
         self.world.sum([value])
         return value
 
@@ -407,10 +407,10 @@ class State:
         with self.network.evaluating():
             for start in range(share.start, share.stop, TESTED):
                 rows = torch.arange(start, min(share.stop, start + TESTED), device=self.device)
-                x, y = self._take(self.held, rows.expand(self.network.lanes, -1))
+                x, y = self._take(self.held, rows.repeat(self.network.lanes, 1))
                 losses, output = self.gradient.losses(x, y)
-                sums[0] += losses.sum(-1)
-                sums[1] += (output.argmax(-1) == y).sum(-1)
+                sums[0] += losses.view_as(y).sum(-1)
+                sums[1] += (output.argmax(-1).view_as(y) == y).sum(-1)
         self.world.sum([sums])
         loss, accuracy = sums / len(self.held)
         return {"test_loss": loss, "test_accuracy": accuracy}

@@ -1,0 +1,189 @@
+"""Training throughput: `sim.train` beside a plain loop over a DataLoader, and seeds as lanes.
+
+    python benchmarks/training.py [--rounds 15] [--threads 1] [--only mlp lanes] [--data DIR]
+
+The plain loop is what one would write: `for x, y in DataLoader(TensorDataset(...), shuffle=True)`,
+zero_grad, cross_entropy, backward, step. Beside it stand `sim.train` with nothing measured, with
+what it measures by default, and with other options. Contestants take turns round by round; what is
+reported is the median over the rounds of the ratio within a round, with its quartiles, because a
+busy machine moves all times together. Writes a JSON record with hardware and versions.
+"""
+
+import argparse
+import gc
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import record
+import torch
+import torch.nn.functional as F
+from torch.utils.data import DataLoader, TensorDataset
+
+import sim
+from sim.training import TrainConfig
+from sim.training._train import State
+from sim.training._world import World
+
+NOTHING = {"layers_every": 0, "test_every": 0}
+MOMENTUM = {"momentum": 0.9}
+LANES = 16
+Case = tuple[dict[str, Any], int]
+# Network, data and batch size, and how many passes make one timing.
+CASES: dict[str, Case] = {
+    "mlp-32": ({"model": "mlp", "batch_size": 32}, 4),
+    "mlp-128": ({"model": "mlp", "batch_size": 128}, 8),
+    "lenet-128": ({"model": "lenet", "batch_size": 128}, 2),
+    "transformer-128": ({"model": "transformer", "batch_size": 128, "samples": 512}, 1),
+    "resnet18-64": (
+        {"model": "resnet18", "model_options": {"width": 0.25}, "batch_size": 64, "samples": 256},
+        1,
+    ),
+    "alexnet-128": (
+        {"model": "alexnet", "model_options": {"width": 0.5}, "batch_size": 128, "samples": 256},
+        1,
+    ),
+}
+
+
+def plain(config: TrainConfig, root: str | None) -> Callable[[], float]:
+    """The loop over a DataLoader; returns seconds for all passes."""
+    data = sim.data.load(config.dataset, root)
+    if config.samples is not None:
+        data = data.subset(config.samples, 0)
+    options: dict[str, Any] = dict(config.model_options)
+
+    def run() -> float:
+        model = sim.models.build(
+            config.model, in_shape=data.shape, classes=data.classes, seed=0, **options
+        )
+        optimizer = torch.optim.SGD(model.parameters(), config.lr, momentum=0.9)
+        loader = DataLoader(TensorDataset(*data.pair), batch_size=config.batch_size, shuffle=True)
+        start = time.perf_counter()
+        for _ in range(config.epochs or 0):
+            for x, y in loader:
+                optimizer.zero_grad()
+                F.cross_entropy(model(x), y).backward()
+                optimizer.step()
+        return time.perf_counter() - start
+
+    return run
+
+
+def ours(configs: list[TrainConfig], root: str | None) -> Callable[[], float]:
+    """The same passes by `sim.train`'s own loop; several configurations are lanes."""
+
+    def run() -> float:
+        state = State(configs, root, World())
+        start = time.perf_counter()
+        for _ in state.steps():
+            pass
+        return time.perf_counter() - start
+
+    return run
+
+
+def one_by_one(configs: list[TrainConfig], root: str | None) -> Callable[[], float]:
+    def run() -> float:
+        return sum(ours([config], root)() for config in configs)
+
+    return run
+
+
+def throughput(name: str, root: str | None) -> dict[str, Callable[[], float]]:
+    fields, epochs = CASES[name]
+    base = TrainConfig.read(
+        {"dataset": "cifar10" if root else "digits", "epochs": epochs, "lr": 0.01}
+        | {"optimizer_options": MOMENTUM, "measure": NOTHING}
+        | fields
+    )
+    return {
+        "DataLoader": plain(base, root),
+        "sim.train, nothing measured": ours([base], root),
+        "sim.train, layers every 10th": ours(
+            [base.replace(measure={"layers_every": 10, "test_every": 0})], root
+        ),
+        "sim.train, layers every step": ours(
+            [base.replace(measure={"layers_every": 1, "test_every": 0})], root
+        ),
+        "sim.train, channels last": ours([base.replace(channels_last=True)], root),
+    }
+
+
+def lanes(batch_size: int, measured: bool) -> dict[str, Callable[[], float]]:
+    base = TrainConfig.read(
+        {"epochs": 2, "batch_size": batch_size, "lr": 0.05, "optimizer_options": MOMENTUM}
+        | ({} if measured else {"measure": NOTHING})
+    )
+    configs = [base.replace(seed=seed) for seed in range(LANES)]
+    return {"one after another": one_by_one(configs, None), "lanes": ours(configs, None)}
+
+
+def compare(contestants: dict[str, Callable[[], float]], rounds: int) -> list[dict[str, object]]:
+    """Each against the first one: how many times as fast, round by round."""
+    first = next(iter(contestants))
+    times: dict[str, list[float]] = {name: [] for name in contestants}
+    for number in range(rounds + 1):
+        gc.collect()
+        for name, run in contestants.items():
+            seconds = run()
+            if number:  # the first round fills caches
+                times[name].append(seconds)
+    rows: list[dict[str, object]] = []
+    for name, seconds in times.items():
+        ratios = [a / b for a, b in zip(times[first], seconds, strict=True)]
+        low, middle, high = statistics.quantiles(ratios, n=4, method="inclusive")
+        rows.append(
+            {
+                "contestant": name,
+                "seconds": statistics.median(seconds),
+                "least seconds": min(seconds),
+                "times as fast": middle,
+                "quartiles": [low, high],
+            }
+        )
+    return rows
+
+
+def show(title: str, rows: list[dict[str, Any]]) -> None:
+    print(title)
+    for row in rows:
+        low, high = row["quartiles"]
+        print(
+            f"  {row['contestant']:30} {row['seconds']:8.3f} s {row['times as fast']:6.2f} times "
+            f"as fast ({low:.2f} to {high:.2f})",
+            flush=True,
+        )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--only", nargs="*", help="beginnings of names: mlp, lanes, resnet18, …")
+    parser.add_argument("--data", help="the folder of CIFAR-10; digits otherwise")
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/results"))
+    given = parser.parse_args()
+    torch.set_num_threads(given.threads)
+    found: dict[str, Any] = {}
+    todo: dict[str, Callable[[], dict[str, Callable[[], float]]]] = {
+        name: (lambda name=name: throughput(name, given.data)) for name in CASES
+    }
+    for size in (32, 128):
+        for measured in (False, True):
+            title = f"lanes-{size}{', measured' if measured else ''}"
+            todo[title] = lambda size=size, measured=measured: lanes(size, measured)
+    for name, make in todo.items():
+        if given.only and not any(name.startswith(each) for each in given.only):
+            continue
+        found[name] = compare(make(), given.rounds)
+        show(name, found[name])
+    settings = {"rounds": given.rounds, "lanes": LANES, "threads": given.threads}
+    settings["data"] = "cifar10" if given.data else "digits"
+    record.write(given.out / "training.json", settings=settings, cases=found)
+
+
+if __name__ == "__main__":
+    main()
