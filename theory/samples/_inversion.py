@@ -6,20 +6,22 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from theory.quadrature import Computed, integrate
+from theory.quadrature import Computed
+from theory.samples._filon import oscillating
 
 Array = NDArray[np.float64]
 Complex = NDArray[np.complex128]
 _GONE = 1e-17
-_MOST_PANELS = 1200  # where phi is a function
-_MOST_PANELS_OF_ATOMS = 120
+_MOST_PANELS = 1200
+_WIDTH, _FIRST = 0.5, 10.0
+_OCTAVE, _MOST_OCTAVES = np.linspace(1.0, 2.0, 4), 60
 
 
 def of_function(log_phi: Callable[[Array], Any], n: int) -> Computed:
     def of(t: Array) -> Complex:
         return np.asarray(log_phi(t), dtype=np.complex128)
 
-    return invert(of, 0.0, n, np.inf)
+    return invert(of, 0.0, n)
 
 
 def lost(log_phi: Complex, n: int) -> Array:
@@ -30,47 +32,60 @@ def lost(log_phi: Complex, n: int) -> Array:
     )
 
 
-def invert(log_phi: Callable[[Array], Complex], mean: float, n: int, sd: float) -> Computed:
-    """E|Y + mean| of a mean of n: |mean| + (2/pi)*Integral((cos(a*t) - Re(...))/t^2)."""
-    scale = _scale(log_phi, n)  # |phi(1/scale)|^n = exp(-1/2)
-    a = mean * n / scale if mean else 0.0
-    if abs(a) > 200:
-        # Chebyshev: E(|Y| - |mean|)+ is at most var/(4*|mean|), on either side.
-        bound = (
-            min(sd**2 / n, (scale / n) ** 2 * 10) / (2 * abs(mean)) if np.isfinite(sd) else np.inf
-        )
-        return Computed(abs(mean), bound + 1e-14 * abs(mean))
+def invert(
+    log_phi: Callable[[Array], Complex],
+    mean: float,
+    n: int,
+    largest: float = np.inf,
+    centre: float | None = None,
+) -> Computed:
+    """E|Y + mean| of a mean of n: |mean| + (2/pi)*Integral(Re(exp(i*a*u)*(1 - phi^n))/u^2).
 
-    def integrand(u: Array) -> Array:
+    `log_phi` is of one draw less the mean, and `largest` a bound on its size. About `centre`, where
+    it is given, phi does not oscillate at high frequencies.
+    """
+    scale = _scale(log_phi, n)  # |phi(1/scale)|^n = exp(-1/2)
+    a = mean * n / scale
+    # A heavy tail leaves a power of u at 0, which panels shrinking towards it resolve.
+    if np.isfinite(largest):
+        depth = max(int(np.ceil(np.log2(_WIDTH * largest / scale))), 0) + 10
+        ladder = _WIDTH * 2.0 ** -np.arange(depth, -1.0, -1.0)
+    else:
+        ladder = np.geomspace(1e-140, _WIDTH, 200)
+    end = _FIRST if centre is not None else _end(log_phi, scale, n, _MOST_PANELS * _WIDTH)
+    count = int(np.ceil(end / _WIDTH))
+    edges = np.concatenate([[0.0], ladder, np.arange(2, count + 2) * _WIDTH])
+
+    def smooth(u: Array) -> Complex:
         value = log_phi(u / scale)
-        if not mean:
-            return lost(value, n) / u**2
         decay, turn = n * value.real, n * value.imag
         size = np.exp(decay)
-        # cos(au) - e^d cos(au + turn), with the small parts apart.
         gone = -np.expm1(decay) + size * 2 * np.sin(turn / 2) ** 2
-        return (gone * np.cos(a * u) + size * np.sin(turn) * np.sin(a * u)) / u**2
+        return np.asarray((gone - 1j * size * np.sin(turn)) / u**2)
 
-    width = 0.5 / (1 + abs(a) / 10)
-    # A heavy tail leaves a power of u at 0, which panels shrinking towards it resolve; atoms are
-    # bounded, and a few panels do.
-    atoms = np.isfinite(sd)
-    ladder = [0.0, *(np.geomspace(1e-5, width, 9) if atoms else np.geomspace(1e-140, width, 200))]
-    end = _end(log_phi, scale, n, (_MOST_PANELS_OF_ATOMS if atoms else _MOST_PANELS) * width)
-    edges = np.concatenate([ladder, np.arange(1, int(np.ceil(end / width)) + 1) * width + width])
-    value, error = integrate(integrand, edges)
-    # Beyond the end: 1/u^2 is left of the centred integral, and cos(a*u)/u^2 of the other.
+    value, error = oscillating(smooth, edges, a)
+    # Beyond the end cos(a*u)/u^2 is left, and what is left of phi.
     end = float(edges[-1])
+    value += _cosine_tail(a, end)
+    if centre is not None:
+        shift = mean - centre
+
+        def centred(u: Array) -> Complex:
+            value = log_phi(u / scale)
+            turn = n * (value.imag + shift * u / scale)
+            return np.asarray(np.exp(n * value.real) * np.exp(1j * turn) / u**2)
+
+        for _ in range(_MOST_OCTAVES):
+            if float(np.abs(centred(np.array([end]))[0])) * end < 1e-15:
+                break
+            found = oscillating(centred, end * _OCTAVE, centre * n / scale)
+            value, error, end = value - found.value, error + found.error, 2 * end
     u = np.linspace(0.75 * end, end, 400)
     rest = 2 * float(np.exp(n * log_phi(u / scale).real).max())
-    tail = 1 / end if not mean else _cosine_tail(a, end)
-    factor = 2 / np.pi * scale / n
     # In units of scale/n: E|Y| of the mean, since t = n*u/scale.
-    total = factor * (value + tail)
+    factor = 2 / np.pi * scale / n
     error = factor * (error + min(rest, 1.0) / end + 1e-16 / end)
-    return (
-        Computed(abs(mean) + total, error + 1e-14 * abs(mean)) if mean else Computed(total, error)
-    )
+    return Computed(abs(mean) + factor * value, error + 1e-14 * abs(mean))
 
 
 def _cosine_tail(a: float, end: float) -> float:

@@ -17,7 +17,14 @@ def log_phi(t: Array, y: Array, p: Array) -> Complex:
         angle = np.outer(t[part], y)
         real = -2 * (np.sin(angle / 2) ** 2 @ p)
         imaginary = np.sin(angle) @ p
-        with np.errstate(divide="ignore"):
-            size = np.log1p(2 * real + real**2 + imaginary**2) / 2
-        out[part] = size + 1j * np.arctan2(imaginary, 1 + real)
+        out[part] = logarithm(real, imaginary)
     return out
+
+
+def logarithm(real: Array, imaginary: Array) -> Complex:
+    """log(1 + real + i*imaginary), exact where that is near one and where it is near zero."""
+    square = 2 * real + real**2 + imaginary**2  # |phi|^2 - 1
+    with np.errstate(divide="ignore"):
+        far = np.log(np.hypot(1 + real, imaginary))
+        near = np.log1p(np.maximum(square, -1.0)) / 2
+    return np.asarray(np.where(square < -0.5, far, near) + 1j * np.arctan2(imaginary, 1 + real))

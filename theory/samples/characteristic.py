@@ -62,18 +62,20 @@ def expected_abs_mean(source: Any, n: int) -> Computed:
                           million sums: up to 2000 values for n = 3 and 4, 128 for n = 5 and 6
         n >= 3            the integral of `characteristic_integral` as a Fourier series over a
                           period that holds the sum, phi by a non-uniform FFT; 1e-10 for arrays of
-                          any size (seconds for 50000 values at n = 3, a fraction of one from 30),
-                          1e-11 for distributions; 1e-7 where the density is infinite somewhere
-        a function, or a  composite quadrature of the integral; 1e-8 and better
-        heavy tail
+                          any size (seconds for 50000 values at n = 3, a fraction of one from 30)
+                          and for distributions
+        a function, or a  quadrature of the integral over octaves, phi of a distribution from
+        heavy tail        Legendre series of its density; 1e-8 and better, 1e-7 as the tail index
+                          nears 1. A tail on the integers, held to 50000 values: 1e-2 to 1e-4
 
-    Heavy tails of a distribution beyond its 1e-15 quantiles are bounded, not summed, for n >= 3;
-    for them a function is better.
+    Infinite where the mean is: tails of index 1 or less.
 
-    Assumptions: independent draws with a finite mean; no normality. The error of a sum over an
-    array is rounding, and what |phi|^n may add beyond the last frequency, from its largest size in
-    the last half of those computed. For a density two quadrature orders are compared; the error is
-    a bound wherever the density is smooth between its quantiles.
+    Assumptions: independent draws; no normality. The error of a sum over an array is rounding, and
+    what |phi|^n may add beyond the last frequency, from its largest size in the last half of those
+    computed. Of a distribution it holds in addition what panels have of the density too much or too
+    little, beside the exact masses from `.cdf` and `.sf`, times how far it was moved. What lies
+    beyond the 1e-15 quantiles is bounded or, of a heavy tail, integrated. It is a bound wherever
+    the density is smooth but for a few places, its ends among them.
 
     Source: von Bahr (1965), lemma 2.
 
@@ -167,8 +169,8 @@ DERIVATION = Derivation(
         Statement("theorem", "The integral is exact for every distribution with a finite mean."),
         Statement(
             "under assumptions",
-            "The numerical error returned is a bound where the density is smooth between its "
-            "quantiles and |phi|^n has died out within the range scanned.",
+            "The numerical error returned is a bound where the density is smooth but for a few "
+            "places and |phi|^n, once small, stays so.",
         ),
     ),
     source="von Bahr (1965), On the convergence of moments in the central limit theorem, lemma 2",
