@@ -198,6 +198,9 @@ def curvature(
     parquet: Annotated[
         Path | None, typer.Option("--parquet", help="Write the whole table here.")
     ] = None,
+    out: Annotated[
+        Path, typer.Option("--out", help="Folder that gets the page of what may be trusted.")
+    ] = Path("curvature"),
     device: Device = None,
 ) -> None:
     """Exact second derivatives of a network, and how far each cheap radius is from them."""
@@ -217,7 +220,7 @@ def curvature(
     )
     try:
         with expected(ValueError, OSError):
-            measure_curvature(request, plan_only=plan, csv=csv, parquet=parquet)
+            measure_curvature(request, plan_only=plan, csv=csv, parquet=parquet, out=out)
     except KeyboardInterrupt:
         typer.echo("cblr: interrupted; nothing was written", err=True)
         raise typer.Exit(INTERRUPTED) from None

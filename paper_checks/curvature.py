@@ -131,8 +131,11 @@ def measure_curvature(
     plan_only: bool = False,
     csv: Path | None = None,
     parquet: Path | None = None,
+    out: Path | None = None,
 ) -> "pd.DataFrame | None":
     """Print the plan and the table of radii; return the table, or `None` for the plan alone.
+
+    With `out`, the page that says which approximations may be trusted is written there.
 
     Raises `ValueError` and `OSError` for anything the reader can put right.
     """
@@ -154,6 +157,10 @@ def measure_curvature(
         check_device(device)
     for target in (csv, parquet):
         _check_target(target)
+    if out is not None:
+        from paper_checks.runner import writable
+
+        writable(out)
     loss = make_loss(request.loss)
     whole = load(request.dataset, root=request.data)
     if not 1 <= request.samples <= len(whole):
@@ -181,11 +188,58 @@ def measure_curvature(
         f"of {request.dataset}; loss {short(float(found.loss), 5)}",
         highlight=False,
     )
+    if out is not None:
+        _page(request, model, loss, pair, found, frame, out)
+        console.print(f"Report: {out / 'index.html'}", highlight=False, soft_wrap=True)
     for target, write in ((csv, frame.to_csv), (parquet, frame.to_parquet)):
         if target is not None:
             write(target, index=False)
             console.print(f"Wrote {target}", highlight=False)
     return frame
+
+
+def _page(
+    request: CurvatureRequest,
+    model: "nn.Module",
+    loss: Callable[..., Any],
+    pair: Any,
+    found: Any,
+    frame: "pd.DataFrame",
+    out: Path,
+) -> None:
+    """Try every estimator beside the exact values and write the page."""
+    import shlex
+
+    import torch
+
+    import hessian
+    from paper_checks.environment import hardware, versions
+    from paper_checks.own_network import PROBES, estimate_rows, write_page
+
+    def flat(tensor: "torch.Tensor") -> Any:
+        return tensor.detach().double().cpu().numpy().ravel()
+
+    parts = dict(model.named_parameters())
+    entries = {
+        name: (flat(parts[name]), flat(found.gradient[name]), flat(found[name])) for name in found
+    }
+    estimates = estimate_rows(
+        found, lambda kind: hessian.estimate(model, loss, pair, kind, probes=PROBES)
+    )
+    words = ["cblr", "curvature", request.model, "--dataset", request.dataset]
+    words += ["--samples", str(request.samples), "--seed", str(request.seed)]
+    words += ["--loss", request.loss]
+    facts = {
+        "versions": versions(),
+        "hardware": hardware(),
+        "profile": "own network",
+        "dataset": request.dataset,
+        "device": request.device or "cpu",
+        "network": request.model,
+        "samples": request.samples,
+        "command": shlex.join(words),
+    }
+    write_page(out, frame, entries, estimates, facts)
 
 
 _COLUMNS = (

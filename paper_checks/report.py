@@ -28,6 +28,8 @@ def order(name: str) -> int:
 def command(result: Result) -> str:
     """The shell command that runs this check alone, on the same data."""
     ran = result.environment
+    if "command" in ran:
+        return str(ran["command"])
     words = ["cblr", "audit", "--only", result.id]
     if ran.get("profile", "quick") != "quick":
         words += ["--profile", ran["profile"]]
@@ -125,7 +127,23 @@ def _page_facts(results: Sequence[Result]) -> dict[str, Any]:
     return {"environment": environment, "data": name, "seconds": seconds}
 
 
-def render(results: Sequence[Result], drawings: Mapping[str, Drawing]) -> str:
+TITLE = (
+    "An audit of “Study on the Large Batch Size Training of Neural Networks Based on the Second "
+    "Order Gradient”"
+)
+LEAD = (
+    "Gao & Zhong (2020). Each equation is derived anew and tried on numbers; each figure and claim "
+    "is measured on a network and judged by a criterion that was fixed before the run."
+)
+
+
+def render(
+    results: Sequence[Result],
+    drawings: Mapping[str, Drawing],
+    *,
+    title: str = TITLE,
+    lead: str = LEAD,
+) -> str:
     """The whole page: contradictions first, then as the paper has them."""
     environment = Environment(
         loader=PackageLoader("paper_checks", "."),
@@ -150,6 +168,8 @@ def render(results: Sequence[Result], drawings: Mapping[str, Drawing]) -> str:
     ordered = sorted(results, key=lambda result: (rank(result.verdict), order(result.id)))
     counts = Counter(result.verdict for result in results)
     return environment.get_template("page.html.j2").render(
+        title=title,
+        lead=lead,
         results=ordered,
         drawings=drawings,
         tally=sorted(counts.items(), key=lambda pair: rank(pair[0])),

@@ -107,6 +107,11 @@ def test_audit_refuses_a_folder_that_is_a_file(tmp_path):
 
 
 class TestCurvature:
+    @pytest.fixture(autouse=True)
+    def _elsewhere(self, tmp_path, monkeypatch):
+        # The page goes to the folder `curvature` here unless --out says otherwise.
+        monkeypatch.chdir(tmp_path)
+
     def test_it_prints_the_plan_and_the_table_and_writes_both_files(self, tmp_path):
         import pandas as pd
 
