@@ -16,19 +16,32 @@ from torch.utils._pytree import tree_flatten, tree_unflatten
 from hessian import _affine, _data, _loss, _parameter, _preactivation
 from hessian._certificate import LINEAR, affinity, loss_labels, sample_labels, separable, uncoupled
 from hessian._chain import Chain
-from hessian._forward import Watch, Written
-from hessian._operations import Label, Layout, candidates
+from hessian._forward import TooLarge, Watch, Written
+from hessian._operations import Label, Layout, Mark, candidates
 from hessian._plan import SHARING, Entry, Plan
 from hessian._share import ALL, Share
 from hessian._site import Site, sites
 from hessian._state import Buffers, Randomness
-from hessian._tape import Edge, Node, Tape, complex_valued, fresh_gradient, refuse_undifferentiable
+from hessian._tape import (
+    Edge,
+    Node,
+    Tape,
+    complex_valued,
+    fresh_gradient,
+    is_leaf,
+    refuse_undifferentiable,
+    size,
+)
 
 METHOD_CHOICES = ("auto", "affine", "chain", "preactivation", "parameter")
 CHAIN = "samples stay apart, every operation above has a known step; above it "
 PREACTIVATION = "linear in it at one site, samples stay apart; above it "
 # A Hessian-vector product runs the tape of a backward pass backward: two passes.
 HVP = 2
+# Working set in multiples of the forward tape: with adjoints, and with a double backward.
+ONCE, TAPES = 3, 6
+# Bytes for an entry of the loss's second derivative: itself, and its factorisation in float64.
+BLOCKS = 32
 
 
 @dataclass
@@ -40,9 +53,14 @@ class Problem:
     forward: _data.Forward | None
     parameters: dict[str, Tensor]
     method: str
-    memory: int
+    bound: int  # bytes of working set
     written: Written = field(default_factory=list)  # parameters that a call wrote to, as found
     share: Share = ALL  # of the work: what `run` gives is summed over processes
+
+    @property
+    def memory(self) -> int:
+        """Half of the bound: the other half is for what all samples of a batch hold together."""
+        return max(1, self.bound // 2)
 
     def modules(self) -> list[nn.Module]:
         """The modules whose buffers a forward pass may change."""
@@ -135,9 +153,10 @@ class Batch:
         targets: Any,
         index: int,
         sampled: Mapping[str, Tensor] | None = None,
-        limit: int | None = None,
+        bounded: bool = False,
     ) -> None:
-        self.problem, self.index, self.limit = problem, index, limit
+        """With `bounded`, raises TooLarge where the working set would exceed the memory."""
+        self.problem, self.index, self.bounded = problem, index, bounded
         # Flat entries that are wanted of each parameter; all of them where there are none.
         self.sampled = sampled or {}
         self.inputs, self.targets = inputs, targets
@@ -156,10 +175,39 @@ class Batch:
         self.curved = self._curvature(at) if factored else Curved([], [], refusal="not needed")
         self._samples(at)
         self.plan = self._plan()
+        self._check(self.need())
+
+    def _check(self, each: float) -> None:
+        if self.bounded and self.samples > 1 and each * self.samples > self.problem.memory:
+            raise TooLarge
+
+    def need(self) -> float:
+        """Bytes that each sample adds to what is held at once."""
+        labels = {} if self.chain is None else self.chain.where.labels
+        tape = sum(
+            size(node) for node in self.tape.order
+            if not is_leaf(node) and labels.get((node, 0)) is not Mark.SHARED
+        )  # fmt: skip
+        item = self.outputs[0].element_size() if self.outputs else 0
+        methods = {e.method for e in self.plan}
+        twice = methods & {"preactivation", "parameter"}
+        need = (TAPES if twice else ONCE) * tape / self.samples
+        pairs = [
+            at.count**2 for name, found in self.sites.items() for site in found
+            if (at := site.positions) is not None
+            and (site.tokens is not None or self.plan[name].method == "preactivation")
+        ]  # fmt: skip
+        need += 2 * item * max(pairs, default=0)
+        if self.curved.blocks is not None:
+            need += BLOCKS * self.curved.blocks.shape[1] ** 2
+        if self.links is not None and self.chain is not None and self.chain.together():
+            need += item * self.links.peak
+        return need
 
     def _output(self) -> Any:
         """What the model makes of the inputs, on its tape."""
-        return self.problem.output(self.inputs, self.index, self.limit)
+        limit = self.problem.memory // ONCE if self.bounded and self.samples > 1 else None
+        return self.problem.output(self.inputs, self.index, limit)
 
     def _value(self, output: Any) -> Tensor:
         """The loss of such an output, on a tape that connects it with the parameters."""
@@ -227,6 +275,7 @@ class Batch:
         bytes_ = n * width * width * leaves[0].element_size()
         if large and (bytes_ > self.problem.memory or not self._bent()):
             return dataclasses.replace(found, refusal=large)
+        self._check(BLOCKS * width**2)
         return dataclasses.replace(found, blocks=self._blocks(found), refusal=large)
 
     def _layouts(self, curved: list[int], leaves: list[Tensor], at: Mapping[int, Any]) -> Curved:
@@ -486,7 +535,7 @@ class Batch:
         fits = meter.peak * like.element_size() <= self.problem.memory
         if not fits and not auto:
             raise ValueError(
-                f"memory={self.problem.memory} is too little for method='chain', which needs "
+                f"memory={self.problem.bound} is too little for method='chain', which needs "
                 f"about {int(meter.peak * like.element_size())} bytes for a single sample; "
                 "raise memory=, or use method='auto'"
             )

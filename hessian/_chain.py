@@ -20,7 +20,7 @@ block-diagonal) made exact.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import cast
 
@@ -32,7 +32,7 @@ from hessian._ghost import Ghost
 from hessian._operations import Label
 from hessian._share import ALL, Share
 from hessian._site import Site, second
-from hessian._step import Step, Where, step
+from hessian._step import ByNode, Step, Where, step
 from hessian._tape import Edge, Node, Tape, shape
 
 CACHE = 2**25
@@ -105,6 +105,10 @@ class Chain:
         """Multiplications per sample of one backward pass through what the route knows."""
         known = [found.cost() for found in self.steps.values() if isinstance(found, Step)]
         return max(1.0, sum(known))
+
+    def together(self) -> bool:
+        """Whether an operation on the way takes all samples of the batch at once."""
+        return any(isinstance(found, ByNode) for found in self.steps.values())
 
     def predict(self, sites: list[Site], widths: list[int]) -> tuple[Meter, list[float]]:
         """The cost of a run on these sites, and the work done when each of them is reached.
@@ -280,25 +284,23 @@ class _Found:
         channels, count = at.shape
         if count == 1:
             if self.whole is None:
-                parts = [s.quadratic.diagonal(s.columns[self.edge], self.meter)
-                         for s in self.sources]  # fmt: skip
+                parts = (s.quadratic.diagonal(s.columns[self.edge], self.meter)
+                         for s in self.sources)  # fmt: skip
                 self.whole = self._total(parts, (self.n, self.d))
             got = self.whole if self.like.is_meta else self.whole[:, at[:, 0]]
         else:
-            parts = [s.quadratic.blocks(s.columns[self.edge], at, self.meter) for s in self.sources]
+            parts = (s.quadratic.blocks(s.columns[self.edge], at, self.meter) for s in self.sources)
             got = self._total(parts, (self.n, channels, count, count))
         if count == 1 and not self.like.is_meta:
             got = got.view(self.n, channels, 1, 1)
         self.known.append((at, got))
         return got
 
-    def _total(self, parts: list[Tensor], shape: tuple[int, ...]) -> Tensor:
-        if self.like.is_meta or not parts:
-            return self.like.new_zeros(shape)
-        total = parts[0]
-        for part in parts[1:]:
-            total = total + part
-        return total
+    def _total(self, parts: Iterator[Tensor], shape: tuple[int, ...]) -> Tensor:
+        total: Tensor | None = None
+        for part in parts:  # one at a time: they are large
+            total = part if total is None or self.like.is_meta else total + part
+        return self.like.new_zeros(shape) if total is None or self.like.is_meta else total
 
 
 def _add(columns: dict[Edge, Columns], edge: Edge, rows: Columns, like: Tensor, n: int) -> None:

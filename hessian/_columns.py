@@ -144,7 +144,7 @@ class Quadratic:
         n, full = v.shape[0], self.kind == "full"
         if not columns.identity:
             meter.work += m * c * p * p + (m * m * columns.d if full else 0)
-        meter.peak = max(meter.peak, c * p * p + 2 * columns.size())
+        meter.peak = max(meter.peak, 3 * c * p * p + 4 * columns.size())
         if v.is_meta:
             return v.new_empty((1, c, p, p))
         if columns.identity and full:
@@ -166,7 +166,7 @@ class Quadratic:
                 got = (picked * v.view(n, 1, -1, 1)).transpose(-1, -2) @ picked
         if columns.scale is not None:
             scale = columns.scale[:, place]
-            got = got * scale.unsqueeze(3) * scale.unsqueeze(2)
+            got = got.mul_(scale.unsqueeze(3)).mul_(scale.unsqueeze(2))
         return got
 
     def gram(self, columns: Columns, meter: Meter) -> Tensor:

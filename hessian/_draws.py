@@ -19,7 +19,8 @@ class NotInParts(Exception):
     """The batch cannot be taken in parts; the message says why."""
 
 
-Draw = tuple[str, tuple[int, ...]]
+# Name, shape and strides: numbers are drawn in the order of memory.
+Draw = tuple[str, tuple[int, ...], tuple[int, ...]]
 _LIKE = ("rand_like", "randn_like")
 _SIZED = ("rand", "randn")
 _IN_PLACE = (
@@ -56,19 +57,21 @@ class Draws(TorchDispatchMode):
         name = func.overloadpacket.__name__
         if self.part is None:
             result = func(*args, **kwargs)
-            self.noted.append((name, tuple(_first(result).shape)))
+            first = _first(result)
+            self.noted.append((name, tuple(first.shape), first.stride()))
             return result
         if self.count >= len(self.noted) or self.noted[self.count][0] != name:
             raise NotInParts("a part draws other random numbers than the whole")
-        whole = self.noted[self.count][1]
+        _, whole, strides = self.noted[self.count]
         self.count += 1
-        return self._again(func, name, whole, args, kwargs)
+        return self._again(func, name, whole, strides, args, kwargs)
 
     def _again(
         self,
         func: Any,
         name: str,
         whole: tuple[int, ...],
+        strides: tuple[int, ...],
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
     ) -> Any:
@@ -79,15 +82,15 @@ class Draws(TorchDispatchMode):
         if given is not None and tuple(given.shape) == whole:
             return func(*args, **kwargs)  # no sample has a share of its own
         if given is not None and name in _LIKE:
-            drawn = func(given.new_empty(whole), *args[1:], **kwargs)
+            drawn = func(given.new_empty_strided(whole, strides), *args[1:], **kwargs)
             return self._cut(drawn, tuple(given.shape))
         if given is not None and name in _IN_PLACE and not any(
             isinstance(a, Tensor) for a in (*args[1:], *kwargs.values())
         ):  # fmt: skip
-            drawn = func(given.new_empty(whole), *args[1:], **kwargs)
+            drawn = func(given.new_empty_strided(whole, strides), *args[1:], **kwargs)
             return given.copy_(self._cut(drawn, tuple(given.shape)))
         if given is not None and name == "native_dropout":
-            _, mask = func(given.new_ones(whole), *args[1:], **kwargs)
+            _, mask = func(given.new_empty_strided(whole, strides).fill_(1.0), *args[1:], **kwargs)
             mask = self._cut(mask, tuple(given.shape))
             return given * mask / (1.0 - float(args[1])), mask
         raise NotInParts(f"random numbers drawn by {name} cannot be made again for a part")

@@ -50,7 +50,9 @@ class Watch(TorchFunctionMode):
 
     def _count(self, result: Any) -> None:
         found = result if isinstance(result, tuple | list) else (result,)
-        stack: list[Node] = [t.grad_fn for t in found if isinstance(t, Tensor) and t.grad_fn is not None]
+        stack: list[Node] = [
+            t.grad_fn for t in found if isinstance(t, Tensor) and t.grad_fn is not None
+        ]
         while stack:
             node = stack.pop()
             if node is None or node in self.seen:

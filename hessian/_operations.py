@@ -55,21 +55,23 @@ def _names(text: str) -> frozenset[str]:
 
 _LINEAR = _names(
     """Add Sub Rsub Neg View UnsafeView ReshapeAlias Reshape T Transpose Permute Expand Squeeze
-    Unsqueeze Select Slice Narrow Split SplitWithSizes Unbind Cat Stack Sum Mean Clone Alias
-    ToCopy Index IndexSelect Gather ConstantPadNd ReflectionPad1D ReflectionPad2D
+    Unsqueeze Select Slice Narrow Split SplitWithSizes UnsafeSplit UnsafeSplitWithSizes Unbind
+    Cat Stack Sum Mean Clone Alias ToCopy Index IndexSelect Gather ConstantPadNd
+    ReflectionPad1D ReflectionPad2D
     ReflectionPad3D ReplicationPad1D ReplicationPad2D ReplicationPad3D AvgPool2D AvgPool3D
     AdaptiveAvgPool2D AdaptiveAvgPool3D MkldnnAdaptiveAvgPool2D UpsampleNearest1D
     UpsampleNearest2D UpsampleNearest3D UpsampleLinear1D UpsampleBilinear2D
     UpsampleBicubic2D UpsampleTrilinear3D UpsampleBilinear2DAa UpsampleBicubic2DAa Embedding
     Repeat Flip Roll Diagonal Tril Triu Cumsum Unfold Im2Col Col2Im PixelShuffle
-    PixelUnshuffle NativeDropout Fold Trace NllLoss NllLoss2D"""
+    PixelUnshuffle NativeDropout Fold Trace NllLoss NllLoss2D ChannelShuffle AffineGridGenerator
+    MaxUnpool2D MaxUnpool3D"""
 )
 
 _PIECEWISE = _names(
     """Relu LeakyRelu Threshold Hardtanh Clamp ClampMin ClampMax Abs MaxPool2DWithIndices
     MaxPool3DWithIndices AdaptiveMaxPool2D AdaptiveMaxPool3D Amax Amin Max Min Maximum
     Minimum Where MaskedFill Hardshrink Softshrink Sort Topk Kthvalue Sign Floor Ceil Round
-    Trunc"""
+    Trunc RreluWithNoise FractionalMaxPool2D FractionalMaxPool3D"""
 )
 
 _PRODUCTS: dict[str, tuple[tuple[int, int], ...]] = {
@@ -88,12 +90,16 @@ _PRODUCTS: dict[str, tuple[tuple[int, int], ...]] = {
     "Convolution": ((0, 1),),
     "PreluKernel": ((0, 1),),
     "Prelu": ((0, 1),),
+    "Trilinear": ((0, 1), (0, 2), (1, 2)),
 }
 _NONLINEAR: dict[str, tuple[int, ...]] = {
     "Div": (1,),
     "NativeLayerNorm": (0,),
     "NativeGroupNorm": (0,),
 }
+# w = g v/‖v‖; sampling an image (0) at points (1)
+_SCALED = Dependence(nonlinear=(0,), products=((0, 1),))
+_SAMPLED = Dependence(nonlinear=(1,), products=((0, 1),))
 BATCH_NORMS = frozenset({"NativeBatchNorm", "CudnnBatchNorm", "MiopenBatchNorm"})
 
 # Only for the wording of a refusal: these are known and curved, anything else is unknown.
@@ -102,12 +108,14 @@ CURVED = _names(
     LogSoftmax SafeSoftmax Logsumexp Pow Sqrt Rsqrt Reciprocal Sin Cos Tan Asin Acos Atan
     Sinh Cosh Erf LogSigmoid Hardswish Var Std VarMean StdMean LinalgVectorNorm Norm Cdist
     MseLoss HuberLoss SmoothL1Loss BinaryCrossEntropyWithLogits BinaryCrossEntropy KlDiv
-    CosineSimilarity"""
+    CosineSimilarity Glu"""
 ) | frozenset(_NONLINEAR)
 
 _AFFINE = {name: Dependence() for name in (*_LINEAR, *_PIECEWISE)}
 _AFFINE |= {name: Dependence(products=pairs) for name, pairs in _PRODUCTS.items()}
 _AFFINE |= {name: Dependence(nonlinear=args) for name, args in _NONLINEAR.items()}
+_AFFINE["WeightNormInterface"] = _SCALED
+_AFFINE |= dict.fromkeys(("GridSampler2D", "GridSampler3D"), _SAMPLED)
 
 
 def dependence(node: Node) -> Dependence | None:
@@ -130,12 +138,14 @@ _ELEMENTWISE = _names(
     MaskedFill Maximum Minimum Hardshrink Softshrink Clone Alias ToCopy NativeDropout Expand
     Addcmul Addcdiv Lerp PreluKernel Prelu Tanh Sigmoid Gelu Silu Softplus Elu Celu Mish Exp
     Exp2 Expm1 Log Log2 Log10 Log1P Pow Sqrt Rsqrt Reciprocal Sin Cos Tan Asin Acos Atan
-    Sinh Cosh Erf LogSigmoid Hardswish Hardsigmoid Sign Floor Ceil Round Trunc"""
+    Sinh Cosh Erf LogSigmoid Hardswish Hardsigmoid Sign Floor Ceil Round Trunc
+    RreluWithNoise"""
 )
 _VIEWS = _names("View UnsafeView ReshapeAlias Reshape Squeeze Unsqueeze")
 _ALONG = _names(
-    """Softmax LogSoftmax SafeSoftmax Cumsum Sort Slice Narrow Split SplitWithSizes Cat IndexSelect
-    Gather Topk"""
+    """Softmax LogSoftmax SafeSoftmax Cumsum Sort Slice Narrow Split SplitWithSizes UnsafeSplit
+    UnsafeSplitWithSizes Cat IndexSelect
+    Gather Topk Glu"""
 )
 _REDUCE = _names("Sum Mean Amax Amin Max Min Logsumexp Var Std LinalgVectorNorm Norm")
 # Reductions of a pointwise loss: the output may be a scalar or keep the input's shape.
@@ -189,8 +199,9 @@ def demand(node: Node, index: int, layout: Layout, n: int) -> list[Label]:
     dims = [() if s is None else s for s in shapes]
     name = operation(node)
     if name in BATCH_NORMS:
-        if layout.axis == 1:
-            return refuse
+        if layout.axis == 1:  # channels of their own for every sample: instance norm
+            own: Label = layout._replace(axis=0)
+            return [layout, own, own][: len(inputs)]
         mixed = getattr(node, "_saved_training", True)
         return [Mark.CONFLICT if mixed else layout, Mark.SHARED, Mark.SHARED][: len(inputs)]
     rule = _RULES.get(name)
@@ -264,7 +275,21 @@ def _pad(node: Node, lay: Layout, out: Shape, dims: list[Shape], n: int) -> list
 
 def _spatial(node: Node, lay: Layout, out: Shape, dims: list[Shape], n: int) -> list[Label]:
     kept = lay.axis < len(out) - _SPATIAL_DIMS[operation(node)]
-    return [lay if kept else Mark.CONFLICT]
+    return [lay if kept else Mark.CONFLICT] * len(dims)
+
+
+def _rows(node: Node, lay: Layout, out: Shape, dims: list[Shape], n: int) -> list[Label]:
+    return [lay if lay.axis == 0 else Mark.CONFLICT] * len(dims)
+
+
+def _repeat(node: Node, lay: Layout, out: Shape, dims: list[Shape], n: int) -> list[Label]:
+    axis = lay.axis - (len(out) - len(dims[0]))
+    if axis < 0:
+        return [Mark.SHARED]
+    if dims[0][axis] == out[lay.axis]:
+        return [lay._replace(axis=axis)]
+    # Copies follow each other: where a sample's entries are whole copies, all share the one.
+    return [Mark.SHARED if lay.inner % dims[0][axis] == 0 else Mark.CONFLICT]
 
 
 def _convolution(node: Node, lay: Layout, out: Shape, dims: list[Shape], n: int) -> list[Label]:
@@ -313,6 +338,9 @@ _SPATIAL_DIMS = {
     **{f"UpsampleNearest{d}D": d for d in (1, 2, 3)},
     **{f"{kind}Pool{d}D": d for kind in ("Avg", "AdaptiveAvg", "AdaptiveMax") for d in (2, 3)},
     **{f"MaxPool{d}DWithIndices": d for d in (2, 3)},
+    **{f"{kind}{d}D": d for kind in ("MaxUnpool", "FractionalMaxPool") for d in (2, 3)},
+    "PixelShuffle": 3,
+    "PixelUnshuffle": 3,
     "MkldnnAdaptiveAvgPool2D": 2,
     "UpsampleLinear1D": 1,
     "UpsampleBilinear2D": 2,
@@ -334,6 +362,18 @@ _RULES: dict[str, Rule] = {
     **dict.fromkeys(("Mm", "Bmm", "Addmm", "Baddbmm"), _matmul),
     **dict.fromkeys(LOSSES, _elementwise),
     **dict.fromkeys(("NllLoss", "NllLoss2D"), _nll),
+    **dict.fromkeys(
+        (
+            "Im2Col",
+            "Col2Im",
+            "ChannelShuffle",
+            "AffineGridGenerator",
+            "GridSampler2D",
+            "GridSampler3D",
+        ),
+        _rows,
+    ),
+    "Repeat": _repeat,
     "Stack": _stack,
     "ConstantPadNd": _pad,
     "Convolution": _convolution,

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from functools import cached_property
 from itertools import pairwise
 from typing import Any
@@ -25,17 +26,13 @@ from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 
 from hessian import _data
-from hessian._batch import Batch, Curved, Problem, Start
+from hessian._batch import BLOCKS, TAPES, Batch, Curved, Problem, Start
 from hessian._certificate import LINEAR
 from hessian._draws import Draws, NotInParts
 from hessian._loss import Products, by_sample, from_samples
-from hessian._operations import Layout, Mark, candidates
+from hessian._operations import Layout, candidates
 from hessian._plan import Plan
 from hessian._state import Randomness, only
-from hessian._tape import is_leaf, size
-
-# A double backward keeps the tape of a tape, and adjoints of both.
-TAPES = 6
 
 
 class Whole(Batch):
@@ -49,7 +46,7 @@ class Whole(Batch):
         index: int,
         sampled: Mapping[str, Tensor] | None,
     ) -> None:
-        self.problem, self.index, self.limit = problem, index, None
+        self.problem, self.index, self.bounded = problem, index, False
         self.sampled = sampled or {}
         self.inputs, self.targets = inputs, targets
         self.samples = _data.size(inputs)
@@ -89,8 +86,8 @@ class Whole(Batch):
 
     @cached_property
     def _blocks_of_all(self) -> Tensor | None:
-        item = 4 * self.samples * self.width**2 * self.curved.tensors[0].element_size()
-        return self._blocks(self.curved) if item <= self.problem.memory // 4 else None
+        fits = BLOCKS * self.samples * self.width**2 <= self.problem.memory // 2
+        return self._blocks(self.curved) if fits else None
 
     def blocks(self, part: slice) -> Tensor:
         """The loss's second derivative in the outputs of some samples, ``[m, w, w]``."""
@@ -136,11 +133,14 @@ class Part(Batch):
 
     def _output(self) -> Any:
         whole = self.whole
-        if not whole.drawn:
-            return self.problem.output(self.inputs, self.index)
         draws = Draws(whole.drawn, self.part, whole.samples)
-        with draws:
-            output = self.problem.output(self.inputs, self.index)
+        try:
+            with draws if whole.drawn else nullcontext():
+                output = self.problem.output(self.inputs, self.index)
+        except (NotInParts, torch.OutOfMemoryError):
+            raise
+        except Exception as error:
+            raise NotInParts(f"the model cannot be called on a part ({error})") from error
         if draws.count != len(whole.drawn):
             raise NotInParts("a part draws other random numbers than the whole")
         return output
@@ -208,20 +208,6 @@ class Part(Batch):
 
     def _blocks(self, found: Curved) -> Tensor:
         return self.whole.blocks(self.part)
-
-    def need(self) -> float:
-        """Bytes that each sample adds to the working set."""
-        labels = {} if self.chain is None else self.chain.where.labels
-        tape = sum(
-            size(node) for node in self.tape.order
-            if not is_leaf(node) and labels.get((node, 0)) is not Mark.SHARED
-        )  # fmt: skip
-        item = self.outputs[0].element_size() if self.outputs else 8
-        pairs = max(
-            (at.count**2 * item for found in self.sites.values()
-             for site in found if (at := site.positions) is not None), default=0,
-        )  # fmt: skip
-        return TAPES * tape / self.samples + 2 * pairs + 4 * 8 * self.whole.width**2
 
 
 class Parts:

@@ -52,7 +52,7 @@ def by_site(
         tick(channels * count)
         return
     place = _places(site, dims, n, gradient.device)  # [n, channels, count] → flat index in z
-    each = 4 * tape_bytes + 2 * gradient.numel() * gradient.element_size()
+    each = 6 * tape_bytes + (2 * gradient.numel() + n * count) * gradient.element_size()
     rows = max(1, min(channels * count, memory // max(1, each)))
     block = max(1, min(channels, rows // count))
     for start in range(0, channels, block):
