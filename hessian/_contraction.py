@@ -121,7 +121,13 @@ class Contraction:
         into = self._by_group()
         m, c, g, o, p = s.shape
         if into.is_cuda:
-            return _kernel.squares(s, u, weights, into)
+            room = max(1, self.memory // (4 * into.itemsize))
+
+            def portable(s: Tensor, u: Tensor, weights: Tensor, into: Tensor) -> None:
+                batched_squares(s, u, weights, into, room)
+
+            fused = _kernel.available(into) and _kernel.beats(s, u, weights, into, portable)
+            return (_kernel.fused_squares if fused else portable)(s, u, weights, into)
         if g > 1 and c * g * o * self.inner <= TILE:
             return batched_squares(s, u, weights, into)
         width = max(1, TILE // (c * o))

@@ -88,7 +88,8 @@ def diagonal(
             sample, and three tensors of each parameter's size.
         forward: ``forward(model, inputs)``, to call the model in another way.
         names: parameters to differentiate; all that require gradients by default.
-        memory: bytes of working set beyond the tape of one batch and the results (1 GiB).
+        memory: bytes of working set beyond the tape of one batch and the results (1 GiB; on a GPU
+            half of what is free).
         dtype: compute in this dtype instead of the parameters' own.
         weight: ``None``, ``"sum"`` (a_b = 1), or a function of the batch that returns a_b.
         progress: show a progress bar.

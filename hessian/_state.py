@@ -141,10 +141,9 @@ def cast(modules: list[nn.Module], dtype: torch.dtype | None) -> Iterator[None]:
 @contextmanager
 def exact_math() -> Iterator[None]:
     """Switch off what has no second derivative or computes in reduced precision."""
-    precision = torch.get_float32_matmul_precision()
     fastpath = torch.backends.mha.get_fastpath_enabled()
-    tf32 = torch.backends.cudnn.allow_tf32
     with ExitStack() as stack:
+        stack.enter_context(_full_float32())
         stack.enter_context(torch.inference_mode(False))
         stack.enter_context(torch.enable_grad())
         stack.enter_context(sdpa_kernel(SDPBackend.MATH))
@@ -155,11 +154,46 @@ def exact_math() -> Iterator[None]:
         warnings.filterwarnings("ignore", message=".*performance drop.*")
         warnings.filterwarnings("ignore", message=".*CPU Autocast.*")
         try:
+            torch.backends.mha.set_fastpath_enabled(False)
+            yield
+        finally:
+            torch.backends.mha.set_fastpath_enabled(fastpath)
+
+
+_FLOAT32 = (
+    "", "cuda.matmul", "cudnn", "cudnn.conv", "cudnn.rnn",
+    "mkldnn", "mkldnn.matmul", "mkldnn.conv", "mkldnn.rnn",
+)  # fmt: skip
+
+
+@contextmanager
+def _full_float32() -> Iterator[None]:
+    """Float32 products in float32: no TF32 on a GPU, no bfloat16 on a CPU.
+
+    torch has two sets of switches for it, and refuses to read the older one once the newer one
+    was used; the newer one restores both.
+    """
+    owners = [torch.backends]
+    for path in _FLOAT32[1:]:
+        owner: Any = torch.backends
+        for name in path.split("."):
+            owner = getattr(owner, name, None)
+        owners.append(owner)
+    kept = [(o, p) for o in owners if (p := getattr(o, "fp32_precision", None)) is not None]
+    if not kept:  # torch before 2.9
+        precision, tf32 = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
+        try:
             torch.set_float32_matmul_precision("highest")
             torch.backends.cudnn.allow_tf32 = False
-            torch.backends.mha.set_fastpath_enabled(False)
             yield
         finally:
             torch.set_float32_matmul_precision(precision)
             torch.backends.cudnn.allow_tf32 = tf32
-            torch.backends.mha.set_fastpath_enabled(fastpath)
+        return
+    try:
+        for owner, _ in kept:
+            owner.fp32_precision = "ieee"
+        yield
+    finally:
+        for owner, precision in kept:
+            owner.fp32_precision = precision
