@@ -1,10 +1,10 @@
 """How long the checks will take, said beforehand."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
 
 from paper_checks.check import Check
 
@@ -23,6 +23,9 @@ _SMALL = ("claim-other-enlargers",)
 _EQUATION = 0.4
 # The exact diagonal with its statistics, in gradients of its sample.
 _DIAGONAL = 40.0
+# Seconds that one timing of a step may go on, and what was timed in each context.
+_TIMING = 0.3
+_TIMINGS: "WeakKeyDictionary[Context, dict[str, float]]" = WeakKeyDictionary()
 
 
 @dataclass(frozen=True)
@@ -127,7 +130,8 @@ def _seconds(key: str, context: "Context") -> float:
         return _FIXED[key]
     if key.startswith("training-"):
         return _training_seconds(key.removeprefix("training-"), context)
-    per_sample = _step_seconds(context, context.model, 64)[0] / 64
+    width: dict[str, Any] = {"width": context.profile.width}
+    per_sample = _step_seconds(context, context.network, width, 64) / 64
     profile = context.profile
     sample = min(profile.sample, len(context.dataset))
     if key.startswith("snapshot-"):
@@ -140,16 +144,10 @@ def _seconds(key: str, context: "Context") -> float:
 def _training_seconds(sweep: str, context: "Context") -> float:
     """Every step of the sweep, at what one step takes here: an overhead and a time per image."""
     from paper_checks.training import lab
-    from sim.models import build
 
     found = lab(context)
-
-    def make(seed: int = 0) -> Any:
-        shape, classes = context.dataset.shape, context.dataset.classes
-        options = dict(found.base.model_options)
-        return build(found.base.model, in_shape=shape, classes=classes, seed=seed, **options)
-
-    large, small = (_step_seconds(context, make, n)[0] for n in (256, 8))
+    model, options = found.base.model, found.base.model_options
+    large, small = (_step_seconds(context, model, options, n) for n in (256, 8))
     per_image = max(0.0, (large - small) / 248)
     overhead = max(small - 8 * per_image, 0.0)
     if found.vectorise:
@@ -200,22 +198,32 @@ def _steps(sweep: str, lab: Any) -> list[tuple[int, int]]:
     return table[sweep]()
 
 
-@lru_cache(maxsize=16)
-def _step_seconds(context: "Context", make: Callable[..., Any], n: int) -> tuple[float]:
-    """The least of a few timings of a gradient of n images."""
+def _step_seconds(context: "Context", name: str, options: Mapping[str, Any], n: int) -> float:
+    """The least of several timings of a gradient of n images; the least is the least disturbed."""
+    key = f"{name} {sorted(options.items())} {n}"
+    timings = _TIMINGS.setdefault(context, {})
+    if key not in timings:
+        timings[key] = _time_step(context, name, options, n)
+    return timings[key]
+
+
+def _time_step(context: "Context", name: str, options: Mapping[str, Any], n: int) -> float:
     import torch
     from torch.nn.functional import cross_entropy
 
-    model = make(0).to(context.device)
+    from sim.models import build
+
     data = context.dataset
+    model = build(name, in_shape=data.shape, classes=data.classes, seed=0, **options)
+    model.to(context.device)
     index = torch.arange(n) % len(data)
     inputs, targets = data.inputs[index], data.targets[index]
     parameters = list(model.parameters())
-    times = []
-    for _ in range(4):
+    times: list[float] = []
+    while len(times) < 3 or (sum(times) < _TIMING and len(times) < 200):
         began = time.perf_counter()
         torch.autograd.grad(cross_entropy(model(inputs), targets), parameters)
         if inputs.is_cuda:
             torch.cuda.synchronize()
         times.append(time.perf_counter() - began)
-    return (min(times),)
+    return min(times)
