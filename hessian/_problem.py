@@ -19,6 +19,9 @@ from hessian._parts import Parts, Whole
 from hessian._state import Randomness, as_found, cast, exact_math, only
 
 
+DEFAULT_MEMORY = 2**30
+
+
 @dataclass
 class Item:
     """One batch of the user's data.
@@ -123,12 +126,8 @@ def lend(
     if dtype is not None and not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
         raise ValueError(f"dtype must be a floating torch.dtype, got {dtype!r}")
     parameters = selected(model, names)
-<<<<<<< /work/main/hessian/_problem.py
     memory = memory or default_memory(parameters.values())
     problem = Problem(model, loss, forward, parameters, method, memory)
-=======
-    problem = Problem(model, loss, forward, parameters, method, memory or _room(parameters))
->>>>>>> /tmp/h4/wt/hessian/_problem.py
     wanted = {id(p) for p in parameters.values()}
     modules = problem.modules()
     every = [p for module in modules for p in module.parameters()]
@@ -142,20 +141,12 @@ def lend(
         yield problem
 
 
-<<<<<<< /work/main/hessian/_problem.py
 def default_memory(parameters: Iterable[Tensor]) -> int:
     """Bytes of working set: 1 GiB, on a GPU half of what is free on the fullest one in use."""
     devices = {p.device for p in parameters if p.is_cuda}
     if not devices:
         return DEFAULT_MEMORY
     return max(1, min(torch.cuda.mem_get_info(device)[0] for device in devices) // 2)
-=======
-def _room(parameters: Mapping[str, Tensor]) -> int:
-    """1 GiB on a CPU; on GPUs an eighth of theirs, the same whatever else runs there."""
-    devices = {p.device for p in parameters.values() if p.is_cuda}
-    sizes = [torch.cuda.get_device_properties(d).total_memory // 8 for d in devices]
-    return max(2**30, min(sizes, default=0))
->>>>>>> /tmp/h4/wt/hessian/_problem.py
 
 
 def selected(model: nn.Module, names: Iterable[str] | None) -> dict[str, Tensor]:
