@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 AUDIT  ?=
 
-.PHONY: audit test lint slow gpu browser bench wheel clean
+.PHONY: audit test lint slow gpu browser bench gallery wheel clean
 
 audit: $(VENV)/.installed
 	$(BIN)/cblr audit $(AUDIT)
@@ -31,6 +31,10 @@ browser: $(VENV)/.installed-test
 bench: $(VENV)/.installed-test
 	$(BIN)/python -m pip install --quiet --no-deps -c constraints.txt backpack-for-pytorch unfoldNd einops
 	$(BIN)/python -W ignore benchmarks/diagonal.py
+
+# The pages under docs/theory that are generated from the code, every step of them checked.
+gallery: $(VENV)/.installed
+	$(BIN)/python -m theory.gallery
 
 wheel: $(VENV)/.installed-test
 	$(BIN)/python -m build --wheel

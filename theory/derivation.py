@@ -14,7 +14,9 @@ FIRMNESS = ("theorem", "under assumptions", "asymptotic")
 class Statement:
     """A sentence and how firmly it holds: a theorem, under assumptions, or asymptotic with a rate.
 
-    Raises ValueError for a firmness that is none of the three.
+    `rate` is the order of the relative error, which an asymptotic statement must have.
+
+    Raises ValueError for a firmness that is none of the three, or an asymptotic one without a rate.
 
     >>> Statement("theorem", "A mean of n terms has variance sigma^2/n.").firmness
     'theorem'
@@ -22,11 +24,16 @@ class Statement:
 
     firmness: str
     text: str
+    rate: str = ""
 
     def __post_init__(self) -> None:
         if self.firmness not in FIRMNESS:
             raise ValueError(
                 f"firmness is {self.firmness!r}; it must be one of {', '.join(FIRMNESS)}"
+            )
+        if (self.firmness == "asymptotic") != bool(self.rate):
+            raise ValueError(
+                f"rate is {self.rate!r}; an asymptotic statement must have one, no other may"
             )
 
 

@@ -1,43 +1,47 @@
-"""All derivations of the laws, by name, in the order in which a reader meets them."""
+"""All derivations of the laws, by subject and by name, in the order a reader meets them."""
 
 from collections.abc import Mapping
 from types import MappingProxyType
 
 from theory.derivation import Derivation
 from theory.laws import (
+    abs_distance,
+    abs_gradient,
+    abs_step,
     bend,
     cblr,
     finite_population,
     gauss_newton,
     largest_batch,
     lars,
+    loss_decrease,
     stationary_distance,
     tail,
 )
-from theory.ratio import distribution, finite_layer, rules
+from theory.ratio import distribution, estimate, finite_layer, rules
 from theory.samples import characteristic, edgeworth, exponential, laplace, stable, student
 
-DERIVATIONS: Mapping[str, Derivation] = MappingProxyType(
+SUBJECTS: Mapping[str, tuple[Derivation, ...]] = MappingProxyType(
     {
-        module.DERIVATION.name: module.DERIVATION
-        for module in (
-            bend,
-            finite_population,
-            distribution,
-            rules,
-            finite_layer,
-            characteristic,
-            laplace,
-            exponential,
-            student,
-            edgeworth,
-            stable,
-            lars,
-            stationary_distance,
-            cblr,
-            tail,
-            largest_batch,
-            gauss_newton,
+        subject: tuple(module.DERIVATION for module in modules)
+        for subject, modules in (
+            ("The paper's own laws, extended", (abs_step, loss_decrease, abs_distance)),
+            ("Gradients whose mean is not zero", (abs_gradient, bend)),
+            ("Sampling without replacement, and dropout", (finite_population,)),
+            (
+                "Gradients that are not Gaussian",
+                (characteristic, laplace, exponential, student, edgeworth, stable),
+            ),
+            ("|w/g| and the layer-wise rules", (distribution, rules, finite_layer, estimate)),
+            ("LARS's rate and the batch size", (lars,)),
+            ("Where SGD settles", (stationary_distance,)),
+            ("The curvature-based rule on a quadratic", (cblr, tail)),
+            ("The largest stable batch", (largest_batch,)),
+            ("Hessian, Gauss-Newton and kinks", (gauss_newton,)),
         )
     }
+)
+
+DERIVATIONS: Mapping[str, Derivation] = MappingProxyType(
+    {derivation.name: derivation for group in SUBJECTS.values() for derivation in group}
 )

@@ -1,6 +1,7 @@
 """Every law's derivation: it is complete, each step checks, and each altered step fails."""
 
 import dataclasses
+import inspect
 
 import pytest
 import sympy
@@ -68,6 +69,16 @@ def test_the_mapping_cannot_be_written():
         DERIVATIONS["new"] = DERIVATIONS["bend"]
 
 
+def test_every_public_law_has_a_derivation():
+    derived = {law for derivation in DERIVATIONS.values() for law in derivation.laws}
+    public = {name for name in theory.__all__ if inspect.isfunction(getattr(theory, name))}
+    assert derived == public - {"judge", "numeric"}
+
+
 def test_firmness():
+    with pytest.raises(ValueError, match=r"^rate is ''; an asymptotic statement must have one"):
+        Statement("asymptotic", "It tends to something.")
+    with pytest.raises(ValueError, match=r"^rate is '1/n'; an asymptotic statement must"):
+        Statement("theorem", "It holds.", rate="1/n")
     with pytest.raises(ValueError, match=r"^firmness is 'likely'; it must be one of theorem, "):
         Statement("likely", "It may rain.")

@@ -1,11 +1,27 @@
-"""The gallery is generated, whole, and refuses a step that does not check."""
+"""The pages are generated, whole and current, and a step that does not check stops them."""
 
 import dataclasses
+import re
+from pathlib import Path
 
 import pytest
 
 from theory import DERIVATIONS, EQUATIONS
 from theory import gallery as gallery_module
+from theory.derivations import SUBJECTS
+from theory.gallery import markdown
+
+PAGES = Path(__file__).parents[2] / "docs" / "theory"
+
+
+def test_the_pages_of_the_site_are_current():
+    """After a change of a law or a sentence: `make gallery`."""
+    for name, page in (
+        ("derivations.md", gallery_module.render()),
+        ("statements.md", gallery_module.statements()),
+    ):
+        written = (PAGES / name).read_text(encoding="utf-8")
+        assert written == page, f"docs/theory/{name} is not what the code gives; run `make gallery`"
 
 
 def test_everything_is_on_the_page(tmp_path):
@@ -15,11 +31,30 @@ def test_everything_is_on_the_page(tmp_path):
         assert equation.latex() in page
         assert all(step.latex() in page for step in equation.steps)
     for derivation in DERIVATIONS.values():
-        assert f"## {derivation.title}\n" in page
+        assert f"### {markdown(derivation.title)}\n" in page
         assert all(f"`{law}`" in page for law in derivation.laws)
         assert all(step.latex() in page for step in derivation.steps)
-        assert all(statement.text in page for statement in derivation.statements)
+        assert all(markdown(statement.text) in page for statement in derivation.statements)
     assert page.count("$$") % 2 == 0
+
+
+def test_every_statement_has_its_firmness_and_its_rate_on_the_page():
+    page = gallery_module.statements()
+    for derivation in DERIVATIONS.values():
+        for s in derivation.statements:
+            text, rate = (markdown(part).replace("|", r"\|") for part in (s.text, s.rate))
+            assert f"| {s.firmness} | {text} | {rate} |" in page
+    assert all(f"\n## {markdown(subject)}\n" in page for subject in SUBJECTS)
+    for label, equation in EQUATIONS.items():
+        assert re.search(rf"^\| {label}: .* \| {equation.verdict.value} \|", page, re.MULTILINE)
+
+
+def test_the_command_writes_both(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(gallery_module, "SUBJECTS", {"Any": (DERIVATIONS["lars_rate"],)})
+    monkeypatch.setattr(gallery_module, "EQUATIONS", {"25": EQUATIONS["25"]})
+    gallery_module.main(str(tmp_path / "theory"))
+    assert (tmp_path / "theory" / "statements.md").read_text(encoding="utf-8").startswith("# What")
+    assert "derivations.md and statements.md" in capsys.readouterr().out
 
 
 def test_a_wrong_step_stops_it(monkeypatch):
@@ -27,7 +62,19 @@ def test_a_wrong_step_stops_it(monkeypatch):
     wrong = dataclasses.replace(good.steps[0], rhs=2 * good.steps[0].rhs)
     bad = dataclasses.replace(good, make_steps=lambda: (wrong,))
     monkeypatch.setattr(gallery_module, "EQUATIONS", {})
-    monkeypatch.setattr(gallery_module, "DERIVATIONS", {"bend": bad})
+    monkeypatch.setattr(gallery_module, "SUBJECTS", {"Any": (bad,)})
     with pytest.raises(ValueError, match=r"^step 1 of bend does not check: The line of equation 4"):
         gallery_module.render(check=True)
     assert "Where the" in gallery_module.render()
+
+
+def test_the_examples_of_the_overview_run(capsys):
+    text = (PAGES / "index.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    assert len(blocks) == 3
+    names: dict[str, object] = {}
+    for block in blocks:
+        exec(block, names)
+    shown = capsys.readouterr().out
+    assert "Computed(value=" in shown
+    assert all(rule in shown for rule in names["theory"].RULES)

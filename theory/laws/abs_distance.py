@@ -2,10 +2,15 @@
 
 from typing import Any
 
-from sympy import Abs, oo
+from sympy import Abs, Limit, Subs, Symbol, oo
 
+from theory.derivation import Derivation, Statement
+from theory.equation import Step
 from theory.laws._domain import batch_size, choice, deviation, finite, spread, training_set
 from theory.laws._folded_normal import folded_normal_mean, nothing_random, total_deviation
+from theory.laws.abs_gradient import expected_abs_gradient
+from theory.symbols import a as coefficient
+from theory.symbols import b, c, d, g, mu, n, sigma, w
 
 
 def expected_abs_distance(
@@ -55,3 +60,57 @@ def expected_abs_distance(
         return folded_normal_mean(mu, tau) / (2 * Abs(a))
     s = total_deviation(n, sigma, population, tau)
     return folded_normal_mean(mu, s, nothing_random(n, population, tau)) / (2 * Abs(a))
+
+
+def _steps() -> tuple[Step, ...]:
+    a, centre = coefficient, Symbol("mu_0", positive=True)
+    slope = (a * (w - b) ** 2 + c).diff(w)
+    return (
+        Step(
+            "On a(w - b)^2 + c the distance d = w - b is the slope over 2a.",
+            Subs(slope, w, b + d) / (2 * a),
+            d,
+        ),
+        Step(
+            "A batch of slope g has its own minimum at w - g/(2a).",
+            Subs(slope + g - slope.subs(w, b + d), w, b + d - g / (2 * a)),
+            0,
+        ),
+        Step(
+            "So its mean distance is the mean absolute gradient over 2a.",
+            expected_abs_distance(a, n, sigma, centre),
+            expected_abs_gradient(n, sigma, centre) / (2 * a),
+        ),
+        Step(
+            "The population's slope is mu at every n; what the batch's tends to as n grows.",
+            expected_abs_distance(a, n, sigma, centre, on="population"),
+            Limit(expected_abs_distance(a, n, sigma, centre), n, oo),
+        ),
+        Step(
+            "Without a mean the batch's distance is equation 28, corrected, the population's zero.",
+            expected_abs_distance(a, n, sigma, 0, on="population"),
+            0,
+        ),
+    )
+
+
+DERIVATION = Derivation(
+    name="abs_distance",
+    title="The distance from the minimum, and of which loss",
+    laws=("expected_abs_distance",),
+    statements=(
+        Statement(
+            "under assumptions",
+            "Every batch's loss is a parabola with the same coefficient, and gradients are normal: "
+            "then both distances are exact.",
+        ),
+    ),
+    source="equations 13 and 25 to 28 of the paper",
+    make_formulas=lambda: {
+        r"E|d|\;(\text{batch})": expected_abs_distance(coefficient, n, sigma, mu),
+        r"E|d|\;(\text{population})": expected_abs_distance(
+            coefficient, n, sigma, mu, on="population"
+        ),
+    },
+    make_steps=_steps,
+)

@@ -2,10 +2,13 @@
 
 from typing import Any
 
-from sympy import oo
+from sympy import Integral, Limit, Symbol, exp, oo, pi, sqrt
 
+from theory.derivation import Derivation, Statement
+from theory.equation import Step
 from theory.laws._domain import batch_size, deviation, finite, spread, training_set
 from theory.laws._folded_normal import folded_normal_mean, nothing_random, total_deviation
+from theory.symbols import N, g, mu, n, sigma, x
 
 
 def expected_abs_gradient(
@@ -66,3 +69,70 @@ def expected_abs_gradient(
     tau, mask, common = spread("tau", tau), spread("mask", mask), spread("common", common)
     s = total_deviation(n, sigma, population, tau, mask, common)
     return folded_normal_mean(mu, s, nothing_random(n, population, tau, mask, common))
+
+
+def _steps() -> tuple[Step, ...]:
+    m, s, tau = (Symbol(name, positive=True) for name in ("mu_0", "s_0", "tau_0"))
+
+    def normal(v: Any, sd: Any) -> Any:
+        return exp(-(v**2) / (2 * sd**2)) / (sd * sqrt(2 * pi))
+
+    law = expected_abs_gradient(n, sigma, m)
+    return (
+        Step(
+            "Both half-lines of |g|, g ~ N(mu, s), give the folded normal mean.",
+            Integral(g * normal(g - m, s), (g, 0, oo)) + Integral(g * normal(g + m, s), (g, 0, oo)),
+            expected_abs_gradient(1, s, m),
+        ),
+        Step(
+            "Its slope in the noise is positive, so that E|g_n| never rises with n.",
+            expected_abs_gradient(1, s, m).diff(s),
+            2 * normal(m, s) * s,
+        ),
+        Step("Without a mean it is equation 4, corrected.", law.subs(m, 0),
+             expected_abs_gradient(n, sigma)),
+        Step("It tends to the mean as n grows.", Limit(law, n, oo), m),
+        Step(
+            "Over a layer with means N(mu, tau) a normal mixture of normals is normal, of the "
+            "variances' sum.",
+            Integral(normal(g - x, s) * normal(x, tau), (x, -oo, oo)),
+            normal(g, sqrt(s**2 + tau**2)),
+        ),
+        Step(
+            "So the spread of the means adds to the noise,",
+            expected_abs_gradient(n, sigma, tau=tau),
+            expected_abs_gradient(1, sqrt(sigma**2 / n + tau**2)),
+        ),
+        Step(
+            "and what is left as n grows is E|mu_i|.",
+            Limit(expected_abs_gradient(n, sigma, tau=tau), n, oo),
+            sqrt(2 / pi) * tau,
+        ),
+    )  # fmt: skip
+
+
+DERIVATION = Derivation(
+    name="abs_gradient",
+    title="The mean absolute gradient, with means",
+    laws=("expected_abs_gradient",),
+    statements=(
+        Statement("theorem", "For independent normal per-sample gradients the law is exact."),
+        Statement("theorem", "With means N(mu, tau) over a layer it is the layer's average."),
+        Statement(
+            "asymptotic",
+            "For independent gradients that are not normal, of finite fourth moment and with a "
+            "density, by the central limit theorem; `edgeworth_abs_gradient` has the first "
+            "correction.",
+            rate="1/n at mu = 0, 1/sqrt(n) otherwise",
+        ),
+    ),
+    source="Leone, Nelson & Nottingham (1961)",
+    make_formulas=lambda: {
+        r"E|g_n|": expected_abs_gradient(n, sigma, mu),
+        r"E|g_n|\;(N)": expected_abs_gradient(n, sigma, population=N),
+        r"E|g_n|\;(\mu_i \sim \mathcal N(\mu, \tau))": expected_abs_gradient(
+            n, sigma, mu, tau=Symbol("tau", positive=True)
+        ),
+    },
+    make_steps=_steps,
+)

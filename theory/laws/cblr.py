@@ -227,7 +227,8 @@ DERIVATION = Derivation(
         Statement(
             "asymptotic",
             "Near a minimum in many dimensions stability is that of the linearised step; the "
-            "nonlinear terms are of relative order g^2.",
+            "nonlinear terms are small beside it.",
+            rate="g^2",
         ),
     ),
     source="Dauphin et al. (2014); Saad (2003), section 4.2",

@@ -145,8 +145,9 @@ DERIVATION = Derivation(
         Statement(
             "asymptotic",
             "That g_n is normal is the central limit theorem for finite populations (Hajek 1960), "
-            "as n and N - n both grow; the error of E|g_n| is of order 1/min(n, N - n) relatively. "
-            "At N - n of order one the deviation has the shape of the sample, not the normal's.",
+            "as n and N - n both grow. At N - n of order one the deviation has the shape of the "
+            "sample, not the normal's.",
+            rate="1/min(n, N - n)",
         ),
     ),
     source="Cochran, Sampling Techniques, theorem 2.2; Hajek (1960); Srivastava et al. (2014)",

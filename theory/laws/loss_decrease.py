@@ -2,10 +2,13 @@
 
 from typing import Any
 
-from sympy import oo
+from sympy import Derivative, Integral, Symbol, exp, oo, pi, sqrt
 
+from theory.derivation import Derivation, Statement
+from theory.equation import Step
 from theory.laws._domain import batch_size, choice, deviation, finite, rate, spread, training_set
 from theory.laws._folded_normal import batch_deviation
+from theory.symbols import g, h, lr, mu, n, sigma
 
 
 def expected_loss_decrease(
@@ -57,3 +60,70 @@ def expected_loss_decrease(
         # As a product: near lr*h = 2 the difference of the two terms would lose digits.
         return lr * square * (1 - lr * h / 2)
     return lr * mean_square - lr**2 * h / 2 * square
+
+
+def _steps() -> tuple[Step, ...]:
+    s = sigma / sqrt(n)
+    density = exp(-((g - mu) ** 2) / (2 * s**2)) / (s * sqrt(2 * pi))
+
+    def over(value: Any) -> Any:
+        return Integral(value * density, (g, -oo, oo))
+
+    def law(on: str, mean: Any = mu, curvature: Any = h) -> Any:
+        return expected_loss_decrease(lr, n, sigma, mean, curvature, on)
+
+    tau = Symbol("tau_0", positive=True)
+    return (
+        Step(
+            "Along its own step -lr*g the loss of the batch, of slope g and curvature h, falls by "
+            "this much on average.",
+            over(lr * g**2 - h / 2 * (lr * g) ** 2),
+            law("batch"),
+        ),
+        Step(
+            "The loss on all data has the slope mu, not g.",
+            over(mu * lr * g - h / 2 * (lr * g) ** 2),
+            law("population"),
+        ),
+        Step(
+            "The batch sees more than the population, by lr*s^2: what it has fitted of its noise.",
+            law("batch") - law("population"),
+            lr * s**2,
+        ),
+        Step("Equation 8 is the first of them at mu = 0 and h = 0.", law("batch", 0, 0),
+             lr * sigma**2 / n),
+        Step("There the population's loss does not fall at all.", law("population", 0, 0), 0),
+        Step(
+            "The population's loss falls most at the rate mu^2/(h*(mu^2 + s^2)).",
+            Derivative(law("population"), lr).doit().subs(lr, mu**2 / (h * (mu**2 + s**2))),
+            0,
+        ),
+        Step(
+            "Means spread over a layer add tau^2 to mu^2.",
+            expected_loss_decrease(lr, n, sigma, 0, h, "population", tau=tau),
+            lr * tau**2 - lr**2 * h / 2 * (tau**2 + s**2),
+        ),
+    )  # fmt: skip
+
+
+DERIVATION = Derivation(
+    name="loss_decrease",
+    title="The expected decrease of the loss, and of which loss",
+    laws=("expected_loss_decrease",),
+    statements=(
+        Statement(
+            "under assumptions",
+            "The loss is a parabola in the coordinate, of one curvature for all batches: then it "
+            "is exact, for every distribution of the gradients.",
+        ),
+        Statement("asymptotic", "For every smooth loss, as the rate goes to zero.", rate="lr^2"),
+    ),
+    source="McCandlish et al. (2018), section 2.2",
+    make_formulas=lambda: {
+        r"E\,\Delta L\;(\text{batch})": expected_loss_decrease(lr, n, sigma, mu, h),
+        r"E\,\Delta L\;(\text{population})": expected_loss_decrease(
+            lr, n, sigma, mu, h, "population"
+        ),
+    },
+    make_steps=_steps,
+)

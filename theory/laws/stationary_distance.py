@@ -171,7 +171,7 @@ DERIVATION = Derivation(
             "under assumptions",
             "E|w - b| takes the noise of a batch to be normal and the same at every w.",
         ),
-        Statement("asymptotic", "The small-rate form has relative error of order lr*H."),
+        Statement("asymptotic", "The Ornstein-Uhlenbeck form holds for small rates.", rate="lr*H"),
     ),
     source="Box & Jenkins, section 3.2.4; Mandt, Hoffman & Blei (2017)",
     make_formulas=lambda: {

@@ -101,7 +101,11 @@ DERIVATION = Derivation(
     title="The tail of the radius",
     laws=("radius_tail", "radius_tail_constant"),
     statements=(
-        Statement("asymptotic", "P(R > r) ~ c/r, with relative error O(1/r^2) where smooth."),
+        Statement(
+            "asymptotic",
+            "P(R > r) tends to c/r, for a density of the curvature smooth and even at 0.",
+            rate="1/r^2",
+        ),
         Statement("theorem", "So the mean radius is infinite and the median finite."),
     ),
     source="Embrechts, Klueppelberg & Mikosch (1997)",

@@ -1,4 +1,4 @@
-"""Each layer-wise rule on a layer's own weights and gradients, with its error. NumPy only."""
+"""Each layer-wise rule on a layer's own weights and gradients, with its error."""
 
 from dataclasses import dataclass
 from statistics import NormalDist
@@ -6,10 +6,14 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from sympy import EulerGamma, Rational, Subs, Sum, Symbol, binomial, expand, log, sqrt
 
+from theory.derivation import Derivation, Statement
+from theory.equation import Step
 from theory.laws._domain import at_least, number, within
 from theory.ratio import _landau
 from theory.ratio.rules import RULES
+from theory.symbols import k
 
 Array = NDArray[np.float64]
 # Below this many entries a tail cannot be told from the bulk, nor a density at a median.
@@ -270,3 +274,88 @@ _RULE = {
     "percentdelta": _percent_delta,
     "mean": _mean,
 }
+
+
+def _steps() -> tuple[Step, ...]:
+    a, v, y, z = (Symbol(name, positive=True) for name in ("A", "v", "y", "z"))
+    share, beta, count, u = (
+        Symbol(name, positive=True) for name in ("epsilon", "beta_0", "P", "u")
+    )
+    m_w, m_g, cross = (Symbol(name, real=True) for name in ("m_w", "m_g", "c_0"))
+    s_w, s_g = Symbol("s_w", positive=True), Symbol("s_g", positive=True)
+    first, middle, last = m_w**2 - (z * s_w) ** 2, m_w * m_g - z**2 * cross, m_g**2 - (z * s_g) ** 2
+    root = sqrt(middle**2 - first * last)
+    centre = v + a * (log(a * count / u) + 1 - EulerGamma)
+    return (
+        Step(
+            "One more entry of square v moves the logarithm of a norm, half that of the mean "
+            "square A, by (v/A - 1)/2 for each part it has of the layer.",
+            Subs((log((1 - share) * a + share * v) / 2).diff(share), share, 0),
+            (v / a - 1) / 2,
+        ),
+        Step(
+            "With weight decay the logarithm of 1/(beta + y) moves by -y/(beta + y) of log(y), y "
+            "the ratio without it.",
+            y * log(1 / (beta + y)).diff(y),
+            -y / (beta + y),
+        ),
+        Step(
+            "Fieller's set for y = m_g/m_w, where (m_g - y*m_w)^2 is at most z^2 times its "
+            "variance, is that of a quadratic,",
+            expand((m_g - y * m_w) ** 2 - z**2 * (s_g**2 - 2 * y * cross + y**2 * s_w**2)),
+            first * y**2 - 2 * middle * y + last,
+        ),
+        Step(
+            "whose roots are its ends: here their product.",
+            (middle + root) / first * (middle - root) / first,
+            last / first,
+        ),
+        Step(
+            "Of terms with the tail A/x the mean of those below u grows as A*log(u), so that where "
+            "the tail is cut does not matter.",
+            (centre.diff(u) + centre.diff(v) * u * (a / u**2)),
+            0,
+        ),
+        Step(
+            "Terms that have the tail A/x from A on have mean A*log(u/A) below u, and so this "
+            "centre.",
+            centre.subs(v, a * log(u / a)),
+            a * (log(count) + 1 - EulerGamma),
+        ),
+        Step(
+            "The number of entries below a median is binomial, of variance P/4 whatever the "
+            "distribution, so that z*sqrt(P)/2 places on either side hold it; here for P = 6.",
+            Sum((k - 3) ** 2 * binomial(6, k) / 2**6, (k, 0, 6)),
+            Rational(6, 4),
+        ),
+    )
+
+
+DERIVATION = Derivation(
+    name="estimate",
+    title="Intervals for the layer-wise rules from a layer's own entries",
+    laws=("rule_estimate",),
+    statements=(
+        Statement(
+            "under assumptions",
+            "Pairs of weight and gradient are independent over the layer and of one distribution, "
+            "whatever it is; for LARS with fourth moments.",
+        ),
+        Statement(
+            "asymptotic",
+            "The intervals of LARS and of the medians hold their level as the layer grows.",
+            rate="1/sqrt(P)",
+        ),
+        Statement(
+            "asymptotic",
+            "Those of PercentDelta and the mean radius, by the Landau law with the tail estimated.",
+            rate="1/P^(1/3)",
+        ),
+    ),
+    source="McKean & Schrader (1984); Fieller (1954); stable laws of index one",
+    make_formulas=lambda: {
+        r"\mathrm{influence}": (Symbol("w_i") ** 2 / Symbol(r"\overline{w^2}")
+                                - Symbol("g_i") ** 2 / Symbol(r"\overline{g^2}")) / 2
+    },
+    make_steps=_steps,
+)  # fmt: skip

@@ -231,8 +231,8 @@ DERIVATION = Derivation(
         ),
         Statement(
             "asymptotic",
-            "PercentDelta's median falls as 1/log(P); the centred sum tends to a Landau variable "
-            "with error of order log(P)^2/P.",
+            "PercentDelta's median falls as 1/log(P); the centred sum tends to a Landau variable.",
+            rate="log(P)^2/P",
         ),
     ),
     source="Embrechts, Klueppelberg & Mikosch (1997); Abramowitz & Stegun 5.2.7; Landau (1944)",

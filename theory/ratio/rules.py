@@ -267,12 +267,14 @@ DERIVATION = Derivation(
         ),
         Statement(
             "asymptotic",
-            "Standard errors of order 1/sqrt(P), with relative error of order 1/P.",
+            "The standard errors, of order 1/sqrt(P).",
+            rate="1/P",
         ),
         Statement(
             "asymptotic",
             "PercentDelta tends to 0 and the mean radius to infinity like 1/log(P) and log(P), "
-            "with fluctuations of relative order 1/log(P) that are not normal.",
+            "with fluctuations of the order of the rate that are not normal.",
+            rate="1/log(P)",
         ),
     ),
     source="van der Vaart, Asymptotic Statistics (1998), chapters 3 and 21",

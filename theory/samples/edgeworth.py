@@ -105,8 +105,9 @@ DERIVATION = Derivation(
     statements=(
         Statement(
             "asymptotic",
-            "With a fourth moment and Cramer's condition the relative error is o(1/n); at mu = 0, "
-            "with a sixth moment, O(1/n^2).",
+            "With a sixth moment and Cramer's condition, at mu = 0; with a fourth moment alone, or "
+            "a mean, the relative error is o(1/n).",
+            rate="1/n^2",
         ),
     ),
     source="Bhattacharya & Rao (1976), Normal Approximation, theorem 20.1",

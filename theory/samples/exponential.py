@@ -84,7 +84,11 @@ DERIVATION = Derivation(
     laws=("exponential_abs_gradient",),
     statements=(
         Statement("theorem", "The closed form is exact at every n and shape."),
-        Statement("asymptotic", "It is the Gaussian law times 1 - 1/(12m), with error O(1/m^2)."),
+        Statement(
+            "asymptotic",
+            "It is the Gaussian law times 1 - 1/(12m), m = n*shape.",
+            rate="1/m^2",
+        ),
     ),
     source="Johnson, Kotz & Balakrishnan, Continuous Univariate Distributions, section 17.3",
     make_formulas=lambda: {

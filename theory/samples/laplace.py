@@ -71,7 +71,7 @@ DERIVATION = Derivation(
     laws=("laplace_abs_gradient",),
     statements=(
         Statement("theorem", "The closed form is exact at every n."),
-        Statement("asymptotic", "It is the Gaussian law times 1 - 1/(8n), with error O(1/n^2)."),
+        Statement("asymptotic", "It is the Gaussian law times 1 - 1/(8n).", rate="1/n^2"),
     ),
     source="Kotz, Kozubowski & Podgorski (2001), The Laplace Distribution, section 2.3",
     make_formulas=lambda: {

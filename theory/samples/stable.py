@@ -102,7 +102,9 @@ DERIVATION = Derivation(
         Statement(
             "asymptotic",
             "For any gradients in the domain of attraction of such a law, 1 < alpha < 2, the "
-            "exponent is the same, up to slowly varying factors.",
+            "exponent is the same, up to slowly varying factors, for which there is no rate; the "
+            "rate is for tails that are a power law from some point on.",
+            rate="n^(1 - 2/alpha)",
         ),
     ),
     source="Samorodnitsky & Taqqu (1994), property 1.2.17; Simsekli et al. (2019)",

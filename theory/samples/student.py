@@ -136,8 +136,14 @@ DERIVATION = Derivation(
         Statement("theorem", "Closed for n = 1 or three degrees; a finite sum for odd degrees."),
         Statement(
             "asymptotic",
-            "Above two degrees E|g_n|*sqrt(n) tends to the Gaussian value; below two the exponent "
-            "is 1/v - 1, as for the stable law of index v.",
+            "Above two degrees E|g_n|*sqrt(n) tends to the Gaussian value.",
+            rate="n^(1 - v/2) for v < 4, 1/n for v > 4",
+        ),
+        Statement(
+            "asymptotic",
+            "Between one and two degrees the exponent is 1/v - 1, as for the stable law of index "
+            "v.",
+            rate="n^(1 - 2/v)",
         ),
     ),
     source="Hurst (1995); von Bahr (1965)",
