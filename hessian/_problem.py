@@ -18,7 +18,6 @@ from hessian._forward import TooLarge, put_back
 from hessian._parts import Parts, Whole
 from hessian._state import Randomness, as_found, cast, exact_math, only
 
-
 DEFAULT_MEMORY = 2**30
 
 
