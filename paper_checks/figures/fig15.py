@@ -97,6 +97,8 @@ def draw(measurements: Measurements) -> Drawing:
         right.plot(m["distance"], reference, ":", color=drawing.GREY, label="third order")
         right.set_xscale("log")
         right.set_yscale("log")
+        right.set_xticks(m["distance"], [f"{d:g}" for d in m["distance"]])
+        right.minorticks_off()
         right.set_xlabel("distance from the minimum")
         right.set_ylabel("|loss - parabola|")
         right.legend()

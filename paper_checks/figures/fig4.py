@@ -81,7 +81,7 @@ def draw(measurements: Measurements) -> Drawing:
             axes.plot(x, line, dash, color=drawing.BLACK, linewidth=1, label=f"n^{power:g}")
         axes.set_xscale("log")
         axes.set_yscale("log")
-        axes.set_xticks(sizes, [str(n) for n in sizes])
+        axes.set_xticks(sizes, [str(n) for n in sizes], rotation=45)
         axes.minorticks_off()
         axes.set_xlabel(f"batch size n (of N = {measurements['samples']})")
         axes.set_ylabel("stride / lr, smallest n = 1")

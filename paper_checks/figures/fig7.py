@@ -74,9 +74,13 @@ def draw(measurements: Measurements) -> Drawing:
         x = np.array([sizes[0], sizes[-1]], dtype=float)
         axes.plot(x, first * x[0] / x, ":", color=drawing.BLACK, label="1/n (equation 8)")
         axes.set_xscale("log")
-        axes.set_yscale("symlog", linthresh=first * sizes[0] / sizes[-1])
-        axes.axhline(0, color=drawing.BLACK, linewidth=0.8)
-        axes.set_xticks(sizes, [str(n) for n in sizes])
+        found = [v for name in SERIES for each in values(measurements, name) for v in each]
+        if min(found) > 0:
+            axes.set_yscale("log")
+        else:
+            axes.set_yscale("symlog", linthresh=first * sizes[0] / sizes[-1])
+            axes.axhline(0, color=drawing.BLACK, linewidth=0.8)
+        axes.set_xticks(sizes, [str(n) for n in sizes], rotation=45)
         axes.minorticks_off()
         axes.set_xlabel(f"batch size n (of N = {measurements['samples']})")
         axes.set_ylabel("loss decrease per step / lr")
@@ -90,6 +94,7 @@ def draw(measurements: Measurements) -> Drawing:
     )
     caption = (
         f"{measurements['network']}, first epoch, lr {measurements['lr']:g}; bars are 95 % "
-        "intervals over seeds; the vertical axis is linear near zero."
+        "intervals over seeds. Where a mean decrease is negative the vertical axis is linear near "
+        "zero."
     )
     return drawing.finished(chart, "fig7", "Figure 7: first-epoch loss stride", alt, caption)

@@ -101,7 +101,7 @@ def draw(measurements: Measurements) -> Drawing:
         banded(right, sizes, deviations(measurements, "relative"), 1, "over the mean loss")
         right.set_xscale("log")
         right.set_yscale("log")
-        right.set_xticks(sizes, [str(n) for n in sizes])
+        right.set_xticks(sizes, [str(n) for n in sizes], rotation=45)
         right.minorticks_off()
         right.set_xlabel("batch size n")
         right.set_ylabel(f"detrended, {measurements['equal_steps']} steps each")

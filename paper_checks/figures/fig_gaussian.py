@@ -143,7 +143,7 @@ def draw(measurements: Measurements) -> Drawing:
         axes.tick_params(axis="x", labelsize=8.5)
         axes.grid(False, axis="x")
         axes.set_ylabel("excess kurtosis of an entry (0 = Gaussian)")
-        axes.legend(loc="upper left")
+        chart.legend(loc="outside upper center", ncols=2)
     alt = (
         "Excess kurtosis of per-sample gradients by layer, quantiles over the entries, for single "
         "samples and for means of 32. Medians: "

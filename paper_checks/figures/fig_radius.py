@@ -126,7 +126,7 @@ def judge(measurements: Measurements, thresholds: Mapping[str, float]) -> Judgem
         f"Rank correlation of |w/g| with the exact R inside a weight tensor: {short(values[0])} to "
         f"{short(values[-1])}, middle {short(values[middle])}; with the weights shuffled middle "
         f"{short(shuffled[middle])}, with 1/|g| alone {short(alone[middle])}. The typical |w/g| is "
-        f"10^{errors[0]:.1f} to 10^{errors[-1]:.1f} of R."
+        f"{short(10 ** errors[0])} to {short(10 ** errors[-1])} times R."
     )
     return Judgement(verdict, predicted, values[middle], reason, (values[0], values[-1]))
 
