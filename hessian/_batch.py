@@ -532,7 +532,7 @@ class Batch:
         found = [self.sites[name][0] for name in names]
         like = self.outputs[0]
         meter, reached = self.chain.predict(found, self._widths())
-        fits = meter.peak * like.element_size() <= self.problem.memory
+        fits = meter.peak * like.element_size() <= self.problem.bound
         if not fits and not auto:
             raise ValueError(
                 f"memory={self.problem.bound} is too little for method='chain', which needs "
