@@ -111,9 +111,8 @@ def median_error(size):
 
 
 def harmonic(size):
-    """PercentDelta's exact mean times log(P), which tends to pi/2."""
-    mean = theory.percent_delta_moments(1, 1, int(size))[0].value
-    return mean * np.log(size) * 2 / np.pi - 1
+    """PercentDelta's median times log(P), which tends to pi/2."""
+    return number(theory.percent_delta_centre(1, 1, size)) * np.log(float(size)) * 2 / np.pi - 1
 
 
 def without_replacement(n):
@@ -141,7 +140,7 @@ SLOPES = {
     "tail": ("radius_tail", tail, (10, 20), -2),
     "lars": ("rules", lars_error, (100, 200), -1),
     "median": ("rules", median_error, (101, 203), -1),
-    "harmonic": ("rules", harmonic, (1e12, 1e24), "log"),
+    "harmonic": ("rules", harmonic, (10**60, 10**120), "log"),
     "without replacement": ("finite_population", without_replacement, (400, 1600), -1),
 }  # fmt: skip
 

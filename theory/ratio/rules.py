@@ -272,8 +272,8 @@ DERIVATION = Derivation(
         ),
         Statement(
             "asymptotic",
-            "PercentDelta tends to 0 and the mean radius to infinity like 1/log(P) and log(P), "
-            "with fluctuations of the order of the rate that are not normal.",
+            "PercentDelta's median tends to 0 and the mean radius's to infinity like 1/log(P) and "
+            "log(P), with fluctuations of the order of the rate that are not normal.",
             rate="1/log(P)",
         ),
     ),
