@@ -140,7 +140,7 @@ SLOPES = {
     "tail": ("radius_tail", tail, (10, 20), -2),
     "lars": ("rules", lars_error, (100, 200), -1),
     "median": ("rules", median_error, (101, 203), -1),
-    "harmonic": ("rules", harmonic, (10**60, 10**120), "log"),
+    "harmonic": ("rules", harmonic, (1e60, 1e120), "log"),
     "without replacement": ("finite_population", without_replacement, (400, 1600), -1),
 }  # fmt: skip
 

@@ -248,6 +248,36 @@ def test_estimates_cover(rule, beta):
     assert abs(inside.mean() - level) < 0.06
 
 
+@pytest.mark.parametrize("rule", [rule for rule in RULES if rule != "mclr-signed"])
+@pytest.mark.parametrize("zeros", [0.0, 0.2])
+def test_estimates_cover_small_layers_with_dead_units(rule, zeros):
+    """40 entries; a share of units is dead (w = g = 0), another has no gradient."""
+    size, count = 40, 600
+    rng = np.random.default_rng(13)
+
+    def draw(shape):
+        w, g = rng.standard_normal(shape), 2 * rng.standard_normal(shape)
+        dead = rng.random(shape) < zeros
+        return np.where(dead, 0.0, w), np.where(dead | (rng.random(shape) < zeros), 0.0, g)
+
+    layers_found = [rule_estimate(rule, *draw(size)) for _ in range(count)]
+    if rule == "mean" and zeros:  # a weight without gradient has an infinite radius
+        assert np.mean([f.value == np.inf and np.isnan(f.low) for f in layers_found]) > 0.98
+        return
+    if layers_found[0].interval_of == "limit":
+        goals = np.full(count, rule_estimate(rule, *draw(1_000_000)).value)
+    else:
+        goals = np.array([rule_estimate(rule, *draw(size)).value for _ in range(count)])
+    held = [np.isnan(f.low) or f.low <= goal <= f.high
+            for f, goal in zip(layers_found, goals, strict=True)]  # fmt: skip
+    # 0.95 less what 1/sqrt(40) and, for the heavy two, 40^(-1/3) may cost.
+    assert 0.88 < np.mean(held) <= 1
+    # Half as wide, they would not.
+    narrow = [abs(goal - f.value) < abs((f.high if goal > f.value else f.low) - f.value) / 3
+              for f, goal in zip(layers_found, goals, strict=True)]  # fmt: skip
+    assert np.mean(narrow) < 0.8
+
+
 def test_estimate_sees_correlation():
     rng = np.random.default_rng(5)
     g = rng.standard_normal(4000)
