@@ -6,7 +6,9 @@ The plain loop is what one would write: `for x, y in DataLoader(TensorDataset(..
 zero_grad, cross_entropy, backward, step. Beside it stand `sim.train` with nothing measured, with
 what it measures by default, and with other options. Contestants take turns round by round; what is
 reported is the median over the rounds of the ratio within a round, with its quartiles, because a
-busy machine moves all times together. Writes a JSON record with hardware and versions.
+busy machine moves all times together. Seconds are those of the processor, not of the clock on the
+wall: with one thread and no waiting they are the same on an idle machine, and on a busy one
+they leave out what others take. Writes a JSON record with hardware and versions.
 """
 
 import argparse
@@ -29,7 +31,7 @@ from sim.training._world import World
 
 NOTHING = {"layers_every": 0, "test_every": 0}
 MOMENTUM = {"momentum": 0.9}
-LANES = 16
+LANES = 32
 Case = tuple[dict[str, Any], int]
 # Network, data and batch size, and how many passes make one timing.
 CASES: dict[str, Case] = {
@@ -61,13 +63,13 @@ def plain(config: TrainConfig, root: str | None) -> Callable[[], float]:
         )
         optimizer = torch.optim.SGD(model.parameters(), config.lr, momentum=0.9)
         loader = DataLoader(TensorDataset(*data.pair), batch_size=config.batch_size, shuffle=True)
-        start = time.perf_counter()
+        start = time.process_time()
         for _ in range(config.epochs or 0):
             for x, y in loader:
                 optimizer.zero_grad()
                 F.cross_entropy(model(x), y).backward()
                 optimizer.step()
-        return time.perf_counter() - start
+        return time.process_time() - start
 
     return run
 
@@ -77,10 +79,10 @@ def ours(configs: list[TrainConfig], root: str | None) -> Callable[[], float]:
 
     def run() -> float:
         state = State(configs, root, World())
-        start = time.perf_counter()
+        start = time.process_time()
         for _ in state.steps():
             pass
-        return time.perf_counter() - start
+        return time.process_time() - start
 
     return run
 
@@ -92,6 +94,17 @@ def one_by_one(configs: list[TrainConfig], root: str | None) -> Callable[[], flo
     return run
 
 
+def swept(configs: list[TrainConfig], vectorise: bool) -> Callable[[], float]:
+    """All of a sweep: data, networks, steps and tables."""
+
+    def run() -> float:
+        start = time.process_time()
+        sim.sweep(configs, jobs=1, vectorise=vectorise)
+        return time.process_time() - start
+
+    return run
+
+
 def throughput(name: str, root: str | None) -> dict[str, Callable[[], float]]:
     fields, epochs = CASES[name]
     base = TrainConfig.read(
@@ -99,7 +112,7 @@ def throughput(name: str, root: str | None) -> dict[str, Callable[[], float]]:
         | {"optimizer_options": MOMENTUM, "measure": NOTHING}
         | fields
     )
-    return {
+    found = {
         "DataLoader": plain(base, root),
         "sim.train, nothing measured": ours([base], root),
         "sim.train, layers every 10th": ours(
@@ -108,16 +121,21 @@ def throughput(name: str, root: str | None) -> dict[str, Callable[[], float]]:
         "sim.train, layers every step": ours(
             [base.replace(measure={"layers_every": 1, "test_every": 0})], root
         ),
-        "sim.train, channels last": ours([base.replace(channels_last=True)], root),
     }
+    if fields["model"] in ("alexnet", "resnet18"):
+        last = base.replace(channels_last=True)
+        found["sim.train, channels last"] = ours([last], root)
+    return found
 
 
-def lanes(batch_size: int, measured: bool) -> dict[str, Callable[[], float]]:
+def lanes(batch_size: int, measured: bool, whole: bool) -> dict[str, Callable[[], float]]:
     base = TrainConfig.read(
         {"epochs": 2, "batch_size": batch_size, "lr": 0.05, "optimizer_options": MOMENTUM}
         | ({} if measured else {"measure": NOTHING})
     )
     configs = [base.replace(seed=seed) for seed in range(LANES)]
+    if whole:
+        return {"one after another": swept(configs, False), "lanes": swept(configs, True)}
     return {"one after another": one_by_one(configs, None), "lanes": ours(configs, None)}
 
 
@@ -171,10 +189,11 @@ def main() -> None:
     todo: dict[str, Callable[[], dict[str, Callable[[], float]]]] = {
         name: (lambda name=name: throughput(name, given.data)) for name in CASES
     }
-    for size in (32, 128):
+    for size in (16, 32, 128):
         for measured in (False, True):
             title = f"lanes-{size}{', measured' if measured else ''}"
-            todo[title] = lambda size=size, measured=measured: lanes(size, measured)
+            todo[title] = lambda size=size, measured=measured: lanes(size, measured, False)
+        todo[f"lanes-{size}, whole sweep"] = lambda size=size: lanes(size, True, True)
     for name, make in todo.items():
         if given.only and not any(name.startswith(each) for each in given.only):
             continue
