@@ -126,9 +126,12 @@ def audit(
     try:
         with expected(ValueError, OSError):
             old = None if compare is None else read_old(compare)
-            if plan:
-                for line in planned(profile, only or None, out, dataset, data, device, fresh=fresh):
+            # What takes hours says so before it begins.
+            if plan or profile == "full":
+                told = planned(profile, only or None, out, dataset, data, device, fresh=fresh)
+                for line in told if plan else told[-1:]:
                     typer.echo(line)
+            if plan:
                 return
             results = run(
                 profile,

@@ -66,6 +66,6 @@ class Lines(Silent):
         self._done += 1
         print(
             f"[{self._done}/{self._total}] {result.id}: {mark(result.verdict)} {result.verdict} "
-            f"({result.seconds:.1f} s)",
+            f"({result.seconds:.1f} s{', kept' if result.kept else ''})",
             flush=True,
         )

@@ -157,3 +157,9 @@ class TestEstimates:
         assert "eq4" in result.stdout
         assert "2 checks, about" in result.stdout
         assert not (tmp_path / "r").exists()
+
+    def test_a_full_audit_says_beforehand_how_long_it_takes(self, tmp_path):
+        command = ["audit", "--profile", "full", "--only", "eq9", "--out", str(tmp_path)]
+        result = CliRunner().invoke(cli.app, command)
+        assert result.exit_code == 0, result.output
+        assert result.stdout.startswith("1 checks, about ")
