@@ -64,8 +64,8 @@ def rule_estimate(
     in the size, with a coverage error of order 1/sqrt(P); for the last two, of order 1/P^(1/3).
     Entries with w = g = 0 (dead units) have no ratio and are left out of the three rules made of
     ratios. A weight without gradient has an infinite radius, and so then has their mean; a zero
-    weight with one makes PercentDelta's rate zero. With fewer than 20 entries, or a zero norm or median, the error and the interval are
-    nan, and the value stands alone.
+    weight with one makes PercentDelta's rate zero. With fewer than 20 entries, a zero norm or
+    median, or such a value, the error and the interval are nan, and the value stands alone.
 
     Source: delta method; McKean & Schrader (1984); Fieller (1954); stable laws of index one.
 
