@@ -472,7 +472,7 @@ GAMMAS: dict[str, tuple[float, ...]] = {
     "cblr": (3e-5, 1e-4, 3e-4, 1e-3),
 }
 # The exact curvature is not vectorised over seeds.
-RULE_SEEDS = 6
+EXACT_SEEDS = 6
 RULE_SIZES = (1024, 8192, 32768)
 
 
@@ -486,7 +486,6 @@ def _rules(context: "Context") -> dict[str, Any]:
 
     found = lab(context)
     sizes = [found.n(paper) for paper in RULE_SIZES]
-    seeds = found.seeds[:RULE_SEEDS]
     # The exact curvature takes some ten gradients, so equal steps are fewer here.
     equal = max(1, found.epochs * (found.total // found.n(8192)))
     rows = []
@@ -494,6 +493,7 @@ def _rules(context: "Context") -> dict[str, Any]:
         for n in sizes:
             for rule, gammas in GAMMAS.items():
                 config = found.base.replace(batch_size=n, optimizer=rule)
+                seeds = found.seeds[:EXACT_SEEDS] if rule == "cblr" else found.seeds
                 if series == "steps":
                     config = config.replace(epochs=None, steps=equal)
                 if rule == "cblr":
@@ -519,7 +519,6 @@ def _rules(context: "Context") -> dict[str, Any]:
                         }
                     )
     return provenance(found) | {
-        "seeds": list(seeds),
         "n": sizes,
         "epochs": found.epochs,
         "equal_steps": equal,

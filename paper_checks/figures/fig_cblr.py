@@ -36,7 +36,7 @@ def measure(context: "Context") -> dict[str, Any]:
 def judge(measurements: Measurements, thresholds: Mapping[str, float]) -> Judgement:
     """CBLR less the best of its approximations, at the smallest and the largest batch."""
     sizes = (measurements["n"][0], measurements["n"][-1])
-    seeds = len(measurements["seeds"]) // 2
+    seeds = len(read(measurements, "epochs", sizes[0], "cblr"))
     if seeds < thresholds["seeds"]:
         return Judgement(INCONCLUSIVE, "> 0", None, f"Only {seeds} seeds to read.")
     found, told = [], []

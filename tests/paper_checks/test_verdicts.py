@@ -574,7 +574,9 @@ def test_fig_cblr(accuracy, verdict):
     assert judged("fig-cblr", measurements) == verdict
     if verdict == "holds":
         drawn("fig-cblr", measurements)
-    assert judged("fig-cblr", measurements | {"seeds": [0, 1]}) == "inconclusive"
+    for row in measurements["rows"]:
+        row["accuracy"] = row["accuracy"][:2]
+    assert judged("fig-cblr", measurements) == "inconclusive"
 
 
 # ---- curvature spread -----------------------------------------------------------------------
