@@ -190,7 +190,7 @@ def _steps(sweep: str, lab: Any) -> list[tuple[int, int]]:
                 (n, 2 * 4 * 5 * seeds * (epochs * epoch(n)))
                 for n in (lab.n(paper) for paper in training.RULE_SIZES)
             ]
-            + [(20 * 256, 2 * 4 * 3 * seeds * epochs * 10)]
+            + [(20 * 256, 2 * 4 * 3 * min(seeds, training.EXACT_SEEDS) * epochs * 10)]
         ),
         "warmup": lambda: [(big, 3 * seeds * 5 * epoch(big)), (20 * 256, 3 * seeds * 6)],
         "sharp": lambda: [(lab.n(2048), 3 * 5 * training.equal_steps(lab)), (1024, 3 * 5 * 60)],
