@@ -3,6 +3,7 @@
 import shlex
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -12,8 +13,11 @@ from paper_checks.check import Drawing
 from paper_checks.formula import formula
 from paper_checks.numbers import short, spread
 from paper_checks.registry import IDS
-from paper_checks.result import Result
+from paper_checks.result import Result, read_results
 from paper_checks.verdicts import mark, rank, tone
+
+# Where results of runs that a reader cannot repeat at once are committed.
+EVIDENCE = Path(__file__).parent / "evidence"
 
 
 def order(name: str) -> int:
@@ -137,14 +141,54 @@ LEAD = (
 )
 
 
+def evidence(folder: Path = EVIDENCE) -> dict[str, list[Result]]:
+    """The results of other runs that are kept in `folder`, by the check's id: larger profiles.
+
+    Each `*.json` there is a results.json as an audit wrote it.
+
+    >>> evidence(Path("no such folder"))
+    {}
+    """
+    found: dict[str, list[Result]] = {}
+    for path in sorted(folder.glob("*.json")):
+        for result in read_results(path):
+            found.setdefault(result.id, []).append(result)
+    return found
+
+
+def _elsewhere(result: Result, others: Mapping[str, list[Result]]) -> list[dict[str, Any]]:
+    """What other configurations found for this check, with the environment that they ran in."""
+    own = result.environment
+    return [
+        {
+            "verdict": other.verdict,
+            "measured": other.measured,
+            "interval": other.interval,
+            "where": ", ".join(
+                str(other.environment.get(key, "?")) for key in ("profile", "dataset", "device")
+            ),
+            "same_criterion": other.criterion_hash == result.criterion_hash,
+        }
+        for other in others.get(result.id, [])
+        if any(
+            other.environment.get(key) != own.get(key) for key in ("profile", "dataset", "device")
+        )
+    ]
+
+
 def render(
     results: Sequence[Result],
     drawings: Mapping[str, Drawing],
     *,
     title: str = TITLE,
     lead: str = LEAD,
+    others: Mapping[str, list[Result]] | None = None,
 ) -> str:
-    """The whole page: contradictions first, then as the paper has them."""
+    """The whole page: contradictions first, then as the paper has them.
+
+    `others` are the results of other configurations to stand beside, `evidence()` by default.
+    """
+    beside = evidence() if others is None else others
     environment = Environment(
         loader=PackageLoader("paper_checks", "."),
         autoescape=True,
@@ -170,6 +214,7 @@ def render(
     return environment.get_template("page.html.j2").render(
         title=title,
         lead=lead,
+        elsewhere={result.id: _elsewhere(result, beside) for result in ordered},
         results=ordered,
         drawings=drawings,
         tally=sorted(counts.items(), key=lambda pair: rank(pair[0])),

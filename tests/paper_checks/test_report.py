@@ -108,6 +108,30 @@ def test_foreign_text_is_escaped(tiny, tmp_path, fake_check):
     assert "<statement>" not in text
 
 
+def test_other_configurations_stand_beside(page, tmp_path):
+    import dataclasses
+
+    from paper_checks.report import evidence
+    from paper_checks.result import write_results
+
+    first, *rest = page[0]
+    other = dataclasses.replace(
+        first,
+        verdict="inconclusive",
+        measured=0.125,
+        environment={**first.environment, "profile": "full", "device": "cuda (a card)"},
+        criterion_hash="0" * 64,
+    )
+    write_results(tmp_path / "full.json", [other, rest[0]])
+    found = evidence(tmp_path)
+    assert set(found) == {first.id, rest[0].id}
+    text = render(page[0], {}, others=found)
+    # The second is of this very configuration, so it is nothing else to show.
+    assert text.count("<dt>Elsewhere</dt>") == 1
+    assert "0.125 (full, digits, cuda (a card); by another criterion)" in text
+    assert "<dt>Elsewhere</dt>" not in render(page[0], {}, others={})
+
+
 def test_an_empty_report_says_so():
     assert "0 checks" in render([], {})
 
