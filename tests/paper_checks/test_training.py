@@ -65,3 +65,27 @@ def test_the_full_profile_trains_the_papers_network():
 def test_the_same_seeds_give_the_same_measurements(tiny):
     again = Context(tiny.profile, "digits")
     assert training.warmup(again) == training.warmup(tiny)
+
+
+def test_the_full_profiles_runs_resume_one_by_one(tiny, tmp_path):
+    """AlexNet through the same path, as small as can be: kept runs are read, not repeated."""
+    from sim.training import grid
+
+    lab = training.lab(tiny)
+    real = replace(
+        lab,
+        base=lab.base.replace(
+            model="alexnet", model_options={"width": 0.02}, samples=16, batch_size=8, epochs=1
+        ),
+        runs=tmp_path / "runs",
+        vectorise=False,
+        jobs=1,
+    )
+    first = training.tables(real, grid(real.base, seed=[0]), "runs", "epochs")
+    kept = {path: path.stat().st_mtime_ns for path in (tmp_path / "runs").rglob("*.parquet")}
+    again = training.tables(real, grid(real.base, seed=[0, 1]), "runs", "epochs")
+    assert kept
+    assert {path: path.stat().st_mtime_ns for path in kept} == kept
+    assert len(first[0]) == 1
+    assert len(again[0]) == 2
+    assert again[0].test_loss[0] == first[0].test_loss[0]
