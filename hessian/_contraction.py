@@ -148,15 +148,16 @@ class Contraction:
         assert at.inputs is not None
         x = at.inputs(part).permute(3, 0, 1, 2).contiguous()  # [r, m, g, c]
         xx, ways = self._products(x)
-        found = []
+        found, inner = [], x.shape[-1]
         for picked, place in ways:
             tt = t.index_select(0, picked).view(-1, g, o)
-            # In their own order the products need not be copied.
+            # In their own order the products need not be copied. A place of the kernel that only
+            # ever meets padding has no pairs at all.
             some = xx if len(place) == len(xx) else xx.index_select(0, place)
             if g == 1:
-                got = product(tt[:, 0].T, some.view(len(tt), -1)).unsqueeze(0)
+                got = product(tt[:, 0].T, some.view(len(tt), inner)).unsqueeze(0)
             else:
-                got = tt.permute(1, 2, 0) @ some.view(len(tt), g, -1).transpose(0, 1)
+                got = tt.permute(1, 2, 0) @ some.view(len(tt), g, inner).transpose(0, 1)
             found.append(got)
         total = torch.stack(found)  # [a, g, o, c]
         self.total = total if self.total is None else self.total.add_(total)

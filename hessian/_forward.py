@@ -180,8 +180,12 @@ def _cdist(
 
 def _without_cudnn(watch: Watch, func: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
     """cuDNN's recurrent layers have no second derivative; torch's own do."""
-    with torch.backends.cudnn.flags(enabled=False):
+    enabled = torch.backends.cudnn.enabled
+    try:
+        torch.backends.cudnn.enabled = False
         return func(*args, **kwargs)
+    finally:
+        torch.backends.cudnn.enabled = enabled
 
 
 _RULES: dict[Callable[..., Any], Callable[..., Any]] = {

@@ -96,14 +96,20 @@ class Plan:
 
     @property
     def backward(self) -> int:
-        """Backward passes per batch in total, the one for the gradient included."""
+        """Backward passes per batch in total, those for gradients included.
+
+        One gradient comes with the result; products need one of their own, with its tape, at every
+        site and once for all single entries.
+        """
         shared = {
             e.method: e.backward for e in self.entries if e.method in ("affine", "columns", "chain")
         }
         own = sum(e.backward for e in self.entries if e.method == "parameter")
         separable = any(e.method == "separable" for e in self.entries)
         at = {e.site: e.backward for e in self.entries if e.method == "preactivation"}
-        return self.parts * (1 + sum(shared.values()) + sum(at.values()) + own) + 2 * separable
+        gradients = 1 + len(at) + (own > 0)
+        each = gradients + sum(shared.values()) + sum(at.values()) + own
+        return self.parts * each + 2 * separable
 
     def __str__(self) -> str:
         head = ("parameter", "shape", "method", "backward", "why")

@@ -548,12 +548,12 @@ def test_the_plan_is_a_table_and_counts_passes():
     )
     # A hidden layer of five outputs: weight and bias share its products.
     assert pulled["0.weight"].backward == pulled["0.bias"].backward == 2 * 5
-    assert pulled.backward == 1 + 2 * 5
+    assert pulled.backward == 2 + 2 * 5
     columns = hessian.plan(net(nn.ReLU), F.cross_entropy, (X, Y))
     assert columns.columns == columns["4.weight"].backward == 3
     assert columns.backward == 1 + 3
     entries = hessian.plan(net(nn.Tanh), F.cross_entropy, (X, Y), method="parameter")
-    assert entries.backward == 1 + 2 * (30 + 5 + 25 + 5 + 20 + 4)
+    assert entries.backward == 2 + 2 * (30 + 5 + 25 + 5 + 20 + 4)
     assert all(len(line) <= 80 for line in text.splitlines())
     assert all(str(i) in text for i in (plan.forward, plan.backward))
 
