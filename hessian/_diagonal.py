@@ -88,8 +88,11 @@ def diagonal(
             sample, and three tensors of each parameter's size.
         forward: ``forward(model, inputs)``, to call the model in another way.
         names: parameters to differentiate; all that require gradients by default.
-        memory: bytes of working set beyond the tape of one batch and the results (1 GiB; on a GPU
-            half of what is free).
+        memory: bytes of working set (1 GiB; on a GPU half of what is free), results included,
+            beside the data and what one run of the model without gradients takes. A batch that
+            needs more is taken in parts of its samples, with the same result, where samples are
+            proved to stay apart; where they are not, its tape is held whole and `plan.held` says
+            why.
         dtype: compute in this dtype instead of the parameters' own.
         weight: ``None``, ``"sum"`` (a_b = 1), or a function of the batch that returns a_b.
         progress: show a progress bar.

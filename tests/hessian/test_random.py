@@ -472,10 +472,16 @@ def check(problem):
     if max(max(gap.values()) for gap in gaps) > 1e-9:
         # Saturated softmaxes and norms of few samples cancel, and a dead unit may sit on a kink
         # exactly: what a change of parameters in the 12th digit moves, rounding may move.
-        with torch.no_grad():
-            for parameter in model.parameters():
-                parameter += 1e-12 * torch.randn(parameter.shape, generator=generator).double()
-        unsure = oracle.gap(truth(model, loss, pairs), want)
+        unsure = dict.fromkeys(want, 0.0)
+        kept = [p.detach().clone() for p in model.parameters()]
+        for _ in range(3):
+            with torch.no_grad():
+                for parameter, value in zip(model.parameters(), kept, strict=True):
+                    noise = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
+                    parameter.copy_(value + 1e-12 * noise)
+            moved = oracle.gap(truth(model, loss, pairs), want)
+            # Three draws give the size of what rounding does, not its largest value.
+            unsure = {k: max(u, 3 * moved[k]) for k, u in unsure.items()}
         # A bias that a norm takes away has a derivative of zero, summed from terms as large as any.
         top = max(float(h.abs().max()) for h in want.values())
         none = {k: 1e-14 * top / max(float(h.abs().max()), 1e-6 * top) for k, h in want.items()}
