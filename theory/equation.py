@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from typing import Any
 
-from sympy import Basic, Eq, Expr, Le, Lt, Ne, latex, sympify
+from sympy import Basic, Dummy, Eq, Expr, Le, Lt, Ne, Symbol, latex, sympify
 
 from theory._compare import by_name, holds_numerically, ratio
 from theory.verdict import Verdict, judge
@@ -235,6 +235,11 @@ class Equation:
         return to_latex(side)
 
 
+def without_dummies(thing: Any) -> Any:
+    """The object with named symbols for dummies, whose order in print depends on the session."""
+    return thing.xreplace({d: Symbol(d.name, **d.assumptions0) for d in thing.atoms(Dummy)})
+
+
 def to_latex(thing: Any) -> str:
     """LaTeX in the paper's names (g is g_i, lr is lr(n), h is the second derivative).
 
@@ -242,6 +247,7 @@ def to_latex(thing: Any) -> str:
     >>> to_latex(lr * g)
     'g_i \\\\mathrm{lr}(n)'
     """
+    thing = without_dummies(thing)
     names = {
         s: _LATEX_NAMES[s.name]
         for s in thing.free_symbols | thing.atoms()

@@ -7,7 +7,7 @@ from typing import Any
 from sympy import latex
 
 from theory.derivations import SUBJECTS
-from theory.equation import Step
+from theory.equation import Step, without_dummies
 from theory.equations import EQUATIONS
 
 _HEAD = """# Derivations
@@ -47,7 +47,10 @@ def render(check: bool = False) -> str:
         for derivation in derivations:
             parts.append(f"### {markdown(derivation.title)}\n")
             parts.append("Functions: " + ", ".join(f"`{law}`" for law in derivation.laws) + ".\n")
-            parts += [_display(lhs, latex(value)) for lhs, value in derivation.formulas.items()]
+            parts += [
+                _display(lhs, latex(without_dummies(value)))
+                for lhs, value in derivation.formulas.items()
+            ]
             parts += [
                 f"- *{s.firmness.capitalize()}*: {markdown(s.text)}"
                 + (f" Rate: {markdown(s.rate)}." if s.rate else "")

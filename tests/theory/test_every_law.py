@@ -37,6 +37,7 @@ spreads = st.floats(-8, 3).map(lambda e: 10.0**e)
 rates = st.floats(-6, 1).map(lambda e: 10.0**e)
 means = st.builds(lambda e, s: s * 10.0**e, st.floats(-12, 4), st.sampled_from([-1.0, 1.0]))
 momenta = st.integers(0, 99).map(lambda k: k / 128)  # exact in binary
+beside = st.one_of(st.just(0.0), st.floats(-3, 1).map(lambda e: 10.0**e))
 shares = st.integers(1, 127).map(lambda k: k / 128)
 
 
@@ -239,13 +240,16 @@ def folded(mu, variance):
 
 case(
     "expected_abs_gradient",
-    draw={"n": batches, "sigma": spreads, "mu": means, "extra": batches, "tau": spreads,
-          "mask": spreads, "common": spreads},
+    # The extensions beside sigma, so that none drowns the others, or absent.
+    draw={"n": batches, "sigma": spreads, "mu": means, "extra": batches, "tau": beside,
+          "mask": beside, "common": beside},
     also=lambda p: {**{k: v for k, v in p.items() if k != "extra"},
-                    "population": p["n"] + p["extra"]},
+                    "population": p["n"] + p["extra"],
+                    **{k: p[k] * p["sigma"] for k in ("tau", "mask", "common")}},
     oracle=lambda n, sigma, mu, population, tau, mask, common: folded(
         mu, draw_variance(n, sigma, population) + tau**2 + mask**2 / n + common**2),
     bad={"n": 0, "sigma": 1},
+    examples=12,
 )  # fmt: skip
 
 
