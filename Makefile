@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 AUDIT  ?=
 
-.PHONY: audit test lint slow gpu browser bench gallery wheel clean
+.PHONY: audit test lint slow gpu browser bench gallery docs wheel clean
 
 audit: $(VENV)/.installed
 	$(BIN)/cblr audit $(AUDIT)
@@ -35,6 +35,10 @@ bench: $(VENV)/.installed-test
 # The pages under docs/theory that are generated from the code, every step of them checked.
 gallery: $(VENV)/.installed
 	$(BIN)/python -m theory.gallery
+
+docs: gallery
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[docs]'
+	$(BIN)/mkdocs build --strict
 
 wheel: $(VENV)/.installed-test
 	$(BIN)/python -m build --wheel
