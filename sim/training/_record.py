@@ -87,28 +87,35 @@ class Recorder:
         self.layer_epochs: list[tuple[int, int, Tensor]] = []
         self.curvature: list[dict[str, Any]] = []
         self.diverged: dict[int, int] = {}
-        # Of the epoch so far.
-        self.previous: list[Tensor] = []
-        self.start: list[Tensor] = []
-        self.mean: list[Tensor] = []
-        self.square: list[Tensor] = []
+        # Of the epoch so far: all tensors in one, `[lanes, entries]`, so that an operation is one.
+        self.flat: dict[str, Tensor] = {}
         self.sums = torch.zeros(network.lanes, count, len(LAYER_COLUMNS), dtype=wide, device=device)
         self.count = 0
+        self._standing = -1
 
+    @torch.no_grad()
     def begin_epoch(self) -> None:
         """Start the sums of an epoch anew."""
         if not self.every:
             return
-        parameters = self.network.parameters
-        if not self.start:
-            for kept in (self.previous, self.start, self.mean, self.square):
-                kept.extend(torch.zeros_like(p, requires_grad=False) for p in parameters)
-        with torch.no_grad():
-            torch._foreach_copy_(self.start, parameters)
-            torch._foreach_zero_(self.mean)
-            torch._foreach_zero_(self.square)
+        if not self.flat:
+            self._allocate()
+        self._flatten(self.network.parameters, "start")
+        self.flat["mean"].zero_()
+        self.flat["square"].zero_()
         self.sums.zero_()
         self.count = 0
+
+    def _allocate(self) -> None:
+        like = self.network.parameters[0].detach()
+        for name in ("weight", "after", "gradient", "move", "start", "mean", "square"):
+            self.flat[name] = like.new_zeros(self.network.lanes, sum(self.sizes))
+        pieces = [self._pieces(self.flat[name]) for name in ("gradient", "move")]
+        self._measured = [piece for each in pieces for piece in each]
+
+    def _flatten(self, tensors: list[Tensor], name: str) -> None:
+        lanes = self.network.lanes
+        torch.cat([t.detach().reshape(lanes, -1) for t in tensors], 1, out=self.flat[name])
 
     def measures(self, step: int) -> bool:
         """Whether the tensors are measured at this step."""
@@ -116,29 +123,32 @@ class Recorder:
 
     @torch.no_grad()
     def before(self, step: int) -> None:
-        """Between the gradient and the step: E|g|, and the moments of every entry's gradient."""
+        """Between the gradient and the step: the moments of every entry's gradient."""
         if not self.measures(step):
             return
-        parameters = self.network.parameters
-        torch._foreach_copy_(self.previous, parameters)
-        gradients = [
-            p.grad if p.grad is not None else torch.zeros_like(p, requires_grad=False)
-            for p in parameters
-        ]
-        self._gradient_abs = self._mean_abs(gradients)
+        flat, parameters = self.flat, self.network.parameters
+        if self._standing != step:
+            self._flatten(parameters, "weight")
+        gradients = [p.grad if p.grad is not None else torch.zeros_like(p) for p in parameters]
+        self._flatten(gradients, "gradient")
         # Welford's update: no difference of large sums.
         self.count += 1
-        change = torch._foreach_sub(gradients, self.mean)
-        torch._foreach_add_(self.mean, change, alpha=1 / self.count)
-        torch._foreach_addcmul_(self.square, change, change, value=1 - 1 / self.count)
+        change = torch.sub(flat["gradient"], flat["mean"], out=flat["move"])
+        flat["mean"].add_(change, alpha=1 / self.count)
+        flat["square"].addcmul_(change, change, value=1 - 1 / self.count)
 
     @torch.no_grad()
     def after(self, step: int) -> None:
-        """After the step: E|Δw|."""
+        """After the step: E|g| and E|Δw|."""
         if not self.measures(step):
             return
-        torch._foreach_sub_(self.previous, self.network.parameters)
-        both = torch.stack([self._gradient_abs, self._mean_abs(self.previous)], -1)
+        flat = self.flat
+        self._flatten(self.network.parameters, "after")
+        torch.sub(flat["after"], flat["weight"], out=flat["move"])
+        # The next step starts from here.
+        flat["weight"], flat["after"], self._standing = flat["after"], flat["weight"], step + 1
+        gradient, move = self._mean_abs(self._measured).chunk(2, 1)
+        both = torch.stack([gradient, move], -1)
         self.layer_rows[len(self.layer_steps)].copy_(both)
         self.sums.add_(both)
         self.layer_steps.append(step)
@@ -222,18 +232,16 @@ class Recorder:
                 }
             )
         if self.every and self.count:
-            k = self.count
-            deviation = [(s / (k - 1)).sqrt() if k > 1 else s * math.nan for s in self.square]
-            displacement = torch._foreach_sub(self.start, self.network.parameters)
+            k, flat = self.count, self.flat
+            deviation = (flat["square"] / (k - 1)).sqrt() if k > 1 else flat["square"] * math.nan
+            self._flatten(self.network.parameters, "after")
+            displacement = flat["after"] - flat["start"]
             gradient, path = self.sums.unbind(-1)
-            columns = [
-                gradient / k,
-                self._mean_abs(self.mean),
-                self._mean_abs(deviation),
-                path / k,
-                path,
-                self._mean_abs(list(displacement)),
-            ]
+            of_mean, of_deviation, of_displacement = (
+                self._mean_abs(self._pieces(each))
+                for each in (flat["mean"], deviation, displacement)
+            )
+            columns = [gradient / k, of_mean, of_deviation, path / k, path, of_displacement]
             stacked = torch.stack([c.to(self.sums) for c in columns], -1)
             self.layer_epochs.append((each.epoch, k, stacked.to("cpu", copy=True)))
 
@@ -245,42 +253,42 @@ class Recorder:
             parts.append(block[next(i for i, s in enumerate(steps) if s >= step) :])
         return torch.cat(parts[::-1])
 
-    def _mean_abs(self, tensors: list[Tensor]) -> Tensor:
-        """The average size of an entry, `[lanes, tensors]`."""
-        if self.network.lanes > 1:
-            rows = [torch.linalg.vector_norm(t.flatten(1), 1, dim=1) for t in tensors]
-            return torch.stack(rows, 1) / self._sizes
-        cut = [_flat(t).split(PIECE) if t.numel() > PIECE else (t,) for t in tensors]
-        norms = torch._foreach_norm([piece for each in cut for piece in each], 1)
-        flat = torch.stack(list(norms)).to(self._sizes)
-        if len(flat) > len(cut):
-            sums = [each.sum() for each in flat.split([len(each) for each in cut])]
-            flat = torch.stack(sums)
-        return (flat / self._sizes).unsqueeze(0)
+    def _pieces(self, flat: Tensor) -> list[tuple[Tensor, ...]]:
+        """Each tensor's part of a flat one, `[lanes, size]`, in pieces that are summed alone."""
+        return [part.split(PIECE, 1) for part in flat.split(self.sizes, 1)]
+
+    def _mean_abs(self, pieces: list[tuple[Tensor, ...]]) -> Tensor:
+        """The average size of an entry of each tensor, `[lanes, tensors]`."""
+        every = [piece for each in pieces for piece in each]
+        if self.network.lanes == 1:
+            norms = torch.stack(list(torch._foreach_norm(every, 1))).unsqueeze(0)
+        else:
+            norms = torch.stack([torch.linalg.vector_norm(t, 1, dim=1) for t in every], 1)
+        norms = norms.to(self._sizes.dtype)
+        if len(every) > len(pieces):
+            split = norms.split([len(each) for each in pieces], 1)
+            norms = torch.stack([each.sum(1) for each in split], 1)
+        return norms / self._sizes.repeat(len(pieces) // len(self.sizes))
 
     def state(self) -> dict[str, Any]:
         """All that is needed to go on from here, after a `flush`."""
         kept = ("blocks", "epochs", "layer_epochs", "curvature", "diverged", "count", "sums")
-        lists = ("start", "mean", "square")
-        return {name: getattr(self, name) for name in (*kept, *lists)}
+        found = {name: getattr(self, name) for name in kept}
+        flat = {name: self.flat[name] for name in ("start", "mean", "square") if self.flat}
+        return {**found, "flat": flat}
 
     def load(self, state: dict[str, Any]) -> None:
         """Go on from what `state` returned."""
-        device = self.sums.device
         for name, value in state.items():
-            if name in ("start", "mean", "square"):
-                value = [tensor.to(device) for tensor in value]
-            setattr(self, name, value.to(device) if isinstance(value, Tensor) else value)
-        self.previous = [torch.zeros_like(tensor) for tensor in self.start]
-
-
-def _flat(tensor: Tensor) -> Tensor:
-    # A sum does not mind the order: channels-last memory is taken as it lies.
-    if tensor.is_contiguous():
-        return tensor.view(-1)
-    if tensor.dim() == 4 and tensor.is_contiguous(memory_format=torch.channels_last):
-        return tensor.permute(0, 2, 3, 1).reshape(-1)
-    return tensor.reshape(-1)
+            if name == "flat":
+                if value and not self.flat:
+                    self._allocate()
+                for key, tensor in value.items():
+                    self.flat[key].copy_(tensor)
+            else:
+                value = value.to(self.sums.device) if isinstance(value, Tensor) else value
+                setattr(self, name, value)
+        self._standing = -1
 
 
 def frames(
