@@ -27,9 +27,10 @@ gpu: $(VENV)/.installed-test
 browser: $(VENV)/.installed-test
 	$(BIN)/python -m pytest -m browser
 
-# Without dependencies: BackPACK names torchvision, which nothing here uses.
+# Without dependencies: BackPACK names torchvision, which nothing here uses, and none may pick a torch.
 bench: $(VENV)/.installed-test
-	$(BIN)/python -m pip install --quiet --no-deps -c constraints.txt backpack-for-pytorch unfoldNd einops
+	$(BIN)/python -m pip install --quiet --no-deps -c constraints.txt backpack-for-pytorch unfoldNd einops \
+	  curvlinops-for-pytorch einconv linear_operator opt_einsum jaxtyping wadler_lindig
 	$(BIN)/python -W ignore benchmarks/diagonal.py
 
 # The pages under docs/theory that are generated from the code, every step of them checked.
