@@ -131,6 +131,7 @@ def coordinate_minimum(
         True
     """
     _check(per_parameter, search, reach, points, tolerance)
+    _data.check_generator(generator)
     every = dict(model.named_parameters()) if isinstance(model, nn.Module) else {}
     drawn = {
         name: entries(p.numel(), per_parameter, generator).to(p.device) for name, p in every.items()

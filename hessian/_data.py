@@ -59,6 +59,26 @@ def _describe(item: Any) -> str:
     return type(item).__name__
 
 
+def check_generator(generator: Any) -> None:
+    """Random draws are made on the CPU, the same on every machine.
+
+    Raises:
+        TypeError, ValueError: it is no generator, or one of another device.
+    """
+    if generator is None:
+        return
+    if not isinstance(generator, torch.Generator):
+        raise TypeError(
+            f"generator must be a torch.Generator, got {type(generator).__name__}; "
+            "e.g. torch.Generator().manual_seed(0)"
+        )
+    if generator.device.type != "cpu":
+        raise ValueError(
+            f"generator must be on the CPU, got one on {generator.device}; "
+            "use torch.Generator().manual_seed(...)"
+        )
+
+
 def size(inputs: Any) -> int:
     """Number of samples in a batch: the leading dimension of its first tensor.
 
@@ -140,7 +160,14 @@ def batch_weight(weight: Weight, batch: Batch, n: int) -> float:
             f'weight must be None, "sum" or a function of the batch, got {weight!r}; '
             'use "sum" for a loss that sums over samples'
         )
-    value = float(weight(batch))
+    if not callable(weight):
+        raise TypeError(
+            f'weight must be None, "sum" or a function of the batch, got {type(weight).__name__}'
+        )
+    try:
+        value = float(weight(batch))
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"weight(batch) must return a number: {error}") from error
     if not abs(value) < float("inf"):
         raise ValueError(f"weight(batch) returned {value}; it must be a finite number")
     return value

@@ -213,11 +213,14 @@ def plan(
     names: Iterable[str] | None = None,
     memory: int | None = None,
     dtype: torch.dtype | None = None,
+    weight: _data.Weight = None,
+    progress: bool = False,
 ) -> Plan:
     """Which exact method `diagonal` will use for each parameter, why, and what it will cost.
 
     Runs the model and the loss once, on the first batch of `data` (an iterator loses that batch),
-    and reads the proof off the autograd tape. Arguments and errors are those of `diagonal`.
+    and reads the proof off the autograd tape. Arguments and errors are those of `diagonal`; a
+    batch's weight changes nothing here, and there is no progress to show.
 
     Returns:
         A `Plan`; ``print(plan)`` is a table, iterating yields an `Entry` per parameter.
@@ -232,7 +235,7 @@ def plan(
         ('chain', 'chain')
     """
     with lend(model, loss, method, forward, names, memory, dtype) as problem:
-        for item in walk(problem, data, dtype, None):
+        for item in walk(problem, data, dtype, weight):
             return item.planned().plan
     raise AssertionError("walk() yields or raises")
 

@@ -122,6 +122,7 @@ def estimate(
             f"relative_error must be a positive number, got {relative_error!r}; "
             "e.g. 0.1 to stop at a tenth of the norm of the estimate"
         )
+    _data.check_generator(generator)
     generator = generator or torch.Generator().manual_seed(0)
     kept = list(data) if isinstance(data, Iterator) else data
     mean: dict[str, Tensor] = {}

@@ -12,7 +12,7 @@ from scipy.sparse.linalg import LinearOperator
 from torch import Tensor, nn
 
 from hessian import _data
-from hessian._problem import lend, scale, walk
+from hessian._problem import lend, scale, ticker, walk
 from hessian._state import Randomness
 from hessian._tape import refuse_undifferentiable
 
@@ -55,6 +55,7 @@ def operator(
     memory: int | None = None,
     dtype: torch.dtype | None = None,
     weight: _data.Weight = None,
+    progress: bool = False,
 ) -> Hessian:
     """The Hessian of L as a ``scipy.sparse.linalg.LinearOperator``.
 
@@ -65,6 +66,7 @@ def operator(
     Args:
         model, loss, data, forward, names, memory, dtype, weight: as for `diagonal`. Data that
             can be read only once is kept in memory.
+        progress: show a bar of the batches in every product.
 
     Returns:
         A `Hessian` of shape ``(P, P)``, P the number of entries of the parameters.
@@ -93,7 +95,10 @@ def operator(
     def multiply(vector: NDArray[Any]) -> tuple[NDArray[Any], int]:
         if vector.shape[0] != sum(p.numel() for p in parameters.values()):
             raise ValueError(f"the vector has {vector.shape[0]} entries, the Hessian another size")
-        with lend(model, loss, "auto", forward, list(parameters), memory, dtype) as problem:
+        with (
+            lend(model, loss, "auto", forward, list(parameters), memory, dtype) as problem,
+            ticker(progress) as bar,
+        ):
             start.restore()
             wanted = list(problem.parameters.values())
             parts = [
@@ -107,7 +112,7 @@ def operator(
             total = [torch.zeros_like(p, requires_grad=False) for p in wanted]
             weights: list[float] = []
             samples = 0
-            for item in walk(problem, kept, dtype, weight):
+            for item in bar.over(walk(problem, kept, dtype, weight)):
                 for into, h in zip(total, product(item.value(), wanted, parts), strict=True):
                     if h is not None:
                         into.add_(h, alpha=item.a)

@@ -122,6 +122,10 @@ def lend(
         raise ValueError(f"method must be one of {', '.join(METHOD_CHOICES)}, got {method!r}")
     if memory is not None and not (isinstance(memory, int) and memory > 0):
         raise ValueError(f"memory must be a positive number of bytes, got {memory!r}")
+    if forward is not None and not callable(forward):
+        raise TypeError(
+            f"forward must be a function of (model, inputs), got {type(forward).__name__}"
+        )
     if dtype is not None and not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
         raise ValueError(f"dtype must be a floating torch.dtype, got {dtype!r}")
     parameters = selected(model, names)
@@ -136,8 +140,25 @@ def lend(
         only(every, wanted),
         cast(modules, dtype),
         put_back(problem.written),
+        _twice_differentiable(),
     ):
         yield problem
+
+
+@contextmanager
+def _twice_differentiable() -> Iterator[None]:
+    """Say what to do where torch has no second derivative of an operation."""
+    try:
+        yield
+    except RuntimeError as error:  # of which NotImplementedError is one
+        text = str(error).strip().splitlines()[0] if str(error).strip() else ""
+        missing = "derivative for" in text and "not implemented" in text
+        if not missing or text.startswith("model"):
+            raise
+        raise NotImplementedError(
+            f"model or loss: an operation has no second derivative in torch ({text}); write it "
+            "with differentiable operations, or pass names= without the parameters below it"
+        ) from error
 
 
 def default_memory(parameters: Iterable[Tensor]) -> int:
@@ -161,6 +182,8 @@ def selected(model: nn.Module, names: Iterable[str] | None) -> dict[str, Tensor]
         return _real(free)
     if isinstance(names, str):
         raise TypeError(f"names must be an iterable of parameter names, got the string {names!r}")
+    if not isinstance(names, Iterable):
+        raise TypeError(f"names must be an iterable of parameter names, got {type(names).__name__}")
     chosen = list(dict.fromkeys(names))
     for name in chosen:
         if name not in every:
@@ -201,6 +224,13 @@ class Ticker:
             self.bar.update(
                 self.task, total=self.total, description=f"exact diagonal, batch {index + 1}"
             )
+
+    def over(self, items: Iterable[Item]) -> Iterator[Item]:
+        """The items, one unit each."""
+        for item in items:
+            self.expect(1, item.index)
+            yield item
+            self.tick(1)
 
     def tick(self, units: int) -> None:
         if self.bar is not None:

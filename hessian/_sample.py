@@ -127,6 +127,7 @@ def sample(
     """
     if not isinstance(per_parameter, int) or per_parameter < 1:
         raise ValueError(f"per_parameter must be an integer >= 1, got {per_parameter!r}")
+    _data.check_generator(generator)
     every = dict(model.named_parameters()) if isinstance(model, nn.Module) else {}
     drawn = {
         name: entries(p.numel(), per_parameter, generator).to(p.device) for name, p in every.items()

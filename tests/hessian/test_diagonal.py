@@ -476,6 +476,56 @@ BAD = {
         lambda: hessian.diagonal(net(), F.cross_entropy, (X, Y), weight="mean"),
         ValueError, 'weight must be None, "sum"',
     ),
+    "weight a number": (
+        lambda: hessian.diagonal(net(), F.cross_entropy, (X, Y), weight=3),
+        TypeError, 'weight must be None, "sum" or a function of the batch, got int',
+    ),
+    "weight gives no number": (
+        lambda: hessian.diagonal(net(), F.cross_entropy, (X, Y), weight=lambda b: "a"),
+        ValueError, r"weight\(batch\) must return a number: could not convert",
+    ),
+    "weight gives no finite number": (
+        lambda: hessian.diagonal(net(), F.cross_entropy, (X, Y), weight=lambda b: float("nan")),
+        ValueError, r"weight\(batch\) returned nan; it must be a finite number",
+    ),
+    "names a number": (
+        lambda: hessian.diagonal(net(), F.cross_entropy, (X, Y), names=3),
+        TypeError, "names must be an iterable of parameter names, got int",
+    ),
+    "names empty": (
+        lambda: hessian.diagonal(net(), F.cross_entropy, (X, Y), names=[]),
+        ValueError, "names is empty; leave it out",
+    ),
+    "name frozen": (
+        lambda: hessian.diagonal(
+            net().requires_grad_(False).append(nn.Linear(4, 4).double()), F.cross_entropy, (X, Y),
+            names=["0.bias"],
+        ),
+        ValueError, r"'0.bias' is frozen .* call requires_grad_\(\) on it",
+    ),
+    "forward": (
+        lambda: hessian.diagonal(net(), F.cross_entropy, (X, Y), forward=3),
+        TypeError, r"forward must be a function of \(model, inputs\), got int",
+    ),
+    "generator": (
+        lambda: hessian.sample(net(), F.cross_entropy, (X, Y), 3, generator=3),
+        TypeError, r"generator must be a torch.Generator, got int; e.g. torch.Generator",
+    ),
+    "loss complex": (
+        lambda: hessian.diagonal(net(), lambda o, t: o.sum() * 1j, (X, Y)),
+        TypeError, "loss must return a real floating tensor, got torch.complex128",
+    ),
+    "iterator exhausted": (
+        lambda: hessian.diagonal(net(), F.cross_entropy, iter([])), ValueError, "data is empty",
+    ),
+    "float targets": (
+        lambda: hessian.diagonal(net(), F.cross_entropy, (X, Y.double())),
+        ValueError, r"loss could not be computed with targets of shape \(6,\) in batch 0",
+    ),
+    "no sample dimension": (
+        lambda: hessian.diagonal(net(), F.cross_entropy, (torch.tensor(1.0), Y)),
+        ValueError, "no tensor with a leading sample dimension; pass a tensor, a tuple",
+    ),
     "shape mismatch": (
         lambda: hessian.diagonal(net(), F.cross_entropy, (X[:, :3], Y)),
         ValueError, r"model could not be called on inputs of shape \(6, 3\) in batch 0: mat1",
@@ -493,6 +543,48 @@ def test_bad_input_is_named(case):
     with pytest.raises(error, match=message) as caught:
         call()
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [
+        F.multi_margin_loss,
+        lambda o, t: F.pdist(o).sum(),
+        lambda o, t: F.ctc_loss(o.log_softmax(1).unsqueeze(1), t[None, :2] + 1, [6], [2]),
+    ],
+)
+def test_a_loss_without_second_derivative_is_named(loss):
+    with pytest.raises(NotImplementedError, match=r"derivative for .* pass names= without the"):
+        hessian.diagonal(net(), loss, (X, Y))
+
+
+def test_every_call_takes_the_common_arguments():
+    """forward, names, memory, dtype, weight and progress, by keyword; data in every form."""
+    common = {"forward": lambda m, x: m(x), "names": ("4.bias",), "memory": 10**6,
+              "dtype": torch.float64, "weight": "sum", "progress": False}  # fmt: skip
+    model, loss = net(nn.Tanh), nn.CrossEntropyLoss(reduction="sum")
+    want = hessian.diagonal(model, loss, (X, Y), names=["4.bias"])["4.bias"]
+    loader = DataLoader(TensorDataset(X, Y), batch_size=4)
+    forms = [(X, Y), [X, Y], [(X, Y)], [[X[:2], Y[:2]], [X[2:], Y[2:]]], loader]
+    for data in (*forms, (pair for pair in loader)):
+        got = hessian.diagonal(model, loss, data, **common)
+        assert float((got["4.bias"] - want).abs().max()) < 1e-12
+    assert [e.name for e in hessian.plan(model, loss, (X, Y), **common)] == ["4.bias"]
+    draw = torch.Generator().manual_seed(0)
+    some = hessian.sample(model, loss, (X, Y), 2, draw, **common)["4.bias"]
+    assert some.index.dtype == torch.int64
+    assert some.index.shape == some.value.shape == (2,)
+    assert torch.allclose(some.value, want[some.index], rtol=1e-12)
+    for kind in ("hutchinson", "preactivation", "gauss-newton", "gauss-newton-mc",
+                 "empirical-fisher", "becker-lecun"):  # fmt: skip
+        got = hessian.estimate(model, loss, (X, Y), kind, 2, draw, **common)
+        assert got["4.bias"].shape == got.standard_error["4.bias"].shape == (4,)
+    matrix = hessian.operator(model, loss, (X, Y), **common)
+    diagonal = torch.tensor((matrix @ torch.eye(4).double().numpy()).diagonal().copy())
+    assert torch.allclose(diagonal, want, rtol=1e-9)
+    hessian.operator(model, loss, loader, **{**common, "progress": True}).dot([0.0] * 4)
+    found = hessian.coordinate_minimum(model, loss, (X, Y), 1, draw, **common)
+    assert list(found) == ["4.bias"]
 
 
 def test_an_operation_without_second_derivative_is_named():
