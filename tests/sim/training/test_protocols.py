@@ -5,6 +5,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+import hessian
 import sim
 from sim.training import Discard, DiscardGradients, TrainConfig
 from sim.training._losses import per_sample
@@ -270,6 +271,20 @@ def test_cblr_takes_the_exact_curvature_of_what_it_minimises(changes):
         optimizer.step(curvature)
     for name, parameter in model.named_parameters():
         # R divides by h, which magnifies a rounding of h where h is small.
+        torch.testing.assert_close(found.weights[name], parameter.detach(), rtol=1e-7, atol=1e-9)
+
+
+def test_curvature_of_the_first_samples_is_their_mean():
+    found = run(optimizer="cblr", lr=1e-3, epochs=None, steps=1, curvature_of=6)
+    x, y = reference.data()
+    _, rows = next(reference.batches(16, 1))
+    model = reference.network()
+    optimizer = sim.optimizers.CBLR(model.named_parameters(), 1e-3)
+    first = rows[:6]
+    h = hessian.diagonal(model, F.cross_entropy, (x[first], y[first]), method="parameter")
+    F.cross_entropy(model(x[rows]), y[rows]).backward()
+    optimizer.step(h)
+    for name, parameter in model.named_parameters():
         torch.testing.assert_close(found.weights[name], parameter.detach(), rtol=1e-7, atol=1e-9)
 
 

@@ -200,6 +200,23 @@ def test_a_file_is_whole_or_the_old_one(tmp_path):
     assert os.listdir(tmp_path) == ["file"]
 
 
+def test_a_file_comes_to_its_place_whole_and_at_once(tmp_path, monkeypatch):
+    path, done = tmp_path / "file", []
+    path.write_bytes(b"old")
+    replace, fsync = os.replace, os.fsync
+
+    def replacing(source, target):
+        done.append(("replace", source.read_bytes(), path.read_bytes()))
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", replacing)
+    monkeypatch.setattr(os, "fsync", lambda d: (done.append("fsync"), fsync(d)))
+    _store.write(path, lambda file: file.write(b"new"))
+    # The content is on the disk before it has the name, and then the name is.
+    assert done == ["fsync", ("replace", b"new", b"old"), "fsync"]
+    assert path.read_bytes() == b"new"
+
+
 def test_one_process_at_a_time(tmp_path):
     with (
         _store.locked(tmp_path),
