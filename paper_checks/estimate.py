@@ -120,6 +120,7 @@ def needs(name: str, context: "Context") -> tuple[str, ...]:
         return ()
     seeds = context.profile.seeds
     one = name in ("fig2", "fig-convergence", "claim-same-failure-conditions")
+    # Where single entries are reduced, the statistics of the tensors come with them.
     return tuple(f"snapshot-{seed}" for seed in (seeds[:1] if one else seeds))
 
 

@@ -194,7 +194,7 @@ def write_page(
             for name, parts in entries.items()
             if name.endswith("weight") or parts[0].size >= 100
         ],
-        "density": fig_radius._density(list(entries.values())),
+        "density": fig_radius.density(list(entries.values())),
     }
     figure = FIGURES["fig-radius"]
     ranked = [row for row in radius["rows"] if "rank_shuffled" in row]

@@ -56,9 +56,13 @@ class Store:
 
 
 def source(make: Callable[..., Any]) -> str:
-    """The sha256 of the file that holds `make` (of a partial: what it calls)."""
+    """The sha256 of the file that holds `make`, and of those that its module names in `READS`."""
     path = _file(make)
-    return "" if path is None else _digest((path,))
+    if path is None:
+        return ""
+    module = sys.modules[getattr(make, "func", make).__module__]
+    specs = (find_spec(name) for name in getattr(module, "READS", ()))
+    return _digest((path, *(Path(spec.origin) for spec in specs if spec and spec.origin)))
 
 
 def source_path(make: Callable[..., Any]) -> str:
@@ -90,7 +94,9 @@ def common_source() -> str:
         if spec is not None and spec.origin is not None:
             paths += sorted(Path(spec.origin).parent.rglob("*.py"))
     here = Path(__file__).parent
-    paths += [here / f"{name}.py" for name in _SHARED if (here / f"{name}.py").exists()]
+    paths += [here / f"{name}.py" for name in _SHARED]
+    # Helpers that several figures or claims measure with.
+    paths += sorted([*here.glob("figures/_*.py"), *here.glob("claims/_*.py")])
     return _digest(tuple(paths))
 
 

@@ -24,14 +24,20 @@ PROTOCOL = (
 
 def measure(context: "Context") -> dict[str, Any]:
     """The factor by which each rule's rate changes, for one entry and for all."""
+    from paper_checks.figures._entries import entries
+
     seed = context.profile.seeds[0]
-    rows = [row for row in context.snapshot(seed).rows if row["parameter"].endswith("weight")]
-    name = max(rows, key=lambda row: row["size"])["parameter"]
-    w, g, _ = context.exact(seed).entries[name]
+    found = entries(context, seed)
+    return {"seeds": [seed], "samples": found["samples"], **found["failures"]}
+
+
+def failures(tensors: Mapping[str, tuple[Any, Any, Any]]) -> dict[str, Any]:
+    """`changes` of the largest weight tensor, over the entries of which neither is zero."""
+    weights = [name for name in tensors if name.endswith("weight")]
+    name = max(weights, key=lambda name: tensors[name][0].size)
+    w, g, _ = tensors[name]
     alive = (w != 0) & (g != 0)
     return {
-        "seeds": [seed],
-        "samples": context.snapshot(seed).samples,
         "parameter": name,
         "entries": int(alive.sum()),
         "changes": changes(w[alive], g[alive]),

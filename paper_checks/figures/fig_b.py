@@ -8,6 +8,7 @@ import numpy as np
 from paper_checks import drawing
 from paper_checks.check import Drawing, Judgement, Measurements
 from paper_checks.claims._networks import wilson
+from paper_checks.figures._entries import entries
 from paper_checks.numbers import short
 from paper_checks.verdicts import CONTRADICTED, HOLDS, IN_PART, INCONCLUSIVE
 
@@ -28,17 +29,12 @@ PROTOCOL = (
 
 def measure(context: "Context") -> dict[str, Any]:
     """Quantiles of |b/w| and the share of |b| < |w|, without and with weight decay."""
-    return context.shared("fig-b", _measure)
-
-
-def _measure(context: "Context") -> dict[str, Any]:
-    rows = []
-    for seed in context.profile.seeds:
-        found = context.exact(seed)
-        for name, (w, g, h) in found.entries.items():
-            rows.append({"seed": seed, "parameter": name} | place(w, g, h))
-        samples = len(found.pair[1])
-    return {"seeds": list(context.profile.seeds), "samples": samples, "rows": rows}
+    found = [entries(context, seed) for seed in context.profile.seeds]
+    return {
+        "seeds": list(context.profile.seeds),
+        "samples": found[0]["samples"],
+        "rows": [row for each in found for row in each["b"]],
+    }
 
 
 def place(w: Any, g: Any, h: Any) -> dict[str, Any]:

@@ -7,6 +7,7 @@ import numpy as np
 
 from paper_checks import drawing
 from paper_checks.check import Drawing, Judgement, Measurements
+from paper_checks.figures._entries import entries
 from paper_checks.numbers import short
 from paper_checks.verdicts import CONTRADICTED, HOLDS, IN_PART, INCONCLUSIVE
 
@@ -44,26 +45,20 @@ PROTOCOL = (
 
 def measure(context: "Context") -> dict[str, Any]:
     """The spread and the typical value of each rule by size, for layers and for Gaussians."""
-    return context.shared("fig-convergence", _measure)
-
-
-def _measure(context: "Context") -> dict[str, Any]:
     seed = context.profile.seeds[0]
-    found = context.exact(seed)
-    generator = np.random.default_rng(seed)
-    w, g = generator.standard_normal((2, GROUPS * LARGEST // 4))
+    found = entries(context, seed)
+    return {"seeds": [seed], "samples": found["samples"], **found["convergence"]}
+
+
+def convergence(tensors: Mapping[str, tuple[Any, Any, Any]], seed: int) -> dict[str, Any]:
+    """Gaussians and the three largest weight tensors, with the law at the Gaussians' sizes."""
+    w, g = np.random.default_rng(seed).standard_normal((2, GROUPS * LARGEST // 4))
     cases = [case("independent Gaussians", w, g, seed)]
-    sizes = {name: w.size for name, (w, _, _) in found.entries.items() if name.endswith("weight")}
+    sizes = {name: w.size for name, (w, _, _) in tensors.items() if name.endswith("weight")}
     largest = sorted(sizes, key=lambda name: sizes[name])[-3:]
-    cases += [case(name, *found.entries[name][:2], seed) for name in largest]
+    cases += [case(name, *tensors[name][:2], seed) for name in largest]
     law = {rule: [float(_law(rule, k)) for k in cases[0]["size"]] for rule in SETTLE}
-    return {
-        "seeds": [seed],
-        "samples": len(found.pair[1]),
-        "cases": cases,
-        "law_size": cases[0]["size"],
-        "law": law,
-    }  # fmt: skip
+    return {"cases": cases, "law_size": cases[0]["size"], "law": law}
 
 
 def _law(rule: str, size: int) -> Any:

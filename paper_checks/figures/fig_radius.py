@@ -7,6 +7,7 @@ import numpy as np
 
 from paper_checks import drawing
 from paper_checks.check import Drawing, Judgement, Measurements
+from paper_checks.figures._entries import entries
 from paper_checks.numbers import short
 from paper_checks.verdicts import CONTRADICTED, HOLDS, IN_PART, INCONCLUSIVE
 
@@ -27,25 +28,13 @@ PROTOCOL = (
 
 def measure(context: "Context") -> dict[str, Any]:
     """Rank correlations with their controls for every seed; a two-way histogram of the first."""
-    return context.shared("fig-radius", _measure)
-
-
-def _measure(context: "Context") -> dict[str, Any]:
-    rows, density = [], None
-    for seed in context.profile.seeds:
-        found = context.exact(seed)
-        for name, (w, g, h) in found.entries.items():
-            if name.endswith("weight"):
-                rows.append({"seed": seed, "parameter": name} | ranks(w, g, h, seed))
-        if density is None:
-            density = _density(list(found.entries.values()))
-        samples = len(found.pair[1])
+    found = [entries(context, seed) for seed in context.profile.seeds]
     return {
         "seeds": list(context.profile.seeds),
-        "samples": samples,
+        "samples": found[0]["samples"],
         "network": context.network,
-        "rows": rows,
-        "density": density,
+        "rows": [row for each in found for row in each["radius"]],
+        "density": found[0]["density"],
     }
 
 
@@ -81,8 +70,14 @@ def ranks(w: Any, g: Any, h: Any, seed: int = 0) -> dict[str, float | int]:
     }
 
 
-def _density(entries: list[tuple[Any, Any, Any]]) -> dict[str, Any]:
-    w, g, h = (np.concatenate(parts) for parts in zip(*entries, strict=True))
+def density(tensors: list[tuple[Any, Any, Any]]) -> dict[str, Any]:
+    """How many parameters lie where in the plane of log10 R and log10 |w/g|.
+
+    >>> x = np.arange(1.0, 50.0)
+    >>> density([(x, x, 1 / x)])["entries"]
+    49
+    """
+    w, g, h = (np.concatenate(parts) for parts in zip(*tensors, strict=True))
     usable = (w != 0) & (g != 0) & (h != 0)
     w, g, h = w[usable], g[usable], h[usable]
     exact = np.log10((1 + g**2) ** 1.5 / np.abs(h))
@@ -133,22 +128,22 @@ def judge(measurements: Measurements, thresholds: Mapping[str, float]) -> Judgem
 
 def draw(measurements: Measurements) -> Drawing:
     """The density of all parameters in the plane of the two radii; the rank correlations."""
-    density, rows = measurements["density"], measurements["rows"]
+    plane, rows = measurements["density"], measurements["rows"]
     with drawing.style("fig-radius"):
         chart = drawing.figure(10.0, 5.0)
         left, right = chart.subplots(1, 2)
-        counts = np.array(density["counts"], dtype=float).T
+        counts = np.array(plane["counts"], dtype=float).T
         image = left.pcolormesh(
-            density["exact"],
-            density["ratio"],
+            plane["exact"],
+            plane["ratio"],
             np.where(counts > 0, np.log10(np.maximum(counts, 1)), np.nan),
             cmap="cividis_r",
             rasterized=True,
         )
-        ends = [density["exact"][0], density["exact"][-1]]
+        ends = [plane["exact"][0], plane["exact"][-1]]
         left.plot(ends, ends, "--", color=drawing.VERMILION, label="|w/g| = R")
         left.set_xlim(*ends)
-        left.set_ylim(density["ratio"][0], density["ratio"][-1])
+        left.set_ylim(plane["ratio"][0], plane["ratio"][-1])
         left.set_xlabel("log10 of the exact radius R")
         left.set_ylabel("log10 |w/g|")
         left.set_title("All parameters", loc="left")
@@ -171,13 +166,13 @@ def draw(measurements: Measurements) -> Drawing:
         right.legend(loc="lower left")
     ranked = [row["rank"] for row in rows]
     alt = (
-        f"Left: density of {short(density['entries'])} parameters in the plane of the exact radius "
+        f"Left: density of {short(plane['entries'])} parameters in the plane of the exact radius "
         "and |w/g|, both logarithmic, with the line on which they are equal. Right: rank "
         f"correlations within weight tensors, {short(min(ranked))} to {short(max(ranked))}, beside "
         "those with shuffled weights and of 1/|g| alone."
     )
     caption = (
-        f"{short(density['left_out'])} parameters with a zero weight, gradient or curvature have "
+        f"{short(plane['left_out'])} parameters with a zero weight, gradient or curvature have "
         "no place in the left panel. If shuffling the weights changes nothing, the weight in w/g "
         "says nothing about the radius."
     )

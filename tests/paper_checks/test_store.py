@@ -42,6 +42,37 @@ def test_the_code_that_measures_is_part_of_the_key(tmp_path, monkeypatch):
     assert kept.path("x", make) != before
 
 
+def test_what_a_measuring_module_names_counts_too(monkeypatch):
+    from paper_checks.figures import _entries
+
+    before = module.source(_entries._entries)
+    monkeypatch.setattr(_entries, "READS", _entries.READS[:-1])
+    assert module.source(_entries._entries) != before
+
+
+def test_one_diagonal_serves_every_figure_of_single_entries(tmp_path, monkeypatch):
+    """Ranks, b, convergence, failures and the tensors' statistics: measured once a seed."""
+    from paper_checks.registry import build
+
+    context = Context(SMALL, "digits", folder=tmp_path)
+    measured = []
+    right = Context._measure
+    monkeypatch.setattr(
+        Context, "_measure", lambda self, seed: (measured.append(seed), right(self, seed))[1]
+    )
+    for name in (
+        "fig2",
+        "fig-radius",
+        "fig-b",
+        "fig-convergence",
+        "claim-same-failure-conditions",
+        "claim-lars-special-case",
+    ):
+        build(name).measure(context)
+    # Figure 2's own, of the first seed, is still in memory when the entries are asked for.
+    assert measured == [0]
+
+
 def test_half_a_file_is_no_measurement(tmp_path):
     kept = Store(tmp_path, {})
     kept.put("x", make, {"value": 1})
