@@ -112,7 +112,10 @@ class Contraction:
         """A scale or shift: one value of U for every channel and position."""
         assert self.at is not None
         factor = self.at.columns(part).unsqueeze(1)  # [m, 1, g, 1, p]
-        sums = (s * factor).sum(-1) if s.shape[-1] > 1 else (s * factor)[..., 0]
+        if s.shape[-1] == 1 or factor.stride(-1) == 0:  # one number, or a bias: the same for all p
+            sums = (s[..., 0] if s.shape[-1] == 1 else s.sum(-1)) * factor[..., 0]
+        else:
+            sums = (s * factor).sum(-1)
         squared = _weighted(sums.square_().flatten(2), weights).sum((0, 1))
         self.into.view(-1).add_(squared)
 
@@ -155,7 +158,11 @@ class Contraction:
             # ever meets padding has no pairs at all.
             some = xx if len(place) == len(xx) else xx.index_select(0, place)
             if g == 1:
-                got = product(tt[:, 0].T, some.view(len(tt), inner)).unsqueeze(0)
+                left, right = tt[:, 0], some.view(len(tt), inner)
+                # The left factor is copied inside: let it be the smaller one.
+                turned = inner < o
+                got = product(right.T, left).T if turned else product(left.T, right)
+                got = got.unsqueeze(0)
             else:
                 got = tt.permute(1, 2, 0) @ some.view(len(tt), g, inner).transpose(0, 1)
             found.append(got)
