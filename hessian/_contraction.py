@@ -151,6 +151,7 @@ class Contraction:
         assert at.inputs is not None
         x = at.inputs(part).permute(3, 0, 1, 2).contiguous()  # [r, m, g, c]
         xx, ways = self._products(x)
+        t[:: p + 1] *= 0.5  # pairs of a position with itself, which are taken twice too
         found, inner = [], x.shape[-1]
         for picked, place in ways:
             tt = t.index_select(0, picked).view(-1, g, o)
@@ -170,7 +171,7 @@ class Contraction:
         self.total = total if self.total is None else self.total.add_(total)
 
     def _products(self, x: Tensor) -> tuple[Tensor, list[tuple[Tensor, Tensor]]]:
-        """Products of the inputs at two positions, in rows, and which of them belong where."""
+        """Products of the inputs at two positions, twice, in rows, and which of them belong where."""
         r = len(x)
         if self.ways is None:
             self.ways = _ways(self.at, r)
@@ -178,14 +179,11 @@ class Contraction:
         if self.ways.chosen is not None:
             low, high = self.ways.chosen
             xx = twice.index_select(0, low).mul_(x.index_select(0, high))
-            xx[low == high] *= 0.5
             return xx, self.ways.offsets
         xx = x.new_empty((r * (r + 1) // 2, *x.shape[1:]))
         start = 0
         for i in range(r):  # all of them: whole blocks, without gathering
-            rows = xx[start : start + r - i]
-            torch.mul(twice[i:], x[i], out=rows)
-            rows[0] *= 0.5
+            torch.mul(twice[i:], x[i], out=xx[start : start + r - i])
             start += r - i
         return xx, self.ways.offsets
 
