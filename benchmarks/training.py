@@ -185,6 +185,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results"))
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
+    settings = {"rounds": given.rounds, "lanes": LANES, "threads": given.threads}
+    settings["data"] = "cifar10" if given.data else "digits"
     found: dict[str, Any] = {}
     todo: dict[str, Callable[[], dict[str, Callable[[], float]]]] = {
         name: (lambda name=name: throughput(name, given.data)) for name in CASES
@@ -199,9 +201,8 @@ def main() -> None:
             continue
         found[name] = compare(make(), given.rounds)
         show(name, found[name])
-    settings = {"rounds": given.rounds, "lanes": LANES, "threads": given.threads}
-    settings["data"] = "cifar10" if given.data else "digits"
-    record.write(given.out / "training.json", settings=settings, cases=found)
+        # After every case, so that a run cut short is not lost.
+        record.write(given.out / "training.json", settings=settings, cases=found)
 
 
 if __name__ == "__main__":

@@ -100,7 +100,7 @@ class Recorder:
             return
         if not self.flat:
             self._allocate()
-        self._flatten(self.network.parameters, "start")
+        self._flatten_weights("start")
         self.flat["mean"].zero_()
         self.flat["square"].zero_()
         self.sums.zero_()
@@ -112,23 +112,34 @@ class Recorder:
             self.flat[name] = like.new_zeros(self.network.lanes, sum(self.sizes))
         pieces = [self._pieces(self.flat[name]) for name in ("gradient", "move")]
         self._measured = [piece for each in pieces for piece in each]
+        self._both_sizes = self._sizes.repeat(2)
+        # Views of the weights as rows, which last, where the memory lies so.
+        weights = [p.detach() for p in self.network.parameters]
+        self._rows = None
+        if all(w.is_contiguous() for w in weights):
+            self._rows = [w.view(self.network.lanes, -1) for w in weights]
 
     def _flatten(self, tensors: list[Tensor], name: str) -> None:
         lanes = self.network.lanes
         torch.cat([t.detach().reshape(lanes, -1) for t in tensors], 1, out=self.flat[name])
 
+    def _flatten_weights(self, name: str) -> None:
+        if self._rows is None:
+            self._flatten(self.network.parameters, name)
+        else:
+            torch.cat(self._rows, 1, out=self.flat[name])
+
     def measures(self, step: int) -> bool:
         """Whether the tensors are measured at this step."""
         return self.every > 0 and step % self.every == 0
 
-    @torch.no_grad()
     def before(self, step: int) -> None:
         """Between the gradient and the step: the moments of every entry's gradient."""
         if not self.measures(step):
             return
         flat, parameters = self.flat, self.network.parameters
         if self._standing != step:
-            self._flatten(parameters, "weight")
+            self._flatten_weights("weight")
         gradients = [p.grad if p.grad is not None else torch.zeros_like(p) for p in parameters]
         self._flatten(gradients, "gradient")
         # Welford's update: no difference of large sums.
@@ -137,23 +148,21 @@ class Recorder:
         flat["mean"].add_(change, alpha=1 / self.count)
         flat["square"].addcmul_(change, change, value=1 - 1 / self.count)
 
-    @torch.no_grad()
     def after(self, step: int) -> None:
         """After the step: E|g| and E|Δw|."""
         if not self.measures(step):
             return
         flat = self.flat
-        self._flatten(self.network.parameters, "after")
+        self._flatten_weights("after")
         torch.sub(flat["after"], flat["weight"], out=flat["move"])
         # The next step starts from here.
         flat["weight"], flat["after"], self._standing = flat["after"], flat["weight"], step + 1
-        gradient, move = self._mean_abs(self._measured).chunk(2, 1)
-        both = torch.stack([gradient, move], -1)
+        norms = self._norms(self._measured) / self._both_sizes
+        both = norms.view(len(norms), len(LAYER_COLUMNS), -1).mT
         self.layer_rows[len(self.layer_steps)].copy_(both)
         self.sums.add_(both)
         self.layer_steps.append(step)
 
-    @torch.no_grad()
     def add(self, step: int, values: Tensor, at: int = 0) -> None:
         """Numbers `[lanes, k]` for the k columns of `STEP_COLUMNS` from `at` on.
 
@@ -234,12 +243,11 @@ class Recorder:
         if self.every and self.count:
             k, flat = self.count, self.flat
             deviation = (flat["square"] / (k - 1)).sqrt() if k > 1 else flat["square"] * math.nan
-            self._flatten(self.network.parameters, "after")
+            self._flatten_weights("after")
             displacement = flat["after"] - flat["start"]
             gradient, path = self.sums.unbind(-1)
             of_mean, of_deviation, of_displacement = (
-                self._mean_abs(self._pieces(each))
-                for each in (flat["mean"], deviation, displacement)
+                self._mean_abs(each) for each in (flat["mean"], deviation, displacement)
             )
             columns = [gradient / k, of_mean, of_deviation, path / k, path, of_displacement]
             stacked = torch.stack([c.to(self.sums) for c in columns], -1)
@@ -257,18 +265,22 @@ class Recorder:
         """Each tensor's part of a flat one, `[lanes, size]`, in pieces that are summed alone."""
         return [part.split(PIECE, 1) for part in flat.split(self.sizes, 1)]
 
-    def _mean_abs(self, pieces: list[tuple[Tensor, ...]]) -> Tensor:
+    def _mean_abs(self, flat: Tensor) -> Tensor:
         """The average size of an entry of each tensor, `[lanes, tensors]`."""
+        return self._norms(self._pieces(flat)) / self._sizes
+
+    def _norms(self, pieces: list[tuple[Tensor, ...]]) -> Tensor:
+        """Σ|·| over each tensor, `[lanes, tensors]`."""
         every = [piece for each in pieces for piece in each]
         if self.network.lanes == 1:
-            norms = torch.stack(list(torch._foreach_norm(every, 1))).unsqueeze(0)
+            norms = torch.stack(torch._foreach_norm(every, 1)).unsqueeze(0)
         else:
             norms = torch.stack([torch.linalg.vector_norm(t, 1, dim=1) for t in every], 1)
         norms = norms.to(self._sizes.dtype)
         if len(every) > len(pieces):
             split = norms.split([len(each) for each in pieces], 1)
             norms = torch.stack([each.sum(1) for each in split], 1)
-        return norms / self._sizes.repeat(len(pieces) // len(self.sizes))
+        return norms
 
     def state(self) -> dict[str, Any]:
         """All that is needed to go on from here, after a `flush`."""
