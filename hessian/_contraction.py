@@ -171,7 +171,7 @@ class Contraction:
         self.total = total if self.total is None else self.total.add_(total)
 
     def _products(self, x: Tensor) -> tuple[Tensor, list[tuple[Tensor, Tensor]]]:
-        """Twice the products of inputs at two positions, in rows, and which of them belong where."""
+        """Twice the products of inputs at two positions, in rows, and which belong where."""
         r = len(x)
         if self.ways is None:
             self.ways = _ways(self.at, r)
