@@ -16,6 +16,7 @@ from paper_checks.registry import IDS
 from paper_checks.result import Result, read_results
 from paper_checks.verdicts import mark, rank, tone
 
+MOST_ROWS = 60
 # Where results of runs that a reader cannot repeat at once are committed.
 EVIDENCE = Path(__file__).parent / "evidence"
 
@@ -73,12 +74,13 @@ def grid(measurements: Mapping[str, Any]) -> dict[str, Any] | None:
     """The rows of a measurement as a table: its own, its first network's, or its lists by n.
 
     >>> grid({"rows": [{"a": 1, "b": 2.5}]})
-    {'seed': None, 'columns': ['a', 'b'], 'rows': [[1, 2.5]]}
+    {'seed': None, 'columns': ['a', 'b'], 'rows': [[1, 2.5]], 'total': 1}
     """
     seed, rows = None, measurements.get("rows")
     if networks := measurements.get("networks"):
         seed, rows = networks[0].get("seed"), networks[0]["rows"]
-    if curves := measurements.get("curves"):
+    curves = measurements.get("curves")
+    if isinstance(curves, list):
         rows = [
             {
                 "n": n,
@@ -96,16 +98,22 @@ def grid(measurements: Mapping[str, Any]) -> dict[str, Any] | None:
         ]
     if not rows:
         return None
+    # Nested columns, such as a value for each layer, are for results.json.
+    columns = [name for name, value in rows[0].items() if not isinstance(value, Mapping)]
     return {
         "seed": seed,
-        "columns": [name.replace("_", " ") for name in rows[0]],
-        "rows": [list(row.values()) for row in rows],
+        "columns": [name.replace("_", " ") for name in columns],
+        "rows": [[row.get(name) for name in columns] for row in rows[:MOST_ROWS]],
+        "total": len(rows),
     }
 
 
 def _cell(value: Any) -> str:
     if isinstance(value, list | tuple):
-        return " … ".join(short_or_text_or_dash(item) for item in value)
+        # Quartiles are shown; of many seeds' values, how far they reach.
+        numbers = [item for item in value if isinstance(item, int | float)]
+        shown = value if len(value) <= 5 or not numbers else (min(numbers), max(numbers))
+        return " … ".join(short_or_text_or_dash(item) for item in shown)
     return short_or_text_or_dash(value)
 
 

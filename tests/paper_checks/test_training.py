@@ -34,6 +34,11 @@ def test_a_sweep_feeds_its_checks(tiny, sweep, monkeypatch):
     assert found["rows"]
     assert found["seeds"]
     assert found == json.loads(json.dumps(found, allow_nan=False))
+    from paper_checks.report import MOST_ROWS, grid
+
+    shown = grid(found)
+    assert 0 < len(shown["rows"]) <= MOST_ROWS
+    assert shown["total"] == len(found["rows"])
     for name in READ_BY[sweep]:
         check = build(name)
         measurements = json.loads(json.dumps(plain(check.measure(tiny))))
