@@ -342,3 +342,11 @@ def test_mixed_precision_and_memory_formats_train():
     assert (mixed.steps.loss != full.steps.loss).any()
     last = sim.train({**base, "channels_last": True})
     np.testing.assert_allclose(last.steps.loss, full.steps.loss, rtol=1e-4)
+
+
+@pytest.mark.slow
+def test_compiled_training_is_the_same_to_rounding():
+    base = {"samples": 256, "epochs": 2, "batch_size": 64}
+    compiled, plain = sim.train({**base, "compile": True}), sim.train(base)
+    # float32, eight steps.
+    np.testing.assert_allclose(compiled.steps.loss, plain.steps.loss, rtol=1e-4)
