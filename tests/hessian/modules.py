@@ -183,6 +183,7 @@ class Sample(nn.Module):
 
     def forward(self, x):
         theta = self.place(x.mean((2, 3))).view(-1, 2, 3)
+        theta = theta + theta.flip(1)  # each weight moves both coordinates
         grid = F.affine_grid(theta, list(x.shape), align_corners=False)
         return F.grid_sample(self.conv(x), grid, align_corners=False)
 

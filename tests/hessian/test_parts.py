@@ -101,6 +101,18 @@ def test_random_draws_are_those_of_the_whole():
     assert max(oracle.gap(other, dict(found[0])).values()) > 0.01
 
 
+def test_random_draws_of_the_loss_are_those_of_the_whole():
+    model = mlp(nn.Tanh).double()
+    x, y = torch.randn(5, 6).double(), torch.arange(5) % 4
+    loss = lambda o, t: F.cross_entropy(F.dropout(o, 0.4), t)  # noqa: E731
+    found = []
+    for memory in (None, 1):
+        torch.manual_seed(3)
+        found.append(hessian.diagonal(model, loss, (x, y), memory=memory, method="parameter"))
+    assert found[1].plan.parts == 5
+    oracle.assert_exact(found[1], dict(found[0]))
+
+
 def test_draws_that_cannot_be_made_again_keep_the_batch_whole():
     class Net(nn.Module):
         def __init__(self):
