@@ -29,3 +29,12 @@ def spread(interval: Sequence[float] | None) -> str:
     ('[0.79, 0.81]', '')
     """
     return "" if interval is None else f"[{short(interval[0])}, {short(interval[1])}]"
+
+
+def points(interval: Sequence[float]) -> str:
+    """The ends of an interval of shares as percentage points.
+
+    >>> points((0.01, 0.025))
+    '[1, 2.5]'
+    """
+    return spread([100 * end for end in interval])

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 from paper_checks.check import Judgement, Measurements
 from paper_checks.figures.fig10 import PROTOCOL, against, measure
-from paper_checks.numbers import spread
+from paper_checks.numbers import points
 from paper_checks.verdicts import CONTRADICTED, HOLDS, INCONCLUSIVE
 
 __all__ = ["PROTOCOL", "judge", "measure"]
@@ -24,6 +24,6 @@ def judge(measurements: Measurements, thresholds: Mapping[str, float]) -> Judgem
         verdict = INCONCLUSIVE
     reason = (
         f"At n = {n} discarding small losses changes the accuracy by {100 * mean:+.2f} points "
-        f"{spread((100 * low, 100 * high))}."
+        f"{points((low, high))}."
     )
     return Judgement(verdict, 0.0, mean, reason, (low, high), margin)

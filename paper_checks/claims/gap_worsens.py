@@ -7,7 +7,7 @@ import numpy as np
 from paper_checks.check import Judgement, Measurements
 from paper_checks.figures._interval import rank_correlation
 from paper_checks.figures.fig1 import PROTOCOL, accuracies, gap, measure
-from paper_checks.numbers import short, spread
+from paper_checks.numbers import points, short
 from paper_checks.verdicts import CONTRADICTED, HOLDS, IN_PART, INCONCLUSIVE
 
 __all__ = ["PROTOCOL", "judge", "measure"]
@@ -32,7 +32,7 @@ def judge(measurements: Measurements, thresholds: Mapping[str, float]) -> Judgem
     verdict = HOLDS if all(falls.values()) else IN_PART if falls["epochs"] else CONTRADICTED
     reason = "; ".join(
         f"at equal {series} the rank correlation of n and accuracy is {short(found[series])}, the "
-        f"largest batch {100 * gaps[series][0]:.1f} points behind {spread(gaps[series][1:])}"
+        f"largest batch {100 * gaps[series][0]:.1f} points behind {points(gaps[series][1:])}"
         for series in found
     )
     return Judgement(verdict, f"≤ {limit:g}", found["epochs"], f"{reason[0].upper()}{reason[1:]}.")

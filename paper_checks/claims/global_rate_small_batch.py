@@ -8,7 +8,7 @@ from paper_checks.check import Judgement, Measurements
 from paper_checks.figures._interval import paired
 from paper_checks.figures.fig1 import PROTOCOL as TUNED
 from paper_checks.figures.fig1 import measure
-from paper_checks.numbers import spread
+from paper_checks.numbers import points
 from paper_checks.verdicts import CONTRADICTED, HOLDS, IN_PART, INCONCLUSIVE
 
 __all__ = ["PROTOCOL", "judge", "measure"]
@@ -51,7 +51,7 @@ def judge(measurements: Measurements, thresholds: Mapping[str, float]) -> Judgem
         verdict = CONTRADICTED if high < 0 else INCONCLUSIVE
     reason = (
         f"A badly chosen rate costs the largest batch {100 * mean:+.1f} points more than the "
-        f"smallest at equal epochs {spread((100 * low, 100 * high))}, at equal steps "
-        f"{100 * found['steps'][0]:+.1f} {spread([100 * v for v in found['steps'][1:]])}."
+        f"smallest at equal epochs {points((low, high))}, at equal steps "
+        f"{100 * found['steps'][0]:+.1f} {points(found['steps'][1:])}."
     )
     return Judgement(verdict, "> 0", mean, reason, (low, high))

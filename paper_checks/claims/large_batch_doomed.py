@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 from paper_checks.check import Judgement, Measurements
 from paper_checks.figures.fig1 import PROTOCOL, gap, measure
-from paper_checks.numbers import spread
+from paper_checks.numbers import points
 from paper_checks.verdicts import CONTRADICTED, HOLDS, INCONCLUSIVE
 
 __all__ = ["PROTOCOL", "judge", "measure"]
@@ -26,7 +26,7 @@ def judge(measurements: Measurements, thresholds: Mapping[str, float]) -> Judgem
     epochs = gap(measurements, "epochs")
     reason = (
         f"Trained for as many steps as the others and with its own rate, the largest batch is "
-        f"{100 * mean:.1f} points behind {spread((low, high))}; at equal epochs, where it takes "
-        f"fewer steps, {100 * epochs[0]:.1f} points {spread(epochs[1:])}."
+        f"{100 * mean:.1f} points behind {points((low, high))}; at equal epochs, where it takes "
+        f"fewer steps, {100 * epochs[0]:.1f} points {points(epochs[1:])}."
     )
     return Judgement(verdict, predicted, mean, reason, (low, high), thresholds["gap"])

@@ -8,7 +8,7 @@ from paper_checks.check import Judgement, Measurements
 from paper_checks.figures._interval import paired, rank_correlation
 from paper_checks.figures._schedules import BASELINE, OURS, both, column, measure
 from paper_checks.figures._schedules import PROTOCOL as RUNS
-from paper_checks.numbers import short, spread
+from paper_checks.numbers import points, short
 from paper_checks.verdicts import CONTRADICTED, HOLDS, IN_PART, INCONCLUSIVE
 
 __all__ = ["PROTOCOL", "judge", "measure"]
@@ -32,8 +32,7 @@ def judge(measurements: Measurements, thresholds: Mapping[str, float]) -> Judgem
     accuracy = [float(np.nanmean(column(measurements, p, "accuracy"))) for p in PROTOCOLS]
     rank = rank_correlation(strides, accuracy)
     told = "; ".join(
-        f"{name} {100 * pairs[name][0]:+.2f} {spread([100 * v for v in pairs[name][1:]])}"
-        for name in pairs
+        f"{name} {100 * pairs[name][0]:+.2f} {points(pairs[name][1:])}" for name in pairs
     )
     if not any(low > 0 or high < 0 for _, low, high in pairs.values()):
         verdict = INCONCLUSIVE

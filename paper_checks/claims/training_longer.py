@@ -7,7 +7,7 @@ import numpy as np
 from paper_checks.check import Judgement, Measurements
 from paper_checks.figures._interval import welch
 from paper_checks.figures.fig1 import PROTOCOL, accuracies, measure
-from paper_checks.numbers import short, spread
+from paper_checks.numbers import points, short
 from paper_checks.training import best
 from paper_checks.verdicts import CONTRADICTED, HOLDS, IN_PART, INCONCLUSIVE
 
@@ -32,7 +32,7 @@ def judge(measurements: Measurements, thresholds: Mapping[str, float]) -> Judgem
         verdict = CONTRADICTED if gain[2] < 0 else INCONCLUSIVE
     reason = (
         f"At n = {n}, {measurements['equal_steps']} steps instead of {measurements['epochs']} "
-        f"epochs change the accuracy by {100 * gain[0]:+.1f} points {spread(gain[1:])} and the "
+        f"epochs change the accuracy by {100 * gain[0]:+.1f} points {points(gain[1:])} and the "
         f"path by a factor {short(paths['steps'] / paths['epochs'])}."
     )
     return Judgement(verdict, "> 0", gain[0], reason, gain[1:])

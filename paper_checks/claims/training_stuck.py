@@ -6,7 +6,7 @@ from paper_checks.check import Judgement, Measurements
 from paper_checks.figures._interval import t_interval
 from paper_checks.figures.fig1 import PROTOCOL as TUNED
 from paper_checks.figures.fig1 import measure
-from paper_checks.numbers import spread
+from paper_checks.numbers import points
 from paper_checks.training import best
 from paper_checks.verdicts import CONTRADICTED, HOLDS, IN_PART, INCONCLUSIVE
 
@@ -38,8 +38,8 @@ def judge(measurements: Measurements, thresholds: Mapping[str, float]) -> Judgem
     else:
         verdict = IN_PART
     reason = (
-        f"At n = {n} the training accuracy reaches {100 * mean:.1f} % {spread((low, high))} in "
+        f"At n = {n} the training accuracy reaches {100 * mean:.1f} % {points((low, high))} in "
         f"{measurements['equal_steps']} steps and {100 * found['epochs'][0]:.1f} % in "
-        f"{measurements['epochs']} epochs of one step each or few."
+        f"{measurements['epochs']} epochs."
     )
     return Judgement(verdict, predicted, mean, reason, (low, high))

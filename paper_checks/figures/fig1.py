@@ -7,7 +7,7 @@ from paper_checks import drawing
 from paper_checks.check import Drawing, Judgement, Measurements
 from paper_checks.figures._interval import t_interval, welch
 from paper_checks.figures._lines import banded
-from paper_checks.numbers import short, spread
+from paper_checks.numbers import points, short
 from paper_checks.training import best, tuned
 from paper_checks.verdicts import CONTRADICTED, HOLDS, IN_PART, INCONCLUSIVE
 
@@ -67,8 +67,8 @@ def judge(measurements: Measurements, thresholds: Mapping[str, float]) -> Judgem
     )
     reason = (
         f"At equal epochs the largest batch is {100 * epochs[0]:.1f} points worse than the best of "
-        f"the small ones {spread(epochs[1:])}; at {measurements['equal_steps']} steps for every n "
-        f"it is {100 * steps[0]:.1f} points worse {spread(steps[1:])}. Equal epochs: {told}."
+        f"the small ones {points(epochs[1:])}; at {measurements['equal_steps']} steps for every n "
+        f"it is {100 * steps[0]:.1f} points worse {points(steps[1:])}. Equal epochs: {told}."
     )
     return Judgement(verdict, predicted, epochs[0], reason, epochs[1:], thresholds["gap"])
 

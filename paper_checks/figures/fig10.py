@@ -7,7 +7,7 @@ from paper_checks import drawing
 from paper_checks.check import Drawing, Judgement, Measurements
 from paper_checks.figures._interval import paired
 from paper_checks.figures._lines import PALETTE
-from paper_checks.numbers import short, spread
+from paper_checks.numbers import points, short
 from paper_checks.training import DISCARDED, discarding
 from paper_checks.verdicts import CONTRADICTED, HOLDS, IN_PART, INCONCLUSIVE
 
@@ -61,7 +61,7 @@ def judge(measurements: Measurements, thresholds: Mapping[str, float]) -> Judgem
     for n in measurements["n"]:
         parts = [
             f"{other} {100 * against(measurements, n, other)[0]:+.2f} "
-            f"{spread(tuple(100 * v for v in against(measurements, n, other)[1:]))}"
+            f"{points(against(measurements, n, other)[1:])}"
             for other in DISCARDED
             if other != "small losses"
         ]

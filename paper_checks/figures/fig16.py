@@ -1,6 +1,6 @@
 """Figure 16: MCLR against LARS, each with its γ tuned, and true CBLR beside them."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -9,7 +9,7 @@ from paper_checks import drawing
 from paper_checks.check import Drawing, Judgement, Measurements
 from paper_checks.figures._interval import welch
 from paper_checks.figures._lines import banded
-from paper_checks.numbers import short, spread
+from paper_checks.numbers import points, short
 from paper_checks.training import best, rules
 from paper_checks.verdicts import CONTRADICTED, HOLDS, IN_PART, INCONCLUSIVE
 
@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 NAMES = {"lars": "LARS", "mclr": "MCLR", "cblr": "CBLR, exact", "sgd": "SGD"}
 PROTOCOL = (
     "Batch sizes that are the paper's 1024, 8192 and 32768 of 50000; every rule with momentum 0.9 "
-    "and four values of γ over a factor 30, chosen on half the seeds and read on the others.",
+    "and four values of γ over a factor 30, which rise with the root of n, chosen on half the "
+    "seeds and read on the others.",
     "Equal epochs (the paper), and as the control an equal number of steps.",
     "CBLR takes the exact second derivative of up to 256 samples of its batch, anew every tenth "
     "of an epoch or at every step where an epoch has fewer than ten.",
@@ -43,6 +44,24 @@ def read(
     return list(best(rows, column)[1])
 
 
+def untuned(
+    measurements: Measurements, settings: Iterable[tuple[str, int]], rules: Iterable[str]
+) -> list[str]:
+    """Where the best γ is the smallest or the largest that was tried."""
+    found = []
+    for series, n in settings:
+        for rule in rules:
+            rows = [
+                row
+                for row in measurements["rows"]
+                if (row["series"], row["n"], row["rule"]) == (series, n, rule)
+            ]
+            ends = {min(row["rate"] for row in rows), max(row["rate"] for row in rows)}
+            if best(rows)[0]["rate"] in ends:
+                found.append(f"{NAMES.get(rule, rule)} at n = {n}, equal {series}")
+    return found
+
+
 def judge(measurements: Measurements, thresholds: Mapping[str, float]) -> Judgement:
     """MCLR less LARS in training accuracy at the paper's 1024."""
     margin, n = thresholds["margin"], measurements["n"][0]
@@ -59,7 +78,9 @@ def judge(measurements: Measurements, thresholds: Mapping[str, float]) -> Judgem
 
     mean, low, high = apart("epochs", n, "train_accuracy")
     test = apart("epochs", n)
-    if -margin <= low and high <= margin:
+    if untuned(measurements, [("epochs", n)], ("mclr", "lars")):
+        verdict = INCONCLUSIVE
+    elif -margin <= low and high <= margin:
         verdict = HOLDS if -margin <= test[1] and test[2] <= margin else IN_PART
     elif low > margin or high < -margin:
         verdict = CONTRADICTED
@@ -67,16 +88,19 @@ def judge(measurements: Measurements, thresholds: Mapping[str, float]) -> Judgem
         verdict = INCONCLUSIVE
     told = "; ".join(
         f"n = {size} at equal {series} {100 * apart(series, size)[0]:+.1f} points "
-        f"{spread(tuple(100 * v for v in apart(series, size)[1:]))}"
+        f"{points(apart(series, size)[1:])}"
         for series in ("epochs", "steps")
         for size in measurements["n"]
     )
     exact = np.mean(read(measurements, "epochs", n, "cblr"))
     reason = (
         f"MCLR's training accuracy less LARS's at n = {n}: {100 * mean:+.2f} points "
-        f"{spread((100 * low, 100 * high))}. Test accuracy, MCLR less LARS: {told}. True CBLR "
+        f"{points((low, high))}. Test accuracy, MCLR less LARS: {told}. True CBLR "
         f"reaches {short(float(100 * exact))} % at n = {n}."
     )
+    everywhere = [(series, size) for series in ("epochs", "steps") for size in measurements["n"]]
+    if edges := untuned(measurements, everywhere, ("mclr", "lars")):
+        reason += f" The best γ is at an end of its grid for {', '.join(edges)}."
     return Judgement(verdict, predicted, mean, reason, (low, high), margin)
 
 

@@ -8,8 +8,8 @@ import numpy as np
 from paper_checks.check import Drawing, Judgement, Measurements
 from paper_checks.figures._interval import welch
 from paper_checks.figures.fig16 import PROTOCOL as TUNED
-from paper_checks.figures.fig16 import draw_rules, read
-from paper_checks.numbers import spread
+from paper_checks.figures.fig16 import draw_rules, read, untuned
+from paper_checks.numbers import points
 from paper_checks.training import rules
 from paper_checks.verdicts import CONTRADICTED, HOLDS, IN_PART, INCONCLUSIVE
 
@@ -39,7 +39,7 @@ def judge(measurements: Measurements, thresholds: Mapping[str, float]) -> Judgem
     seeds = len(read(measurements, "epochs", sizes[0], "cblr"))
     if seeds < thresholds["seeds"]:
         return Judgement(INCONCLUSIVE, "> 0", None, f"Only {seeds} seeds to read.")
-    found, told = [], []
+    found, told, edges = [], [], []
     for series in ("epochs", "steps"):
         for n in sizes:
             accuracy = {rule: float(np.mean(read(measurements, series, n, rule))) for rule in NAMES}
@@ -48,14 +48,17 @@ def judge(measurements: Measurements, thresholds: Mapping[str, float]) -> Judgem
                 read(measurements, series, n, "cblr"), read(measurements, series, n, rival)
             )
             found.append(interval)
+            edges += untuned(measurements, [(series, n)], ("cblr", rival))
             told.append(
                 f"n = {n}, equal {series}: {100 * interval[0]:+.1f} points "
-                f"{spread(tuple(100 * v for v in interval[1:]))} against {NAMES[rival]} ("
+                f"{points(interval[1:])} against {NAMES[rival]} ("
                 + ", ".join(f"{NAMES[rule]} {100 * accuracy[rule]:.1f} %" for rule in NAMES)
                 + ")"
             )
     better, worse = [low > 0 for _, low, _ in found], [high < 0 for _, _, high in found]
-    if all(better):
+    if edges:
+        verdict = INCONCLUSIVE
+    elif all(better):
         verdict = HOLDS
     elif any(better):
         verdict = IN_PART
@@ -65,6 +68,8 @@ def judge(measurements: Measurements, thresholds: Mapping[str, float]) -> Judgem
         verdict = INCONCLUSIVE
     least = min(found)
     reason = "True CBLR less the best of its approximations: " + "; ".join(told) + "."
+    if edges:
+        reason += f" The best γ is at an end of its grid for {', '.join(edges)}."
     return Judgement(verdict, "> 0", least[0], reason, least[1:])
 
 

@@ -579,6 +579,14 @@ def test_fig_cblr(accuracy, verdict):
     assert judged("fig-cblr", measurements) == "inconclusive"
 
 
+@pytest.mark.parametrize("name", ["fig16", "fig-cblr", "claim-mclr-falls-behind"])
+def test_a_gamma_at_the_end_of_its_grid_decides_nothing(name):
+    measurements = ruled(cblr=0.9, mclr=(0.8, 0.8, 0.6))
+    assert judged(name, measurements) == "holds"
+    measurements["rows"] = [row for row in measurements["rows"] if row["rate"] < 2]
+    assert judged(name, measurements) == "inconclusive"
+
+
 # ---- curvature spread -----------------------------------------------------------------------
 
 
