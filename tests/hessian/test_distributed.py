@@ -103,6 +103,7 @@ def dies(output, target):
 
 model, criterion, x, y = problem("relu-mlp", "cross-entropy")
 refused("dies", lambda: diagonal(model, dies, (x, y), group=world))
+os._exit(0)  # gloo's threads may abort an orderly exit once a connection is broken
 """
 
 
