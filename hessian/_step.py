@@ -197,6 +197,22 @@ class Elementwise(Step):
         return [(Quadratic("diagonal", values), [(self.children[0], Columns(self.d, self.d))])]
 
 
+class Rectified(Elementwise):
+    """y = max(0, x), read off its own saved output a part at a time: no factor is kept."""
+
+    def __init__(self, node: Node, edge: Edge, data: list[int], where: Where) -> None:
+        super().__init__(node, edge, data, where, False)
+        self.result: Tensor
+
+    def prepare(self, adjoint: Tensor | None) -> None:
+        self.result = self.where.flat(self.node._saved_result.detach(), self.edge)
+
+    def pull(self, edge: Edge, rows: Columns, part: slice, like: Tensor, meter: Meter) -> Pulled:
+        if like.is_meta:
+            return super().pull(edge, rows, part, like, meter)
+        return [(self.children[0], rows.scaled((self.result[part] > 0).to(like.dtype)))]
+
+
 class Linear(Step):
     """y = x Wᵀ at every position, W ``[o, k]`` the same for all samples."""
 
@@ -650,6 +666,8 @@ def step(node: Node, indices: list[int], where: Where) -> Step | str:
         return f"{node.name()} multiplies two values of the same sample"
     if bent and len(slots) > 1:
         return f"{node.name()} is curved in several inputs"
+    if name == "Relu" and alike and where.first(edge):  # flat rows are then a view
+        return Rectified(node, edge, slots, where)
     if flat and alike:
         return Elementwise(node, edge, slots, where, bent)
     led = where.first(edge) and all(where.first(node.next_functions[i]) for i in slots)
