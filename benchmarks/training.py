@@ -38,13 +38,13 @@ CASES: dict[str, Case] = {
     "mlp-32": ({"model": "mlp", "batch_size": 32}, 4),
     "mlp-128": ({"model": "mlp", "batch_size": 128}, 8),
     "lenet-128": ({"model": "lenet", "batch_size": 128}, 2),
-    "transformer-128": ({"model": "transformer", "batch_size": 128, "samples": 512}, 1),
+    "transformer-128": ({"model": "transformer", "batch_size": 128}, 1),
     "resnet18-64": (
-        {"model": "resnet18", "model_options": {"width": 0.25}, "batch_size": 64, "samples": 256},
+        {"model": "resnet18", "model_options": {"width": 0.25}, "batch_size": 64},
         1,
     ),
     "alexnet-128": (
-        {"model": "alexnet", "model_options": {"width": 0.5}, "batch_size": 128, "samples": 256},
+        {"model": "alexnet", "model_options": {"width": 0.5}, "batch_size": 128},
         1,
     ),
 }
@@ -128,9 +128,12 @@ def throughput(name: str, root: str | None) -> dict[str, Callable[[], float]]:
     return found
 
 
-def lanes(batch_size: int, measured: bool, whole: bool) -> dict[str, Callable[[], float]]:
+def lanes(
+    batch_size: int, measured: bool, whole: bool = False, hidden: tuple[int, ...] = (128, 128)
+) -> dict[str, Callable[[], float]]:
     base = TrainConfig.read(
         {"epochs": 2, "batch_size": batch_size, "lr": 0.05, "optimizer_options": MOMENTUM}
+        | {"model_options": {"hidden": hidden}}
         | ({} if measured else {"measure": NOTHING})
     )
     configs = [base.replace(seed=seed) for seed in range(LANES)]
@@ -194,7 +197,8 @@ def main() -> None:
     for size in (16, 32, 128):
         for measured in (False, True):
             title = f"lanes-{size}{', measured' if measured else ''}"
-            todo[title] = lambda size=size, measured=measured: lanes(size, measured, False)
+            todo[title] = lambda size=size, measured=measured: lanes(size, measured)
+        todo[f"lanes-{size}, hidden 32"] = lambda size=size: lanes(size, True, hidden=(32,))
         todo[f"lanes-{size}, whole sweep"] = lambda size=size: lanes(size, True, True)
     for name, make in todo.items():
         if given.only and not any(name.startswith(each) for each in given.only):
