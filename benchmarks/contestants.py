@@ -97,7 +97,7 @@ def torch_func(case: Case) -> tuple[Result, float]:
             return F.cross_entropy(call(case.model, shaped, case.x), case.y)
 
         _, pull = torch.func.vjp(torch.func.grad(loss), flat)
-        index = chosen(case, 32)
+        index = chosen(case, 32).to(flat.device)
 
         def second(entry: Tensor) -> Tensor:
             unit = (torch.arange(len(flat), device=flat.device) == entry).to(flat.dtype)
