@@ -159,14 +159,18 @@ def test_it_is_as_wide_as_the_screen_and_readable(page, width):
     )
     assert min(sizes) >= 13
     pictures = browser.execute_script(
-        "return [...document.querySelectorAll('figure > svg')].map(s => {"
-        "const b = s.getBoundingClientRect(); return [b.left, b.right, b.height]})"
+        "return [...document.querySelectorAll('figure')].map(f => {"
+        "const b = f.getBoundingClientRect(), s = f.querySelector('svg');"
+        "const scale = s.getBoundingClientRect().width / s.viewBox.baseVal.width;"
+        "return [b.left, b.right, b.height, scale]})"
     )
     assert len(pictures) == 2
-    for left, right, height in pictures:
+    for left, right, height, scale in pictures:
         assert left >= 0
         assert right <= width
         assert height > 100
+        # Labels are 10 points of the drawing's own; on a phone it scrolls inside its frame.
+        assert 10 * scale >= 9
 
 
 def test_every_picture_has_a_text_alternative(page):
