@@ -118,7 +118,7 @@ class DiscardGradients:
         else:
             masks = [self._kept(score) for score in scores]
         for gradient, mask in zip(tensors, masks, strict=True):
-            gradient.mul_(mask.view_as(gradient))
+            gradient.masked_fill_(~mask.view_as(gradient), 0)
 
     def _scores(self, gradient: Tensor, random: Callable[[Tensor], Tensor]) -> Tensor:
         if self.kind == "random":
@@ -127,7 +127,7 @@ class DiscardGradients:
 
     def _kept(self, score: Tensor) -> Tensor:
         gone = round(self.share * score.numel())
-        mask = torch.ones_like(score)
+        mask = torch.ones_like(score, dtype=torch.bool)
         if gone:
-            mask[score.topk(gone, largest=False, sorted=False).indices] = 0
+            mask[score.topk(gone, largest=False, sorted=False).indices] = False
         return mask

@@ -98,7 +98,7 @@ def train(
 
     >>> run = train({"model_options": {"hidden": [16]}, "samples": 256, "batch_size": 64,
     ...              "epochs": 3, "lr": 0.2})
-    >>> run.status, len(run.steps), run.epochs.train_accuracy.iloc[-1] > 0.5
+    >>> run.status, len(run.steps), bool(run.epochs.train_accuracy.iloc[-1] > 0.5)
     ('finished', 12, True)
     """
     config = TrainConfig.read(config)

@@ -261,7 +261,7 @@ def test_more_samples_than_there_are():
 
 # kill -9
 
-SWEEP = grid(CONFIG.replace(epochs=4), lr=[0.05, 0.1], seed=range(2))
+SWEEP = grid(CONFIG.replace(epochs=2), lr=[0.05, 0.1], seed=range(2))
 
 
 def _sweep(folder):
