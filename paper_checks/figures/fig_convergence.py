@@ -56,7 +56,9 @@ def convergence(tensors: Mapping[str, tuple[Any, Any, Any]], seed: int) -> dict[
     cases = [case("independent Gaussians", w, g, seed)]
     sizes = {name: w.size for name, (w, _, _) in tensors.items() if name.endswith("weight")}
     largest = sorted(sizes, key=lambda name: sizes[name])[-3:]
-    cases += [case(name, *tensors[name][:2], seed) for name in largest]
+    layers = [case(name, *tensors[name][:2], seed) for name in largest]
+    # A slope needs two sizes.
+    cases += [layer for layer in layers if len(layer["size"]) > 1]
     law = {rule: [float(_law(rule, k)) for k in cases[0]["size"]] for rule in SETTLE}
     return {"cases": cases, "law_size": cases[0]["size"], "law": law}
 
