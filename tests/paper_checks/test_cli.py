@@ -239,7 +239,13 @@ def test_a_real_interrupt(tmp_path):
     """Ctrl-C during the long part keeps the equation before it."""
     out = tmp_path / "report"
     command = python("audit", "--only", "eq14", "--only", "fig3", "--out", out)
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+    with subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        # Where the tests run in a shell's background, SIGINT is ignored and that is inherited.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    ) as process:
         for _ in range(600):
             if (out / "results.json").exists() or process.poll() is not None:
                 break
