@@ -8,7 +8,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[3]
 
 
-@pytest.mark.parametrize("table", ["rules", "digits", "cifar10"])
+@pytest.mark.parametrize("table", ["rules", "digits", "cifar10", "steps"])
 def test_the_docs_say_what_was_measured(table):
     spec = importlib.util.spec_from_file_location("tables", ROOT / "benchmarks" / "tables.py")
     tables = importlib.util.module_from_spec(spec)
