@@ -5,9 +5,9 @@
 
 `sim.stable_gamma` finds γ, cap and interval; then the network trains from the same start on other
 batches, with the exact diagonal of the batch at every step, and again with one thing changed at a
-time. Dropout is off, momentum 0.9. Digits start from PyTorch's initialisation; the full network, whose
-loss was still 2.30 after some twenty steps from there, from He's (He et al. 2015, biases 0). Writes
-a JSON record with the trial runs and every loss.
+time. Dropout is off, momentum 0.9. Digits start from PyTorch's initialisation; the full network,
+whose loss was still 2.30 after some twenty steps from there, from He's (He et al. 2015, biases 0).
+Writes a JSON record with the trial runs and every loss.
 """
 
 import argparse
