@@ -76,6 +76,18 @@ def extensions():
     ],
 )
 def test_the_papers_corrected_form(label, law):
+    # `derived` calls the laws themselves, so what they must be is written out here.
+    p = POINT
+    size = sympy.sqrt(2 / sympy.pi) * p["sigma"] / sympy.sqrt(p["n"])
+    written = {
+        "4": size,
+        "6": p["lr"] * size,
+        "8": p["lr"] * p["sigma"] ** 2 / p["n"] * (1 - p["lr"] * p["h"] / 2),
+        "28": size / (2 * p["a"]),
+        "20": p["s_w"] / p["s_g"],
+        "22": p["s_w"] / sympy.sqrt(p["s_g"] ** 2 + (p["beta"] * p["s_w"]) ** 2),
+    }
+    assert number(law(p)) == pytest.approx(number(written[label]), rel=1e-30)
     derived = EQUATIONS[label].derived
     corrected = derived.subs({symbol: POINT[symbol.name] for symbol in derived.free_symbols})
     assert number(law(POINT)) == pytest.approx(number(corrected), rel=1e-30)
