@@ -1,12 +1,16 @@
 """The command `cblr`: audit the paper, measure a network's curvature, look at data.
 
 Bad input ends with status 2 and one line; a check that could not be completed with status 1; an
-audit that contradicts the paper with status 0.
+audit that contradicts the paper with status 0; what Ctrl-C or SIGTERM stopped with status 130.
 """
 
+import shlex
+import signal
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -124,7 +128,7 @@ def audit(
         # A log has no edge to wrap at.
         console = Console(width=120)
     try:
-        with expected(ValueError, OSError):
+        with terminable(), expected(ValueError, OSError):
             old = None if compare is None else read_old(compare)
             # What takes hours says so before it begins.
             if plan or profile == "full":
@@ -144,8 +148,12 @@ def audit(
                 monitor=_monitor(console),
             )
     except Interrupted as stop:
-        where = out / "index.html"
-        typer.echo(f"cblr: {stop}; the finished ones are kept in {where}", err=True)
+        again = resuming(profile, only or [], out, dataset, data, device)
+        typer.echo(
+            f"cblr: {stop}; the finished ones are in {out / 'index.html'} and what was measured "
+            f"is kept; resume with: {again}",
+            err=True,
+        )
         raise typer.Exit(INTERRUPTED) from None
     except KeyboardInterrupt:
         typer.echo("cblr: interrupted before the first check; nothing was written", err=True)
@@ -161,6 +169,47 @@ def audit(
             typer.echo(line)
     typer.echo(f"Report: {out / 'index.html'}")
     raise typer.Exit(1 if broken else 0)
+
+
+@contextmanager
+def terminable() -> Iterator[None]:
+    """SIGTERM as Ctrl-C, as long as this lasts: a batch system's end of time loses nothing."""
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def resuming(
+    profile: str, only: list[str], out: Path, dataset: str, data: Path | None, device: str | None
+) -> str:
+    """The command that goes on with an audit; without --fresh, which would begin it again.
+
+    >>> resuming("full", ["fig1"], Path("my report"), "cifar10", Path("data"), None)
+    "cblr audit --profile full --only fig1 --out 'my report' --dataset cifar10 --data data"
+    >>> resuming("quick", [], Path("report"), "digits", None, None)
+    'cblr audit'
+    """
+    words = ["cblr", "audit"]
+    for option, value, default in (
+        ("--profile", profile, "quick"),
+        *(("--only", name, None) for name in only),
+        ("--out", str(out), "report"),
+        ("--dataset", dataset, "digits"),
+        ("--data", data and str(data), None),
+        ("--device", device, None),
+    ):
+        if value != default:
+            words += [option, str(value)]
+    return shlex.join(words)
 
 
 def _monitor(console: "Console") -> "Monitor":

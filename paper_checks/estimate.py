@@ -23,6 +23,8 @@ _SMALL = ("claim-other-enlargers",)
 _EQUATION = 0.4
 # The exact diagonal with its statistics, in gradients of its sample.
 _DIAGONAL = 40.0
+# Weight tensors of ResNet-18.
+_WEIGHT_TENSORS = 21
 # Seconds that one timing of a step may go on, and what was timed in each context.
 _TIMING = 0.3
 _TIMINGS: "WeakKeyDictionary[Context, dict[str, float]]" = WeakKeyDictionary()
@@ -79,7 +81,7 @@ _TRAINING = {
     "fig8": ("whole",),
     "fig10": ("discarding",),
     **{f"fig{number}": ("schedules",) for number in range(11, 15)},
-    "fig16": ("rules",),
+    "fig16": ("compared",),
     "fig-cblr": ("rules",),
     "fig-spread": ("warmup",),
     "claim-large-batch-doomed": ("tuned",),
@@ -89,7 +91,7 @@ _TRAINING = {
     "claim-warmup-flattens": ("warmup",),
     "claim-searching-space": ("tuned",),
     "claim-global-rate-small-batch": ("tuned",),
-    "claim-mclr-falls-behind": ("rules",),
+    "claim-mclr-falls-behind": ("compared",),
     "claim-discarding-fades": ("discarding",),
     "claim-first-epoch-amplifies": ("schedules",),
     "claim-schedule-is-step-length": ("schedules",),
@@ -111,7 +113,9 @@ _BORROWED = {
 def needs(name: str, context: "Context") -> tuple[str, ...]:
     """The shared measurements that the check `name` reads."""
     if name in _TRAINING:
-        return tuple(f"training-{sweep}" for sweep in _TRAINING[name])
+        same = context.profile.compares == context.profile.trains
+        sweeps = ("rules" if sweep == "compared" and same else sweep for sweep in _TRAINING[name])
+        return tuple(f"training-{sweep}" for sweep in sweeps)
     if name in _BORROWED:
         return _BORROWED[name]
     if name in _OWN:
@@ -146,7 +150,7 @@ def _training_seconds(sweep: str, context: "Context") -> float:
     """Every step of the sweep, at what one step takes here: an overhead and a time per image."""
     from paper_checks.training import lab
 
-    found = lab(context)
+    found = lab(context, context.profile.compares if sweep == "compared" else None)
     model, options = found.base.model, found.base.model_options
     large, small = (_step_seconds(context, model, options, n) for n in (256, 8))
     per_image = max(0.0, (large - small) / 248)
@@ -172,6 +176,14 @@ def _steps(sweep: str, lab: Any) -> list[tuple[int, int]]:
         for n in lab.sizes(training.SIZES)
     ]
     big, small = lab.n(8192), lab.n(512)
+
+    def by_rule(rules: int) -> list[tuple[int, int]]:
+        """Equal epochs, and the steps of 8192 for every n."""
+        return [
+            (n, rules * len(training.GAMMAS["sgd"]) * seeds * epochs * (epoch(n) + epoch(big)))
+            for n in (lab.n(paper) for paper in training.RULE_SIZES)
+        ]
+
     table: dict[str, Callable[[], list[tuple[int, int]]]] = {
         # Each step's loss is taken again on its batch and on held-out images.
         "first-epoch": lambda: [(3 * n, seeds * epoch(n)) for n in lab.sizes(training.FIRST_EPOCH)],
@@ -186,13 +198,12 @@ def _steps(sweep: str, lab: Any) -> list[tuple[int, int]]:
             (small, 2 * 2 * seeds * epoch(small)),
         ],
         # The exact curvature counts as twenty gradients of 256 samples, every tenth of an epoch.
-        "rules": lambda: (
-            [
-                (n, 2 * 4 * 5 * seeds * (epochs * epoch(n)))
-                for n in (lab.n(paper) for paper in training.RULE_SIZES)
-            ]
-            + [(20 * 256, 2 * 4 * 3 * min(seeds, training.EXACT_SEEDS) * epochs * 10)]
-        ),
+        "rules": lambda: [
+            *by_rule(4),
+            (20 * 256, 2 * 4 * 3 * min(seeds, training.EXACT_SEEDS) * epochs * 10),
+        ],
+        # An entry's exact value counts as six gradients of 256 samples, at both ends of training.
+        "compared": lambda: [*by_rule(4), (6 * 256, 2 * training.ENTRIES * _WEIGHT_TENSORS)],
         "warmup": lambda: [(big, 3 * seeds * 5 * epoch(big)), (20 * 256, 3 * seeds * 6)],
         "sharp": lambda: [(lab.n(2048), 3 * 5 * training.equal_steps(lab)), (1024, 3 * 5 * 60)],
     }

@@ -13,8 +13,9 @@ class Profile:
     images are the training set of figure 3; a layer's law is averaged over at most `entries` of
     its entries; `batches` random batches are drawn for each batch size; `draws` random numbers
     back each equation's Monte Carlo. `verify` entries a tensor are compared with a double backward,
-    and `passes` rounds of fresh dropout masks are averaged for figure 3. Training figures average
-    over `runs` seeds and train for `epochs`, on at most `images` of the training set.
+    and `passes` rounds of fresh dropout masks are averaged for figure 3. Training figures train the
+    network `trains`, figure 16 the network `compares`, over `runs` seeds for `epochs`, on at most
+    `images` of the training set.
     """
 
     name: str
@@ -31,6 +32,8 @@ class Profile:
     runs: int = 16
     epochs: int = 10
     images: int | None = 2048
+    trains: str = "mlp"
+    compares: str = "mlp"
 
 
 # On CIFAR-10 the network is the paper's own, at full width; on the small sets a quarter of it is
@@ -46,7 +49,18 @@ _PROFILES = {
         "full", 1.0, 1024, None, 48, 200_000, 2_000_000, runs=30, epochs=40, images=None
     ),
     ("full", "cifar10"): Profile(
-        "full", 1.0, 4096, None, 24, 200_000, 2_000_000, runs=5, epochs=100, images=None
+        "full",
+        1.0,
+        4096,
+        None,
+        24,
+        200_000,
+        2_000_000,
+        runs=5,
+        epochs=100,
+        images=None,
+        trains="alexnet",
+        compares="resnet18",
     ),
 }
 

@@ -9,6 +9,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+# In place of measurements that another check of the same file has.
+SAME = "same_as"
+
 
 @dataclass(frozen=True)
 class Result:
@@ -83,18 +86,46 @@ def write_atomically(path: Path, text: str) -> None:
 
 
 def write_results(path: Path, results: Iterable[Result]) -> None:
-    """Write `results` as the list that `results.json` is, in one step."""
-    records = [plain(asdict(result)) for result in results]
-    text = json.dumps(records, indent=1, ensure_ascii=False, allow_nan=False)
-    write_atomically(path, text + "\n")
+    """Write `results` as the list that `results.json` is, in one step.
+
+    Measurements that several checks share stand once, at the first of them; the others say
+    `{"same_as": id}`.
+    """
+    first: dict[str, str] = {}
+    records = []
+    for result in results:
+        record = plain(asdict(result))
+        measured = _text(record["measurements"])
+        holder = first.setdefault(measured, result.id)
+        if holder != result.id and record["measurements"]:
+            record["measurements"] = {SAME: holder}
+        fields = (f"{_text(name)}: {_text(value)}" for name, value in record.items())
+        records.append("{\n " + ",\n ".join(fields) + "\n}")
+    write_atomically(path, "[" + ",\n".join(records) + "]\n")
+
+
+def _text(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False, allow_nan=False)
 
 
 def read_results(path: Path) -> list[Result]:
-    """The results stored in `path`, in their order.
+    """The results stored in `path`, in their order, each with its measurements.
 
     Raises `FileNotFoundError` where there is none and `ValueError` where it is no results file.
     """
     try:
-        return [Result(**record) for record in json.loads(path.read_text(encoding="utf-8"))]
-    except (TypeError, json.JSONDecodeError) as error:
+        records = json.loads(path.read_text(encoding="utf-8"))
+        measured = [(record.get("id"), record.get("measurements", {})) for record in records]
+        held = {name: found for name, found in measured if SAME not in found}
+        for record, (_, found) in zip(records, measured, strict=True):
+            if SAME in found:
+                record["measurements"] = held[found[SAME]]
+            if record.get("interval"):
+                record["interval"] = tuple(record["interval"])
+        return [Result(**record) for record in records]
+    except KeyError as error:
+        raise ValueError(
+            f"results: {path}: names measurements of {error}, which it does not hold"
+        ) from None
+    except (TypeError, AttributeError, json.JSONDecodeError) as error:
         raise ValueError(f"results: {path}: not a results.json of this version ({error})") from None

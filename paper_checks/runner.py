@@ -60,16 +60,8 @@ def run(
     with nothing written; errors of the data set's files as `sim.data.load` raises them; and
     `Interrupted` (a `KeyboardInterrupt`) when stopped, with every finished check on disk.
     """
-    sizes = profile_named(profile, dataset)
-    ids = resolve(only)
-    folder = writable(Path(out))
-    context = Context(sizes, dataset, data, device, folder / MEASUREMENTS)
-    context.fresh = fresh
-    checks = [build(name) for name in ids]
-    if any(check.needs_data for check in checks):
-        # Loading here means that a missing file ends the run before anything is written.
-        context.load()
-    return execute(checks, context, folder, monitor or Silent())
+    checks, context = _prepared(profile, only, out, dataset, data, device, fresh)
+    return execute(checks, context, Path(out), monitor or Silent())
 
 
 def planned(
@@ -91,14 +83,29 @@ def planned(
     """
     from paper_checks.estimate import estimates, told
 
+    return told(estimates(*_prepared(profile, only, out, dataset, data, device, fresh)))
+
+
+def _prepared(
+    profile: str,
+    only: str | Iterable[str] | None,
+    out: str | os.PathLike[str],
+    dataset: str,
+    data: str | os.PathLike[str] | None,
+    device: str | None,
+    fresh: bool,
+) -> tuple[list[Check], Context]:
+    """The checks and what they share, after everything that can be refused; nothing is written."""
     sizes = profile_named(profile, dataset)
     ids = resolve(only)
-    context = Context(sizes, dataset, data, device, writable(Path(out)) / MEASUREMENTS)
+    folder = writable(Path(out))
+    context = Context(sizes, dataset, data, device, folder / MEASUREMENTS)
     context.fresh = fresh
     checks = [build(name) for name in ids]
     if any(check.needs_data for check in checks):
+        # Loading here means that a missing file ends the run before anything is written.
         context.load()
-    return told(estimates(checks, context))
+    return checks, context
 
 
 def writable(out: Path) -> Path:
@@ -156,7 +163,10 @@ def execute(checks: Sequence[Check], context: Context, out: Path, monitor: Monit
 
 
 def perform(check: Check, context: Context, monitor: Monitor) -> tuple[Result, Drawing | None]:
-    """One check from measurement to result; an exception becomes an uncompleted result."""
+    """One check from measurement to result; an exception becomes an uncompleted result.
+
+    Raises `KeyboardInterrupt` where it was stopped, in a training run too.
+    """
     began = time.perf_counter()
     measurements: dict[str, Any] = {}
     drawing: Drawing | None = None
@@ -168,6 +178,8 @@ def perform(check: Check, context: Context, monitor: Monitor) -> tuple[Result, D
         judgement = check.judge(measurements)
         drawing = check.draw(measurements) if check.draw else None
     except Exception as error:
+        if _stopped(error):
+            raise KeyboardInterrupt from error
         # One broken check must not cost the reader the others; the monitor shows the traceback.
         monitor.failed(check, error)
         completed = False
@@ -203,6 +215,13 @@ def perform(check: Check, context: Context, monitor: Monitor) -> tuple[Result, D
         measurements=measurements,
     )
     return result, drawing
+
+
+def _stopped(error: Exception) -> bool:
+    """Whether a training run was stopped by a signal, which it takes to write its checkpoint."""
+    from sim.training import Interrupted as Stopped
+
+    return isinstance(error, Stopped)
 
 
 def _environment(check: Check, context: Context, measurements: dict[str, Any]) -> dict[str, Any]:

@@ -1,8 +1,8 @@
 """The training runs that the figures share: each sweep is run once and reduced to what they read.
 
 Batch sizes are the paper's as shares of its 50000 images. In the quick profile a small MLP on
-scikit-learn's digits stands for AlexNet on CIFAR-10, many seeds in one process; in the full profile
-it is the paper's own network.
+scikit-learn's digits stands for AlexNet and for ResNet-18 on CIFAR-10, many seeds in one process;
+in the full profile they are the paper's own networks.
 """
 
 import math
@@ -31,6 +31,9 @@ FACTORS = (0.1, 10**-0.5, 1.0, 10**0.5, 10.0)
 RATE = 0.02
 MOMENTUM: Any = {"momentum": 0.9}
 STRIDE_PARAMETER = "fc1.weight"
+# ResNet-18 on 32768 images at once would need hundreds of GiB. In parts of 1024 each part is
+# normalised by itself, as on several GPUs, and nothing differs at the paper's 1024.
+PART = 1024
 
 
 @dataclass(frozen=True)
@@ -55,19 +58,22 @@ class Lab:
         return sorted({self.n(size) for size in paper})
 
 
-def lab(context: "Context") -> Lab:
-    """What `context` trains: AlexNet for the full profile on images, else a small MLP."""
+def lab(context: "Context", network: str | None = None) -> Lab:
+    """What `context` trains: the profile's `trains`, or another network."""
     from sim.training import Measure, TrainConfig
 
     profile = context.profile
+    network = network or profile.trains
     whole = len(context.dataset)
     total = whole if profile.images is None else min(whole, profile.images)
-    real = profile.name == "full" and context.name == "cifar10"
-    options: Any = {"width": profile.width} if real else {"hidden": [32, 32]}
+    # Runs of a big network resume one by one; small ones are over before that pays.
+    small = network == "mlp"
+    options: Any = {"hidden": [32, 32]} if small else {"width": profile.width}
+    parts: Any = {"micro_batch": PART, "batch_norm": "ghost"} if network == "resnet18" else {}
     base = TrainConfig(
         dataset=context.name,
         samples=None if total == whole else total,
-        model="alexnet" if real else "mlp",
+        model=network,
         model_options=options,
         lr=RATE,
         optimizer_options=MOMENTUM,
@@ -75,22 +81,25 @@ def lab(context: "Context") -> Lab:
         epochs=profile.epochs,
         device=context.device,
         measure=Measure(layers_every=0),
+        **parts,
     )
-    # Runs of a big network resume one by one; small ones are over before that pays.
-    runs = context.folder / "runs" if real and context.folder is not None else None
+    runs = None if small or context.folder is None else context.folder / "runs"
     # Starting workers takes longer than a handful of small runs, and one GPU serves one process.
     jobs = None if context.device == "cpu" and profile.runs >= 8 else 1
     seeds = tuple(range(profile.runs))
-    return Lab(base, total, seeds, profile.epochs, context.root, runs, not real, jobs)
+    return Lab(base, total, seeds, profile.epochs, context.root, runs, small, jobs)
 
 
 def tables(lab: Lab, configs: "Sequence[TrainConfig]", *names: str) -> "tuple[pd.DataFrame, ...]":
-    """Train `configs` and return the tables called `names`."""
+    """Train `configs` and return the tables called `names`.
+
+    Raises `RuntimeError` where a run failed: that is a fault, where to diverge is a finding.
+    """
     from sim import sweep
 
-    def read(out: Path | str | None) -> "tuple[pd.DataFrame, ...]":
-        return tuple(
-            sweep(
+    def read(out: Path | str) -> "tuple[pd.DataFrame, ...]":
+        found = {
+            name: sweep(
                 configs,
                 out=out,
                 root=lab.root,
@@ -99,14 +108,18 @@ def tables(lab: Lab, configs: "Sequence[TrainConfig]", *names: str) -> "tuple[pd
                 vectorise=lab.vectorise,
                 progress=lab.runs is not None,
             )
-            for name in names
-        )
+            for name in dict.fromkeys(("runs", *names))
+        }
+        failed = found["runs"][found["runs"].status == "failed"]
+        if len(failed):
+            raise RuntimeError(
+                f"{len(failed)} of {len(configs)} runs failed, the first: {failed.iloc[0].reason}"
+            )
+        return tuple(found[name] for name in names)
 
     if lab.runs is not None:
         lab.runs.mkdir(parents=True, exist_ok=True)
         return read(lab.runs)
-    if len(names) == 1:
-        return read(None)
     with tempfile.TemporaryDirectory() as folder:
         return read(folder)
 
@@ -479,48 +492,60 @@ RULE_SIZES = (1024, 8192, 32768)
 
 
 def rules(context: "Context") -> dict[str, Any]:
-    """CBLR with the exact curvature and its approximations, γ tuned, at equal epochs and steps.
+    """CBLR with the exact curvature and its approximations, γ tuned, at equal epochs and steps."""
+    return _all_rules(context, lab(context), "training-rules", tuple(GAMMAS))
 
-    Each series and batch size is kept by itself: together they are the longest measurement.
+
+# What figure 16 compares on a network whose whole exact diagonal is out of reach.
+FIRST_ORDER = tuple(rule for rule in GAMMAS if rule != "cblr")
+
+
+def compared(context: "Context") -> dict[str, Any]:
+    """The rules on the network of figure 16.
+
+    Below batch norm in training mode samples are coupled, and each entry's second derivative takes
+    a product of its own. True CBLR is then left to `rules`, and the exact radii of random entries
+    say, tensor by tensor, what MCLR's median stands for.
     """
-    found = lab(context)
-    sizes = [found.n(paper) for paper in RULE_SIZES]
+    profile = context.profile
+    if profile.compares == profile.trains:
+        return rules(context)
+    found = lab(context, profile.compares)
+    measured = _all_rules(context, found, "training-compared", FIRST_ORDER)
+    return measured | {"radii": radii(context, found, measured["rows"])}
+
+
+def _all_rules(context: "Context", found: Lab, key: str, which: tuple[str, ...]) -> dict[str, Any]:
+    """Each series and batch size is kept by itself: together they are the longest measurement."""
     # The exact curvature takes some ten gradients, so equal steps are fewer here.
     equal = max(1, found.epochs * (found.total // found.n(8192)))
     rows: list[dict[str, Any]] = []
     for series in ("epochs", "steps"):
         for paper in RULE_SIZES:
-            part = context.shared(
-                f"training-rules-{series}-{paper}",
-                partial(_rules, series=series, paper=paper, equal=equal),
+            make = partial(
+                _rules, found=found, which=which, series=series, paper=paper, equal=equal
             )
-            rows += part["rows"]
+            rows += context.shared(f"{key}-{series}-{paper}", make)["rows"]
     return provenance(found) | {
-        "n": sizes,
+        "n": [found.n(paper) for paper in RULE_SIZES],
         "epochs": found.epochs,
         "equal_steps": equal,
         "rows": rows,
     }
 
 
-def _rules(context: "Context", series: str, paper: int, equal: int) -> dict[str, Any]:
+def _rules(
+    context: "Context", found: Lab, which: tuple[str, ...], series: str, paper: int, equal: int
+) -> dict[str, Any]:
     from sim.training import grid
 
-    found = lab(context)
-    n, smallest = found.n(paper), found.n(RULE_SIZES[0])
+    n = found.n(paper)
     rows = []
-    for rule, grown in GAMMAS.items():
-        gammas = [gamma * math.sqrt(n / smallest) for gamma in grown]
-        config = found.base.replace(batch_size=n, optimizer=rule)
+    for rule in which:
+        config, gammas = _tuning(found, rule, n)
         seeds = found.seeds[:EXACT_SEEDS] if rule == "cblr" else found.seeds
         if series == "steps":
             config = config.replace(epochs=None, steps=equal)
-        if rule == "cblr":
-            # A curvature serves a tenth of an epoch of small batches, one step of large.
-            interval = max(1, found.total // n // 10)
-            config = config.replace(
-                curvature_of=min(n, 256), **{"optimizer_options.refresh_interval": interval}
-            )
         (frame,) = tables(found, grid(config, lr=gammas, seed=seeds), "runs")
         for place, gamma in enumerate(gammas):
             part = frame[np.isclose(frame.lr, gamma)].sort_values("seed")
@@ -537,6 +562,97 @@ def _rules(context: "Context", series: str, paper: int, equal: int) -> dict[str,
                 }
             )
     return {"rows": rows}
+
+
+def _tuning(found: Lab, rule: str, n: int) -> "tuple[TrainConfig, list[float]]":
+    """The configuration of a rule at n, and the γ that are tried."""
+    gammas = [gamma * math.sqrt(n / found.n(RULE_SIZES[0])) for gamma in GAMMAS[rule]]
+    config = found.base.replace(batch_size=n, optimizer=rule)
+    if rule == "cblr":
+        # A curvature serves a tenth of an epoch of small batches, one step of large.
+        interval = max(1, found.total // n // 10)
+        config = config.replace(
+            curvature_of=min(n, SAMPLED), **{"optimizer_options.refresh_interval": interval}
+        )
+    return config, gammas
+
+
+# Samples of a batch whose exact curvature is taken, and entries of a tensor where each takes a
+# product: the median's interval then spans about 25 of 100 ranks.
+SAMPLED, ENTRIES = 256, 64
+
+
+def radii(context: "Context", found: Lab, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """MCLR's and LARS's rate beside the exact median radius, tensor by tensor.
+
+    At initialisation and where MCLR ends with its best γ at the paper's 1024, in training mode.
+    """
+    from sim import train
+
+    n = found.n(RULE_SIZES[0])
+    tried = [row for row in rows if (row["series"], row["n"], row["rule"]) == ("epochs", n, "mclr")]
+    config, gammas = _tuning(found, "mclr", n)
+    config = config.replace(lr=gammas[best(tried)[0]["rate"]], seed=found.seeds[0])
+    out = None if found.runs is None else found.runs / config.hash
+
+    def measure(context: "Context") -> dict[str, Any]:
+        from sim.models import build
+
+        options: Any = config.model_options
+        data = context.dataset
+        fresh = build(
+            config.model, in_shape=data.shape, classes=data.classes, seed=config.seed, **options
+        )
+        ends = {
+            "at initialisation": fresh,
+            "trained": train(config, out=out, root=found.root).model(),
+        }
+        return {"rows": [row for at, model in ends.items() for row in _radii(context, model, at)]}
+
+    rows = context.shared("training-radii", measure)["rows"]
+    return list(rows)
+
+
+def _radii(context: "Context", model: Any, at: str) -> list[dict[str, Any]]:
+    from dataclasses import replace
+
+    import torch
+    from torch.nn.functional import cross_entropy
+
+    import hessian
+
+    model = model.to(context.device).train()
+    pair = context.dataset.subset(min(SAMPLED, len(context.dataset)), 0).pair
+    weights = {name: p for name, p in model.named_parameters() if p.dim() > 1}
+    drawn = hessian.sample(
+        model,
+        cross_entropy,
+        pair,
+        ENTRIES,
+        torch.Generator().manual_seed(0),
+        names=weights,
+        progress=context.folder is not None,
+    )
+    # The buffers of batch norm move with this; the model is not used again.
+    gradients = torch.autograd.grad(cross_entropy(model(pair[0]), pair[1]), list(weights.values()))
+    rows = []
+    for (name, w), g in zip(weights.items(), gradients, strict=True):
+        taken = drawn[name]
+        radius = hessian.radius(g.reshape(-1)[taken.index], taken.value)
+        median, low, high = replace(taken, value=radius).quantile(0.5)
+        rows.append(
+            {
+                "at": at,
+                "parameter": name,
+                "size": w.numel(),
+                "radius": median,
+                "radius_low": low,
+                "radius_high": high,
+                "mclr": float(w.detach().abs().median() / g.abs().median()),
+                "lars": float(w.detach().norm() / g.norm()),
+            }
+        )
+    return rows
 
 
 WARM_EPOCHS = 5

@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 
 from paper_checks import cli, runner
 from paper_checks.curvature import parse_memory
+from paper_checks.result import read_results
 
 SMALL = ("curvature", "mlp", "--samples", "16", "--width", "0.05")
 
@@ -235,10 +236,8 @@ def test_a_real_process(tmp_path):
     assert (tmp_path / "report" / "results.json").exists()
 
 
-def test_a_real_interrupt(tmp_path):
-    """Ctrl-C during the long part keeps the equation before it."""
-    out = tmp_path / "report"
-    command = python("audit", "--only", "eq14", "--only", "fig3", "--out", out)
+def stopped(command, number, when, patience=60.0):
+    """Start a process, send it a signal once `when()` holds, and wait for its end."""
     with subprocess.Popen(
         command,
         stdout=subprocess.PIPE,
@@ -246,14 +245,68 @@ def test_a_real_interrupt(tmp_path):
         # Where the tests run in a shell's background, SIGINT is ignored and that is inherited.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     ) as process:
-        for _ in range(600):
-            if (out / "results.json").exists() or process.poll() is not None:
-                break
-            time.sleep(0.1)
-        # By then the figure is at work.
-        time.sleep(0.5)
-        process.send_signal(signal.SIGINT)
+        end = time.monotonic() + patience
+        while not when() and process.poll() is None and time.monotonic() < end:
+            time.sleep(0.05)
+        process.send_signal(number)
         _, errors = process.communicate(timeout=120)
-    assert process.returncode == 130, errors
-    assert errors.decode().strip().splitlines()[-1].startswith("cblr: interrupted after 1 of 2")
+    return process.returncode, errors.decode()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_real_interrupt(tmp_path, number):
+    """Ctrl-C or SIGTERM during the long part keeps the equation before it."""
+    out = tmp_path / "report"
+    command = python("audit", "--only", "eq14", "--only", "fig3", "--fresh", "--out", out)
+    seen = []
+
+    def at_work():
+        # Once the equation is stored the figure is at work; half a second later all the more.
+        if (out / "results.json").exists():
+            seen.append(time.monotonic())
+        return bool(seen) and seen[-1] - seen[0] > 0.5
+
+    status, errors = stopped(command, number, at_work)
+    assert status == 130, errors
+    last = errors.strip().splitlines()[-1]
+    assert last.startswith("cblr: interrupted after 1 of 2")
+    # Not --fresh, which would begin again.
+    assert last.endswith(f"resume with: cblr audit --only eq14 --only fig3 --out {out}")
     assert "eq14" in (out / "index.html").read_text(encoding="utf-8")
+
+
+# The full profile on the digits, small: AlexNet, whose runs stand in folders and go on one by one.
+FULL = """
+import sys
+from paper_checks import cli, profile, training
+training.SIZES = (8192, 32768)
+profile._PROFILES["full", "digits"] = profile.Profile(
+    "full", 0.02, 16, 64, 2, 100, 1000, seeds=(0,), runs=2, epochs=2, images=128, trains="alexnet"
+)
+sys.argv = ["cblr", "audit", "--profile", "full", "--only", "eq14", "--only", "fig8", *sys.argv[1:]]
+cli.main()
+"""
+
+
+def test_a_training_check_that_is_terminated_goes_on_where_it_was(tmp_path):
+    out = tmp_path / "report"
+    command = [sys.executable, "-c", FULL, "--out", str(out)]
+
+    def finished():
+        return sorted(out.glob("measurements/runs/*/run.json"))
+
+    status, errors = stopped(command, signal.SIGTERM, lambda: len(finished()) >= 1)
+    assert status == 130, errors
+    assert "Traceback" not in errors
+    last = errors.strip().splitlines()[-1]
+    assert last.startswith("cblr: interrupted after 1 of 2 checks")
+    assert "resume with: cblr audit --profile full --only eq14 --only fig8 --out" in last
+    records = read_results(out / "results.json")
+    assert [(record.id, record.completed) for record in records] == [("eq14", True)]
+    before = {path: path.stat().st_mtime_ns for path in finished()}
+    assert before
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert [record.id for record in read_results(out / "results.json")] == ["eq14", "fig8"]
+    assert len(finished()) > len(before)
+    assert {path: path.stat().st_mtime_ns for path in before} == before

@@ -128,6 +128,42 @@ def test_what_is_judged_is_what_is_stored(tmp_path, tiny, fake_check):
     assert stored(tmp_path)[0]["measurements"]["value"] is None
 
 
+def test_what_checks_share_is_stored_once(tmp_path, tiny, fake_check):
+    checks = [
+        fake_check(name, value) for name, value in (("fig4", 2.0), ("fig7", 2.0), ("fig5", 3))
+    ]
+    results = execute(checks, tiny, tmp_path, Silent())
+    kept = [record["measurements"] for record in stored(tmp_path)]
+    assert kept == [results[0].measurements, {"same_as": "fig4"}, results[2].measurements]
+    assert read_results(tmp_path / "results.json") == results
+    # As files were before, with a copy for each, they are read the same.
+    records = stored(tmp_path)
+    records[1]["measurements"] = records[0]["measurements"]
+    (tmp_path / "old.json").write_text(json.dumps(records), encoding="utf-8")
+    assert read_results(tmp_path / "old.json") == results
+    # Taken apart, the second has nothing to be judged by, and says whose it lacks.
+    for part in (stored(tmp_path)[1:], [stored(tmp_path)[1] | {"id": "fig4"}]):
+        (tmp_path / "part.json").write_text(json.dumps(part), encoding="utf-8")
+        with pytest.raises(ValueError, match="measurements of 'fig4', which it does not hold"):
+            read_results(tmp_path / "part.json")
+
+
+def test_nothing_measured_is_not_shared(tmp_path, tiny, fake_check):
+    broken = [fake_check(name, error=RuntimeError("no")) for name in ("fig4", "fig7")]
+    execute(broken, tiny, tmp_path, Silent())
+    assert [record["measurements"] for record in stored(tmp_path)] == [{}, {}]
+
+
+def test_a_stopped_training_run_is_no_broken_check(tmp_path, tiny, fake_check):
+    """It takes the signal itself, to write its checkpoint, and says so by an exception."""
+    from sim.training import Interrupted as Stopped
+
+    checks = [fake_check("eq1"), fake_check("fig5", error=Stopped(tmp_path, 7))]
+    with pytest.raises(Interrupted, match="after 1 of 2"):
+        execute(checks, tiny, tmp_path, Silent())
+    assert [record["id"] for record in stored(tmp_path)] == ["eq1"]
+
+
 def test_stored_measurements_give_their_verdicts_again(tmp_path):
     paper_checks.run(only=["eq4", "eq20"], out=tmp_path)
     pairs = rejudge(tmp_path / "results.json")
@@ -232,7 +268,7 @@ def test_an_atomic_write_leaves_the_old_file_when_it_fails(tmp_path):
 
 
 def test_a_foreign_results_file_is_refused(tmp_path):
-    for text in ("{", '[{"id": "eq1"}]'):
+    for text in ("{", '[{"id": "eq1"}]', "[{}]", "[3]", "3"):
         (tmp_path / "r.json").write_text(text, encoding="utf-8")
         with pytest.raises(ValueError, match=r"not a results\.json"):
             read_results(tmp_path / "r.json")
