@@ -8,7 +8,9 @@ import pytest
 
 from paper_checks import training
 from paper_checks.context import Context
-from paper_checks.profile import profile
+from paper_checks.estimate import estimates, needs
+from paper_checks.figures import fig16
+from paper_checks.profile import Profile, profile
 from paper_checks.registry import build
 from paper_checks.result import plain
 from paper_checks.verdicts import VERDICTS
@@ -56,7 +58,7 @@ def test_batch_sizes_are_the_papers_shares():
         assert abs(lab.n(n) / lab.total - n / 50_000) <= 0.5 / lab.total + 1e-12
 
 
-def test_the_full_profile_trains_the_papers_network():
+def test_the_full_profile_trains_the_papers_networks():
     context = Context(replace(profile("full", "cifar10"), images=None), "cifar10")
     context.__dict__["dataset"] = np.empty(50_000)
     lab = training.lab(context)
@@ -65,6 +67,10 @@ def test_the_full_profile_trains_the_papers_network():
     assert lab.sizes(training.SIZES) == sorted(training.SIZES)
     assert lab.base.epochs == 100
     assert not lab.vectorise
+    compared = training.lab(context, context.profile.compares).base
+    assert (compared.model, dict(compared.model_options)) == ("resnet18", {"width": 1.0})
+    # At the paper's 1024 the parts change nothing.
+    assert (compared.micro_batch, compared.batch_norm) == (1024, "ghost")
 
 
 def test_the_same_seeds_give_the_same_measurements(tiny):
@@ -94,3 +100,124 @@ def test_the_full_profiles_runs_resume_one_by_one(tiny, tmp_path):
     assert len(first[0]) == 1
     assert len(again[0]) == 2
     assert again[0].test_loss[0] == first[0].test_loss[0]
+
+
+# ---- the full profile, small: the paper's networks on a handful of digits ----------------------
+
+FULL = Profile(
+    name="full",
+    width=0.02,
+    sample=32,
+    population=128,
+    batches=2,
+    entries=200,
+    draws=2000,
+    seeds=(0, 1),
+    batch_sizes=(8, 128),
+    runs=2,
+    epochs=1,
+    images=64,
+    trains="alexnet",
+    compares="resnet18",
+)
+
+
+@pytest.fixture(scope="module")
+def shrunken(tmp_path_factory):
+    """The full profile's own path: runs in folders, AlexNet and ResNet-18, few of everything."""
+    small = {
+        "FACTORS": (1.0, 10**0.5),
+        "GAMMAS": {k: v[1:3] for k, v in training.GAMMAS.items()},
+        "RULE_SIZES": (8192, 32768),
+        "SIZES": (8192, 32768),
+        "FIRST_EPOCH": (8192, 32768),
+        "ENTRIES": 9,
+        "SAMPLED": 12,
+    }
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in small.items():
+            patch.setattr(training, name, value)
+        yield Context(FULL, "digits", folder=tmp_path_factory.mktemp("full"))
+
+
+@pytest.mark.parametrize("sweep", [*READ_BY, "compared"])
+def test_the_full_profile_in_small(shrunken, sweep):
+    found = getattr(training, sweep)(shrunken)
+    assert found["network"] == (
+        "resnet18 (width 0.02)" if sweep == "compared" else "alexnet (width 0.02)"
+    )
+    assert found["rows"]
+    read_by = ("fig16", "claim-mclr-falls-behind") if sweep == "compared" else READ_BY[sweep]
+    for name in {*read_by} - ({"fig16", "claim-mclr-falls-behind"} if sweep == "rules" else set()):
+        check = build(name)
+        assert f"training-{sweep.replace('_', '-')}" in needs(name, shrunken)
+        assert estimates([check], shrunken)[0].seconds < 1, "kept, yet estimated as to be done"
+        measurements = json.loads(json.dumps(plain(check.measure(shrunken))))
+        assert measurements["rows"] == found["rows"]
+        assert check.judge(measurements).verdict in VERDICTS
+        if check.draw is not None:
+            assert check.draw(measurements).svg.startswith("<svg")
+
+
+def test_figure_16_has_exact_radii_where_true_cblr_is_out_of_reach(shrunken):
+    import torch
+    from torch.nn.functional import cross_entropy
+
+    from sim.models import build as network
+
+    found = training.compared(shrunken)
+    assert {row["rule"] for row in found["rows"]} == {"sgd", "lars", "mclr", "percent-delta"}
+    ends = {
+        at: [row for row in found["radii"] if row["at"] == at]
+        for at in ("at initialisation", "trained")
+    }
+    assert [len(rows) for rows in ends.values()] == [21, 21]
+    assert ends["trained"][0]["mclr"] != ends["at initialisation"][0]["mclr"]
+    # A tensor of no more entries than are drawn, entry by entry, batch norm in training mode.
+    model = network("resnet18", in_shape=(1, 8, 8), classes=10, seed=0, width=0.02).train()
+    pair = shrunken.dataset.subset(12, 0).pair
+    w = dict(model.named_parameters())["conv1.weight"]
+    (g,) = torch.autograd.grad(cross_entropy(model(pair[0]), pair[1]), [w], create_graph=True)
+    flat = g.reshape(-1)
+    h = torch.stack(
+        [
+            torch.autograd.grad(each, w, retain_graph=True)[0].reshape(-1)[k]
+            for k, each in enumerate(flat)
+        ]
+    )
+    radius = (1 + flat.detach().double() ** 2) ** 1.5 / h.abs().double()
+    row = ends["at initialisation"][0]
+    assert row["parameter"] == "conv1.weight"
+    assert w.numel() <= training.ENTRIES
+    # Single precision, through second derivatives of batch norm.
+    assert row["radius"] == pytest.approx(float(radius.quantile(0.5)), rel=1e-2)
+    assert row["radius_low"] == row["radius"] == row["radius_high"]
+    assert row["mclr"] == pytest.approx(
+        float((w.abs().median() / flat.abs().median()).detach()), rel=1e-4
+    )
+    assert "MCLR's median radius of a weight tensor over its exact one" in fig16.medians(found)
+    drawing = build("fig16").draw(found)
+    assert "the exact median" in drawing.caption
+
+
+def test_a_run_that_fails_is_no_finding(tmp_path):
+    """One image alone cannot go through batch norm: an error, where a divergence would count."""
+    context = Context(replace(FULL, images=4), "digits", folder=tmp_path)
+    found = training.lab(context, "resnet18")
+    with pytest.raises(RuntimeError, match="2 of 2 runs failed, the first: ValueError: Expected"):
+        training.tables(found, [found.base.replace(batch_size=1, seed=k) for k in (0, 1)], "epochs")
+
+
+def test_the_full_profile_has_the_seeds_that_its_criteria_ask_for():
+    """Half of them choose a rate; where a criterion reads the others, there are enough."""
+    from paper_checks.claims import CLAIMS
+    from paper_checks.figures import FIGURES
+
+    for name in ("quick", "full"):
+        sizes = profile(name, "cifar10")
+        for each in ("fig1", "fig16", "fig-cblr"):
+            assert sizes.runs // 2 >= FIGURES[each].thresholds["seeds"]
+        for each in ("large-batch-doomed", "training-stuck", "training-longer", "gap-worsens"):
+            assert sizes.runs // 2 >= CLAIMS[f"claim-{each}"].thresholds["seeds"]
+        assert min(sizes.runs, training.EXACT_SEEDS) // 2 >= FIGURES["fig-cblr"].thresholds["seeds"]
+        assert min(sizes.runs, 5) >= CLAIMS["claim-sharp-minima"].thresholds["seeds"]
