@@ -13,7 +13,7 @@ position p shifted by the kernel's offset a: for each offset one product of T an
 and those pairs that the shift leaves inside the image. Work does not grow with columns.
 
 Which one costs less goes both ways by an order of magnitude: columns against positions, and a
-product's speed against that of memory. It is decided by what was measured on this machine
+product's speed against that of memory. It is decided by how fast the device does what
 (`_product.rates`).
 """
 

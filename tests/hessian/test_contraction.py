@@ -191,7 +191,7 @@ def at_conv(positions, out):
 
 
 def test_the_cost_rule_weighs_columns_against_positions_and_speeds():
-    even = _product.Rates(product=1e11, small=1e10, square=1e10, move=5e9, onednn=False)
+    even = _product.Rates(product=1e11, small=1e10, square=1e10, move=5e9)
     few, many = at_conv(16, 64), at_conv(256, 64)
     pays = _contraction._pairs_pay
     assert pays(few, 64 * 9, 99, even)
@@ -199,7 +199,7 @@ def test_the_cost_rule_weighs_columns_against_positions_and_speeds():
     assert not pays(few, 64 * 9, 1, even)
     # What is measured decides: where values are squared slowly, pairs pay for fewer columns.
     at = at_conv(64, 64)
-    slow = _product.Rates(product=1e11, small=1e10, square=2e8, move=5e9, onednn=False)
+    slow = _product.Rates(product=1e11, small=1e10, square=2e8, move=5e9)
     assert not pays(at, 64 * 9, 9, even)
     assert pays(at, 64 * 9, 9, slow)
 
@@ -227,21 +227,35 @@ def test_products_without_onednn(monkeypatch):
     def missing(a, b):
         raise AttributeError("no such operator")
 
+    monkeypatch.setattr(_product, "_vendor", lambda: "AuthenticAMD")
     for broken in (wrong, missing):
         monkeypatch.setattr(_product, "_onednn", broken)
-        _product._measured.cache_clear()
+        _product.prefers_onednn.cache_clear()
         try:
-            assert not _product.rates(torch.zeros(1)).onednn
+            assert not _product.prefers_onednn()
             a = torch.randn(128, 128)
             torch.testing.assert_close(_product.product(a, a), a @ a)
         finally:
-            _product._measured.cache_clear()
+            _product.prefers_onednn.cache_clear()
+
+
+def test_the_library_goes_by_the_processor(monkeypatch):
+    """Not by a stopwatch: two processes on one machine give the same bits."""
+    for vendor in ("GenuineIntel", "AuthenticAMD"):
+        monkeypatch.setattr(_product, "_vendor", lambda vendor=vendor: vendor)
+        _product.prefers_onednn.cache_clear()
+        try:
+            usable = torch.backends.mkl.is_available() and _product._agrees()
+            assert _product.prefers_onednn() == (usable and vendor == "AuthenticAMD")
+        finally:
+            _product.prefers_onednn.cache_clear()
+    assert _product.rates(torch.zeros(1)) is _product.CPU
 
 
 def test_measuring_leaves_the_random_state_alone():
-    _product._measured.cache_clear()
+    """What a GPU is asked, on the CPU."""
     before = torch.get_rng_state()
-    speed = _product.rates(torch.zeros(1))
+    speed = _product._measured(torch.device("cpu"), torch.float32)
     assert torch.equal(before, torch.get_rng_state())
     assert min(speed.product, speed.small, speed.square, speed.move) > 1e6
 

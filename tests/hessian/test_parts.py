@@ -248,7 +248,7 @@ def test_the_working_set_stays_below_the_bound_at_any_batch_size(kind):
     """All tensors alive at once, results included; the inputs were there before."""
     make, dims, classes, sizes, bound = LARGE[kind]
     peaks, parts = [], []
-    _product.rates(torch.zeros(1))  # measured once on a machine
+    _product.prefers_onednn()  # found out once in a process
     for n in sizes:
         torch.manual_seed(0)
         model, x, y = make(), torch.randn(n, *dims), torch.randint(0, classes, (n,))
