@@ -52,7 +52,7 @@ class Check:
     `measure(context)` returns JSON-able measurements; `judge(measurements)` is pure, so that a
     stored measurement can be judged again; `draw(measurements)` returns a `Drawing` or is `None`.
     `latex` holds the statement as printed where it is a formula. `criterion_hash` shows a criterion
-    that was changed after a run. `work(context)` estimates the seconds that `measure` will take.
+    that was changed after a run.
     """
 
     id: str
@@ -68,7 +68,6 @@ class Check:
     protocol: tuple[str, ...] = field(default=())
     criterion_hash: str = ""
     needs_data: bool = True
-    work: Callable[["Context"], float] | None = None
 
     def __post_init__(self) -> None:
         if not self.criterion_hash:

@@ -81,10 +81,7 @@ def one_line(error: BaseException) -> str:
     return f"--data{text.removeprefix('root')}" if text.startswith("root: ") else text
 
 
-Data = Annotated[
-    Path | None,
-    typer.Option("--data", help="Folder of the data set's files (not needed for digits)."),
-]
+Data = cli_training.Root
 Name = Annotated[str, typer.Option("--dataset", help="digits, cifar10 or gaussian.")]
 Device = Annotated[str | None, typer.Option("--device", help="A torch device: cpu, cuda, …")]
 

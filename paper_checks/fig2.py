@@ -7,6 +7,7 @@ import numpy as np
 
 from paper_checks import drawing
 from paper_checks.check import Check, Drawing, Judgement, Measurements
+from paper_checks.figures._lines import MARKERS, PALETTE
 from paper_checks.numbers import short
 from paper_checks.verdicts import CONTRADICTED, HOLDS, IN_PART, INCONCLUSIVE
 
@@ -187,23 +188,12 @@ def _draw_radii(axes: "Axes", rows: list[dict[str, Any]]) -> None:
 
 
 def _draw_growth(axes: "Axes", measurements: Measurements) -> None:
-    palette = (
-        drawing.BLUE,
-        drawing.ORANGE,
-        drawing.GREEN,
-        drawing.VERMILION,
-        drawing.PURPLE,
-        drawing.SKY,
-        drawing.GREY,
-        "#8B5A00",
-    )
-    markers = "osD^vP*X"
     for number, layer in enumerate(measurements["growth"]):
         axes.plot(
             layer["sizes"],
             layer["means"],
-            marker=markers[number % len(markers)],
-            color=palette[number % len(palette)],
+            marker=MARKERS[number % len(MARKERS)],
+            color=PALETTE[number % len(PALETTE)],
             markersize=4,
             linewidth=1.3,
             label=layer["parameter"],

@@ -28,18 +28,14 @@ EPOCHS = 20
 
 def measure(context: "Context") -> dict[str, Any]:
     """E|g| and the four lines for each network; AlexNet joins where CIFAR-10 is given."""
-    from sim.data import load
-    from sim.models import build
+    from paper_checks.figures import _samples
 
     seed = context.profile.seeds[0]
-    digits = load("digits")
-    inputs, targets = digits.pair
-    pair = inputs.double(), targets
-    model = build("mlp", in_shape=digits.shape, classes=digits.classes, seed=seed).double()
+    pair, model = _samples.small_data(context), _samples.small_network(context)
     cases = [_case(context, "digits MLP at initialisation", model, pair, "digits")]
-    accuracy = train(model, pair, seed)
+    _samples.train(model, pair, seed, EPOCHS)
     cases.append(_case(context, "digits MLP trained", model, pair, "digits"))
-    cases[-1] |= {"trained": True, "accuracy": accuracy}
+    cases[-1] |= {"trained": True, "accuracy": accuracy(model, pair)}
     if context.name == "cifar10":
         model, pair = context.model(seed), context.population.pair
         cases.append(_case(context, "AlexNet at initialisation", model, pair, "cifar10"))
@@ -47,19 +43,11 @@ def measure(context: "Context") -> dict[str, Any]:
     return {"seeds": [seed], "samples": samples, "cases": cases, "rows": table(cases)}
 
 
-def train(model: "nn.Module", pair: Any, seed: int) -> float:
-    """Train by SGD with momentum, in place; returns the accuracy on the data trained on."""
+def accuracy(model: "nn.Module", pair: Any) -> float:
+    """The share of samples that the network gets right."""
     import torch
-    from torch.nn.functional import cross_entropy
 
     inputs, targets = pair
-    generator = torch.Generator().manual_seed(seed)
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
-    for _ in range(EPOCHS):
-        for index in torch.randperm(len(targets), generator=generator).split(64):
-            optimizer.zero_grad()
-            cross_entropy(model(inputs[index]), targets[index]).backward()
-            optimizer.step()
     with torch.no_grad():
         return float((model(inputs).argmax(1) == targets).double().mean())
 

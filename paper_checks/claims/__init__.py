@@ -1,6 +1,5 @@
 """The paper's claims: a registry of what they say, and one module each for how they are tried."""
 
-from functools import partial
 from importlib import import_module
 
 from paper_checks.check import Check
@@ -20,16 +19,4 @@ def claim_check(name: str) -> Check:
     claim = CLAIMS[name]
     # The module of a claim is called as the claim is.
     module = import_module(f"{__name__}.{name.removeprefix('claim-').replace('-', '_')}")
-    return Check(
-        id=claim.id,
-        kind="claim",
-        title=claim.title,
-        section=claim.section,
-        statement=claim.quotation,
-        criterion=claim.criterion,
-        measure=module.measure,
-        judge=partial(module.judge, thresholds=claim.thresholds),
-        draw=getattr(module, "draw", None),
-        protocol=module.PROTOCOL,
-        criterion_hash=claim.hash,
-    )
+    return claim.check("claim", module)

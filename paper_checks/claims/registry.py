@@ -3,10 +3,12 @@
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from importlib.resources import files
 from types import MappingProxyType
+from typing import Any
 
-from paper_checks.check import digest
+from paper_checks.check import Check, digest
 
 
 @dataclass(frozen=True)
@@ -24,6 +26,23 @@ class Claim:
     def hash(self) -> str:
         """The sha256 of quotation and criterion, numbers included, as 64 hexadecimal digits."""
         return digest(self.quotation, self.criterion)
+
+    def check(self, kind: str, module: Any) -> Check:
+        """The check that `module` makes of it; its judge reads the thresholds from here."""
+        return Check(
+            id=self.id,
+            kind=kind,
+            title=self.title,
+            section=self.section,
+            statement=self.quotation,
+            criterion=self.criterion,
+            measure=module.measure,
+            judge=partial(module.judge, thresholds=self.thresholds),
+            draw=getattr(module, "draw", None),
+            protocol=module.PROTOCOL,
+            criterion_hash=self.hash,
+            needs_data=getattr(module, "NEEDS_DATA", True),
+        )
 
 
 def parse(text: str, table: str = "claim") -> dict[str, Claim]:

@@ -1,11 +1,9 @@
 """The figures, the paper's and those beyond it: a registry of statements, and one module each."""
 
 from collections.abc import Mapping
-from functools import partial
 from importlib import import_module
 from importlib.resources import files
 from types import MappingProxyType
-from typing import Any
 
 from paper_checks.check import Check
 from paper_checks.claims.registry import Claim, parse
@@ -29,19 +27,4 @@ def figure_check(name: str) -> Check:
     Raises `KeyError` for a name the registry does not have.
     """
     figure = FIGURES[name]
-    module: Any = import_module(f"{__name__}.{name.replace('-', '_')}")
-    return Check(
-        id=figure.id,
-        kind="figure",
-        title=figure.title,
-        section=figure.section,
-        statement=figure.quotation,
-        criterion=figure.criterion,
-        measure=module.measure,
-        judge=partial(module.judge, thresholds=figure.thresholds),
-        draw=module.draw,
-        protocol=module.PROTOCOL,
-        criterion_hash=figure.hash,
-        needs_data=getattr(module, "NEEDS_DATA", True),
-        work=getattr(module, "work", None),
-    )
+    return figure.check("figure", import_module(f"{__name__}.{name.replace('-', '_')}"))

@@ -37,6 +37,24 @@ def group(rows: Sequence[Mapping[str, Any]], column: str, **where: Any) -> list[
     ]
 
 
+def by_size(measurements: Mapping[str, Any], column: str, **where: Any) -> list[list[float]]:
+    """The column's values at each of the batch sizes, one list for each n.
+
+    >>> by_size({"n": [1, 2], "rows": [{"n": 1, "x": 2.0}, {"n": 2, "x": 3.0}]}, "x")
+    [[2.0], [3.0]]
+    """
+    return [group(measurements["rows"], column, n=n, **where) for n in measurements["n"]]
+
+
+def sized(axes: "Axes", measurements: Mapping[str, Any]) -> None:
+    """The horizontal axis of a first-epoch figure: the batch sizes, on a log scale."""
+    sizes = measurements["n"]
+    axes.set_xscale("log")
+    axes.set_xticks(sizes, [str(n) for n in sizes], rotation=45)
+    axes.minorticks_off()
+    axes.set_xlabel(f"batch size n (of N = {measurements['samples']})")
+
+
 def banded(
     axes: "Axes", x: Sequence[float], values: Sequence[Sequence[float]], number: int, label: str
 ) -> None:

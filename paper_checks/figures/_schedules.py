@@ -6,9 +6,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from paper_checks import drawing
-from paper_checks.check import Drawing, Measurements
+from paper_checks.check import Drawing, Judgement, Measurements
+from paper_checks.figures._interval import log_ratio, paired
 from paper_checks.figures._lines import PALETTE
+from paper_checks.numbers import short, spread
 from paper_checks.training import schedules
+from paper_checks.verdicts import CONTRADICTED, HOLDS, IN_PART, INCONCLUSIVE
 
 if TYPE_CHECKING:
     from paper_checks.context import Context
@@ -58,6 +61,72 @@ def deviation_ratio(first: Sequence[float], second: Sequence[float]) -> tuple[fl
     ends = f.ppf((0.975, 0.025), len(first) - 1, len(second) - 1)
     low, high = (float(np.sqrt(ratio / end)) for end in ends)
     return float(np.sqrt(ratio)), low, high
+
+
+def fluctuations(
+    measurements: Measurements, column: str, what: str, least: float
+) -> tuple[dict[str, tuple[float, float, float]], str]:
+    """How many times as much the baseline fluctuates as the paper's model and two controls do.
+
+    The ratios with their intervals, by protocol, and a sentence; no ratios where fewer than
+    `least` seeds finished.
+    """
+    pairs = {
+        protocol: both(measurements, BASELINE, protocol, column)
+        for protocol in (OURS, "warm-up", "only the rate")
+    }
+    count = len(pairs[OURS][0])
+    if count < least:
+        return {}, f"Only {count} seeds finished."
+    found = {protocol: log_ratio(*pair) for protocol, pair in pairs.items()}
+    (mean, *ends), warm, rate = found.values()
+    return found, (
+        f"Over the first four fifths of the epochs the baseline's {what} fluctuates "
+        f"{short(mean)} times {spread(ends)} as much as with the smaller first epoch, "
+        f"{short(warm[0])} times {spread(warm[1:])} as much as with warm-up and "
+        f"{short(rate[0])} times {spread(rate[1:])} as much as with only the rate lowered."
+    )
+
+
+def improvement(
+    measurements: Measurements,
+    column: str,
+    what: str,
+    thresholds: Mapping[str, float],
+    *,
+    lower: bool = False,
+) -> Judgement:
+    """Whether the paper's model ends better than the baseline, and than every control."""
+    sign, predicted = (-1, "< 0") if lower else (1, "> 0")
+    first, second = both(measurements, OURS, BASELINE, column)
+    if len(first) < thresholds["seeds"]:
+        return Judgement(INCONCLUSIVE, predicted, None, f"Only {len(first)} seeds finished.")
+
+    def worst(interval: tuple[float, float, float]) -> float:
+        """The end of the interval that speaks least for the paper's model, better above 0."""
+        return min(sign * end for end in interval[1:])
+
+    found = paired(first, second)
+    others = {control: paired(*both(measurements, OURS, control, column)) for control in CONTROLS}
+    better = worst(found) > 0
+    if better and all(worst(interval) > 0 for interval in others.values()):
+        verdict = HOLDS
+    elif better:
+        verdict = IN_PART
+    elif max(sign * end for end in found[1:]) <= sign * thresholds["gain"]:
+        verdict = CONTRADICTED
+    else:
+        verdict = INCONCLUSIVE
+    reason = (
+        f"The final {what} with the smaller first epoch less the baseline's: {short(found[0])} "
+        f"{spread(found[1:])}; less that of the controls: "
+        + "; ".join(
+            f"{control} {short(interval[0])} {spread(interval[1:])}"
+            for control, interval in others.items()
+        )
+        + "."
+    )
+    return Judgement(verdict, predicted, found[0], reason, found[1:])
 
 
 def curves(

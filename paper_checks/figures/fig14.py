@@ -3,50 +3,14 @@
 from collections.abc import Mapping
 
 from paper_checks.check import Drawing, Judgement, Measurements
-from paper_checks.figures._interval import paired
-from paper_checks.figures._schedules import (
-    BASELINE,
-    CONTROLS,
-    OURS,
-    PROTOCOL,
-    both,
-    curves,
-    measure,
-)
-from paper_checks.numbers import short, spread
-from paper_checks.verdicts import CONTRADICTED, HOLDS, IN_PART, INCONCLUSIVE
+from paper_checks.figures._schedules import OURS, PROTOCOL, curves, improvement, measure
 
 __all__ = ["PROTOCOL", "draw", "judge", "measure"]
 
 
 def judge(measurements: Measurements, thresholds: Mapping[str, float]) -> Judgement:
     """Whether the final accuracy is above the baseline's, and above every control's."""
-    first, second = both(measurements, OURS, BASELINE, "accuracy")
-    if len(first) < thresholds["seeds"]:
-        return Judgement(INCONCLUSIVE, "> 0", None, f"Only {len(first)} seeds finished.")
-    mean, low, high = paired(first, second)
-    others = {
-        control: paired(*both(measurements, OURS, control, "accuracy")) for control in CONTROLS
-    }
-    better = low > 0
-    if better and all(interval[1] > 0 for interval in others.values()):
-        verdict = HOLDS
-    elif better:
-        verdict = IN_PART
-    elif high <= thresholds["gain"]:
-        verdict = CONTRADICTED
-    else:
-        verdict = INCONCLUSIVE
-    reason = (
-        f"The final test accuracy with the smaller first epoch less the baseline's: {short(mean)} "
-        f"{spread((low, high))}; less that of the controls: "
-        + "; ".join(
-            f"{control} {short(interval[0])} {spread(interval[1:])}"
-            for control, interval in others.items()
-        )
-        + "."
-    )
-    return Judgement(verdict, "> 0", mean, reason, (low, high))
+    return improvement(measurements, "accuracy", "test accuracy", thresholds)
 
 
 def draw(measurements: Measurements) -> Drawing:

@@ -7,7 +7,7 @@ import numpy as np
 
 from paper_checks import drawing
 from paper_checks.check import Drawing, Judgement, Measurements
-from paper_checks.figures._lines import banded, group, slope
+from paper_checks.figures._lines import banded, by_size, sized, slope
 from paper_checks.numbers import short, spread
 from paper_checks.training import STRIDE_PARAMETER, first_epoch
 from paper_checks.verdicts import CONTRADICTED, HOLDS, IN_PART, INCONCLUSIVE
@@ -34,17 +34,12 @@ def measure(context: "Context") -> dict[str, Any]:
     return first_epoch(context)
 
 
-def values(measurements: Measurements, column: str) -> list[list[float]]:
-    """One list of the seeds' values for each n."""
-    return [group(measurements["rows"], column, n=n) for n in measurements["n"]]
-
-
 def judge(measurements: Measurements, thresholds: Mapping[str, float]) -> Judgement:
     """Equation 6's slope on the reading per step, and whether every reading shrinks."""
     sizes = measurements["n"]
     if len(measurements["seeds"]) < thresholds["seeds"] or len(sizes) < thresholds["sizes"]:
         return Judgement(INCONCLUSIVE, -0.5, None, "Too few seeds or batch sizes.")
-    found = {name: slope(sizes, values(measurements, name)) for name in READINGS}
+    found = {name: slope(sizes, by_size(measurements, name)) for name in READINGS}
     mean, low, high = found["stride"]
     tolerance = thresholds["tolerance"]
     near = low >= -0.5 - tolerance and high <= -0.5 + tolerance
@@ -55,7 +50,7 @@ def judge(measurements: Measurements, thresholds: Mapping[str, float]) -> Judgem
         verdict = IN_PART
     else:
         verdict = CONTRADICTED
-    ends = {name: values(measurements, name) for name in READINGS}
+    ends = {name: by_size(measurements, name) for name in READINGS}
     reason = "Log-log slope against n, and value at the largest n over that at the smallest: "
     reason += "; ".join(
         f"{label} {short(found[name][0])} {spread(found[name][1:])}, "
@@ -72,22 +67,19 @@ def draw(measurements: Measurements) -> Drawing:
         chart = drawing.figure(8.0, 5.0)
         axes = chart.subplots()
         for number, (name, label) in enumerate(READINGS.items()):
-            found = values(measurements, name)
+            found = by_size(measurements, name)
             first = float(np.mean(found[0]))
             banded(axes, sizes, [[v / first for v in each] for each in found], number, label)
         x = np.array([sizes[0], sizes[-1]], dtype=float)
         for power, dash in ((-0.5, ":"), (-1.0, "-."), (-1.5, "--")):
             line = (x / x[0]) ** power
             axes.plot(x, line, dash, color=drawing.BLACK, linewidth=1, label=f"n^{power:g}")
-        axes.set_xscale("log")
         axes.set_yscale("log")
-        axes.set_xticks(sizes, [str(n) for n in sizes], rotation=45)
-        axes.minorticks_off()
-        axes.set_xlabel(f"batch size n (of N = {measurements['samples']})")
+        sized(axes, measurements)
         axes.set_ylabel("stride / lr, smallest n = 1")
         axes.legend(ncols=2)
     alt = "Log-log chart of the first epoch's normalised stride against n. Slopes: " + ", ".join(
-        f"{label} {short(slope(sizes, values(measurements, name))[0])}"
+        f"{label} {short(slope(sizes, by_size(measurements, name))[0])}"
         for name, label in READINGS.items()
     )
     caption = (

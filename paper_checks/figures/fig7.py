@@ -8,7 +8,7 @@ import numpy as np
 from paper_checks import drawing
 from paper_checks.check import Drawing, Judgement, Measurements
 from paper_checks.figures._interval import t_interval
-from paper_checks.figures._lines import banded, group, slope
+from paper_checks.figures._lines import banded, by_size, sized, slope
 from paper_checks.numbers import short, spread
 from paper_checks.training import first_epoch
 from paper_checks.verdicts import CONTRADICTED, HOLDS, IN_PART, INCONCLUSIVE
@@ -32,18 +32,13 @@ def measure(context: "Context") -> dict[str, Any]:
     return first_epoch(context)
 
 
-def values(measurements: Measurements, column: str) -> list[list[float]]:
-    """One list of the seeds' values for each n."""
-    return [group(measurements["rows"], column, n=n) for n in measurements["n"]]
-
-
 def judge(measurements: Measurements, thresholds: Mapping[str, float]) -> Judgement:
     """Equation 8's slope on the batch, and whether held-out data show the same."""
     sizes = measurements["n"]
     if len(measurements["seeds"]) < thresholds["seeds"] or len(sizes) < thresholds["sizes"]:
         return Judgement(INCONCLUSIVE, -1.0, None, "Too few seeds or batch sizes.")
-    batch = values(measurements, "decrease_batch")
-    held = values(measurements, "decrease_held_out")
+    batch = by_size(measurements, "decrease_batch")
+    held = by_size(measurements, "decrease_held_out")
     if min(min(each) for each in batch) <= 0:
         return Judgement(INCONCLUSIVE, -1.0, None, "A batch's loss rose: the rate is too large.")
     mean, low, high = slope(sizes, batch)
@@ -69,28 +64,25 @@ def draw(measurements: Measurements) -> Drawing:
         chart = drawing.figure(8.0, 5.0)
         axes = chart.subplots()
         for number, (name, label) in enumerate(SERIES.items()):
-            banded(axes, sizes, values(measurements, name), number, label)
-        first = float(np.mean(values(measurements, "decrease_batch")[0]))
+            banded(axes, sizes, by_size(measurements, name), number, label)
+        first = float(np.mean(by_size(measurements, "decrease_batch")[0]))
         x = np.array([sizes[0], sizes[-1]], dtype=float)
         axes.plot(x, first * x[0] / x, ":", color=drawing.BLACK, label="1/n (equation 8)")
-        axes.set_xscale("log")
-        found = [v for name in SERIES for each in values(measurements, name) for v in each]
+        found = [v for name in SERIES for each in by_size(measurements, name) for v in each]
         if min(found) > 0:
             axes.set_yscale("log")
         else:
             axes.set_yscale("symlog", linthresh=first * sizes[0] / sizes[-1])
             axes.axhline(0, color=drawing.BLACK, linewidth=0.8)
-        axes.set_xticks(sizes, [str(n) for n in sizes], rotation=45)
-        axes.minorticks_off()
-        axes.set_xlabel(f"batch size n (of N = {measurements['samples']})")
+        sized(axes, measurements)
         axes.set_ylabel("loss decrease per step / lr")
         axes.legend()
-    batch = values(measurements, "decrease_batch")
+    batch = by_size(measurements, "decrease_batch")
     alt = (
         "Loss decrease per step over the rate against n: on the batch itself its log-log slope is "
         f"{short(slope(sizes, batch)[0])}; on held-out images it goes from "
-        f"{short(float(np.mean(values(measurements, 'decrease_held_out')[0])))} to "
-        f"{short(float(np.mean(values(measurements, 'decrease_held_out')[-1])))}."
+        f"{short(float(np.mean(by_size(measurements, 'decrease_held_out')[0])))} to "
+        f"{short(float(np.mean(by_size(measurements, 'decrease_held_out')[-1])))}."
     )
     caption = (
         f"{measurements['network']}, first epoch, lr {measurements['lr']:g}; bars are 95 % "

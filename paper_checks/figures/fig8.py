@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 from paper_checks import drawing
 from paper_checks.check import Drawing, Judgement, Measurements
 from paper_checks.figures._interval import t_interval
-from paper_checks.figures._lines import PALETTE, banded, group
+from paper_checks.figures._lines import PALETTE, banded, by_size
 from paper_checks.numbers import short, spread
 from paper_checks.training import whole
 from paper_checks.verdicts import CONTRADICTED, HOLDS, IN_PART, INCONCLUSIVE
@@ -31,7 +31,7 @@ def measure(context: "Context") -> dict[str, Any]:
 
 def deviations(measurements: Measurements, column: str) -> list[list[float]]:
     """The seeds' fluctuations at equal steps, one list for each n."""
-    return [group(measurements["rows"], column, series="steps", n=n) for n in measurements["n"]]
+    return by_size(measurements, column, series="steps")
 
 
 def u_shaped(found: Sequence[Sequence[float]]) -> bool:
