@@ -53,11 +53,11 @@ class Found:
 
     def totals(self, n: int) -> Tensor:
         """Mean loss, objective Σ_i a_i ℓ_i and accuracy, this share's part, `[lanes, 3]`."""
-        loss = self.losses.sum(-1) / n
-        objective = loss
-        if self.weights is not None:
-            objective = (self.losses * self.weights).sum(-1)
-        return torch.stack([loss, objective, self.correct / n], -1)
+        loss = self.losses.sum(-1)
+        if self.weights is None:
+            return torch.stack([loss, loss, self.correct], -1).div_(n)
+        objective = (self.losses * self.weights).sum(-1)
+        return torch.stack([loss / n, objective, self.correct / n], -1)
 
 
 class Gradient:

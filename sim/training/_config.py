@@ -18,7 +18,7 @@ from sim.training._options import Options, canonical, plain, read
 from sim.training._schedules import Decay, Pass, Phase, Warmup, passes, rates
 
 # Part of every hash: raised when the same configuration would give other results than before.
-VERSION = 1
+VERSION = 2
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
 PRECISIONS = ("bfloat16", "full")
 BATCH_NORMS = ("ghost", "synchronised")
@@ -97,7 +97,8 @@ class TrainConfig:
         dtype: `"float32"` or `"float64"`.
         precision: `"full"`, or `"bfloat16"` for autocast; curvature is always computed in full.
         device: `"cpu"`, `"cuda"`, …
-        channels_last: the memory format of image tensors.
+        channels_last: the memory format of image tensors; `None`: where it is faster, for alexnet
+            and resnet18 on a CPU.
         compile: run the network through `torch.compile`.
 
     Mappings are taken for the nested parts, so that a configuration can come from a file.
@@ -145,7 +146,7 @@ class TrainConfig:
     dtype: str = "float32"
     precision: str = "full"
     device: str = "cpu"
-    channels_last: bool = False
+    channels_last: bool | None = None
     compile: bool = False
 
     def __post_init__(self) -> None:
@@ -221,6 +222,8 @@ class TrainConfig:
         if (self.epochs is None) == (self.steps is None):
             raise ValueError("epochs: give either epochs or steps, the length of the run")
         for name in ("drop_last", "channels_last", "compile"):
+            if name == "channels_last" and self.channels_last is None:
+                continue
             if not isinstance(getattr(self, name), bool):
                 raise ValueError(f"{name}: got {getattr(self, name)!r}; give True or False")
 

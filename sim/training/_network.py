@@ -14,6 +14,7 @@ from sim import models
 from sim.data import Dataset
 from sim.training import _optimizers
 from sim.training._config import DTYPES, TrainConfig
+from sim.training._units import units
 
 
 class Network:
@@ -27,6 +28,8 @@ class Network:
         names: of the parameters.
         dtype: of the parameters.
         parameters: the leaves; of several lanes `[lanes, …]`, matrices `[lanes, in, out]`.
+        units: the same memory in few pieces, see `_units`.
+        channels_last: whether images are to come in this memory format.
     """
 
     def __init__(self, configs: list[TrainConfig], dataset: Dataset) -> None:
@@ -43,6 +46,7 @@ class Network:
             isinstance(m, nn.modules.dropout._DropoutNd) and m.p > 0 for m in self.model.modules()
         )
         self._call: Callable[[Tensor], Tensor] = self.model
+        self.channels_last = self.lanes == 1 and channels_last(config)
         if self.lanes > 1:
             reason = obstacle(config)
             if reason is not None:
@@ -52,11 +56,12 @@ class Network:
                 _turned(stacked[name].detach()).contiguous().requires_grad_() for name in self.names
             ]
         else:
-            if config.channels_last:
+            if self.channels_last:
                 self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
             if config.compile:
                 self._call = torch.compile(self.model)
             self.parameters = list(self.model.parameters())
+        self.units = units(self.parameters, self.lanes)
 
     def __call__(self, x: Tensor) -> Tensor:
         """Outputs `[lanes · n, C]` of inputs `[lanes, n, …]`."""
@@ -80,7 +85,10 @@ class Network:
         """The optimizer of all lanes."""
         name, options = config.optimizer, config.optimizer_options
         self._views: list[tuple[nn.Parameter, int, int]] = []
-        if self.lanes == 1 or name in _optimizers.ELEMENTWISE:
+        if name in _optimizers.ELEMENTWISE:
+            leaves = [(f"{number}", unit.leaf) for number, unit in enumerate(self.units)]
+            return _optimizers.make(name, leaves, config.lr, options)
+        if self.lanes == 1:
             named = list(zip(self.names, self.parameters, strict=True))
             return _optimizers.make(name, named, config.lr, options)
         groups = []
@@ -92,6 +100,11 @@ class Network:
                 pairs.append((f"{lane}.{self.names[number]}", view))
             groups.append({"params": pairs})
         return _optimizers.make(name, groups, config.lr, options)
+
+    def join_gradients(self) -> None:
+        """Show the gradients to whoever works on the units."""
+        for unit in self.units:
+            unit.join()
 
     def lend_gradients(self) -> None:
         """Show the lanes' gradients to an optimizer that works on the lanes one by one."""
@@ -169,6 +182,19 @@ def _turned(stacked: Tensor) -> Tensor:
     They are kept turned: so the gradient of `x @ w.T` comes out, and else it would be copied.
     """
     return stacked.mT if stacked.dim() == 3 else stacked
+
+
+def channels_last(config: TrainConfig) -> bool:
+    """Whether a network of this configuration keeps images with the channels last.
+
+    Unasked, where it was measured to be faster: convolutions of many channels on a CPU. Exact
+    curvature is taken in the usual format.
+    """
+    if config.channels_last is not None:
+        return config.channels_last
+    curved = config.optimizer == "cblr" or config.measure.curvature_every > 0
+    wide = config.model in ("alexnet", "resnet18")
+    return wide and not curved and torch.device(config.device).type == "cpu"
 
 
 def obstacle(config: TrainConfig) -> str | None:

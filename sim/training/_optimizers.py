@@ -58,3 +58,18 @@ def make(name: str, params: Any, lr: float, options: Mapping[str, Any]) -> Optim
 def check(name: str, lr: float, options: Mapping[str, Any]) -> None:
     """Refuse, without a network, what `make` would refuse."""
     make(name, [("w", torch.nn.Parameter(torch.zeros(1)))], lr, options)
+
+
+def stride_of(name: str, options: Mapping[str, Any]) -> str:
+    """What a step is the rate times of, in size: `"gradient"`, `"momentum"`, else `"weights"`.
+
+    The last means that it is none of the two, and is found from the weights before and after.
+
+    >>> stride_of("sgd", {}), stride_of("sgd", {"momentum": 0.9}), stride_of("adam", {})
+    ('gradient', 'momentum', 'weights')
+    """
+    if name != "sgd" or options.get("nesterov"):
+        return "weights"
+    if options.get("momentum"):
+        return "momentum"
+    return "weights" if options.get("weight_decay") else "gradient"

@@ -4,15 +4,19 @@ Nothing here waits for the device: numbers go into buffers there and come over i
 """
 
 import math
+from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
+from torch.optim import Optimizer
 
 from sim.training._network import Network
 from sim.training._schedules import Pass
+from sim.training._units import PIECE, ROW
 
 STEP_COLUMNS = (
     "loss",
@@ -58,27 +62,58 @@ CURVATURE_COLUMNS = (
 TABLES = ("steps", "epochs", "layer_steps", "layer_epochs", "curvature")
 # Rows that stay on the device before they come over.
 CAPACITY = 256
-# Norms are summed in pieces of this size: one float32 sum over 10⁷ entries is off by per cents.
-PIECE = 2**14
+# What is kept of every entry over an epoch.
+MOMENTS = ("mean", "square", "start")
+# Sums over rows of entries that are kept until they are put together.
+KEPT = 2**20
+
+
+@dataclass
+class Piece:
+    """A part of a unit that stays in the cache while all is done with it.
+
+    Attributes:
+        weight, mean, square, start, before: its part of the weights, of the moments of their
+            gradients, of the weights at the epoch's beginning, and of those before the step.
+        work: room for as many entries.
+        padded: the same as whole rows, `[rows, ROW]`; what was added is zero.
+        rows: where its sums go, from one to another.
+    """
+
+    weight: Tensor
+    mean: Tensor
+    square: Tensor
+    start: Tensor
+    before: Tensor
+    work: Tensor
+    padded: Tensor
+    rows: slice
 
 
 class Recorder:
-    """What is measured at every step and epoch, for all lanes."""
+    """What is measured at every step and epoch, for all lanes.
 
-    def __init__(self, network: Network, layers_every: int) -> None:
+    Args:
+        network: whose.
+        layers_every: see `Measure`.
+        stride: what the strides are found from, see `_optimizers.stride_of`.
+    """
+
+    def __init__(self, network: Network, layers_every: int, stride: str = "weights") -> None:
         self.network = network
         self.every = layers_every
+        self.stride = stride
         device = network.parameters[0].device
         # Apple's devices have no float64.
-        wide = torch.float32 if device.type == "mps" else torch.float64
+        self.wide = torch.float32 if device.type == "mps" else torch.float64
         self.sizes = [p.numel() // network.lanes for p in network.parameters]
         count = len(network.parameters)
         self.rows = torch.full(
-            (CAPACITY, network.lanes, len(STEP_COLUMNS)), math.nan, dtype=wide, device=device
+            (CAPACITY, network.lanes, len(STEP_COLUMNS)), math.nan, dtype=self.wide, device=device
         )
-        self._sizes = torch.tensor(self.sizes, dtype=wide, device=device)
+        self._sizes = torch.tensor(self.sizes, dtype=self.wide, device=device)
         self.layer_rows = torch.empty(
-            CAPACITY, network.lanes, count, len(LAYER_COLUMNS), dtype=wide, device=device
+            CAPACITY, network.lanes, count, len(LAYER_COLUMNS), dtype=self.wide, device=device
         )
         self.row_steps: list[int] = []
         self.layer_steps: list[int] = []
@@ -87,81 +122,124 @@ class Recorder:
         self.layer_epochs: list[tuple[int, int, Tensor]] = []
         self.curvature: list[dict[str, Any]] = []
         self.diverged: dict[int, int] = {}
-        # Of the epoch so far: all tensors in one, `[lanes, entries]`, so that an operation is one.
-        self.flat: dict[str, Tensor] = {}
-        self.sums = torch.zeros(network.lanes, count, len(LAYER_COLUMNS), dtype=wide, device=device)
         self.count = 0
-        self._standing = -1
+        self.moments: dict[str, list[Tensor]] = {}
+        self.pieces: list[list[Piece]] = []
+        self._settled = 0
+        if layers_every:
+            self._allocate()
+
+    def _allocate(self) -> None:
+        """Room for moments and sums, and views of it, so that a step makes none."""
+        weights = [unit.weight for unit in self.network.units]
+        whole = weights[0].device.type != "cpu"
+        self._piece = max(map(len, weights)) if whole else PIECE * torch.get_num_threads()
+        self.moments = {k: [torch.zeros_like(w) for w in weights] for k in MOMENTS}
+        before = [torch.empty_like(w) if self.stride == "weights" else w for w in weights]
+        room: dict[int, Tensor] = {}
+        first = 0
+        for k, weight in enumerate(weights):
+            parts = []
+            for each in zip(
+                *(t.split(self._piece) for t in (weight, *(self.moments[m][k] for m in MOMENTS))),
+                before[k].split(self._piece),
+                strict=True,
+            ):
+                n = len(each[0])
+                padded = room.setdefault(n, weight.new_zeros(-(-n // ROW) * ROW))
+                rows = slice(first, first + len(padded) // ROW)
+                parts.append(Piece(*each, padded[:n], padded.view(-1, ROW), rows))
+                first = rows.stop
+            self.pieces.append(parts)
+        keep = max(1, min(CAPACITY, KEPT // (len(LAYER_COLUMNS) * first)))
+        self._kept = weights[0].new_empty(keep, len(LAYER_COLUMNS), first)
+        self._now = weights[0].new_empty(len(LAYER_COLUMNS), first)
+        self._sums = [[row[p.rows] for each in self.pieces for p in each] for row in self._now]
 
     @torch.no_grad()
     def begin_epoch(self) -> None:
         """Start the sums of an epoch anew."""
-        if not self.every:
-            return
-        if not self.flat:
-            self._allocate()
-        self._flatten_weights("start")
-        self.flat["mean"].zero_()
-        self.flat["square"].zero_()
-        self.sums.zero_()
         self.count = 0
-
-    def _allocate(self) -> None:
-        like = self.network.parameters[0].detach()
-        for name in ("weight", "after", "gradient", "move", "start", "mean", "square"):
-            self.flat[name] = like.new_zeros(self.network.lanes, sum(self.sizes))
-        pieces = [self._pieces(self.flat[name]) for name in ("gradient", "move")]
-        self._measured = [piece for each in pieces for piece in each]
-        self._both_sizes = self._sizes.repeat(2)
-        # Views of the weights as rows, which last, where the memory lies so.
-        weights = [p.detach() for p in self.network.parameters]
-        self._rows = None
-        if all(w.is_contiguous() for w in weights):
-            self._rows = [w.view(self.network.lanes, -1) for w in weights]
-
-    def _flatten(self, tensors: list[Tensor], name: str) -> None:
-        lanes = self.network.lanes
-        torch.cat([t.detach().reshape(lanes, -1) for t in tensors], 1, out=self.flat[name])
-
-    def _flatten_weights(self, name: str) -> None:
-        if self._rows is None:
-            self._flatten(self.network.parameters, name)
-        else:
-            torch.cat(self._rows, 1, out=self.flat[name])
+        for each in self.pieces:
+            for piece in each:
+                piece.start.copy_(piece.weight)
 
     def measures(self, step: int) -> bool:
         """Whether the tensors are measured at this step."""
         return self.every > 0 and step % self.every == 0
 
+    @torch.no_grad()
     def before(self, step: int) -> None:
-        """Between the gradient and the step: the moments of every entry's gradient."""
+        """Between the gradient and the step: E|g| and the moments of every entry's gradient."""
         if not self.measures(step):
             return
-        flat, parameters = self.flat, self.network.parameters
-        if self._standing != step:
-            self._flatten_weights("weight")
-        gradients = [p.grad if p.grad is not None else torch.zeros_like(p) for p in parameters]
-        self._flatten(gradients, "gradient")
-        # Welford's update: no difference of large sums.
         self.count += 1
-        change = torch.sub(flat["gradient"], flat["mean"], out=flat["move"])
-        flat["mean"].add_(change, alpha=1 / self.count)
-        flat["square"].addcmul_(change, change, value=1 - 1 / self.count)
+        k, sums = self.count, iter(self._sums[0])
+        copied = self.stride == "weights"
+        for unit, pieces in zip(self.network.units, self.pieces, strict=True):
+            for piece, g in zip(pieces, unit.gradient.split(self._piece), strict=True):
+                work = piece.work
+                # Welford's update: no difference of large sums.
+                if k == 1:
+                    piece.mean.copy_(g)
+                    piece.square.zero_()
+                else:
+                    torch.sub(g, piece.mean, out=work)
+                    piece.mean.add_(work, alpha=1 / k)
+                    piece.square.addcmul_(work, work, value=1 - 1 / k)
+                torch.abs(g, out=work)
+                torch.sum(piece.padded, 1, out=next(sums))
+                if copied:
+                    piece.before.copy_(piece.weight)
 
-    def after(self, step: int) -> None:
-        """After the step: E|g| and E|Δw|."""
+    @torch.no_grad()
+    def after(self, step: int, rate: float, optimizer: Optimizer) -> None:
+        """After the step: E|Δw|."""
         if not self.measures(step):
             return
-        flat = self.flat
-        self._flatten_weights("after")
-        torch.sub(flat["after"], flat["weight"], out=flat["move"])
-        # The next step starts from here.
-        flat["weight"], flat["after"], self._standing = flat["after"], flat["weight"], step + 1
-        norms = self._norms(self._measured) / self._both_sizes
-        both = norms.view(len(norms), len(LAYER_COLUMNS), -1).mT
-        self.layer_rows[len(self.layer_steps)].copy_(both)
-        self.sums.add_(both)
+        if self.stride == "gradient":
+            torch.mul(self._now[0], rate, out=self._now[1])
+        elif self.stride == "momentum":
+            sums = iter(self._sums[1])
+            for unit, pieces in zip(self.network.units, self.pieces, strict=True):
+                momentum = unit.dense(optimizer.state[unit.leaf]["momentum_buffer"])
+                for piece, m in zip(pieces, momentum.split(self._piece), strict=True):
+                    torch.abs(m, out=piece.work)
+                    torch.sum(piece.padded, 1, out=next(sums))
+            self._now[1].mul_(rate)
+        else:
+            for total, piece in zip(self._sums[1], self._every_piece(), strict=True):
+                torch.sub(piece.weight, piece.before, out=piece.work).abs_()
+                torch.sum(piece.padded, 1, out=total)
+        if len(self.layer_steps) == CAPACITY:
+            self.flush()
+        self._kept[len(self.layer_steps) - self._settled].copy_(self._now)
         self.layer_steps.append(step)
+        if len(self.layer_steps) - self._settled == len(self._kept):
+            self._settle()
+
+    def _every_piece(self) -> Iterator[Piece]:
+        return (piece for each in self.pieces for piece in each)
+
+    def _settle(self) -> None:
+        """Put together the sums of the steps that are kept; the device is not waited for."""
+        done = len(self.layer_steps)
+        if done > self._settled:
+            kept = self._kept[: done - self._settled]
+            self.layer_rows[self._settled : done] = self._means(kept).permute(0, 2, 3, 1)
+        self._settled = done
+
+    def _means(self, rows: Tensor) -> Tensor:
+        """E|·| over each tensor, `[…, lanes, tensors]`, of sums over rows `[…, rows]`."""
+        found: dict[int, Tensor] = {}
+        units, lanes = self.network.units, self.network.lanes
+        for unit, part in zip(
+            units, rows.split([lanes * sum(unit.rows) for unit in units], -1), strict=True
+        ):
+            split = part.unflatten(-1, (lanes, -1)).split(unit.rows, -1)
+            for number, each in zip(unit.members, split, strict=True):
+                found[number] = each.sum(-1, dtype=self.wide)
+        return torch.stack([found[k] for k in sorted(found)], -1) / self._sizes
 
     def add(self, step: int, values: Tensor, at: int = 0) -> None:
         """Numbers `[lanes, k]` for the k columns of `STEP_COLUMNS` from `at` on.
@@ -176,6 +254,9 @@ class Recorder:
 
     def flush(self) -> None:
         """Bring over what lies on the device, and see which lanes are not finite any more."""
+        if self.layer_steps:
+            self._settle()
+        self._settled = 0
         for name, steps, rows in (
             ("steps", self.row_steps, self.rows),
             ("layer_steps", self.layer_steps, self.layer_rows),
@@ -217,7 +298,7 @@ class Recorder:
             whole: whether the pass saw all its steps, not the first ones only.
         """
         self.flush()
-        rows = self._rows_since(each.first)
+        rows = self._rows_since("steps", each.first)
         weight = counts.double()
         n = float(weight.sum())
         loss, accuracy = (
@@ -240,67 +321,49 @@ class Recorder:
                     "seconds": seconds,
                 }
             )
-        if self.every and self.count:
-            k, flat = self.count, self.flat
-            deviation = (flat["square"] / (k - 1)).sqrt() if k > 1 else flat["square"] * math.nan
-            self._flatten_weights("after")
-            displacement = flat["after"] - flat["start"]
-            gradient, path = self.sums.unbind(-1)
-            of_mean, of_deviation, of_displacement = (
-                self._mean_abs(each) for each in (flat["mean"], deviation, displacement)
-            )
-            columns = [gradient / k, of_mean, of_deviation, path / k, path, of_displacement]
-            stacked = torch.stack([c.to(self.sums) for c in columns], -1)
-            self.layer_epochs.append((each.epoch, k, stacked.to("cpu", copy=True)))
+        if self.count:
+            self._end_layers(each)
 
-    def _rows_since(self, step: int) -> Tensor:
+    def _end_layers(self, each: Pass) -> None:
+        k = self.count
+        steps = self._rows_since("layer_steps", each.first).sum(0)
+        gradient, path = steps.unbind(-1)
+        sums = self._now.new_empty(3, self._now.shape[1])
+        for piece in self._every_piece():
+            mean, deviation, displacement = (row[piece.rows] for row in sums)
+            torch.abs(piece.mean, out=piece.work)
+            torch.sum(piece.padded, 1, out=mean)
+            torch.div(piece.square, k - 1 if k > 1 else math.nan, out=piece.work).sqrt_()
+            torch.sum(piece.padded, 1, out=deviation)
+            torch.sub(piece.weight, piece.start, out=piece.work).abs_()
+            torch.sum(piece.padded, 1, out=displacement)
+        of_mean, of_deviation, of_displacement = self._means(sums).cpu()
+        columns = [gradient / k, of_mean, of_deviation, path / k, path, of_displacement]
+        self.layer_epochs.append((each.epoch, k, torch.stack(columns, -1)))
+
+    def _rows_since(self, name: str, step: int) -> Tensor:
         parts = []
-        for steps, block in reversed(self.blocks["steps"]):
+        for steps, block in reversed(self.blocks[name]):
             if steps[-1] < step:
                 break
             parts.append(block[next(i for i, s in enumerate(steps) if s >= step) :])
         return torch.cat(parts[::-1])
 
-    def _pieces(self, flat: Tensor) -> list[tuple[Tensor, ...]]:
-        """Each tensor's part of a flat one, `[lanes, size]`, in pieces that are summed alone."""
-        return [part.split(PIECE, 1) for part in flat.split(self.sizes, 1)]
-
-    def _mean_abs(self, flat: Tensor) -> Tensor:
-        """The average size of an entry of each tensor, `[lanes, tensors]`."""
-        return self._norms(self._pieces(flat)) / self._sizes
-
-    def _norms(self, pieces: list[tuple[Tensor, ...]]) -> Tensor:
-        """Σ|·| over each tensor, `[lanes, tensors]`."""
-        every = [piece for each in pieces for piece in each]
-        if self.network.lanes == 1:
-            norms = torch.stack(torch._foreach_norm(every, 1)).unsqueeze(0)
-        else:
-            norms = torch.stack([torch.linalg.vector_norm(t, 1, dim=1) for t in every], 1)
-        norms = norms.to(self._sizes.dtype)
-        if len(every) > len(pieces):
-            split = norms.split([len(each) for each in pieces], 1)
-            norms = torch.stack([each.sum(1) for each in split], 1)
-        return norms
-
     def state(self) -> dict[str, Any]:
         """All that is needed to go on from here, after a `flush`."""
-        kept = ("blocks", "epochs", "layer_epochs", "curvature", "diverged", "count", "sums")
-        found = {name: getattr(self, name) for name in kept}
-        flat = {name: self.flat[name] for name in ("start", "mean", "square") if self.flat}
-        return {**found, "flat": flat}
+        kept = ("blocks", "epochs", "layer_epochs", "curvature", "diverged", "count", "moments")
+        return {name: getattr(self, name) for name in kept}
 
+    @torch.no_grad()
     def load(self, state: dict[str, Any]) -> None:
         """Go on from what `state` returned."""
         for name, value in state.items():
-            if name == "flat":
-                if value and not self.flat:
-                    self._allocate()
-                for key, tensor in value.items():
-                    self.flat[key].copy_(tensor)
+            if name == "moments":
+                for key, tensors in value.items():
+                    for mine, saved in zip(self.moments[key], tensors, strict=True):
+                        mine.copy_(saved)
             else:
-                value = value.to(self.sums.device) if isinstance(value, Tensor) else value
                 setattr(self, name, value)
-        self._standing = -1
 
 
 def frames(

@@ -20,7 +20,7 @@ from sim import _arguments
 from sim import data as datasets
 from sim.data import Dataset
 from sim.optimizers import CBLR
-from sim.training import _run, _store
+from sim.training import _optimizers, _run, _store
 from sim.training._batch import HELD_OUT, ORDER, Batch, Found, Gradient, order_seed
 from sim.training._config import DTYPES, TrainConfig
 from sim.training._curvature import curvature
@@ -223,7 +223,8 @@ class State:
         _check_parts(config, self.network.model, self.counts, world)
         self.gradient = Gradient(configs, self.network, world)
         self.optimizer = self.network.optimizer(config)
-        self.recorder = Recorder(self.network, config.measure.layers_every)
+        stride = _optimizers.stride_of(config.optimizer, config.optimizer_options)
+        self.recorder = Recorder(self.network, config.measure.layers_every, stride)
         self.done = 0
         self.seconds = 0.0
         self.epoch_seconds = 0.0
@@ -280,9 +281,11 @@ class State:
         recorder.add(step, totals)
         if recorder.over(step, totals[:, 0]):
             return False
+        self.network.join_gradients()
         recorder.before(step)
         going = self._update(batch, found, self.rates[step])
-        recorder.after(step)
+        if going:
+            recorder.after(step, self.rates[step], self.optimizer)
         if looks:
             after = self._objective(batch, found.weights)
             recorder.add(step, (totals[:, 1] - after).unsqueeze(-1), 3)
@@ -321,7 +324,7 @@ class State:
         """Samples `[lanes, n, …]` and targets `[lanes, n]`."""
         flat = index.reshape(-1)
         x = data.inputs.index_select(0, flat)
-        if self.config.channels_last and x.dim() == 4:
+        if self.network.channels_last and x.dim() == 4:
             x = x.contiguous(memory_format=torch.channels_last)
         y = data.targets.index_select(0, flat)
         return x.view(*index.shape, *x.shape[1:]), y.view(index.shape)

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 
 import hessian
 import sim
+from sim.training._units import units
 
 from . import reference
 
@@ -201,12 +202,18 @@ def test_nothing_is_measured_where_nothing_is_wanted():
 def test_large_tensors_are_summed_without_loss():
     # One float32 sum over 2²⁴ numbers would be off by 2 %.
     model = sim.models.build("mlp", in_shape=(4096,), hidden=[1024], classes=2, seed=0)
-    network = type("Network", (), {"lanes": 1, "names": ["w"]})()
-    network.parameters = [next(model.parameters())]
-    recorder = sim.training._record.Recorder(network, 1)
+    network = type("Network", (), {"lanes": 1})()
+    network.parameters = list(model.parameters())[:1]
+    network.units = units(network.parameters, 1)
     exact = float(network.parameters[0].detach().double().abs().mean())
-    flat = network.parameters[0].detach().view(1, -1)
-    assert recorder._mean_abs(flat).item() == pytest.approx(exact, rel=1e-6)
+    recorder = sim.training._record.Recorder(network, 1)
+    recorder.begin_epoch()
+    network.parameters[0].grad = network.parameters[0].detach().clone()
+    recorder.before(0)
+    recorder.after(0, 1.0, None)
+    recorder.flush()
+    ((_, block),) = recorder.blocks["layer_steps"]
+    assert block[0, 0, 0, 0].item() == pytest.approx(exact, rel=1e-6)
 
 
 def test_more_rows_than_the_device_keeps(monkeypatch):

@@ -1,0 +1,99 @@
+"""Parameters laid out so that work on every entry of a network takes few operations.
+
+Small tensors lie in one piece of memory and are one unit; a large one is a unit of its own, for
+joining its gradient to the others' would be a pass over memory. An optimizer that works entry by
+entry takes the units for its parameters, and the measurements go through them piece by piece.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+# Tensors in a joined unit begin at multiples of this, and sums over so many entries are rounded as
+# the entries are, everything beyond in float64.
+ROW = 256
+# Entries from which on a tensor stays alone.
+LARGE = 2**15
+# Entries that stay in a core's cache from one operation to the next.
+PIECE = 2**16
+
+
+class Unit:
+    """Some parameters as one.
+
+    Attributes:
+        members: their numbers.
+        leaf: what an optimizer takes: `[lanes, entries]`, or the large parameter itself.
+        rows: how many rows of `ROW` entries each lane of each member fills, the last in part.
+    """
+
+    def __init__(self, members: list[int], parameters: Sequence[Tensor], lanes: int) -> None:
+        self.members, self.lanes = members, lanes
+        self._parameters = [parameters[k] for k in members]
+        sizes = [p.numel() // lanes for p in self._parameters]
+        self.rows = [-(-size // ROW) for size in sizes]
+        first = self._parameters[0]
+        self.joined = lanes > 1 or first.numel() < LARGE
+        if not self.joined:
+            self.leaf = first
+            return
+        flat = first.detach().new_zeros(lanes, ROW * sum(self.rows))
+        gradient = torch.zeros_like(flat)
+        self._gradients: list[Tensor] = []
+        start = 0
+        for parameter, size, rows in zip(self._parameters, sizes, self.rows, strict=True):
+            place = _shaped(flat[:, start : start + size], parameter, lanes)
+            place.copy_(parameter.detach())
+            parameter.data = place
+            self._gradients.append(_shaped(gradient[:, start : start + size], parameter, lanes))
+            start += ROW * rows
+        self.leaf = nn.Parameter(flat)
+        self.leaf.grad = gradient
+
+    @torch.no_grad()
+    def join(self) -> None:
+        """Bring the members' gradients together in the leaf's."""
+        if self.joined:
+            found = [torch.zeros_like(p) if p.grad is None else p.grad for p in self._parameters]
+            torch._foreach_copy_(self._gradients, found)
+
+    def dense(self, tensor: Tensor) -> Tensor:
+        """All entries of a tensor like the leaf, in the leaf's order in memory, `[entries]`."""
+        if not self.leaf.is_contiguous():
+            tensor = tensor.permute(0, 2, 3, 1)
+        return tensor.reshape(-1)
+
+    @property
+    def weight(self) -> Tensor:
+        """The weights, `[entries]`, not a copy."""
+        return self.dense(self.leaf.detach())
+
+    @property
+    def gradient(self) -> Tensor:
+        """The gradients, `[entries]`, after `join`."""
+        gradient = self.leaf.grad
+        return torch.zeros_like(self.weight) if gradient is None else self.dense(gradient)
+
+
+def units(parameters: Sequence[Tensor], lanes: int) -> list[Unit]:
+    """All parameters in units; their memory is moved where they are joined.
+
+    >>> small, large = nn.Parameter(torch.ones(3)), nn.Parameter(torch.ones(256, 256))
+    >>> [unit.members for unit in units([small, large, nn.Parameter(torch.ones(2))], 1)]
+    [[0, 2], [1]]
+    """
+    small = [k for k, p in enumerate(parameters) if lanes > 1 or p.numel() < LARGE]
+    large = [k for k in range(len(parameters)) if k not in small]
+    groups = ([small] if small else []) + [[k] for k in large]
+    return [Unit(members, parameters, lanes) for members in groups]
+
+
+def _shaped(flat: Tensor, like: Tensor, lanes: int) -> Tensor:
+    """`[lanes, size]` in the shape and the memory format of a parameter."""
+    if lanes > 1:
+        return flat.unflatten(1, like.shape[1:])
+    if like.dim() == 4 and not like.is_contiguous():
+        n, c, h, w = like.shape
+        return flat.view(n, h, w, c).permute(0, 3, 1, 2)
+    return flat.view(like.shape)
