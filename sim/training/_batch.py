@@ -44,7 +44,7 @@ class Found:
     Attributes:
         losses: `[lanes, n]`, this process's share, before the step.
         weights: what each counts for in the objective, where that is not the plain mean.
-        correct: `[lanes]`, how many of the share were classified rightly.
+        correct: `[lanes]`, how many of the share were classified rightly, in the losses' dtype.
     """
 
     losses: Tensor
@@ -102,7 +102,7 @@ class Gradient:
             weights = self._weights(batch, values)
         # The gradient of Σ_i a_i ℓ_i, without a node for the sum.
         losses.backward(weights.reshape(-1))
-        return Found(values, weights if self._discards(batch) else None, _right(output, batch.y))
+        return Found(values, weights if self._discards(batch) else None, _right(output, batch.y, values))
 
     def _even(self, batch: Batch) -> Tensor:
         """The weights of a plain mean, kept for the next batch of the size."""
@@ -120,7 +120,7 @@ class Gradient:
         def objective(part: slice) -> Tensor:
             values, output = self._part(batch, part)
             losses[part.start] = values.detach()
-            correct[part.start] = _right(output, batch.y[:, part])
+            correct[part.start] = _right(output, batch.y[:, part], values)
             return (values * weights[:, part]).sum()
 
         with self._statistics(batch, parts):
@@ -232,9 +232,10 @@ class Gradient:
             chosen.apply([network.lane(g, lane) for g in gradients], random)
 
 
-def _right(output: Tensor, y: Tensor) -> Tensor:
+def _right(output: Tensor, y: Tensor, like: Tensor) -> Tensor:
     """How many of each lane's samples have the largest output in the right place."""
-    return (output.detach().argmax(-1).view_as(y) == y).sum(-1)
+    right = output.detach().argmax(-1).view_as(y) == y
+    return right.sum(-1, dtype=like.dtype)
 
 
 def order_seed(config: TrainConfig) -> int:

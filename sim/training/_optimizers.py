@@ -55,6 +55,36 @@ def make(name: str, params: Any, lr: float, options: Mapping[str, Any]) -> Optim
     return kind(params, lr=lr, **options)
 
 
+def step(optimizer: Optimizer) -> None:
+    """`optimizer.step()`; of SGD only the kernel, for the rest takes longer on a small network."""
+    if type(optimizer) is torch.optim.SGD and not optimizer._optimizer_step_pre_hooks:
+        for group in optimizer.param_groups:
+            params, momentum = group["params"], group["momentum"]
+            buffers = [optimizer.state[p].get("momentum_buffer") for p in params]
+            gradients = [p.grad for p in params]
+            if not _all(gradients) or (momentum and not _all(buffers)):
+                break
+            torch._fused_sgd_(
+                [p.detach() for p in params],
+                gradients,
+                buffers if momentum else [],
+                weight_decay=group["weight_decay"],
+                momentum=momentum,
+                lr=group["lr"],
+                dampening=group["dampening"],
+                nesterov=group["nesterov"],
+                maximize=False,
+                is_first_step=False,
+            )
+        else:
+            return
+    optimizer.step()
+
+
+def _all(tensors: list[Any]) -> bool:
+    return all(each is not None for each in tensors)
+
+
 def check(name: str, lr: float, options: Mapping[str, Any]) -> None:
     """Refuse, without a network, what `make` would refuse."""
     make(name, [("w", torch.nn.Parameter(torch.zeros(1)))], lr, options)

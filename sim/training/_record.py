@@ -152,9 +152,18 @@ class Recorder:
                 first = rows.stop
             self.pieces.append(parts)
         keep = max(1, min(CAPACITY, KEPT // (len(LAYER_COLUMNS) * first)))
-        self._kept = weights[0].new_empty(keep, len(LAYER_COLUMNS), first)
-        self._now = weights[0].new_empty(len(LAYER_COLUMNS), first)
-        self._sums = [[row[p.rows] for each in self.pieces for p in each] for row in self._now]
+        self._kept = weights[0].new_zeros(keep, len(LAYER_COLUMNS), first)
+        self._rates = [1.0] * keep
+        self._places: dict[tuple[int, int], list[Tensor]] = {}
+
+    def _place(self, column: int) -> list[Tensor]:
+        """Where the sums of this step go, piece by piece."""
+        row = len(self.layer_steps) - self._settled
+        found = self._places.get((row, column))
+        if found is None:
+            found = [self._kept[row, column, p.rows] for p in self._every_piece()]
+            self._places[row, column] = found
+        return found
 
     @torch.no_grad()
     def begin_epoch(self) -> None:
@@ -168,16 +177,17 @@ class Recorder:
         """Whether the tensors are measured at this step."""
         return self.every > 0 and step % self.every == 0
 
-    @torch.no_grad()
     def before(self, step: int) -> None:
         """Between the gradient and the step: E|g| and the moments of every entry's gradient."""
         if not self.measures(step):
             return
+        if len(self.layer_steps) == CAPACITY:
+            self.flush()
         self.count += 1
-        k, sums = self.count, iter(self._sums[0])
+        k, sums = self.count, iter(self._place(0))
         copied = self.stride == "weights"
         for unit, pieces in zip(self.network.units, self.pieces, strict=True):
-            for piece, g in zip(pieces, unit.gradient.split(self._piece), strict=True):
+            for piece, g in zip(pieces, unit.gradient(self._piece), strict=True):
                 work = piece.work
                 # Welford's update: no difference of large sums.
                 if k == 1:
@@ -192,28 +202,23 @@ class Recorder:
                 if copied:
                     piece.before.copy_(piece.weight)
 
-    @torch.no_grad()
     def after(self, step: int, rate: float, optimizer: Optimizer) -> None:
         """After the step: E|Δw|."""
         if not self.measures(step):
             return
-        if self.stride == "gradient":
-            torch.mul(self._now[0], rate, out=self._now[1])
-        elif self.stride == "momentum":
-            sums = iter(self._sums[1])
+        if self.stride == "momentum":
+            sums = iter(self._place(1))
             for unit, pieces in zip(self.network.units, self.pieces, strict=True):
                 momentum = unit.dense(optimizer.state[unit.leaf]["momentum_buffer"])
-                for piece, m in zip(pieces, momentum.split(self._piece), strict=True):
+                parts = [momentum] if len(pieces) == 1 else momentum.split(self._piece)
+                for piece, m in zip(pieces, parts, strict=True):
                     torch.abs(m, out=piece.work)
                     torch.sum(piece.padded, 1, out=next(sums))
-            self._now[1].mul_(rate)
-        else:
-            for total, piece in zip(self._sums[1], self._every_piece(), strict=True):
+        elif self.stride == "weights":
+            for total, piece in zip(self._place(1), self._every_piece(), strict=True):
                 torch.sub(piece.weight, piece.before, out=piece.work).abs_()
                 torch.sum(piece.padded, 1, out=total)
-        if len(self.layer_steps) == CAPACITY:
-            self.flush()
-        self._kept[len(self.layer_steps) - self._settled].copy_(self._now)
+        self._rates[len(self.layer_steps) - self._settled] = rate
         self.layer_steps.append(step)
         if len(self.layer_steps) - self._settled == len(self._kept):
             self._settle()
@@ -224,9 +229,15 @@ class Recorder:
     def _settle(self) -> None:
         """Put together the sums of the steps that are kept; the device is not waited for."""
         done = len(self.layer_steps)
-        if done > self._settled:
-            kept = self._kept[: done - self._settled]
-            self.layer_rows[self._settled : done] = self._means(kept).permute(0, 2, 3, 1)
+        count = done - self._settled
+        if count:
+            means = self._means(self._kept[:count])
+            if self.stride != "weights":
+                # The step is the rate times the gradient or the momentum.
+                rates = torch.tensor(self._rates[:count], dtype=self.wide)
+                source = 0 if self.stride == "gradient" else 1
+                means[:, 1] = means[:, source] * rates[:, None, None].to(means.device)
+            self.layer_rows[self._settled : done] = means.permute(0, 2, 3, 1)
         self._settled = done
 
     def _means(self, rows: Tensor) -> Tensor:
@@ -328,7 +339,7 @@ class Recorder:
         k = self.count
         steps = self._rows_since("layer_steps", each.first).sum(0)
         gradient, path = steps.unbind(-1)
-        sums = self._now.new_empty(3, self._now.shape[1])
+        sums = self._kept.new_empty(3, self._kept.shape[2])
         for piece in self._every_piece():
             mean, deviation, displacement = (row[piece.rows] for row in sums)
             torch.abs(piece.mean, out=piece.work)

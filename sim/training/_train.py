@@ -299,7 +299,7 @@ class State:
             group["lr"] = rate
         if not isinstance(self.optimizer, CBLR):
             self.network.lend_gradients()
-            self.optimizer.step()
+            _optimizers.step(self.optimizer)
             return True
         every_step = self.config.optimizer_options.get("refresh_interval") is None
         fresh = None

@@ -50,8 +50,10 @@ class Unit:
             start += ROW * rows
         self.leaf = nn.Parameter(flat)
         self.leaf.grad = gradient
+        # The pieces of this gradient, which stays where it is.
+        self._cut_of: Tensor | None = None
+        self._cut: Sequence[Tensor] = ()
 
-    @torch.no_grad()
     def join(self) -> None:
         """Bring the members' gradients together in the leaf's."""
         if self.joined:
@@ -69,11 +71,16 @@ class Unit:
         """The weights, `[entries]`, not a copy."""
         return self.dense(self.leaf.detach())
 
-    @property
-    def gradient(self) -> Tensor:
-        """The gradients, `[entries]`, after `join`."""
+    def gradient(self, size: int) -> Sequence[Tensor]:
+        """The gradients after `join`, `[entries]`, in pieces of a size."""
         gradient = self.leaf.grad
-        return torch.zeros_like(self.weight) if gradient is None else self.dense(gradient)
+        if not self.joined:
+            whole = torch.zeros_like(self.weight) if gradient is None else self.dense(gradient)
+            return whole.split(size)
+        if gradient is not self._cut_of:
+            assert gradient is not None
+            self._cut_of, self._cut = gradient, self.dense(gradient).split(size)
+        return self._cut
 
 
 def units(parameters: Sequence[Tensor], lanes: int) -> list[Unit]:
