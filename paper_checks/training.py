@@ -8,7 +8,7 @@ in the full profile they are the paper's own networks.
 import math
 import tempfile
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -69,6 +69,9 @@ def lab(context: "Context", network: str | None = None) -> Lab:
     # Runs of a big network resume one by one; small ones are over before that pays.
     small = network == "mlp"
     options: Any = {"hidden": [32, 32]} if small else {"width": profile.width}
+    # Training carries a rounding error on to whole images; in double precision it stays so small
+    # that another machine's arithmetic gives the same accuracies.
+    dtype = "float64" if small else "float32"
     parts: Any = {"micro_batch": PART, "batch_norm": "ghost"} if network == "resnet18" else {}
     base = TrainConfig(
         dataset=context.name,
@@ -80,6 +83,7 @@ def lab(context: "Context", network: str | None = None) -> Lab:
         drop_last=True,
         epochs=profile.epochs,
         device=context.device,
+        dtype=dtype,
         measure=Measure(layers_every=0),
         **parts,
     )
@@ -614,8 +618,6 @@ def radii(context: "Context", found: Lab, rows: list[dict[str, Any]]) -> list[di
 
 
 def _radii(context: "Context", model: Any, at: str) -> list[dict[str, Any]]:
-    from dataclasses import replace
-
     import torch
     from torch.nn.functional import cross_entropy
 
@@ -682,6 +684,7 @@ def _warmup(context: "Context") -> dict[str, Any]:
     )
     if found.vectorise:
         base = base.replace(model_options={"hidden": [32, 32, 32, 32]})
+        found = replace(found, base=base)
     rows = []
     for name, config in {
         "warm-up": base.replace(warmup=Warmup(kind="linear", steps=steps, start=0.0)),
@@ -715,7 +718,7 @@ def _sharp(context: "Context") -> dict[str, Any]:
     from sim import sharpness, train
 
     found = lab(context)
-    sample = context.dataset.subset(min(1024, len(context.dataset)), 0).pair
+    inputs, targets = context.dataset.subset(min(1024, len(context.dataset)), 0).pair
     equal = equal_steps(found)
     rows = []
     for paper in (512, 2048, 49152):
@@ -725,6 +728,7 @@ def _sharp(context: "Context") -> dict[str, Any]:
             out = None if found.runs is None else found.runs / f"sharp-{n}-{seed}"
             run = train(config, out=out, root=found.root)
             model = run.model().to(context.device).eval()
+            sample = inputs.to(next(model.parameters()).dtype), targets
             summary = run.summary()
             rows.append(
                 {

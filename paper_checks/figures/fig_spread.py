@@ -102,7 +102,7 @@ def draw(measurements: Measurements) -> Drawing:
         "Right: each layer's curvature before and after warm-up."
     )
     caption = (
-        f"{measurements['network']} with four hidden layers in the quick profile, batches of "
+        f"{measurements['network']}, batches of "
         f"{measurements['n'][0]}, rate raised to {measurements['lr']:g} over "
         f"{measurements['steps']} steps; bars are 95 % intervals over seeds."
     )
