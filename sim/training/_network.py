@@ -14,6 +14,7 @@ from sim import models
 from sim.data import Dataset
 from sim.training import _optimizers
 from sim.training._config import DTYPES, TrainConfig
+from sim.training._lanewise import lanewise
 from sim.training._units import units
 
 
@@ -27,7 +28,7 @@ class Network:
         lanes: how many.
         names: of the parameters.
         dtype: of the parameters.
-        parameters: the leaves; of several lanes `[lanes, …]`, matrices `[lanes, in, out]`.
+        parameters: the leaves; of several lanes `[lanes, …]`.
         units: the same memory in few pieces, see `_units`.
         channels_last: whether images are to come in this memory format.
     """
@@ -46,15 +47,15 @@ class Network:
             isinstance(m, nn.modules.dropout._DropoutNd) and m.p > 0 for m in self.model.modules()
         )
         self._call: Callable[[Tensor], Tensor] = self.model
+        self._lanewise: Callable[[list[Tensor], Tensor], Tensor] | None = None
         self.channels_last = self.lanes == 1 and channels_last(config)
         if self.lanes > 1:
             reason = obstacle(config)
             if reason is not None:
                 raise ValueError(f"vectorise: {reason}; train such networks one by one")
             stacked, _ = stack_module_state(built)
-            self.parameters = [
-                _turned(stacked[name].detach()).contiguous().requires_grad_() for name in self.names
-            ]
+            self._lanewise = lanewise(self.model)
+            self.parameters = [stacked[name].detach().requires_grad_() for name in self.names]
         else:
             if self.channels_last:
                 self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -74,11 +75,14 @@ class Network:
         if self.lanes == 1:
             return self._call(x[0])
 
+        if self._lanewise is not None:
+            return self._lanewise(self.parameters, x).flatten(0, 1)
+
         def one(parameters: dict[str, Tensor], inputs: Tensor) -> Tensor:
             result: Tensor = functional_call(self.model, parameters, (inputs,))
             return result
 
-        weights = {n: _turned(p) for n, p in zip(self.names, self.parameters, strict=True)}
+        weights = dict(zip(self.names, self.parameters, strict=True))
         return vmap(one)(weights, x).flatten(0, 1)
 
     def optimizer(self, config: TrainConfig) -> Optimizer:
@@ -114,7 +118,7 @@ class Network:
 
     def lane(self, tensor: Tensor, index: int) -> Tensor:
         """A lane's part of a tensor that belongs to a parameter, in the parameter's shape."""
-        return _turned(tensor)[index] if self.lanes > 1 else tensor
+        return tensor[index] if self.lanes > 1 else tensor
 
     def weights(self, index: int) -> dict[str, Tensor]:
         """A lane's parameters and buffers, copied to the CPU: what `load_state_dict` takes."""
@@ -174,14 +178,6 @@ def _build(config: TrainConfig, dataset: Dataset) -> nn.Module:
         seed=config.seed,
         **options,
     )
-
-
-def _turned(stacked: Tensor) -> Tensor:
-    """Matrices `[lanes, out, in]` as `[lanes, in, out]` and back; anything else as it is.
-
-    They are kept turned: so the gradient of `x @ w.T` comes out, and else it would be copied.
-    """
-    return stacked.mT if stacked.dim() == 3 else stacked
 
 
 def channels_last(config: TrainConfig) -> bool:

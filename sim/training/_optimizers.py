@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.optim import Optimizer
 
 from sim import _arguments, optimizers
@@ -55,34 +56,34 @@ def make(name: str, params: Any, lr: float, options: Mapping[str, Any]) -> Optim
     return kind(params, lr=lr, **options)
 
 
-def step(optimizer: Optimizer) -> None:
-    """`optimizer.step()`; of SGD only the kernel, for the rest takes longer on a small network."""
-    if type(optimizer) is torch.optim.SGD and not optimizer._optimizer_step_pre_hooks:
-        for group in optimizer.param_groups:
-            params, momentum = group["params"], group["momentum"]
-            buffers = [optimizer.state[p].get("momentum_buffer") for p in params]
-            gradients = [p.grad for p in params]
-            if not _all(gradients) or (momentum and not _all(buffers)):
-                break
-            torch._fused_sgd_(
-                [p.detach() for p in params],
-                gradients,
-                buffers if momentum else [],
-                weight_decay=group["weight_decay"],
-                momentum=momentum,
-                lr=group["lr"],
-                dampening=group["dampening"],
-                nesterov=group["nesterov"],
-                maximize=False,
-                is_first_step=False,
-            )
-        else:
-            return
-    optimizer.step()
+def sgd_step(optimizer: Optimizer) -> Callable[[Tensor, Tensor, Tensor | None], None] | None:
+    """The step of `torch.optim.SGD` on a weight, its gradient and its momentum, or a part of them.
 
+    The kernel itself, entry by entry, so that a step can be taken part by part; and for a small
+    network all else in `step` takes longer. `None` for another optimizer, and before its first step.
+    """
+    if type(optimizer) is not torch.optim.SGD:
+        return None
+    (group,) = optimizer.param_groups
+    momentum = group["momentum"]
+    if momentum and any("momentum_buffer" not in optimizer.state[p] for p in group["params"]):
+        return None
 
-def _all(tensors: list[Any]) -> bool:
-    return all(each is not None for each in tensors)
+    def step(weight: Tensor, gradient: Tensor, buffer: Tensor | None) -> None:
+        torch._fused_sgd_(
+            [weight],
+            [gradient],
+            [] if buffer is None else [buffer],
+            weight_decay=group["weight_decay"],
+            momentum=momentum,
+            lr=group["lr"],
+            dampening=group["dampening"],
+            nesterov=group["nesterov"],
+            maximize=False,
+            is_first_step=False,
+        )
+
+    return step
 
 
 def check(name: str, lr: float, options: Mapping[str, Any]) -> None:

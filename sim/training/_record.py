@@ -4,7 +4,7 @@ Nothing here waits for the device: numbers go into buffers there and come over i
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,9 +14,10 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from sim.training import _optimizers
 from sim.training._network import Network
 from sim.training._schedules import Pass
-from sim.training._units import PIECE, ROW
+from sim.training._units import PIECE, ROW, Unit
 
 STEP_COLUMNS = (
     "loss",
@@ -134,8 +135,9 @@ class Recorder:
         weights = [unit.weight for unit in self.network.units]
         whole = weights[0].device.type != "cpu"
         self._piece = max(map(len, weights)) if whole else PIECE * torch.get_num_threads()
-        self.moments = {k: [torch.zeros_like(w) for w in weights] for k in MOMENTS}
-        before = [torch.empty_like(w) if self.stride == "weights" else w for w in weights]
+        # Written to, not only asked for, or the first steps would wait for the memory.
+        self.moments = {k: [torch.full_like(w, 0) for w in weights] for k in MOMENTS}
+        before = [torch.full_like(w, 0) if self.stride == "weights" else w for w in weights]
         room: dict[int, Tensor] = {}
         first = 0
         for k, weight in enumerate(weights):
@@ -151,7 +153,8 @@ class Recorder:
                 parts.append(Piece(*each, padded[:n], padded.view(-1, ROW), rows))
                 first = rows.stop
             self.pieces.append(parts)
-        keep = max(1, min(CAPACITY, KEPT // (len(LAYER_COLUMNS) * first)))
+        keep = min(CAPACITY, KEPT // (len(LAYER_COLUMNS) * first), 256 // sum(map(len, self.pieces)))
+        keep = max(1, keep)
         self._kept = weights[0].new_zeros(keep, len(LAYER_COLUMNS), first)
         self._rates = [1.0] * keep
         self._places: dict[tuple[int, int], list[Tensor]] = {}
@@ -177,17 +180,48 @@ class Recorder:
         """Whether the tensors are measured at this step."""
         return self.every > 0 and step % self.every == 0
 
-    def before(self, step: int) -> None:
-        """Between the gradient and the step: E|g| and the moments of every entry's gradient."""
-        if not self.measures(step):
-            return
+    def around(self, step: int, optimizer: Optimizer, update: Callable[[], bool]) -> bool:
+        """Take the step, and measure E|g|, E|Δw| and the moments of every entry's gradient.
+
+        Args:
+            step: its number.
+            optimizer: whose step it is.
+            update: takes it, and returns whether it could be taken.
+        """
+        rate = optimizer.param_groups[0]["lr"]
+        sgd = _optimizers.sgd_step(optimizer)
+        measured = self.measures(step)
+        if not measured:
+            if sgd is None:
+                return update()
+            for unit in self.network.units:
+                if unit.leaf.grad is not None:
+                    buffer = optimizer.state[unit.leaf].get("momentum_buffer")
+                    sgd(unit.leaf.detach(), unit.leaf.grad, buffer)
+            return True
         if len(self.layer_steps) == CAPACITY:
             self.flush()
         self.count += 1
-        k, sums = self.count, iter(self._place(0))
-        copied = self.stride == "weights"
+        self._gradients(optimizer, sgd)
+        if sgd is None:
+            if not update():
+                return False
+            self._strides(optimizer)
+        self._rates[len(self.layer_steps) - self._settled] = rate
+        self.layer_steps.append(step)
+        if len(self.layer_steps) - self._settled == len(self._kept):
+            self._settle()
+        return True
+
+    def _gradients(self, optimizer: Optimizer, sgd: Callable[..., None] | None) -> None:
+        """What concerns the gradients; of SGD the step too, while each piece is in the cache."""
+        k = self.count
+        of_gradient, of_stride = iter(self._place(0)), iter(self._place(1))
         for unit, pieces in zip(self.network.units, self.pieces, strict=True):
-            for piece, g in zip(pieces, unit.gradient(self._piece), strict=True):
+            buffers: Sequence[Tensor | None] = [None] * len(pieces)
+            if sgd is not None and "momentum_buffer" in optimizer.state[unit.leaf]:
+                buffers = self._momentum(unit, optimizer)
+            for piece, g, m in zip(pieces, unit.gradient(self._piece), buffers, strict=True):
                 work = piece.work
                 # Welford's update: no difference of large sums.
                 if k == 1:
@@ -198,30 +232,35 @@ class Recorder:
                     piece.mean.add_(work, alpha=1 / k)
                     piece.square.addcmul_(work, work, value=1 - 1 / k)
                 torch.abs(g, out=work)
-                torch.sum(piece.padded, 1, out=next(sums))
-                if copied:
+                torch.sum(piece.padded, 1, out=next(of_gradient))
+                if self.stride == "weights":
                     piece.before.copy_(piece.weight)
+                if sgd is not None:
+                    sgd(piece.weight, g, m)
+                    self._stride(piece, m, next(of_stride))
 
-    def after(self, step: int, rate: float, optimizer: Optimizer) -> None:
-        """After the step: E|Δw|."""
-        if not self.measures(step):
+    def _strides(self, optimizer: Optimizer) -> None:
+        sums = iter(self._place(1))
+        for unit, pieces in zip(self.network.units, self.pieces, strict=True):
+            buffers: Sequence[Tensor | None] = [None] * len(pieces)
+            if self.stride == "momentum":
+                buffers = self._momentum(unit, optimizer)
+            for piece, m in zip(pieces, buffers, strict=True):
+                self._stride(piece, m, next(sums))
+
+    def _momentum(self, unit: Unit, optimizer: Optimizer) -> Sequence[Tensor]:
+        buffer = unit.dense(optimizer.state[unit.leaf]["momentum_buffer"])
+        return [buffer] if len(buffer) <= self._piece else buffer.split(self._piece)
+
+    def _stride(self, piece: Piece, momentum: Tensor | None, out: Tensor) -> None:
+        if self.stride == "gradient":
             return
         if self.stride == "momentum":
-            sums = iter(self._place(1))
-            for unit, pieces in zip(self.network.units, self.pieces, strict=True):
-                momentum = unit.dense(optimizer.state[unit.leaf]["momentum_buffer"])
-                parts = [momentum] if len(pieces) == 1 else momentum.split(self._piece)
-                for piece, m in zip(pieces, parts, strict=True):
-                    torch.abs(m, out=piece.work)
-                    torch.sum(piece.padded, 1, out=next(sums))
-        elif self.stride == "weights":
-            for total, piece in zip(self._place(1), self._every_piece(), strict=True):
-                torch.sub(piece.weight, piece.before, out=piece.work).abs_()
-                torch.sum(piece.padded, 1, out=total)
-        self._rates[len(self.layer_steps) - self._settled] = rate
-        self.layer_steps.append(step)
-        if len(self.layer_steps) - self._settled == len(self._kept):
-            self._settle()
+            assert momentum is not None
+            torch.abs(momentum, out=piece.work)
+        else:
+            torch.sub(piece.weight, piece.before, out=piece.work).abs_()
+        torch.sum(piece.padded, 1, out=out)
 
     def _every_piece(self) -> Iterator[Piece]:
         return (piece for each in self.pieces for piece in each)

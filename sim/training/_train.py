@@ -282,10 +282,9 @@ class State:
         if recorder.over(step, totals[:, 0]):
             return False
         self.network.join_gradients()
-        recorder.before(step)
-        going = self._update(batch, found, self.rates[step])
-        if going:
-            recorder.after(step, self.rates[step], self.optimizer)
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.rates[step]
+        going = recorder.around(step, self.optimizer, lambda: self._update(batch, found))
         if looks:
             after = self._objective(batch, found.weights)
             recorder.add(step, (totals[:, 1] - after).unsqueeze(-1), 3)
@@ -294,12 +293,10 @@ class State:
             recorder.add(step, (held_before - held_after).unsqueeze(-1), 4)
         return going
 
-    def _update(self, batch: Batch, found: Found, rate: float) -> bool:
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
+    def _update(self, batch: Batch, found: Found) -> bool:
         if not isinstance(self.optimizer, CBLR):
             self.network.lend_gradients()
-            _optimizers.step(self.optimizer)
+            self.optimizer.step()
             return True
         every_step = self.config.optimizer_options.get("refresh_interval") is None
         fresh = None
