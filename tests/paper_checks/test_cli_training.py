@@ -175,13 +175,13 @@ def test_data(tmp_path):
     assert "--download" in refused(cblr("data", "cifar10", "--download"))
 
 
-def start(folder, grid, jobs):
+def start(folder, grid, jobs, output=subprocess.PIPE):
     command = [sys.executable, "-m", "paper_checks.cli", "sweep", grid, "--out", folder]
     return subprocess.Popen(
         [*command, "-j", str(jobs), "--checkpoint", "0", "-q"],
         env={**os.environ, "OMP_NUM_THREADS": "1"},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
+        stdout=output,
+        stderr=output,
         text=True,
         start_new_session=True,
     )
@@ -203,31 +203,64 @@ def test_ctrl_c_in_a_sweep_leaves_what_can_go_on(tmp_path):
     assert list((tmp_path / "runs").glob("*/checkpoint.pt"))
 
 
+def state_of(folder):
+    """What has been written so far, and when."""
+    try:
+        return {path: path.stat().st_mtime_ns for path in folder.rglob("*.*")}
+    except FileNotFoundError:  # a file was put in its place meanwhile
+        return None
+
+
+def killed(folder, grid, generator):
+    """Start the sweep and kill all its processes; whether it was killed before its end.
+
+    One time in four at any moment of the start, else at one after it has come to write.
+    """
+    process = start(folder, grid, 2, subprocess.DEVNULL)
+    try:
+        before, deadline = state_of(folder), time.monotonic() + 120
+        if generator.random() < 0.25:
+            deadline = time.monotonic() + generator.uniform(0, 5)
+        while process.poll() is None and time.monotonic() < deadline:
+            if state_of(folder) != before:
+                break
+            time.sleep(0.02)
+        time.sleep(generator.uniform(0, 0.7))
+        running = process.poll() is None
+        assert running or process.returncode == 0
+        return running
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_kill_9_of_real_processes_twenty_times(tmp_path):
     """The command with two worker processes, all of them killed, at random moments."""
     grid = str(tmp_path / "grid.toml")
-    (tmp_path / "grid.toml").write_text(GRID.replace("epochs = 3", "epochs = 40"))
-    whole = start(tmp_path / "whole", grid, 2)
-    began = time.monotonic()
-    assert whole.wait(timeout=120) == 0
-    length = time.monotonic() - began
-    generator, hits, number = random.Random(0), 0, 0
+    (tmp_path / "grid.toml").write_text(GRID.replace("epochs = 3", "epochs = 25"))
+    assert start(tmp_path / "whole", grid, 2, subprocess.DEVNULL).wait(timeout=120) == 0
+    generator, hits, number, begun = random.Random(0), 0, 0, 0
     while hits < 20:
-        process = start(tmp_path / f"killed{number}", grid, 2)
-        try:
-            process.wait(timeout=generator.uniform(0.3, 1.0) * length)
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
+        folder = tmp_path / f"killed{number}"
+        if killed(folder, grid, generator):
             hits += 1
-            process.wait()
-        else:
-            assert process.returncode == 0
+            begun += bool(list(folder.glob("*/checkpoint.pt")))
+        else:  # it came to its end: another sweep, for the kills that are left
             number += 1
-    last = start(tmp_path / f"killed{number}", grid, 2)
+    # Most of the kills hit a run that had begun and had not come to its end.
+    assert begun >= 8
+    last = start(tmp_path / f"killed{number}", grid, 2, subprocess.DEVNULL)
     assert last.wait(timeout=120) == 0
     for folder in tmp_path.glob("killed*"):
+        expected_files = {
+            p.relative_to(tmp_path / "whole")
+            for p in (tmp_path / "whole").rglob("*.*")
+            if p.is_file()
+        }
+        assert {p.relative_to(folder) for p in folder.rglob("*.*") if p.is_file()} == expected_files
         for path in (tmp_path / "whole").glob("*/*.parquet"):
             found = pd.read_parquet(folder / path.relative_to(tmp_path / "whole"))
             expected = pd.read_parquet(path)
