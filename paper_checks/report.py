@@ -10,6 +10,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from paper_checks.check import Drawing
+from paper_checks.claims.registry import CLAIMS
 from paper_checks.formula import formula
 from paper_checks.numbers import short, spread
 from paper_checks.registry import IDS
@@ -184,6 +185,22 @@ def _elsewhere(result: Result, others: Mapping[str, list[Result]]) -> list[dict[
     ]
 
 
+def seen_in(results: Sequence[Result]) -> dict[str, str]:
+    """For each result without a picture, the figure that shows its measurements, if any does."""
+    figures = [result for result in results if result.figure and result.kind == "figure"]
+    names = {result.id for result in figures}
+    found = {}
+    for result in results:
+        if result.figure or not result.measurements:
+            continue
+        same = (other.id for other in figures if other.measurements == result.measurements)
+        claim = CLAIMS.get(result.id)
+        name = next(same, claim.shown if claim else "")
+        if name in names:
+            found[result.id] = name
+    return found
+
+
 def render(
     results: Sequence[Result],
     drawings: Mapping[str, Drawing],
@@ -222,6 +239,7 @@ def render(
     return environment.get_template("page.html.j2").render(
         title=title,
         lead=lead,
+        seen_in=seen_in(results),
         elsewhere={result.id: _elsewhere(result, beside) for result in ordered},
         results=ordered,
         drawings=drawings,

@@ -3,9 +3,10 @@
 from collections.abc import Mapping
 
 from paper_checks.check import Judgement, Measurements
+from paper_checks.figures._interval import log_ratio
 from paper_checks.figures.fig_mclr_batch import PROTOCOL as BATCH
 from paper_checks.figures.fig_mclr_batch import measure
-from paper_checks.numbers import short
+from paper_checks.numbers import short, spread
 from paper_checks.verdicts import CONTRADICTED, HOLDS, INCONCLUSIVE
 
 __all__ = ["PROTOCOL", "judge", "measure"]
@@ -28,8 +29,18 @@ def judge(measurements: Measurements, thresholds: Mapping[str, float]) -> Judgem
         return Judgement(INCONCLUSIVE, None, None, "The batch sizes span too little.")
     ratio = growth["MCLR"] / growth["LARS"]
     verdict = HOLDS if ratio >= thresholds["ratio"] else CONTRADICTED
+    single = [case.get("single", []) for case in measurements["cases"]]
+    ends = None
+    if all(single):
+        # Paired by batch; at the largest n there is one batch, all of the data.
+        first, second = (
+            [case["sharpness"][-1] / value for value in case["single"]]
+            for case in sorted(measurements["cases"], key=lambda case: case["rule"] != "MCLR")
+        )
+        ends = log_ratio(first, second)[1:]
     reason = (
         f"From n = {sizes[0]} to {sizes[-1]} the rated sharpness grows {short(growth['MCLR'])} "
-        f"times for MCLR and {short(growth['LARS'])} times for LARS."
+        f"times for MCLR and {short(growth['LARS'])} times for LARS: {short(ratio)} times as much"
+        + (f" {spread(ends)} over single batches of the smallest n." if ends else ".")
     )
-    return Judgement(verdict, f"≥ {thresholds['ratio']:g}", ratio, reason)
+    return Judgement(verdict, f"≥ {thresholds['ratio']:g}", ratio, reason, ends)

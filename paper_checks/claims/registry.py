@@ -2,7 +2,7 @@
 
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from importlib.resources import files
 from types import MappingProxyType
@@ -13,7 +13,10 @@ from paper_checks.check import Check, digest
 
 @dataclass(frozen=True)
 class Claim:
-    """One testable sentence of the paper and what would make it stand or fall."""
+    """One testable sentence of the paper and what would make it stand or fall.
+
+    `shown` is the figure in which to see it, where that is not the one of the same measurements.
+    """
 
     id: str
     title: str
@@ -21,6 +24,7 @@ class Claim:
     quotation: str
     criterion: str
     thresholds: Mapping[str, float]
+    shown: str = ""
 
     @property
     def hash(self) -> str:
@@ -63,13 +67,8 @@ def parse(text: str, table: str = "claim") -> dict[str, Claim]:
             raise ValueError(f"{table} {claim.id}: its criterion does not state {unstated[0]}")
         if claim.id in claims:
             raise ValueError(f"{table} {claim.id}: appears twice")
-        claims[claim.id] = Claim(
-            claim.id,
-            claim.title,
-            claim.section,
-            claim.quotation,
-            stated,
-            MappingProxyType(dict(claim.thresholds)),
+        claims[claim.id] = replace(
+            claim, criterion=stated, thresholds=MappingProxyType(dict(claim.thresholds))
         )
     return claims
 

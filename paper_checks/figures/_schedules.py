@@ -9,7 +9,7 @@ from paper_checks import drawing
 from paper_checks.check import Drawing, Judgement, Measurements
 from paper_checks.figures._interval import log_ratio, paired
 from paper_checks.figures._lines import PALETTE
-from paper_checks.numbers import short, spread
+from paper_checks.numbers import points, short, spread
 from paper_checks.training import schedules
 from paper_checks.verdicts import CONTRADICTED, HOLDS, IN_PART, INCONCLUSIVE
 
@@ -96,7 +96,10 @@ def improvement(
     *,
     lower: bool = False,
 ) -> Judgement:
-    """Whether the paper's model ends better than the baseline, and than every control."""
+    """Whether the paper's model ends better than the baseline, and than every control.
+
+    A loss, which is better where it is lower, or an accuracy, which is told in points.
+    """
     sign, predicted = (-1, "< 0") if lower else (1, "> 0")
     first, second = both(measurements, OURS, BASELINE, column)
     if len(first) < thresholds["seeds"]:
@@ -117,13 +120,16 @@ def improvement(
         verdict = CONTRADICTED
     else:
         verdict = INCONCLUSIVE
+
+    def told(interval: tuple[float, float, float]) -> str:
+        if lower:
+            return f"{short(interval[0])} {spread(interval[1:])}"
+        return f"{100 * interval[0]:+.2f} points {points(interval[1:])}"
+
     reason = (
-        f"The final {what} with the smaller first epoch less the baseline's: {short(found[0])} "
-        f"{spread(found[1:])}; less that of the controls: "
-        + "; ".join(
-            f"{control} {short(interval[0])} {spread(interval[1:])}"
-            for control, interval in others.items()
-        )
+        f"The final {what} with the smaller first epoch less the baseline's: {told(found)}; less "
+        "that of the controls: "
+        + "; ".join(f"{control} {told(interval)}" for control, interval in others.items())
         + "."
     )
     return Judgement(verdict, predicted, found[0], reason, found[1:])

@@ -106,5 +106,8 @@ def draw(measurements: Measurements) -> Drawing:
         f"rank correlation {short(relation(measurements, 'epochs'))} at equal epochs, "
         f"{short(relation(measurements, 'steps'))} at equal steps."
     )
-    caption = f"{measurements['network']}, {STRIDE_PARAMETER}, lr {measurements['lr']:g}."
+    caption = (
+        f"{measurements['network']}, {STRIDE_PARAMETER}, lr {measurements['lr']:g}. Batch sizes of "
+        "more than half the data take one step an epoch each, and their curves coincide."
+    )
     return drawing.finished(chart, "fig5", "Figure 5: stride over training", alt, caption)

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from paper_checks import drawing
 from paper_checks.check import Drawing, Judgement, Measurements
-from paper_checks.figures._interval import t_interval
+from paper_checks.figures._interval import log_ratio, t_interval
 from paper_checks.figures._lines import PALETTE, banded, by_size
 from paper_checks.numbers import short, spread
 from paper_checks.training import whole
@@ -61,7 +61,12 @@ def judge(measurements: Measurements, thresholds: Mapping[str, float]) -> Judgem
     else:
         verdict = CONTRADICTED
     found = [t_interval(each) for each in absolute]
-    low, high = found[-1][0] / found[0][0], min(each[0] for each in found[1:-1]) / found[-1][0]
+    low, largest = found[-1][0] / found[0][0], absolute[-1]
+    calmest = min(absolute[1:-1], key=lambda each: t_interval(each)[0])
+    # A seed whose run diverged has no deviation, and its pair is gone.
+    pairs = len(calmest) == len(largest)
+    alone = (t_interval(calmest)[0] / found[-1][0],)
+    high, *ends = log_ratio(calmest, largest) if pairs else alone
     reason = (
         f"Detrended deviation of the loss per step at {measurements['equal_steps']} steps: "
         + "; ".join(
@@ -71,9 +76,10 @@ def judge(measurements: Measurements, thresholds: Mapping[str, float]) -> Judgem
         + ". Over the mean loss: "
         + ", ".join(short(t_interval(each)[0]) for each in relative)
         + f". The largest batch fluctuates {short(low)} times as much as the smallest; the calmest "
-        f"middle one {short(high)} times as much as the largest."
+        f"middle one {short(high)} times {spread(ends) if ends else ''} as much as the largest; "
+        "below 1 it would be U-shaped."
     )
-    return Judgement(verdict, "< 1", high, reason)
+    return Judgement(verdict, "< 1", high, reason, (ends[0], ends[1]) if ends else None)
 
 
 def draw(measurements: Measurements) -> Drawing:
@@ -96,7 +102,8 @@ def draw(measurements: Measurements) -> Drawing:
         left.set_xlabel("epoch")
         left.set_ylabel("loss of the batch")
         left.set_ylim(0, 3)
-        left.legend(ncols=2)
+        # Apart from the curves, which fill the panel.
+        left.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3)
         banded(right, sizes, deviations(measurements, "absolute"), 0, "deviation of the loss")
         banded(right, sizes, deviations(measurements, "relative"), 1, "over the mean loss")
         right.set_xscale("log")

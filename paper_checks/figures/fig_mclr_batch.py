@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 RULES = ("mclr", "lars")
 STEPS = 20
 DRAWS = 4
+# Single batches of the smallest n, for the scatter of the growth.
+SINGLE = 8
 PROTOCOL = (
     "An MLP (64-32-32-10, tanh, so that no median of gradients is zero) on scikit-learn's digits "
     "at initialisation, no momentum.",
@@ -81,7 +83,18 @@ def _measure(context: "Context") -> dict[str, Any]:
             ]
             for n in sizes
         ]
-        cases.append({"rule": rule.upper(), "gamma": gamma, "sharpness": sharp, "losses": losses})
+        cases.append(
+            {
+                "rule": rule.upper(),
+                "gamma": gamma,
+                "sharpness": sharp,
+                "single": [
+                    _sharpness(model, pair, rule, sizes[0], seed + k, draws=1)
+                    for k in range(SINGLE)
+                ],
+                "losses": losses,
+            }
+        )
     return {
         "seeds": [seed],
         "samples": total,
@@ -92,7 +105,9 @@ def _measure(context: "Context") -> dict[str, Any]:
     }
 
 
-def _sharpness(model: "nn.Module", pair: Any, rule: str, n: int, seed: int) -> float:
+def _sharpness(
+    model: "nn.Module", pair: Any, rule: str, n: int, seed: int, draws: int = DRAWS
+) -> float:
     """λ_max with the rates of each tensor, averaged over batches."""
     import torch
     from torch.nn.functional import cross_entropy
@@ -103,7 +118,7 @@ def _sharpness(model: "nn.Module", pair: Any, rule: str, n: int, seed: int) -> f
     generator = torch.Generator().manual_seed(seed)
     parameters = dict(model.named_parameters())
     rates = dict.fromkeys(parameters, 0.0)
-    for _ in range(DRAWS):
+    for _ in range(draws):
         index = torch.randperm(len(targets), generator=generator)[:n]
         loss = cross_entropy(model(inputs[index]), targets[index])
         for name, g in zip(
@@ -111,7 +126,7 @@ def _sharpness(model: "nn.Module", pair: Any, rule: str, n: int, seed: int) -> f
         ):
             w = parameters[name].detach()
             rate = w.norm() / g.norm() if rule == "lars" else w.abs().median() / g.abs().median()
-            rates[name] += float(rate) / DRAWS
+            rates[name] += float(rate) / draws
     radius = {name: torch.full_like(w, rates[name]) for name, w in parameters.items()}
     return sharpness(model, cross_entropy, pair, radius, tolerance=0.05)
 

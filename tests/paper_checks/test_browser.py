@@ -147,13 +147,28 @@ def test_the_summary_sorts_contradictions_first_to_begin_with(page, report):
     assert [seconds[name] for name in visible(browser)] == sorted(seconds.values())
 
 
+def test_a_phone_which_hides_the_columns_names_sorts_too(page, report):
+    from selenium.webdriver.common.by import By
+    from selenium.webdriver.support.ui import Select
+
+    browser = page(PHONE)
+    choice = Select(browser.find_element(By.ID, "sort"))
+    assert choice.first_selected_option.text == "verdict"
+    choice.select_by_visible_text("check")
+    paper = ["eq4", "eq8", "eq20", "fig6", "fig15", "claim-minimum-at-zero"]
+    assert visible(browser) == paper
+    choice.select_by_visible_text("seconds")
+    seconds = {result.id: result.seconds for result in report[1]}
+    assert [seconds[name] for name in visible(browser)] == sorted(seconds.values())
+
+
 @pytest.mark.parametrize("width", [PHONE, DESK])
 def test_it_is_as_wide_as_the_screen_and_readable(page, width):
     browser = page(width)
     browser.execute_script("document.querySelectorAll('details').forEach(d => d.open = true)")
     assert browser.execute_script("return document.documentElement.scrollWidth") <= width
     sizes = browser.execute_script(
-        "return [...document.querySelectorAll('p,li,dd,td,blockquote,figcaption')]"
+        "return [...document.querySelectorAll('p,li,dd,td,blockquote,figcaption,caption')]"
         ".filter(e => e.getClientRects().length)"
         ".map(e => parseFloat(getComputedStyle(e).fontSize))"
     )

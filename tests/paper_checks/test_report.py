@@ -9,7 +9,7 @@ import paper_checks
 from paper_checks.formula import formula, readable
 from paper_checks.monitor import Silent
 from paper_checks.numbers import short
-from paper_checks.report import command, render
+from paper_checks.report import command, render, seen_in
 from paper_checks.runner import execute
 from paper_checks.verdicts import VERDICTS, mark, rank, tone
 
@@ -130,6 +130,34 @@ def test_other_configurations_stand_beside(page, tmp_path):
     assert text.count("<dt>Elsewhere</dt>") == 1
     assert "0.125 (full, digits, cuda (a card); by another criterion)" in text
     assert "<dt>Elsewhere</dt>" not in render(page[0], {}, others={})
+
+
+def test_a_check_without_a_picture_names_the_figure_that_shows_it(tmp_path, tiny, fake_check):
+    from dataclasses import replace
+
+    checks = [
+        fake_check("fig1", 1.0, draw=True),
+        # The same measurements; others, with a figure named in the registry; nothing to show.
+        fake_check("claim-gap-worsens", 1.0, kind="claim"),
+        fake_check("claim-minimum-at-zero", 2.0, kind="claim"),
+        fake_check("claim-sharp-minima", 3.0, kind="claim"),
+        fake_check("fig-b", 4.0, draw=True),
+    ]
+    results = execute(checks, tiny, tmp_path, Silent())
+    assert seen_in(results) == {"claim-gap-worsens": "fig1", "claim-minimum-at-zero": "fig-b"}
+    assert seen_in(results[1:4]) == {}
+    assert seen_in([replace(result, measurements={}) for result in results[:2]]) == {}
+    text = (tmp_path / "index.html").read_text(encoding="utf-8")
+    assert 'To be seen in <a href="#fig-b">fig-b</a>.' in text
+
+
+def test_every_figure_that_a_claim_names_is_one():
+    from paper_checks.claims import CLAIMS
+    from paper_checks.registry import FIGURE_IDS
+
+    named = {claim.shown for claim in CLAIMS.values()} - {""}
+    assert named
+    assert named <= set(FIGURE_IDS)
 
 
 def test_an_empty_report_says_so():

@@ -279,6 +279,22 @@ def test_fig8(measured, verdict):
     assert judged("fig8", measurements) == "inconclusive"
 
 
+def test_fig8_says_how_surely_the_middle_is_calmer():
+    check = figure_check("fig8")
+    u_shaped = check.judge(whole(absolute=(4, 1, 2, 4)))
+    assert u_shaped.measured == pytest.approx(0.25)
+    assert u_shaped.interval[0] <= 0.25 <= u_shaped.interval[1] < 1
+    falling = check.judge(whole(absolute=(8, 4, 2, 1)))
+    assert falling.interval[0] > 1
+    # A seed that diverged at one n leaves no pairs, and no interval.
+    odd = whole(absolute=(4, 1, 2, 4))
+    next(r for r in odd["rows"] if (r["series"], r["n"], r["seed"]) == ("steps", 16, 0)).update(
+        absolute=None
+    )
+    assert check.judge(odd).interval is None
+    assert check.judge(odd).measured == pytest.approx(0.25, rel=0.02)
+
+
 def test_the_fluctuation_is_of_the_noise_and_not_of_the_trend():
     from paper_checks.training import fluctuation
 
@@ -1216,6 +1232,10 @@ def test_mclr_because_gradients_shrink(growth, verdict):
     for case, factor in zip(measurements["cases"], (growth, 10.0), strict=True):
         case["sharpness"] = [1.0, 1.0, 1.0, 1.0, factor]
     assert judged("claim-mclr-because-gradients-shrink", measurements) == verdict
+    for case in measurements["cases"]:
+        case["single"] = around(1.0, 4, 0.02 if case["rule"] == "MCLR" else 0.01)
+    found = claim_check("claim-mclr-because-gradients-shrink").judge(measurements)
+    assert found.interval[0] < growth / 10 < found.interval[1]
     few = measurements | {"n": [4, 8]}
     assert judged("claim-mclr-because-gradients-shrink", few) == "inconclusive"
 
