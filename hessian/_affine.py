@@ -8,14 +8,14 @@ turns the first into squares of pulled-back columns.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 from torch.autograd.graph import GradientEdge
 
-from hessian import _sweep
+from hessian import _sweep, _workers
 from hessian._chain import Chain
 from hessian._contraction import Contraction
 from hessian._loss import Factor, by_sample
@@ -28,11 +28,15 @@ Tick = Callable[[int], None]
 
 @dataclass
 class Target:
-    """A parameter on this route: its uses and the tensor its diagonal is added to."""
+    """A parameter on this route: its uses and the tensor its diagonal is added to.
+
+    `fresh` says that nothing was written to `into` yet, not even zeros.
+    """
 
     parameter: Tensor
     sites: list[Site]
     into: Tensor
+    fresh: bool = False
 
 
 def by_sites(
@@ -61,9 +65,7 @@ def by_sites(
         for edge, columns in zip(edges, factor.columns, strict=True):
             flat = [chain.where.flat(c, (edge.node, edge.output_nr)) for c in columns]
             tops[edge.node, edge.output_nr] = torch.stack(flat, 1)
-        work = _sweep.Sweep(chain, [site.edge for site in sites], tops, memory, share)
-        squares = _Squares(targets, weights, work.columns, memory)
-        work.run(squares.meet, squares.close, tick)
+        _by_lanes(chain, sites, targets, tops, weights, memory, tick, share)
     else:
         every = sum(_numel(edge) for edge in {site.edge for site in sites})
         chunk = max(1, min(factor.rank, memory // max(1, 2 * every * weights.element_size())))
@@ -74,7 +76,66 @@ def by_sites(
             _by_engine(outputs, factor, squares, some)
             squares.close(slice(0, n), some)
             tick(some.stop - some.start)
-    squares.finish()
+        squares.finish()
+
+
+def _by_lanes(
+    chain: Chain,
+    sites: Sequence[Site],
+    targets: Sequence[Target],
+    tops: Mapping[Edge, Tensor],
+    weights: Tensor,
+    memory: int,
+    tick: Tick,
+    share: Share,
+) -> None:
+    """By the chain's steps; on a CPU the samples are shared out among threads."""
+    lanes = _workers.count(weights)
+    copies = sum(t.into.numel() for t in targets if not postponed(t.sites))
+    copies *= weights.element_size()
+    while lanes > 1 and copies * (lanes - 1) > memory // 4:
+        lanes -= 1
+    work = _sweep.Sweep(chain, [site.edge for site in sites], tops, memory, share, lanes)
+    work.prepare()
+    found = [_Squares(targets, weights, work.columns, memory // work.lanes)]
+    for _ in range(1, work.lanes):
+        own = [
+            t if postponed(t.sites) else replace(t, into=torch.zeros_like(t.into)) for t in targets
+        ]
+        found.append(_Squares(own, weights, work.columns, memory // work.lanes))
+    done = [0] * work.lanes
+    told = 0
+
+    def job(lane: int) -> _workers.Job:
+        squares = found[lane]
+
+        def run(check: _workers.Check) -> None:
+            def meet(edge: Edge, rows: Tensor, part: slice, some: slice) -> None:
+                check()
+                squares.meet(edge, rows, part, some)
+
+            def ended(part: slice, some: slice) -> None:
+                nonlocal told
+                done[lane] += (part.stop - part.start) * (some.stop - some.start)
+                if lane == 0:  # the calling thread speaks for all
+                    now = sum(done) // work.n
+                    tick(now - told)
+                    told = now
+
+            work.run(lane, meet, squares.close if squares.several else None, ended)
+
+        return run
+
+    _workers.run([job(lane) for lane in range(work.lanes)])
+    tick(sum(done) // work.n - told)
+    for other in found[1:]:
+        found[0].join(other)
+    found[0].finish()
+
+
+def postponed(sites: Sequence[Site]) -> bool:
+    """Whether nothing is added before all parts were met (`Contraction.finish`)."""
+    return len(sites) == 1 and sites[0].outer is not None
 
 
 def _by_engine(outputs: Sequence[Tensor], factor: Factor, squares: _Squares, some: slice) -> None:
@@ -108,7 +169,7 @@ class _Squares:
         for target in targets:
             if len(target.sites) == 1:
                 site = target.sites[0]
-                found = Contraction(site, target.into, rank, memory)
+                found = Contraction(site, target.into, rank, memory, target.fresh)
                 self.alone.setdefault(site.edge, []).append(found)
         self.awaited = {site.edge for t in self.several for site in t.sites}
         self.kept: dict[Edge, Tensor] = {}
@@ -136,11 +197,25 @@ class _Squares:
                 )  # fmt: skip
         self.kept = {}
 
+    def join(self, other: _Squares) -> None:
+        """Take over what another one, with tensors of its own, has collected."""
+        for mine, its in zip(self.every, other.every, strict=True):
+            if its.into is not mine.into:
+                its.finish()
+                mine.into += its.into
+            mine.kept += its.kept
+        for target, its_target in zip(self.several, other.several, strict=True):
+            target.into.add_(its_target.into)
+
+    @property
+    def every(self) -> list[Contraction]:
+        """The contractions of all parameters with one use."""
+        return [found for several in self.alone.values() for found in several]
+
     def finish(self) -> None:
         """Complete what the contractions put off."""
-        for contractions in self.alone.values():
-            for contraction in contractions:
-                contraction.finish()
+        for contraction in self.every:
+            contraction.finish()
 
 
 def _numel(edge: Edge) -> int:

@@ -634,8 +634,17 @@ class Batch:
     def run(self, tick: Callable[[int], None]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """The diagonal and the gradient of this batch's loss."""
         parameters = self.problem.parameters
+        factor = self.curved.factor if any(e.method == "affine" for e in self.plan) else None
+        # Zeros of a large weight take as long to write as the result: these are written once.
+        fresh = {
+            e.name for e in self.plan
+            if e.method == "affine" and e.backward and factor is not None and factor.rank
+            and _affine.postponed(self.sites[e.name]) and e.name not in self.separable
+        }  # fmt: skip
         into = {
-            name: torch.zeros_like(p, memory_format=torch.contiguous_format, requires_grad=False)
+            name: (torch.empty_like if name in fresh else torch.zeros_like)(
+                p, memory_format=torch.contiguous_format, requires_grad=False
+            )
             for name, p in parameters.items()
         }
         bent = self._bent_edges()
@@ -647,7 +656,7 @@ class Batch:
             if self.plan[name].method != "parameter" and self.problem.share.rank == 0:
                 into[name] += own
         with torch.no_grad():
-            self._affine(by_method, into, tick)
+            self._affine(by_method, into, fresh, tick)
         self._chained(
             by_method.get("chain", []), into, dict(zip(bent, adjoints, strict=True)), tick
         )
@@ -747,6 +756,7 @@ class Batch:
         self,
         by_method: Mapping[str, list[str]],
         into: Mapping[str, Tensor],
+        fresh: set[str],
         tick: Callable[[int], None],
     ) -> None:
         if not by_method.get("affine") and not by_method.get("columns"):
@@ -758,7 +768,10 @@ class Batch:
         fast = [n for n in by_method.get("affine", []) if self.plan[n].backward]
         _affine.by_sites(
             outputs, factor,
-            [_affine.Target(parameters[name], self.sites[name], into[name]) for name in fast],
+            [
+                _affine.Target(parameters[name], self.sites[name], into[name], name in fresh)
+                for name in fast
+            ],
             self.chain, self.problem.memory, tick, self.problem.share,
         )  # fmt: skip
         rest = by_method.get("columns", [])

@@ -9,7 +9,7 @@ curvature of an elementwise function is diagonal.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -28,13 +28,14 @@ class Columns:
     """Jacobian rows ``[m, d]`` of every sample: `base` ∘ `scale`.
 
     `base` is ``None`` (the identity), ``[m, d]`` (the same for all samples) or ``[n, m, d]``;
-    `scale` is ``None`` or ``[n, d]``.
+    `scale` is ``None`` or ``[n, d]``. `fresh` says that nothing else holds `base`.
     """
 
     m: int
     d: int
     base: Tensor | None = None
     scale: Tensor | None = None
+    fresh: bool = False
 
     @property
     def identity(self) -> bool:
@@ -50,10 +51,20 @@ class Columns:
         """Values held per sample (shared ones count once, as if there were one sample)."""
         return 0 if self.base is None else self.m * self.d
 
+    def of(self, part: slice) -> Columns:
+        """Those of some samples."""
+        base = self.base if self.base is None or self.base.dim() == 2 else self.base[part]
+        scale = None if self.scale is None else self.scale[part]
+        return Columns(self.m, self.d, base, scale, self.fresh)
+
     def scaled(self, factor: Tensor) -> Columns:
         """With entry j of the tensor multiplied by `factor` ``[n, d]``."""
         scale = factor if self.scale is None or factor.is_meta else self.scale * factor
-        return Columns(self.m, self.d, self.base, scale)
+        return Columns(self.m, self.d, self.base, scale, self.fresh)
+
+    def shared_by(self, users: int) -> Columns:
+        """The same for one of several users."""
+        return self if users == 1 else replace(self, fresh=False)
 
     def times(self, number: float, like: Tensor) -> Columns:
         """Multiplied by a number."""
@@ -78,6 +89,15 @@ class Columns:
         if self.scale is not None:
             return base * self.scale.unsqueeze(1)
         return base.expand(n, self.m, self.d) if base.dim() == 2 else base
+
+    def written(self, like: Tensor, n: int) -> Columns:
+        """The same rows written out, in place where nothing else holds them."""
+        if self.fresh and self.base is not None and self.base.dim() == 3:
+            base = self.base
+            if self.scale is not None:
+                base *= self.scale.unsqueeze(1)
+            return Columns(self.m, self.d, base, None, True)
+        return Columns(self.m, self.d, self.dense(like, n))
 
     def plus(self, other: Columns, like: Tensor, n: int) -> Columns:
         """The sum of two sets of rows."""

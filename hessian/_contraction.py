@@ -19,6 +19,8 @@ product's speed against that of memory. It is decided by how fast the device doe
 
 from __future__ import annotations
 
+import itertools
+import math
 from dataclasses import dataclass
 
 import torch
@@ -34,26 +36,34 @@ TILE = 2**20
 LEAST = 64
 # Where a column's share of a tile is smaller, one sum over columns beats a call for each.
 FEW = 2**14
+# Up to so many multiplications a sample, all samples' products are one call.
+SMALL = 2**20
+# Up to so many columns are summed one by one, by whole blocks of pairs; more by small products.
+SUMMED = 32
 
 
 class Contraction:
     """One parameter at one site: columns go in by parts, `finish` completes the sum in `into`.
 
-    `rank` is the number of columns that come at a time, which the choice of form goes by.
+    `rank` is the number of columns that come at a time, which the choice of form goes by; `fresh`
+    says that nothing was written to `into` yet, not even zeros; only where `outer` is set.
     """
 
-    def __init__(self, site: Site, into: Tensor, rank: int, memory: int) -> None:
-        self.site, self.into, self.memory = site, into, memory
+    def __init__(
+        self, site: Site, into: Tensor, rank: int, memory: int, fresh: bool = False
+    ) -> None:
+        self.site, self.into, self.memory, self.fresh = site, into, memory, fresh
         self.at = site.positions
         self.kept: list[tuple[slice, Tensor]] = []
         self.total: Tensor | None = None
+        self.held: dict[str, Tensor] = {}
         self.pairs = False
         self.ways: Ways | None = None
         if self.at is not None and site.tokens is None:
             self.inner = into.numel() // (self.at.groups * self.at.out)
             if self.inner > 1 and site.outer is None and self.at.taps is not None:
                 self.pairs = _pairs_pay(self.at, self.inner, rank, rates(into))
-                self.pairs &= 4 * _pair_values(self.at, self.inner) * into.itemsize <= memory
+                self.pairs &= 4 * _pair_values(self.at, self.inner, rank) * into.itemsize <= memory
 
     def add(self, rows: Tensor, weights: Tensor, part: slice) -> None:
         """Columns ``[m, c, q, ...]`` of the samples in `part`, with their weights ``[m, c]``."""
@@ -74,7 +84,7 @@ class Contraction:
             return self._summed(s, weights, part)
         each = c * s[0, 0].numel() * 2 + self.at.groups * self.inner * self.at.count
         if self.pairs:
-            each = _pair_values(self.at, self.inner)
+            each = _pair_values(self.at, self.inner, c)
         chunk = max(1, min(m, self.memory // (2 * each * self.into.itemsize)))
         if self.pairs and not s.is_cuda:
             chunk = min(chunk, max(LEAST, TILE // each))
@@ -93,11 +103,17 @@ class Contraction:
         if outer is not None and self.kept:
             s2 = torch.cat([values for _, values in self.kept])
             u2 = torch.cat([outer[part] for part, _ in self.kept]).square_()
-            pair = (u2.T, s2) if self.site.transposed else (s2.T, u2)
-            self.into.addmm_(*pair, alpha=self.site.scale**2)
+            s2 *= self.site.scale**2
+            total = product(u2.T, s2) if self.site.transposed else product(s2.T, u2)
+            if self.fresh:
+                self.into.data = total.contiguous()  # as it is: copying takes as long
+            else:
+                self.into += total
+        elif self.fresh:
+            self.into.zero_()
         if self.total is not None:
             self._by_group().add_(self.total.permute(1, 2, 3, 0).flatten(2))
-        self.kept, self.total = [], None
+        self.kept, self.total, self.held = [], None, {}
 
     def _by_group(self) -> Tensor:
         """The result as ``[g, o, k]``."""
@@ -131,61 +147,96 @@ class Contraction:
 
             fused = _kernel.available(into) and _kernel.beats(s, u, weights, into, portable)
             return (_kernel.fused_squares if fused else portable)(s, u, weights, into)
-        if g > 1 and c * g * o * self.inner <= TILE:
+        if c * o * p * self.inner <= SMALL or (g > 1 and c * g * o * self.inner <= TILE):
             return batched_squares(s, u, weights, into)
         width = max(1, TILE // (c * o))
-        for i in range(m):
-            for group in range(g):
-                rows = s[i, :, group].reshape(c * o, p)
-                for k in range(0, self.inner, width):
-                    tile = product(rows, u[i, group, k : k + width].T).view(c, o, -1)
-                    _accumulate(tile, weights[i], into[group, :, k : k + width])
+        rows = s.transpose(1, 2).reshape(m, g, c * o, p)
+        for i, group in itertools.product(range(m), range(g)):
+            for k in range(0, self.inner, width):
+                tile = product(rows[i, group], u[i, group, k : k + width].T).view(c, o, -1)
+                _accumulate(tile, weights[i], into[group, :, k : k + width])
         return None
 
     def _pairs(self, at: Positions, s: Tensor, weights: Tensor, part: slice) -> None:
-        m, c, g, o, p = s.shape
-        z = s.permute(0, 2, 3, 1, 4).reshape(m * g * o, c, p)
-        weighted = (z.view(m, g * o, c, p) * weights.view(m, 1, c, 1)).view_as(z)
-        # Pairs lead, so that picking them copies whole blocks.
-        t = torch.bmm(z.transpose(1, 2), weighted).view(m * g * o, p * p).t().contiguous()
+        m, _, g, o, _ = s.shape
         assert at.inputs is not None
-        x = at.inputs(part).permute(3, 0, 1, 2).contiguous()  # [r, m, g, c]
-        xx, ways = self._products(x)
-        t[:: p + 1] *= 0.5  # pairs of a position with itself, which are taken twice too
-        found, inner = [], x.shape[-1]
-        for picked, place in ways:
-            tt = t.index_select(0, picked).view(-1, g, o)
-            # In their own order the products need not be copied. A place of the kernel that only
-            # ever meets padding has no pairs at all.
-            some = xx if len(place) == len(xx) else xx.index_select(0, place)
+        x = at.inputs(part).permute(1, 2, 3, 0).contiguous()  # [g, c, r, m]
+        if self.ways is None:
+            self.ways = _ways(at, x.shape[2])
+        t = self._outputs_products(s, weights)  # [pair, m, g·o]
+        xx = self._inputs_products(x)  # [g, c, pair, m]
+        found = []
+        for picked, place in self.ways.offsets:
+            # In their own order pairs need not be copied. A place of the kernel that only ever
+            # meets padding has none at all.
+            left, right = t, xx
+            if len(picked) != len(t):
+                left = self._room("left", len(picked), m, g * o)
+                torch.index_select(t, 0, picked, out=left)
+            if len(place) != xx.shape[2]:
+                right = self._room("right", *x.shape[:2], len(place), m)
+                torch.index_select(xx, 2, place, out=right)
+            left, right = left.view(-1, g, o), right.flatten(2)
             if g == 1:
-                left, right = tt[:, 0], some.view(len(tt), inner)
-                # The left factor is copied inside: let it be the smaller one.
-                turned = inner < o
-                got = product(right.T, left).T if turned else product(left.T, right)
-                got = got.unsqueeze(0)
+                got = product(right[0], left[:, 0]).T.unsqueeze(0)
             else:
-                got = tt.permute(1, 2, 0) @ some.view(len(tt), g, inner).transpose(0, 1)
+                got = (right @ left.transpose(0, 1)).transpose(1, 2)
             found.append(got)
         total = torch.stack(found)  # [a, g, o, c]
         self.total = total if self.total is None else self.total.add_(total)
 
-    def _products(self, x: Tensor) -> tuple[Tensor, list[tuple[Tensor, Tensor]]]:
-        """Twice the products of inputs at two positions, in rows, and which belong where."""
-        r = len(x)
-        if self.ways is None:
-            self.ways = _ways(self.at, r)
+    def _outputs_products(self, s: Tensor, weights: Tensor) -> Tensor:
+        """Σ_c λ_c S[c,·,p] S[c,·,q] for p ≤ q, half of it for p = q: ``[pair, m, g·o]``.
+
+        Pairs run row by row through the upper triangle.
+        """
+        m, c, g, o, p = s.shape
+        rows = p * (p + 1) // 2
+        t = self._room("t", rows, m, g * o)
+        if c <= SUMMED and m * g * o * p >= FEW:
+            z = self._room("z", c, p, m, g * o)
+            z.copy_(s.flatten(2, 3).permute(1, 3, 0, 2))
+            weighted = torch.mul(
+                z, weights.t().reshape(c, 1, m, 1), out=self._room("weighted", *z.shape)
+            )
+            start = 0
+            for i in range(p):
+                row = t[start : start + p - i]
+                torch.mul(z[0, i:], weighted[0, i], out=row)
+                for k in range(1, c):
+                    row.addcmul_(z[k, i:], weighted[k, i])
+                row[0] *= 0.5  # a position with itself, which is taken twice too
+                start += p - i
+            return t
+        z = s.permute(0, 2, 3, 1, 4).reshape(m * g * o, c, p)
+        weighted = (z.view(m, g * o, c, p) * weights.view(m, 1, c, 1)).view_as(z)
+        whole = torch.bmm(z.transpose(1, 2), weighted)
+        whole.diagonal(dim1=1, dim2=2).mul_(0.5)
+        i, j = torch.triu_indices(p, p, device=s.device)
+        picked = whole.view(m * g * o, p * p).index_select(1, i * p + j)
+        return t.copy_(picked.t().view_as(t))
+
+    def _inputs_products(self, x: Tensor) -> Tensor:
+        """Twice the products of inputs at two positions: ``[g, c, pair, m]``."""
+        assert self.ways is not None
+        g, c, r, m = x.shape
         twice = 2 * x
         if self.ways.chosen is not None:
             low, high = self.ways.chosen
-            xx = twice.index_select(0, low).mul_(x.index_select(0, high))
-            return xx, self.ways.offsets
-        xx = x.new_empty((r * (r + 1) // 2, *x.shape[1:]))
+            return twice.index_select(2, low).mul_(x.index_select(2, high))
+        xx = self._room("xx", g, c, r * (r + 1) // 2, m)
         start = 0
         for i in range(r):  # all of them: whole blocks, without gathering
-            torch.mul(twice[i:], x[i], out=xx[start : start + r - i])
+            torch.mul(twice[:, :, i:], x[:, :, i : i + 1], out=xx[:, :, start : start + r - i])
             start += r - i
-        return xx, self.ways.offsets
+        return xx
+
+    def _room(self, name: str, *dims: int) -> Tensor:
+        """A tensor to write to, kept from part to part: fresh memory costs as much as the work."""
+        size = math.prod(dims)
+        if name not in self.held or self.held[name].numel() < size:
+            self.held[name] = self.into.new_empty(size)
+        return self.held[name][:size].view(dims)
 
 
 @dataclass
@@ -193,8 +244,8 @@ class Ways:
     """Which products x[i] x[j], i ≤ j, the pair form takes.
 
     `chosen` holds i and j, ``None`` for all of them, row by row of the upper triangle; `offsets`
-    holds, for every offset of the kernel, pairs of positions as p·count + q and the rows of their
-    products, in ascending order.
+    holds, for every offset of the kernel, pairs of positions by their number in the upper triangle
+    and the rows of their products, in ascending order.
     """
 
     chosen: tuple[Tensor, Tensor] | None
@@ -204,15 +255,29 @@ class Ways:
 def _ways(at: Positions | None, r: int) -> Ways:
     assert at is not None
     assert at.taps is not None
+    known = (r, at.count, at.taps.device, tuple(at.taps.shape), tuple(at.taps.flatten().tolist()))
+    if known not in _KNOWN:
+        if len(_KNOWN) >= 32:
+            _KNOWN.clear()
+        _KNOWN[known] = _find_ways(at.taps, at.count, r)
+    return _KNOWN[known]
+
+
+# The same layers come again at the next batch.
+_KNOWN: dict[object, Ways] = {}
+
+
+def _find_ways(every_taps: Tensor, count: int, r: int) -> Ways:
     offsets, used = [], []
-    for taps in at.taps:
+    for taps in every_taps:
         inside = (taps >= 0).nonzero()[:, 0]
         i, j = torch.triu_indices(len(inside), len(inside), device=inside.device)
         left, right = inside[i], inside[j]
         low, high = torch.minimum(taps[left], taps[right]), torch.maximum(taps[left], taps[right])
         row = low * r - low * (low - 1) // 2 + high - low
         order = row.argsort()
-        offsets.append(((left * at.count + right)[order], row[order]))
+        pair = left * count - left * (left - 1) // 2 + right - left
+        offsets.append((pair[order], row[order]))
         used.append(torch.stack([row[order], low[order], high[order]]))
     every, first = _unique(torch.cat(used, 1))
     if len(every) == r * (r + 1) // 2:
@@ -234,7 +299,7 @@ def _unique(table: Tensor) -> tuple[Tensor, Tensor]:
 def _accumulate(tile: Tensor, weights: Tensor, target: Tensor) -> None:
     """Add Σ_c λ_c tile[c]² to `target`; may overwrite `tile`."""
     if target.numel() < FEW:
-        target.add_((weights @ tile.square_().flatten(1)).view_as(target))
+        target += (weights @ tile.square_().flatten(1)).view_as(target)
         return
     for column, weight in zip(tile, weights.tolist(), strict=True):
         if weight:
@@ -252,13 +317,19 @@ def batched_squares(s: Tensor, u: Tensor, weights: Tensor, into: Tensor, room: i
     chunk = max(1, min(m, room // (columns * g * o * k)))
     for start in range(0, m, chunk):
         part = slice(start, min(m, start + chunk))
-        right = u[part].transpose(2, 3)
+        left = u[part]
         for first in range(0, c, columns):
             some = slice(first, min(c, first + columns))
-            rows = s[part, some].transpose(1, 2).flatten(2, 3)  # [m, g, c·o, p]
-            tile = torch.matmul(rows, right).square_().view(len(right), g, -1, o, k)
-            values = _weighted(tile.transpose(1, 2).flatten(2), weights[part, some])
-            into.add_(values.sum((0, 1)).view(g, o, k))
+            rows = s[part, some].transpose(1, 2)  # [m, g, c, o, p]
+            wanted = rows.shape[:4]
+            rows, scale = rows.flatten(2, 3), weights[part, some]
+            if k < rows.shape[2]:  # many rows and few columns come out slower
+                tile = torch.matmul(left, rows.transpose(2, 3)).square_()
+                tile = tile.view(len(left), g, k, *wanted[2:]).mul_(scale[:, None, None, :, None])
+                into.add_(tile.sum((0, 3)).transpose(1, 2))
+            else:
+                tile = torch.matmul(rows, left.transpose(2, 3)).square_().view(*wanted, k)
+                into.add_(tile.mul_(scale[:, None, :, None, None]).sum((0, 2)))
 
 
 def _weighted(values: Tensor, weights: Tensor) -> Tensor:
@@ -273,10 +344,12 @@ def _inside(at: Positions) -> list[int]:
     return [n * (n + 1) // 2 for n in counts]
 
 
-def _pair_values(at: Positions, inner: int) -> int:
+def _pair_values(at: Positions, inner: int, rank: int) -> int:
     """Values per sample that the pair form holds."""
     channels = inner // len(_inside(at))
-    return at.groups * (2 * at.count**2 * at.out + max(_inside(at)) * (at.out + 3 * channels))
+    p, most = at.count, max(_inside(at))
+    outputs = 2 * rank * p + p * (p + 1) // 2 + most + (p * p if rank > SUMMED else 0)
+    return at.groups * (outputs * at.out + (4 * p + 2 * most + p * p // 2) * channels)
 
 
 def _pairs_pay(at: Positions, inner: int, rank: int, speed: Rates) -> bool:

@@ -59,6 +59,10 @@ class Step:
         """Multiplications per sample and row of a pull."""
         return TRAFFIC * self.d
 
+    def loads(self) -> int:
+        """Values of a weight that every pull reads."""
+        return 0
+
     def rows(self) -> int:
         """Rows of the sources that the operation adds."""
         return self.d if self.curved else 0
@@ -144,7 +148,7 @@ class Same(Step):
 
     def pull(self, edge: Edge, rows: Columns, part: slice, like: Tensor, meter: Meter) -> Pulled:
         return [
-            (child, rows.times(factor, like))
+            (child, rows.shared_by(len(self.children)).times(factor, like))
             for child, factor in zip(self.children, self.factors, strict=True)
         ]
 
@@ -182,7 +186,7 @@ class Elementwise(Step):
             meter.work += TRAFFIC * rows.size() * len(self.children)
             return [(child, rows.scaled(factor)) for child in self.children]
         return [
-            (child, rows.scaled(factor[part]))
+            (child, rows.shared_by(len(self.children)).scaled(factor[part]))
             for child, factor in zip(self.children, self.factor, strict=True)
             if factor is not None
         ]
@@ -228,6 +232,9 @@ class Linear(Step):
     def cost(self) -> float:
         return float(self.d * self.k)
 
+    def loads(self) -> int:
+        return self.weight.numel()
+
     def pull(self, edge: Edge, rows: Columns, part: slice, like: Tensor, meter: Meter) -> Pulled:
         q, m = self.d // self.o, rows.m
         width = q * self.k
@@ -244,7 +251,7 @@ class Linear(Step):
         else:
             given = rows.matrix(like) if shared else rows.dense(like, part.stop - part.start)
             base = product(given.reshape(-1, self.o), self.weight).view(*given.shape[:-1], width)
-        return [(self.children[0], Columns(m, width, base))]
+        return [(self.children[0], Columns(m, width, base, None, not shared and not rows.identity))]
 
 
 class Convolution(Step):
@@ -260,6 +267,9 @@ class Convolution(Step):
 
     def cost(self) -> float:
         return float(self.d * math.prod(self.weight.shape[1:]))
+
+    def loads(self) -> int:
+        return self.weight.numel()
 
     def pull(self, edge: Edge, rows: Columns, part: slice, like: Tensor, meter: Meter) -> Pulled:
         node, count = self.node, part.stop - part.start
@@ -280,7 +290,7 @@ class Convolution(Step):
             int(node._saved_groups), [True, False, False],
         )  # fmt: skip
         base = got.reshape(*dense.shape[:-1], width)
-        return [(self.children[0], Columns(rows.m, width, base))]
+        return [(self.children[0], Columns(rows.m, width, base, None, True))]
 
 
 class MaxPool(Step):
@@ -313,7 +323,8 @@ class MaxPool(Step):
             got.scatter_(3, index, given)
         else:
             got.scatter_add_(3, index, given)
-        return [(self.children[0], Columns(rows.m, width, got.view(count, rows.m, width)))]
+        got = got.view(count, rows.m, width)
+        return [(self.children[0], Columns(rows.m, width, got, None, True))]
 
 
 class LayerNorm(Step):
@@ -471,7 +482,7 @@ class Product(Step):
             factor = like.new_empty((1, self.d))
             return [(child, rows.scaled(factor)) for child in self.children]
         return [
-            (child, rows.scaled(factor[part]))
+            (child, rows.shared_by(len(self.children)).scaled(factor[part]))
             for child, factor in zip(self.children, self.factors, strict=True)
         ]
 
