@@ -228,6 +228,9 @@ class Batch:
         names = self.problem.parameters
         self.gradient_out: list[Tensor | None] = [None] * len(self.detached)
         self.direct: dict[str, Tensor | None] = {}
+        # Where the loss is affine in a log-softmax of the output: that, and dL/d(log p).
+        self.softmax: Edge | None = None
+        self.adjoint: Tensor | None = None
         labels: dict[Edge, Any] = {}
         loss_leaves: dict[int, Node] = {}
         if self.loss.requires_grad:
@@ -235,8 +238,17 @@ class Batch:
             loss_leaves = tape.leaves()
             labels = loss_labels(tape, self.samples)
             read = [name for name, p in names.items() if id(p) in loss_leaves]
-            wanted = [*self.detached, *(names[name] for name in read)]
-            got = torch.autograd.grad(self.loss, wanted, create_graph=True, allow_unused=True)
+            self.softmax = self._log_softmax(tape, labels, loss_leaves)
+            closed = [] if self.softmax is None else [GradientEdge(*self.softmax)]
+            wanted: list[Any] = [*self.detached, *(names[name] for name in read), *closed]
+            got = list(
+                torch.autograd.grad(
+                    self.loss, wanted, retain_graph=True, create_graph=self.graphs(read),
+                    allow_unused=True,
+                )
+            )  # fmt: skip
+            if closed:
+                self.adjoint = got.pop()
             refuse_undifferentiable(got)
             self.gradient_out = list(got[: len(self.detached)])
             self.direct = dict(zip(read, got[len(self.detached) :], strict=True))
@@ -247,6 +259,21 @@ class Batch:
             self.separable = set()
         self.used = [i for i, g in enumerate(self.gradient_out) if g is not None]
         return {i: labels.get((loss_leaves[id(self.detached[i])], 0), LINEAR) for i in self.used}
+
+    def _log_softmax(
+        self, tape: Tape, labels: Mapping[Edge, Any], leaves: Mapping[int, Node]
+    ) -> Edge | None:
+        """The log-softmax of the only output, where the loss's curvature is its alone."""
+        if len(self.detached) != 1 or id(self.detached[0]) not in leaves:
+            return None
+        leaf = leaves[id(self.detached[0])]
+        if not isinstance(labels.get((leaf, 0)), Layout):
+            return None
+        return _loss.log_softmax(tape, lambda edge: labels.get(edge) == LINEAR, leaf)
+
+    def graphs(self, read: list[str]) -> bool:
+        """Whether the loss's gradients need tapes of their own."""
+        return bool(read) or self.softmax is None
 
     def _affinity(self) -> None:
         self.tape = Tape.of([self.outputs[i] for i in self.used]) if self.used else Tape([])
@@ -305,6 +332,12 @@ class Batch:
         """The loss's second derivative in the outputs, sample by sample."""
         gradients = [g for i in found.leaves if (g := self.gradient_out[i]) is not None]
         assert found.layouts is not None
+        if self.softmax is not None:
+            assert self.adjoint is not None
+            return _loss.blocks_of_log_softmax(
+                self.softmax[0], self.adjoint.detach(), found.tensors[0], found.layouts[0],
+                self.samples,
+            )  # fmt: skip
         return _loss.blocks_by_sample(gradients, found.tensors, found.layouts, self.samples)
 
     def _bent(self) -> bool:

@@ -14,6 +14,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from hessian._product import product
+
 
 @dataclass
 class Meter:
@@ -48,8 +50,8 @@ class Columns:
         return self.scale is None and (self.base is None or self.base.dim() == 2)
 
     def size(self) -> int:
-        """Values held per sample (shared ones count once, as if there were one sample)."""
-        return 0 if self.base is None else self.m * self.d
+        """Values held per sample; rows that all share are held once, like a weight."""
+        return 0 if self.base is None or self.base.dim() == 2 else self.m * self.d
 
     def of(self, part: slice) -> Columns:
         """Those of some samples."""
@@ -113,6 +115,8 @@ class Columns:
         """`matrix` ``[n, a, m]`` times the rows without `scale`: ``[n, a, d]``."""
         if self.base is None:
             return matrix
+        if self.base.dim() == 2:  # one large product instead of n small ones
+            return product(matrix.flatten(0, 1), self.base).view(*matrix.shape[:2], self.d)
         return matrix @ self.base
 
 
@@ -155,7 +159,7 @@ class Quadratic:
             got = v
         else:
             square = columns.base.square()
-            got = v @ square if square.dim() == 2 else (v.unsqueeze(1) @ square)[:, 0]
+            got = product(v, square) if square.dim() == 2 else (v.unsqueeze(1) @ square)[:, 0]
         return got if columns.scale is None else got * columns.scale.square()
 
     def blocks(self, columns: Columns, place: Tensor, meter: Meter) -> Tensor:

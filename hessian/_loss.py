@@ -8,13 +8,14 @@ block diag(p) - ppᵀ is singular along the vector of ones.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from hessian._operations import Layout
+from hessian._operations import Layout, keeps_flat_order
+from hessian._tape import Edge, Node, Tape, complex_valued, operation, shape
 
 # Past this size a dense factorisation of one block costs more than it can save.
 LARGEST_BLOCK = 2048
@@ -143,6 +144,46 @@ def factor_blocks(
         )
         start += size
     return Factor(columns, values.T.to(leaves[0].dtype).contiguous())
+
+
+def log_softmax(tape: Tape, linear: Callable[[Edge], bool], leaf: Node) -> Edge | None:
+    """The log-softmax that is all the loss reads of a leaf and affine in, if there is one.
+
+    As in cross-entropy with class weights, ignored targets, smoothing or soft targets.
+    """
+    node = leaf
+    while len(tape.consumers[node]) == 1:
+        node = tape.consumers[node][0][0]
+        if operation(node) == "LogSoftmax":
+            axis = int(node._saved_dim)
+            axis = axis - 2**64 if axis >= 2**63 else axis
+            out, given = shape((node, 0)), shape((leaf, 0))
+            last = out and given and axis % len(out) == len(out) - 1 and out[-1] == given[-1]
+            same = (out == given or last) and not complex_valued((node, 0))
+            return (node, 0) if same and linear((node, 0)) else None
+        if operation(node) != "Clone" and not keeps_flat_order(node):
+            return None
+    return None
+
+
+def blocks_of_log_softmax(node: Node, adjoint: Tensor, leaf: Tensor, lay: Layout, n: int) -> Tensor:
+    """Second derivative of Σ u·log softmax(z) in z: Σu (ppᵀ - diag p) at every position.
+
+    `adjoint` is u; ``[n, w, w]`` as from `blocks_by_sample`.
+    """
+    result = node._saved_result.detach()
+    axis = int(node._saved_dim)
+    axis = axis - 2**64 if axis >= 2**63 else axis
+    p, total = result.exp(), adjoint.sum(axis, keepdim=True)
+    spots = torch.arange(total.numel(), device=total.device).view(total.shape).expand_as(p)
+    flat = [by_sample(t.reshape(leaf.shape), lay, n).reshape(n, -1)
+            for t in (p, total.expand_as(p) * p, spots)]  # fmt: skip
+    blocks = flat[1].unsqueeze(2) * flat[0].unsqueeze(1)
+    if total.numel() > n:
+        spot = flat[2][0]
+        blocks *= spot.unsqueeze(1) == spot
+    blocks.diagonal(dim1=1, dim2=2).sub_(flat[1])
+    return blocks
 
 
 def dense(gradients: Sequence[Tensor], leaves: Sequence[Tensor]) -> Tensor:

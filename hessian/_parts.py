@@ -79,6 +79,10 @@ class Whole(Batch):
                 raise NotInParts("the loss couples samples")
             self.known = dict(zip(curved, self.curved.layouts, strict=True))
 
+    def graphs(self, read: list[str]) -> bool:
+        """Blocks of some samples may be taken by products."""
+        return True
+
     @property
     def width(self) -> int:
         """Entries of a sample in all outputs that the loss is curved in."""

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from hessian._loss import by_sample
 from hessian._operations import BATCH_NORMS, Label, Layout
+from hessian._product import product
 from hessian._tape import Edge, Node, Tape, operation, shape
 
 # (adjoint of the output with samples first [m, q, ...], slice of samples) → [m, *shared shape]
@@ -458,7 +459,7 @@ def second(
             u = columns[:, g]  # [m, k, p]
             block = curved[a - part.start : b - part.start, low - start : high - start]
             if count == 1:
-                rows[low:high] += block[:, :, 0, 0].T @ u[:, :, 0].square()
+                rows[low:high] += product(block[:, :, 0, 0].T, u[:, :, 0].square())
                 continue
             for c in range(high - low):
                 rows[low + c] += ((u @ block[:, c]) * u).sum((0, 2))
