@@ -42,7 +42,7 @@ def judge(measurements: Measurements, thresholds: Mapping[str, float]) -> Judgem
     verdict = HOLDS if all(below) else IN_PART if any(below) else CONTRADICTED
     mean = sum(shares) / len(shares)
     reason = (
-        f"{100 * mean:.1f} % of the {short(counted)} usable entries are within a factor "
+        f"{short(100 * mean)} % of the {short(counted)} usable entries are within a factor "
         f"{thresholds['factor']:g} of the exact radius; {100 * max(left_out):.1f} % have a zero "
         "weight, gradient or curvature and cannot be compared. The interval spans the seeds."
     )
