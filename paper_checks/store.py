@@ -13,7 +13,7 @@ from paper_checks.result import plain, write_atomically
 
 # What any measurement may depend on: the packages under audit, and what all checks share.
 _PACKAGES = ("theory", "hessian", "sim")
-_SHARED = ("context", "profile", "laws", "tensor_statistics", "training")
+_SHARED = ("context", "profile", "laws", "tensor_statistics")
 
 
 class Store:
@@ -96,7 +96,9 @@ def common_source() -> str:
     here = Path(__file__).parent
     paths += [here / f"{name}.py" for name in _SHARED]
     # Helpers that several figures or claims measure with.
-    paths += sorted([*here.glob("figures/_*.py"), *here.glob("claims/_*.py")])
+    paths += sorted(
+        [*here.glob("figures/_*.py"), *here.glob("claims/_*.py"), *here.glob("training/*.py")]
+    )
     return _digest(tuple(paths))
 
 

@@ -278,8 +278,9 @@ def test_a_real_interrupt(tmp_path, number):
 # The full profile on the digits, small: AlexNet, whose runs stand in folders and go on one by one.
 FULL = """
 import sys
-from paper_checks import cli, profile, training
-training.SIZES = (8192, 32768)
+from paper_checks import cli, profile
+from paper_checks.training import _whole
+_whole.SIZES = (8192, 32768)
 profile._PROFILES["full", "digits"] = profile.Profile(
     "full", 0.02, 16, 64, 2, 100, 1000, seeds=(0,), runs=2, epochs=2, images=128, trains="alexnet"
 )

@@ -1,7 +1,9 @@
 """The shared training runs, tiny: what they measure is judged and drawn without further ado."""
 
 import json
+import pkgutil
 from dataclasses import replace
+from importlib import import_module
 
 import numpy as np
 import pytest
@@ -27,11 +29,26 @@ READ_BY = {
 }
 
 
+PARTS = [
+    import_module(f"{training.__name__}.{part.name}")
+    for part in pkgutil.iter_modules(training.__path__)
+]
+
+
+def shrink(patch, **values):
+    """Put other constants wherever the sweeps read them."""
+    for name, value in values.items():
+        holders = [module for module in (training, *PARTS) if hasattr(module, name)]
+        assert holders, name
+        for module in holders:
+            patch.setattr(module, name, value)
+
+
 @pytest.mark.parametrize("sweep", READ_BY)
 def test_a_sweep_feeds_its_checks(tiny, sweep, monkeypatch):
     # Two rates instead of five: what is measured at each is the same.
-    monkeypatch.setattr(training, "FACTORS", (1.0, 10**0.5))
-    monkeypatch.setattr(training, "GAMMAS", {k: v[1:3] for k, v in training.GAMMAS.items()})
+    gammas = {k: v[1:3] for k, v in training.GAMMAS.items()}
+    shrink(monkeypatch, FACTORS=(1.0, 10**0.5), GAMMAS=gammas)
     found = getattr(training, sweep)(tiny)
     assert found["rows"]
     assert found["seeds"]
@@ -135,8 +152,7 @@ def shrunken(tmp_path_factory):
         "SAMPLED": 12,
     }
     with pytest.MonkeyPatch.context() as patch:
-        for name, value in small.items():
-            patch.setattr(training, name, value)
+        shrink(patch, **small)
         yield Context(FULL, "digits", folder=tmp_path_factory.mktemp("full"))
 
 

@@ -1,0 +1,69 @@
+"""The training runs that the figures share: each sweep is run once and reduced to what they read.
+
+Batch sizes are the paper's as shares of its 50000 images. In the quick profile a small MLP on
+scikit-learn's digits stands for AlexNet and for ResNet-18 on CIFAR-10, many seeds in one process;
+in the full profile they are the paper's own networks.
+
+| sweep | figures |
+|---|---|
+| `first_epoch` | 4, 7 |
+| `whole` | 5, 8 |
+| `tuned` | 1 |
+| `discarding` | 10 |
+| `schedules` | 11 to 14 |
+| `rules`, `compared` | `fig-cblr`, 16 |
+| `warmup` | `fig-spread` |
+| `sharp` | a claim of section 5.2 |
+"""
+
+from paper_checks.training._compared import ENTRIES as ENTRIES
+from paper_checks.training._compared import compared as compared
+from paper_checks.training._discarding import DISCARDED as DISCARDED
+from paper_checks.training._discarding import discarding as discarding
+from paper_checks.training._first_epoch import FIRST_EPOCH as FIRST_EPOCH
+from paper_checks.training._first_epoch import first_epoch as first_epoch
+from paper_checks.training._lab import SIZES as SIZES
+from paper_checks.training._lab import STRIDE_PARAMETER as STRIDE_PARAMETER
+from paper_checks.training._lab import Lab as Lab
+from paper_checks.training._lab import equal_steps as equal_steps
+from paper_checks.training._lab import lab as lab
+from paper_checks.training._lab import tables as tables
+from paper_checks.training._rules import EXACT_SEEDS as EXACT_SEEDS
+from paper_checks.training._rules import GAMMAS as GAMMAS
+from paper_checks.training._rules import RULE_SIZES as RULE_SIZES
+from paper_checks.training._rules import rules as rules
+from paper_checks.training._schedules import schedules as schedules
+from paper_checks.training._sharp import sharp as sharp
+from paper_checks.training._tuned import FACTORS as FACTORS
+from paper_checks.training._tuned import best as best
+from paper_checks.training._tuned import tuned as tuned
+from paper_checks.training._warmup import warmup as warmup
+from paper_checks.training._whole import fluctuation as fluctuation
+from paper_checks.training._whole import whole as whole
+
+__all__ = [
+    "DISCARDED",
+    "ENTRIES",
+    "EXACT_SEEDS",
+    "FACTORS",
+    "FIRST_EPOCH",
+    "GAMMAS",
+    "RULE_SIZES",
+    "SIZES",
+    "STRIDE_PARAMETER",
+    "Lab",
+    "best",
+    "compared",
+    "discarding",
+    "equal_steps",
+    "first_epoch",
+    "fluctuation",
+    "lab",
+    "rules",
+    "schedules",
+    "sharp",
+    "tables",
+    "tuned",
+    "warmup",
+    "whole",
+]
