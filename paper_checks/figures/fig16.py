@@ -188,7 +188,7 @@ def draw_rules(
     if radii:
         caption += (
             " Right: MCLR's median radius of each weight tensor against the exact median, with "
-            "the 95 % interval of random entries; on the line they are equal."
+            "the 95 % interval of random entries, where it has an end; on the line they are equal."
         )
     return drawing.finished(chart, name, title, alt, caption)
 
