@@ -11,7 +11,7 @@ from torch import Tensor
 from sim import _arguments
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Dataset:
     """A labelled data set, whole in memory.
 
@@ -30,6 +30,8 @@ class Dataset:
     >>> data = Dataset(torch.zeros(3, 2), torch.tensor([0, 1, 1]), "toy", 2, "train")
     >>> len(data), data.shape
     (3, (2,))
+    >>> data
+    Dataset(toy, train: (3, 2), 2 classes)
     """
 
     inputs: Tensor
@@ -48,6 +50,11 @@ class Dataset:
 
     def __len__(self) -> int:
         return len(self.targets)
+
+    def __repr__(self) -> str:
+        shape, device = tuple(self.inputs.shape), self.inputs.device
+        where = "" if device.type == "cpu" else f", on {device}"
+        return f"Dataset({self.name}, {self.split}: {shape}, {self.classes} classes{where})"
 
     @property
     def shape(self) -> tuple[int, ...]:

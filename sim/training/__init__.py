@@ -1,5 +1,6 @@
 """Training: configurations, runs that survive anything, sweeps, measurements."""
 
+from sim.training._augment import Augment
 from sim.training._config import Measure, TrainConfig, grid
 from sim.training._discard import Discard, DiscardGradients
 from sim.training._run import Run, load
@@ -8,6 +9,7 @@ from sim.training._sweep import sweep
 from sim.training._train import Interrupted, train
 
 __all__ = [
+    "Augment",
     "Decay",
     "Discard",
     "DiscardGradients",

@@ -17,7 +17,7 @@ from sim.training._world import World
 
 # Streams of random numbers beside each other: every draw of a run comes from
 # (order seed, stream, number), so that nothing has to be stored to go on.
-ORDER, MASKS, DISCARD, ENTRIES, HELD_OUT = range(5)
+ORDER, MASKS, DISCARD, ENTRIES, HELD_OUT, AUGMENT = range(6)
 
 
 @dataclass(frozen=True)
@@ -102,7 +102,9 @@ class Gradient:
             weights = self._weights(batch, values)
         # The gradient of Σ_i a_i ℓ_i, without a node for the sum.
         losses.backward(weights.reshape(-1))
-        return Found(values, weights if self._discards(batch) else None, _right(output, batch.y, values))
+        return Found(
+            values, weights if self._discards(batch) else None, _right(output, batch.y, values)
+        )
 
     def _even(self, batch: Batch) -> Tensor:
         """The weights of a plain mean, kept for the next batch of the size."""

@@ -13,6 +13,7 @@ from sim import _arguments, data, models
 from sim.data._load import LOADERS
 from sim.models._build import BUILDERS
 from sim.training import _losses, _optimizers
+from sim.training._augment import Augment
 from sim.training._discard import Discard, DiscardGradients
 from sim.training._options import Options, canonical, plain, read
 from sim.training._schedules import Decay, Pass, Phase, Warmup, passes, rates
@@ -88,6 +89,7 @@ class TrainConfig:
         warmup, decay: factors on the rate, see `Warmup` and `Decay`.
         discard: leave out samples by their loss, see `Discard`.
         discard_gradients: set entries of the gradient to zero, see `DiscardGradients`.
+        augment: shift and reflect the images of every step, see `Augment`.
         micro_batch: at most so many samples go through the network at a time, and their gradients
             are accumulated; the same gradient to rounding where samples are not coupled. With
             dropout the masks are other draws of the same law.
@@ -140,6 +142,7 @@ class TrainConfig:
     decay: Decay | None = None
     discard: Discard | None = None
     discard_gradients: DiscardGradients | None = None
+    augment: Augment | None = None
     micro_batch: int | None = None
     batch_norm: str | None = None
     measure: Measure = field(default_factory=Measure)
@@ -205,6 +208,7 @@ class TrainConfig:
             ("decay", Decay),
             ("discard", Discard),
             ("discard_gradients", DiscardGradients),
+            ("augment", Augment),
             ("measure", Measure),
         ):
             if getattr(self, name) is not None:

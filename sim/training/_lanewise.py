@@ -55,7 +55,7 @@ def lanewise(model: nn.Module) -> Callable[[list[Tensor], Tensor], Tensor] | Non
         left = iter(parameters)
         for module in modules:
             if isinstance(module, nn.Linear):
-                x = Linear.apply(x, next(left), next(left))  # type: ignore[no-untyped-call]
+                x = Linear.apply(x, next(left), next(left))
             elif isinstance(module, nn.Flatten):
                 x = x.flatten(2)
             else:

@@ -60,7 +60,8 @@ def sgd_step(optimizer: Optimizer) -> Callable[[Tensor, Tensor, Tensor | None], 
     """The step of `torch.optim.SGD` on a weight, its gradient and its momentum, or a part of them.
 
     The kernel itself, entry by entry, so that a step can be taken part by part; and for a small
-    network all else in `step` takes longer. `None` for another optimizer, and before its first step.
+    network all else in `step` takes longer. `None` for another optimizer, and before the first
+    step.
     """
     if type(optimizer) is not torch.optim.SGD:
         return None

@@ -142,18 +142,19 @@ class Recorder:
         first = 0
         for k, weight in enumerate(weights):
             parts = []
-            for each in zip(
-                *(t.split(self._piece) for t in (weight, *(self.moments[m][k] for m in MOMENTS))),
-                before[k].split(self._piece),
-                strict=True,
-            ):
-                n = len(each[0])
+            beside = [self.moments[name][k] for name in MOMENTS]
+            cut = [t.split(self._piece) for t in (weight, *beside, before[k])]
+            for w, mean, square, start, old in zip(*cut, strict=True):
+                n = len(w)
                 padded = room.setdefault(n, weight.new_zeros(-(-n // ROW) * ROW))
                 rows = slice(first, first + len(padded) // ROW)
-                parts.append(Piece(*each, padded[:n], padded.view(-1, ROW), rows))
+                work = padded[:n], padded.view(-1, ROW)
+                parts.append(Piece(w, mean, square, start, old, *work, rows))
                 first = rows.stop
             self.pieces.append(parts)
-        keep = min(CAPACITY, KEPT // (len(LAYER_COLUMNS) * first), 256 // sum(map(len, self.pieces)))
+        keep = min(
+            CAPACITY, KEPT // (len(LAYER_COLUMNS) * first), 256 // sum(map(len, self.pieces))
+        )
         keep = max(1, keep)
         self._kept = weights[0].new_zeros(keep, len(LAYER_COLUMNS), first)
         self._rates = [1.0] * keep

@@ -21,7 +21,7 @@ from sim import data as datasets
 from sim.data import Dataset
 from sim.optimizers import CBLR
 from sim.training import _optimizers, _run, _store
-from sim.training._batch import HELD_OUT, ORDER, Batch, Found, Gradient, order_seed
+from sim.training._batch import AUGMENT, HELD_OUT, ORDER, Batch, Found, Gradient, order_seed
 from sim.training._config import DTYPES, TrainConfig
 from sim.training._curvature import curvature
 from sim.training._network import Network
@@ -219,6 +219,8 @@ class State:
             for each in self.plan
             for k in range(each.steps)
         ]
+        if config.augment is not None:
+            config.augment.check(self.training.shape, config.dataset)
         self.network = Network(configs, self.training)
         _check_parts(config, self.network.model, self.counts, world)
         self.gradient = Gradient(configs, self.network, world)
@@ -269,7 +271,8 @@ class State:
         measure = config.measure
         share = self.world.share(stop - start)
         index = order[:, start + share.start : start + share.stop]
-        batch = Batch(*self._take(self.training, index), stop - start, step, each.epoch)
+        drawn = self._drawn(stop - start, share, step)
+        batch = Batch(*self._take(self.training, index, drawn), stop - start, step, each.epoch)
         if measure.curvature_every and step % measure.curvature_every == 0:
             self._curvature(step)
         looks = measure.decrease_every > 0 and step % measure.decrease_every == 0
@@ -317,10 +320,25 @@ class State:
         self.optimizer.step(fresh)
         return True
 
-    def _take(self, data: Dataset, index: Tensor) -> tuple[Tensor, Tensor]:
-        """Samples `[lanes, n, …]` and targets `[lanes, n]`."""
+    def _drawn(self, n: int, share: slice, step: int) -> Tensor | None:
+        """How this process's samples are to be augmented, `[lanes · n, 3]`."""
+        augment = self.config.augment
+        if augment is None:
+            return None
+        seeds = ([order_seed(config), AUGMENT, step] for config in self.configs)
+        drawn = torch.from_numpy(np.concatenate([augment.draw(s, n)[share] for s in seeds]))
+        if self.device.type == "cuda":
+            return drawn.pin_memory().to(self.device, non_blocking=True)
+        return drawn.to(self.device)
+
+    def _take(
+        self, data: Dataset, index: Tensor, drawn: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Samples `[lanes, n, …]`, augmented as drawn, and targets `[lanes, n]`."""
         flat = index.reshape(-1)
         x = data.inputs.index_select(0, flat)
+        if drawn is not None and self.config.augment is not None:
+            x = self.config.augment.apply(x, drawn)
         if self.network.channels_last and x.dim() == 4:
             x = x.contiguous(memory_format=torch.channels_last)
         y = data.targets.index_select(0, flat)

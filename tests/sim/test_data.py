@@ -318,3 +318,7 @@ def test_sizes_are_checked(call, message):
 def test_to_moves_both():
     moved = toy(4).to("meta")
     assert {moved.inputs.device.type, moved.targets.device.type} == {"meta"}
+
+
+def test_a_data_set_shows_itself_in_a_line():
+    assert repr(data.load("digits")) == "Dataset(digits, train: (1437, 1, 8, 8), 10 classes)"

@@ -70,8 +70,9 @@ def test_every_field_is_in_the_hash():
         "optimizer": "lars", "lr": 0.3, "optimizer_options": {}, "curvature_of": 2,
         "batch_size": 6, "epochs": 2, "steps": 8, "drop_last": False, "phases": [],
         "warmup": None, "decay": None, "discard": None, "discard_gradients": None,
-        "micro_batch": 3, "batch_norm": None, "measure": {}, "dtype": "float32",
-        "precision": "bfloat16", "device": "cuda", "channels_last": False, "compile": True,
+        "augment": {"flip": False}, "micro_batch": 3, "batch_norm": None, "measure": {},
+        "dtype": "float32", "precision": "bfloat16", "device": "cuda", "channels_last": False,
+        "compile": True,
     }  # fmt: skip
     assert set(changes) == {field.name for field in dataclasses.fields(TrainConfig)}
     seen = {config.hash}

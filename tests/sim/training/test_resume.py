@@ -79,8 +79,11 @@ def pieces(config, folder, length, **options):
         CONFIG.replace(optimizer="lamb", lr=1e-2),
         CONFIG.replace(**{"discard_gradients.share": 0.2, "discard_gradients.kind": "random"}),
         TrainConfig.read(RESNET),
+        TrainConfig.read(
+            {**RESNET, "model": "lenet", "batch_norm": None, "model_options": {}}
+        ).replace(augment={"crop": 2}, optimizer_options={"momentum": 0.9}),
     ],
-    ids=["sgd", "cblr", "adam", "lamb", "entries", "resnet"],
+    ids=["sgd", "cblr", "adam", "lamb", "entries", "resnet", "augmented"],
 )
 @pytest.mark.parametrize("every", [1, 4])
 def test_resumed_is_uninterrupted_bit_for_bit(config, every, tmp_path):

@@ -166,7 +166,7 @@ def test_arguments_that_are_refused(arguments, kind, message):
         {"micro_batch": 5, "drop_last": True, "order_seed": 3},
         {"measure": {"decrease_every": 1, "held_out": 9, "layers_every": 2}},
         {"model": "lenet", "dataset": "digits", "dataset_options": {}, "model_options": {}}
-        | {"samples": 40},
+        | {"samples": 40, "augment": {"crop": 2}},
         {"model": "transformer", "dataset": "digits", "dataset_options": {}, "samples": 24}
         | {"model_options": {"width": 0.25, "depth": 1}},
     ],
@@ -270,6 +270,8 @@ PARALLEL = [
     {**reference.BASE, "discard": {"share": 0.3}, "micro_batch": 5,
      "measure": {"decrease_every": 1, "held_out": 7}},
     {**reference.BASE, "optimizer": "cblr", "lr": 1e-3, "epochs": 1},
+    {"model": "lenet", "samples": 30, "steps": 3, "batch_size": 13, "dtype": "float64",
+     "augment": {}, "micro_batch": 4},
     {"model": "resnet18", "model_options": {"width": 1 / 32}, "samples": 20, "steps": 2,
      "batch_size": 13, "dtype": "float64", "lr": 0.05, "batch_norm": "synchronised"},
 ]  # fmt: skip
@@ -308,7 +310,7 @@ def test_processes_need_a_choice_of_batch_norm_and_a_sample_each():
     from sim.training._train import State
     from sim.training._world import World
 
-    config = TrainConfig.read(PARALLEL[3])
+    config = TrainConfig.read(PARALLEL[4])
     with pytest.raises(ValueError, match=r"^batch_norm: batches of 13 go through 'bn1' in parts"):
         State([config.replace(batch_norm=None)], None, World(0, 2))
     with pytest.raises(ValueError, match=r"^batch_size: a batch of 2 cannot be shared by 3"):
