@@ -22,7 +22,7 @@ from sim.data import Dataset
 from sim.optimizers import CBLR
 from sim.training import _optimizers, _run, _store
 from sim.training._batch import AUGMENT, HELD_OUT, ORDER, Batch, Found, Gradient, order_seed
-from sim.training._config import DTYPES, TrainConfig
+from sim.training._config import DTYPES, VERSION, TrainConfig
 from sim.training._curvature import curvature
 from sim.training._network import Network
 from sim.training._options import plain
@@ -156,6 +156,11 @@ class Loop:
         state = State(self.configs, self.root, world)
         if self.folder is not None and (self.folder / CHECKPOINT).is_file():
             saved = _store.read_tensors(self.folder / CHECKPOINT)
+            if saved.get("version") != VERSION:
+                raise ValueError(
+                    f"out: {str(self.folder)!r} holds a checkpoint that another version of cblr "
+                    "wrote; give another folder, or remove this one to start anew"
+                )
             for config, other in zip(self.configs, saved["configs"], strict=False):
                 _run.check_same(self.folder, other, config)
             state.load(saved)
@@ -443,6 +448,7 @@ class State:
         """All that is needed to go on from here."""
         self.recorder.flush()
         return {
+            "version": VERSION,
             "configs": [config.plain() for config in self.configs],
             "done": self.done,
             "network": self.network.state(),

@@ -116,6 +116,15 @@ def test_a_folder_of_another_configuration(tmp_path):
             sim.train(other, out=tmp_path / name)
 
 
+def test_a_checkpoint_of_another_version(tmp_path):
+    with pytest.raises(Stop):
+        sim.train(CONFIG, out=tmp_path, checkpoint_steps=1, progress=stopping_after(3))
+    saved = torch.load(tmp_path / "checkpoint.pt", weights_only=True)
+    torch.save({**saved, "version": 1}, tmp_path / "checkpoint.pt")
+    with pytest.raises(ValueError, match=r"^out: .* a checkpoint that another version of cblr"):
+        sim.train(CONFIG, out=tmp_path)
+
+
 def test_ctrl_c_leaves_a_checkpoint(tmp_path):
     whole = sim.train(CONFIG)
     for number in (signal.SIGINT, signal.SIGTERM):
