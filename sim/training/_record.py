@@ -17,7 +17,7 @@ from torch.optim import Optimizer
 from sim.training import _optimizers
 from sim.training._network import Network
 from sim.training._schedules import Pass
-from sim.training._units import PIECE, ROW, Unit
+from sim.training._units import PIECE, ROW, Unit, moved
 
 STEP_COLUMNS = (
     "loss",
@@ -276,7 +276,7 @@ class Recorder:
                 # The step is the rate times the gradient or the momentum.
                 rates = torch.tensor(self._rates[:count], dtype=self.wide)
                 source = 0 if self.stride == "gradient" else 1
-                means[:, 1] = means[:, source] * rates[:, None, None].to(means.device)
+                means[:, 1] = means[:, source] * moved(rates, means.device)[:, None, None]
             self.layer_rows[self._settled : done] = means.permute(0, 2, 3, 1)
         self._settled = done
 

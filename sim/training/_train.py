@@ -31,6 +31,7 @@ from sim.training._record import Recorder, frames
 from sim.training._run import Run
 from sim.training._schedules import Pass, steps_in
 from sim.training._tensorboard import Board
+from sim.training._units import moved
 from sim.training._world import World
 
 CHECKPOINT = "checkpoint.pt"
@@ -332,9 +333,7 @@ class State:
             return None
         seeds = ([order_seed(config), AUGMENT, step] for config in self.configs)
         drawn = torch.from_numpy(np.concatenate([augment.draw(s, n)[share] for s in seeds]))
-        if self.device.type == "cuda":
-            return drawn.pin_memory().to(self.device, non_blocking=True)
-        return drawn.to(self.device)
+        return moved(drawn, self.device)
 
     def _take(
         self, data: Dataset, index: Tensor, drawn: Tensor | None = None
