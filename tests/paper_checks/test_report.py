@@ -1,6 +1,8 @@
 """The page: complete, self-contained, in the right order, and safe with any text."""
 
+import json
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import pytest
@@ -132,9 +134,30 @@ def test_other_configurations_stand_beside(page, tmp_path):
     assert "<dt>Elsewhere</dt>" not in render(page[0], {}, others={})
 
 
-def test_a_check_without_a_picture_names_the_figure_that_shows_it(tmp_path, tiny, fake_check):
-    from dataclasses import replace
+def test_the_evidence_that_is_kept_gives_its_verdicts_again_and_stands_beside():
+    from importlib.resources import files
 
+    import jsonschema
+
+    from paper_checks.report import EVIDENCE, evidence
+    from paper_checks.runner import rejudge
+
+    schema = json.loads(files("paper_checks").joinpath("results.schema.json").read_text("utf-8"))
+    paths = sorted(EVIDENCE.glob("*.json"))
+    assert paths
+    for path in paths:
+        jsonschema.validate(json.loads(path.read_text(encoding="utf-8")), schema)
+        pairs = rejudge(path)
+        assert [(old.id, old.verdict) for old, _ in pairs] == [
+            (old.id, new.verdict) for old, new in pairs
+        ]
+        assert f"`{path.name}`" in (EVIDENCE / "README.md").read_text(encoding="utf-8")
+    kept = evidence()["fig2"]
+    own = replace(kept[0], environment=kept[0].environment | {"dataset": "digits"})
+    assert "(quick, cifar10, cpu)" in render([own], {})
+
+
+def test_a_check_without_a_picture_names_the_figure_that_shows_it(tmp_path, tiny, fake_check):
     checks = [
         fake_check("fig1", 1.0, draw=True),
         # The same measurements; others, with a figure named in the registry; nothing to show.
