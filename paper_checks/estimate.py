@@ -152,7 +152,8 @@ def _training_seconds(sweep: str, context: "Context") -> float:
 
     found = lab(context, context.profile.compares if sweep == "compared" else None)
     model, options = found.base.model, found.base.model_options
-    large, small = (_step_seconds(context, model, options, n) for n in (256, 8))
+    dtype = found.base.dtype
+    large, small = (_step_seconds(context, model, options, n, dtype) for n in (256, 8))
     per_image = max(0.0, (large - small) / 248)
     overhead = max(small - 8 * per_image, 0.0)
     if found.vectorise:
@@ -210,16 +211,20 @@ def _steps(sweep: str, lab: Any) -> list[tuple[int, int]]:
     return table[sweep]()
 
 
-def _step_seconds(context: "Context", name: str, options: Mapping[str, Any], n: int) -> float:
+def _step_seconds(
+    context: "Context", name: str, options: Mapping[str, Any], n: int, dtype: str = "float32"
+) -> float:
     """The least of several timings of a gradient of n images; the least is the least disturbed."""
-    key = f"{name} {sorted(options.items())} {n}"
+    key = f"{name} {sorted(options.items())} {n} {dtype}"
     timings = _TIMINGS.setdefault(context, {})
     if key not in timings:
-        timings[key] = _time_step(context, name, options, n)
+        timings[key] = _time_step(context, name, options, n, dtype)
     return timings[key]
 
 
-def _time_step(context: "Context", name: str, options: Mapping[str, Any], n: int) -> float:
+def _time_step(
+    context: "Context", name: str, options: Mapping[str, Any], n: int, dtype: str
+) -> float:
     import torch
     from torch.nn.functional import cross_entropy
 
@@ -227,9 +232,10 @@ def _time_step(context: "Context", name: str, options: Mapping[str, Any], n: int
 
     data = context.dataset
     model = build(name, in_shape=data.shape, classes=data.classes, seed=0, **options)
-    model.to(context.device)
+    precision = getattr(torch, dtype)
+    model.to(context.device, precision)
     index = torch.arange(n) % len(data)
-    inputs, targets = data.inputs[index], data.targets[index]
+    inputs, targets = data.inputs[index].to(precision), data.targets[index]
     parameters = list(model.parameters())
     times: list[float] = []
     while len(times) < 3 or (sum(times) < _TIMING and len(times) < 200):
