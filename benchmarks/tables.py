@@ -1,4 +1,4 @@
-"""The tables of docs/optimizers.md, from the records in benchmarks/results.
+"""The tables of docs/optimizers.md and docs/training.md, from the records in benchmarks/results.
 
 python benchmarks/tables.py
 """
@@ -89,11 +89,54 @@ def steps() -> str:
     return markdown(["optimizer", "times SGD", "in single rounds"], rows)
 
 
+def times(row: dict[str, Any]) -> str:
+    low, high = row["quartiles"]
+    return f"{row['times as fast']:.2f} ({low:.2f} to {high:.2f})"
+
+
+CASES = {
+    "mlp-32": "mlp 128-128, n = 32",
+    "mlp-128": "mlp 128-128, n = 128",
+    "lenet-128": "lenet, n = 128",
+    "transformer-128": "transformer, n = 128",
+    "resnet18-64": "resnet18 × 1/4, n = 64",
+    "alexnet-128": "alexnet × 1/2, n = 128",
+}
+
+
+def throughput() -> str:
+    """`sim.train` beside a plain loop, times as fast."""
+    cases = load("training.json")["cases"]
+    measured = ("nothing measured", "layers every 10th", "layers every step")
+    rows = []
+    for case, label in CASES.items():
+        found = {row["contestant"]: times(row) for row in cases[case]}
+        rows.append([label, *(found[f"sim.train, {name}"] for name in measured)])
+    return markdown(
+        ["digits", "nothing measured", "every 10th step", "every step (the default)"], rows
+    )
+
+
+def lanes() -> str:
+    """Seeds as lanes beside the same seeds one after another, times as fast."""
+    cases = load("training.json")["cases"]
+    rows = []
+    for size in (16, 32, 128):
+        kinds = ("", ", measured", ", whole sweep", ", hidden 32")
+        found = [times(cases[f"lanes-{size}{kind}"][1]) for kind in kinds]
+        rows.append([str(size), *found])
+    return markdown(
+        ["n", "128-128, nothing measured", "every step", "the whole sweep", "32, every step"], rows
+    )
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "rules": rules,
     "digits": lambda: trained("cblr-digits.json"),
     "cifar10": lambda: trained("cblr-cifar10.json"),
     "steps": steps,
+    "throughput": throughput,
+    "lanes": lanes,
 }
 
 if __name__ == "__main__":
