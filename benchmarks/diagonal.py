@@ -36,7 +36,6 @@ ONCE = ("curvlinops", "torch.func")
 
 
 def seconds(run: Run, case: Case) -> float:
-    gc.collect()
     if case.x.is_cuda:
         torch.cuda.synchronize()
     start = time.perf_counter()
@@ -47,10 +46,12 @@ def seconds(run: Run, case: Case) -> float:
 
 
 def repeated(run: Run, case: Case) -> float:
-    """Short runs are repeated, so that one scheduling hiccup is not the result."""
+    """Short runs are repeated: neither a scheduling hiccup nor another's caches are the result."""
+    gc.collect()
     first = seconds(run, case)
-    more = [seconds(run, case) for _ in range(4)] if first < 0.5 else []
-    return statistics.median([first, *more])
+    if first > 0.5:
+        return first
+    return statistics.median(seconds(run, case) for _ in range(max(5, min(50, int(0.5 / first)))))
 
 
 def ratio(over: list[float], under: list[float]) -> float:

@@ -16,9 +16,11 @@ from torch.utils._pytree import tree_flatten, tree_unflatten
 from hessian import _affine, _data, _loss, _parameter, _preactivation
 from hessian._certificate import LINEAR, affinity, loss_labels, sample_labels, separable, uncoupled
 from hessian._chain import Chain
+from hessian._columns import Meter, Quadratic
 from hessian._forward import TooLarge, Watch, Written
 from hessian._operations import Label, Layout, Mark, candidates
 from hessian._plan import SHARING, Entry, Plan
+from hessian._product import prefers_onednn
 from hessian._share import ALL, Share
 from hessian._site import Site, sites
 from hessian._state import Buffers, Randomness
@@ -104,23 +106,23 @@ class Start:
         self._randomness = Randomness(problem.devices())
         self._buffers = Buffers(problem.modules())
 
-    def rewind(self) -> None:
-        """Back to the start: the same dropout masks, the same running statistics."""
+    def rewind(self, randomness: Randomness | None = None) -> None:
+        """Back to the start: the same running statistics and, unless others are given, masks."""
         self._buffers.restore()
-        self._randomness.restore()
+        (randomness or self._randomness).restore()
 
 
 @dataclass
 class Curved:
     """The output leaves the loss is curved in, and its second derivative there.
 
-    `blocks` holds it by sample ``[n, w, w]``, `matrix` as a whole where samples are coupled.
+    `form` holds it by sample, `matrix` as a whole where samples are coupled.
     """
 
     leaves: list[int]
     tensors: list[Tensor]
     layouts: list[Layout] | None = None  # None: samples are coupled
-    blocks: Tensor | None = None
+    form: Quadratic | None = None
     matrix: Tensor | None = None
     refusal: str = ""
 
@@ -129,22 +131,34 @@ class Curved:
         """The second derivative as columns and weights, where a factorisation pays."""
         if self.matrix is not None:
             return _loss.factor_dense(self.matrix, self.tensors)
-        if self.blocks is None or self.layouts is None or self.refusal:
+        if self.form is None or self.layouts is None or self.refusal:
             return None
-        return _loss.factor_blocks(self.blocks, self.tensors, self.layouts, len(self.blocks))
+        blocks = self.form.matrix()
+        return _loss.factor_blocks(blocks, self.tensors, self.layouts, len(blocks))
+
+    @property
+    def width(self) -> int:
+        """Entries of a sample's blocks where these were written out, else 0."""
+        if self.form is None or (self.form.kind != "full" and "factor" not in self.__dict__):
+            return 0
+        return sum(t.numel() for t in self.tensors) // self.form.values.shape[0]
 
 
 @dataclass(frozen=True)
 class Links:
-    """What the chain route is chosen for: its passes, and values per sample alive at once."""
+    """What the chain route is chosen for, its passes, and what a sample takes."""
 
     names: tuple[str, ...]
     passes: int
-    peak: float
+    meter: Meter
 
 
 class Batch:
     """The computation on one batch up to its plan; `run` carries the plan out."""
+
+    # Where the loss is affine in a log-softmax of the output: that, and dL/d(log p).
+    softmax: Edge | None = None
+    adjoint: Tensor | None = None
 
     def __init__(
         self,
@@ -154,14 +168,18 @@ class Batch:
         index: int,
         sampled: Mapping[str, Tensor] | None = None,
         bounded: bool = False,
+        start: Start | None = None,
     ) -> None:
-        """With `bounded`, raises TooLarge where the working set would exceed the memory."""
+        """With `bounded`, raises TooLarge where the working set would exceed the memory.
+
+        `start` is what random state and buffers are now, if that is known.
+        """
         self.problem, self.index, self.bounded = problem, index, bounded
         # Flat entries that are wanted of each parameter; all of them where there are none.
         self.sampled = sampled or {}
         self.inputs, self.targets = inputs, targets
         self.samples = _data.size(inputs)
-        self.start = Start(problem)
+        self.start = start or Start(problem)
         leaves, spec = tree_flatten(self._output())
         self.places = [
             i
@@ -198,10 +216,9 @@ class Batch:
             and (site.tokens is not None or self.plan[name].method == "preactivation")
         ]  # fmt: skip
         need += 2 * item * max(pairs, default=0)
-        if self.curved.blocks is not None:
-            need += BLOCKS * self.curved.blocks.shape[1] ** 2
+        need += BLOCKS * self.curved.width**2
         if self.links is not None and self.chain is not None and self.chain.together():
-            need += item * self.links.peak
+            need += item * self.links.meter.peak
         return need
 
     def _output(self) -> Any:
@@ -228,9 +245,6 @@ class Batch:
         names = self.problem.parameters
         self.gradient_out: list[Tensor | None] = [None] * len(self.detached)
         self.direct: dict[str, Tensor | None] = {}
-        # Where the loss is affine in a log-softmax of the output: that, and dL/d(log p).
-        self.softmax: Edge | None = None
-        self.adjoint: Tensor | None = None
         labels: dict[Edge, Any] = {}
         loss_leaves: dict[int, Node] = {}
         if self.loss.requires_grad:
@@ -241,12 +255,7 @@ class Batch:
             self.softmax = self._log_softmax(tape, labels, loss_leaves)
             closed = [] if self.softmax is None else [GradientEdge(*self.softmax)]
             wanted: list[Any] = [*self.detached, *(names[name] for name in read), *closed]
-            got = list(
-                torch.autograd.grad(
-                    self.loss, wanted, retain_graph=True, create_graph=self.graphs(read),
-                    allow_unused=True,
-                )
-            )  # fmt: skip
+            got = list(torch.autograd.grad(self.loss, wanted, create_graph=True, allow_unused=True))
             if closed:
                 self.adjoint = got.pop()
             refuse_undifferentiable(got)
@@ -270,10 +279,6 @@ class Batch:
         if not isinstance(labels.get((leaf, 0)), Layout):
             return None
         return _loss.log_softmax(tape, lambda edge: labels.get(edge) == LINEAR, leaf)
-
-    def graphs(self, read: list[str]) -> bool:
-        """Whether the loss's gradients need tapes of their own."""
-        return bool(read) or self.softmax is None
 
     def _affinity(self) -> None:
         self.tape = Tape.of([self.outputs[i] for i in self.used]) if self.used else Tape([])
@@ -300,10 +305,12 @@ class Batch:
             else ""
         )
         bytes_ = n * width * width * leaves[0].element_size()
-        if large and (bytes_ > self.problem.memory or not self._bent()):
+        written = self.softmax is None
+        if large and ((written and bytes_ > self.problem.memory) or not self._bent()):
             return dataclasses.replace(found, refusal=large)
-        self._check(BLOCKS * width**2)
-        return dataclasses.replace(found, blocks=self._blocks(found), refusal=large)
+        if written or not self._bent():
+            self._check(BLOCKS * width**2)
+        return dataclasses.replace(found, form=self._form(found), refusal=large)
 
     def _layouts(self, curved: list[int], leaves: list[Tensor], at: Mapping[int, Any]) -> Curved:
         """Where samples lie in the outputs the loss is curved in, if it keeps them apart."""
@@ -328,17 +335,26 @@ class Batch:
             )  # fmt: skip
         return Curved(curved, leaves, layouts)
 
-    def _blocks(self, found: Curved) -> Tensor:
+    def _form(self, found: Curved) -> Quadratic:
         """The loss's second derivative in the outputs, sample by sample."""
+        if self.softmax is not None:
+            return self._softmax_form(found)
+        return Quadratic("full", self._blocks(found))
+
+    def _softmax_form(self, found: Curved) -> Quadratic:
+        assert found.layouts is not None
+        assert self.softmax is not None
+        assert self.adjoint is not None
+        return _loss.softmax_form(
+            self.softmax[0], self.adjoint.detach(), found.tensors[0], found.layouts[0], self.samples
+        )
+
+    def _blocks(self, found: Curved) -> Tensor:
+        """The same written out, ``[n, w, w]``."""
         gradients = [g for i in found.leaves if (g := self.gradient_out[i]) is not None]
         assert found.layouts is not None
-        if self.softmax is not None:
-            assert self.adjoint is not None
-            return _loss.blocks_of_log_softmax(
-                self.softmax[0], self.adjoint.detach(), found.tensors[0], found.layouts[0],
-                self.samples,
-            )  # fmt: skip
-        return _loss.blocks_by_sample(gradients, found.tensors, found.layouts, self.samples)
+        got = _loss.blocks_by_sample(gradients, found.tensors, found.layouts, self.samples)
+        return got.detach()
 
     def _bent(self) -> bool:
         """Whether a parameter is reached through a curved operation."""
@@ -543,7 +559,7 @@ class Batch:
             return self.obstacle.get(name, "samples are not proved to stay apart above it")
         if len(found) != 1 or found[0].positions is None:
             return "it is not used at one site of a known kind"
-        if self.curved.leaves and self.curved.blocks is None:
+        if self.curved.leaves and self.curved.form is None:
             return self.curved.refusal
         return self.chain.obstacle(found[0])
 
@@ -564,18 +580,19 @@ class Batch:
         names.sort(key=lambda name: order[self.sites[name][0].edge[0]])
         found = [self.sites[name][0] for name in names]
         like = self.outputs[0]
-        meter, reached = self.chain.predict(found, self._widths())
-        fits = meter.peak * like.element_size() <= self.problem.bound
+        meter, reached = self.chain.predict(found, self._widths(), self.curved.form)
+        needed = int((meter.peak + meter.shared) * like.element_size())
+        fits = needed <= self.problem.bound
         if not fits and not auto:
             raise ValueError(
                 f"memory={self.problem.bound} is too little for method='chain', which needs "
-                f"about {int(meter.peak * like.element_size())} bytes for a single sample; "
+                f"about {needed} bytes for a single sample; "
                 "raise memory=, or use method='auto'"
             )
         unit = self.chain.pass_work()
         passes = [1 + int(work / unit) for work in reached]
         if not auto:
-            return Links(tuple(names), passes[-1], meter.peak)
+            return Links(tuple(names), passes[-1], meter)
         # A prefix, from the loss down: the part below it is left to other methods.
         others = [self._otherwise(name) for name in names]
         rest = 0
@@ -609,7 +626,7 @@ class Batch:
         ]  # fmt: skip
         if len(along) == len(affine):
             served += along
-        return Links(tuple(served), passes[choice - 1], meter.peak)
+        return Links(tuple(served), passes[choice - 1], meter)
 
     def _otherwise(self, name: str) -> int:
         """Backward passes that the cheapest other exact method takes for a parameter."""
@@ -647,11 +664,10 @@ class Batch:
             before, told = round(told * passes), told + share
             tick(round(told * passes) - before)
 
-        blocks = self.curved.blocks
         self.chain.run(
             [(self.sites[name][0], into[name]) for name in names],
-            None if blocks is None else blocks.detach(), self._widths(), adjoints,
-            self.outputs[0].detach(), self.problem.memory, self.links.peak, progress,
+            self.curved.form, self._widths(), adjoints,
+            self.outputs[0].detach(), self.problem.memory, self.links.meter, progress,
             self.problem.share,
         )  # fmt: skip
 
@@ -748,7 +764,11 @@ class Batch:
         names = [name for name in parameters if name in self.leaf_nodes]
         adjoints: list[Tensor | None] = []
         if names:
-            wanted: list[Any] = [parameters[name] for name in names]
+            plain = {name: site for name in names if (site := self._dense(name)) is not None}
+            wanted: list[Any] = [
+                GradientEdge(*plain[name].edge) if name in plain else parameters[name]
+                for name in names
+            ]
             wanted += [GradientEdge(*e) for e in edges]
             cotangents = [g.detach() for i in self.used if (g := self.gradient_out[i]) is not None]
             got = torch.autograd.grad(
@@ -756,7 +776,9 @@ class Batch:
                 cotangents, retain_graph=True, allow_unused=True,
             )  # fmt: skip
             for name, g in zip(names, got, strict=False):
-                if g is not None:
+                if g is not None and name in plain:
+                    total[name] = plain[name].summed(g.detach())
+                elif g is not None:
                     own_tensor = fresh_gradient(self.tape, self.leaf_nodes[name])
                     total[name] = g.contiguous() if own_tensor else g.clone().contiguous()
             adjoints = list(got[len(names) :])
@@ -769,6 +791,13 @@ class Batch:
             if own is not None:
                 total[name] += own.detach()
         return total, adjoints
+
+    def _dense(self, name: str) -> Site | None:
+        """The site of a weight whose gradient is one product, where autograd's library is slow."""
+        found, p = self.sites.get(name, ()), self.problem.parameters[name]
+        if len(found) != 1 or found[0].outer is None or p.dtype != torch.float32 or p.is_cuda:
+            return None
+        return found[0] if prefers_onednn() else None
 
     def separable_terms(self) -> dict[str, Tensor]:
         """Diagonal of the loss's own term in parameters whose entries it keeps apart: H·1."""

@@ -35,7 +35,7 @@ from hessian._site import Site, second
 from hessian._step import ByNode, Step, Where, step
 from hessian._tape import Edge, Node, Tape, shape
 
-CACHE = 2**25
+CACHE = 2**23
 
 
 @dataclass
@@ -51,8 +51,7 @@ class Source:
 
     def size(self) -> int:
         """Values held per sample."""
-        v = self.quadratic.values
-        return v.numel() // max(1, v.shape[0]) + sum(c.size() for c in self.columns.values())
+        return self.quadratic.size() + sum(c.size() for c in self.columns.values())
 
 
 class Chain:
@@ -108,9 +107,11 @@ class Chain:
 
     def together(self) -> bool:
         """Whether an operation on the way takes all samples of the batch at once."""
-        return any(isinstance(found, ByNode) for found in self.steps.values())
+        return any(isinstance(found, ByNode) and found.children for found in self.steps.values())
 
-    def predict(self, sites: list[Site], widths: list[int]) -> tuple[Meter, list[float]]:
+    def predict(
+        self, sites: list[Site], widths: list[int], loss: Quadratic | None
+    ) -> tuple[Meter, list[float]]:
         """The cost of a run on these sites, and the work done when each of them is reached.
 
         Runs the same sweep on tensors without data.
@@ -124,9 +125,8 @@ class Chain:
             found(at[edge].place)
             reached[edge] = meter.work
 
-        total = sum(widths)
-        loss = ghost.new_empty((1, total, total)) if total else None
-        self._sweep(list(at), loss, widths, slice(0, 1), ghost, meter, note)
+        empty = None if loss is None else loss.emptied(ghost)
+        self._sweep(list(at), empty, widths, slice(0, 1), ghost, meter, note)
         return meter, [reached.get(site.edge, meter.work) for site in sites]
 
     # ----------------------------------------------------------------- run
@@ -134,20 +134,20 @@ class Chain:
     def run(
         self,
         targets: list[tuple[Site, Tensor]],
-        loss: Tensor | None,
+        loss: Quadratic | None,
         widths: list[int],
         adjoints: Mapping[Edge, Tensor | None],
         like: Tensor,
         memory: int,
-        peak: float,
+        meter: Meter,
         tick: Callable[[float], None],
         share: Share = ALL,
     ) -> None:
         """Add d²L/dw² of the parameters met at the sites to the tensors beside them.
 
-        `loss` holds the loss's second derivative in the outputs, ``[n, w, w]`` over the outputs
-        of `widths` joined together (0 for one the loss is linear in), `adjoints` its gradient in
-        the tensors that `bent` names.
+        `loss` is the loss's second derivative in the outputs, those of `widths` joined together (0
+        for one the loss is linear in), `adjoints` its gradient in the tensors that `bent` names,
+        `meter` what `predict` said.
         """
         needed = self._needed([site.edge for site, _ in targets])
         for node in needed:
@@ -160,10 +160,11 @@ class Chain:
         by_edge: dict[Edge, list[tuple[Site, Tensor]]] = {}
         for site, into in targets:
             by_edge.setdefault(site.edge, []).append((site, into))
-        item = max(1.0, peak) * like.element_size()
+        # Beside the rows of before and after, what an operation makes on the way.
+        each = max(1.0, meter.peak) * like.element_size()
+        room = (memory - 2 * meter.shared * like.element_size()) / 3
         # What is larger than a processor's cache is slower to fetch than to compute in parts.
-        room = memory if like.is_cuda else min(memory, CACHE)
-        chunk = max(1, min(self.n, int(room / item)))
+        chunk = max(1, min(self.n, int((room if like.is_cuda else min(room, CACHE)) / each)))
         mine = share.of(self.n)
         for start in range(mine.start, mine.stop, chunk):
             part = slice(start, min(mine.stop, start + chunk))
@@ -174,7 +175,7 @@ class Chain:
 
             with torch.no_grad():
                 self._sweep(
-                    list(by_edge), None if loss is None else loss[part], widths, part,
+                    list(by_edge), None if loss is None else loss.of(part), widths, part,
                     like, Meter(), meet,
                 )  # fmt: skip
             tick((part.stop - part.start) / self.n)
@@ -203,7 +204,7 @@ class Chain:
     def _sweep(
         self,
         edges: list[Edge],
-        loss: Tensor | None,
+        loss: Quadratic | None,
         widths: list[int],
         part: slice,
         like: Tensor,
@@ -247,8 +248,10 @@ class Chain:
                     if fresh:
                         sources.append(Source(quadratic, fresh))
             meter.peak = max(meter.peak, sum(s.size() for s in sources))
+            common = sum(c.common() for s in sources for c in s.columns.values())
+            meter.shared = max(meter.shared, common)
 
-    def _loss(self, loss: Tensor, widths: list[int], like: Tensor) -> Source:
+    def _loss(self, loss: Quadratic, widths: list[int], like: Tensor) -> Source:
         total = sum(widths)
         columns: dict[Edge, Columns] = {}
         start = 0
@@ -261,9 +264,9 @@ class Chain:
                 if not like.is_meta:
                     base[start : start + width].fill_diagonal_(1.0)
                 rows = Columns(total, width, base)
-            _add(columns, edge, rows, like, loss.shape[0])
+            _add(columns, edge, rows, like, loss.values.shape[0])
             start += width
-        return Source(Quadratic("full", loss), columns)
+        return Source(loss, columns)
 
 
 class _Found:
@@ -287,7 +290,9 @@ class _Found:
                 parts = (s.quadratic.diagonal(s.columns[self.edge], self.meter)
                          for s in self.sources)  # fmt: skip
                 self.whole = self._total(parts, (self.n, self.d))
-            got = self.whole if self.like.is_meta else self.whole[:, at[:, 0]]
+            got = self.whole
+            if not self.like.is_meta and not _in_order(at, self.d):
+                got = got[:, at[:, 0]]
         else:
             parts = (s.quadratic.blocks(s.columns[self.edge], at, self.meter) for s in self.sources)
             got = self._total(parts, (self.n, channels, count, count))
@@ -301,6 +306,11 @@ class _Found:
         for part in parts:  # one at a time: they are large
             total = part if total is None or self.like.is_meta else total + part
         return self.like.new_zeros(shape) if total is None or self.like.is_meta else total
+
+
+def _in_order(at: Tensor, d: int) -> bool:
+    """Whether places ``[c, 1]`` are 0, 1, … d-1."""
+    return len(at) == d and torch.equal(at[:, 0], torch.arange(d, device=at.device))
 
 
 def _add(columns: dict[Edge, Columns], edge: Edge, rows: Columns, like: Tensor, n: int) -> None:

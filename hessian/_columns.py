@@ -15,14 +15,19 @@ import torch
 from torch import Tensor
 
 from hessian._product import product
+from hessian._scratch import scratch
 
 
 @dataclass
 class Meter:
-    """Multiplications per sample, and the largest number of values per sample alive at once."""
+    """Multiplications per sample, and the largest number of values alive at once.
+
+    `peak` is per sample, `shared` what all samples have in common.
+    """
 
     work: float = 0.0
     peak: float = 0.0
+    shared: float = 0.0
 
 
 @dataclass
@@ -59,6 +64,10 @@ class Columns:
         scale = None if self.scale is None else self.scale[part]
         return Columns(self.m, self.d, base, scale, self.fresh)
 
+    def common(self) -> int:
+        """Values held once for all samples."""
+        return self.m * self.d if self.base is not None and self.base.dim() == 2 else 0
+
     def scaled(self, factor: Tensor) -> Columns:
         """With entry j of the tensor multiplied by `factor` ``[n, d]``."""
         scale = factor if self.scale is None or factor.is_meta else self.scale * factor
@@ -91,6 +100,13 @@ class Columns:
         if self.scale is not None:
             return base * self.scale.unsqueeze(1)
         return base.expand(n, self.m, self.d) if base.dim() == 2 else base
+
+    def passing(self, like: Tensor, n: int) -> Tensor:
+        """The rows written out, to be used before anything else is asked for."""
+        if like.is_meta or self.scale is None:
+            return self.dense(like, n)
+        into = scratch("rows", (n, self.m, self.d), like)
+        return torch.mul(self.matrix(like), self.scale.unsqueeze(1), out=into)
 
     def written(self, like: Tensor, n: int) -> Columns:
         """The same rows written out, in place where nothing else holds them."""
@@ -125,28 +141,93 @@ class Quadratic:
     """A quadratic form in m values of every sample.
 
     `kind` is ``"diagonal"`` (`values` ``[n, m]``), ``"pair"`` (2 Σ_i v_i x_i x_{i+m/2}, `values`
-    ``[n, m/2]``) or ``"full"`` (`values` ``[n, m, m]``, symmetric).
+    ``[n, m/2]``), ``"full"`` (`values` ``[n, m, m]``, symmetric), or ``"softmax"``, the second
+    derivative of q functions t_s log softmax: Σ_s t_s ((Σ_{i in s} p_i x_i)² - Σ_{i in s} p_i x_i²)
+    with t in `values` ``[n, q]``, p in `shares` ``[n, m]`` and the s of every i in `spots` ``[m]``.
     """
 
     kind: str
     values: Tensor
+    shares: Tensor | None = None
+    spots: Tensor | None = None
+
+    def of(self, part: slice) -> Quadratic:
+        """That of some samples."""
+        shares = None if self.shares is None else self.shares[part]
+        return Quadratic(self.kind, self.values[part], shares, self.spots)
+
+    def emptied(self, like: Tensor) -> Quadratic:
+        """The same for one sample without values."""
+        shares = None if self.shares is None else like.new_empty((1, *self.shares.shape[1:]))
+        return Quadratic(self.kind, like.new_empty((1, *self.values.shape[1:])), shares)
+
+    def size(self) -> int:
+        """Values held per sample."""
+        held = self.values.numel() + (0 if self.shares is None else self.shares.numel())
+        return held // max(1, self.values.shape[0])
+
+    def matrix(self) -> Tensor:
+        """The form written out, ``[n, m, m]``."""
+        v = self.values
+        if self.kind == "diagonal":
+            return torch.diag_embed(v)
+        if self.kind == "pair":
+            half = torch.diag_embed(v)
+            zero = torch.zeros_like(half)
+            return torch.cat([torch.cat([zero, half], 2), torch.cat([half, zero], 2)], 1)
+        if self.kind == "full":
+            return v
+        shares, own = self._shares(), self._own()
+        full = own.unsqueeze(2) * -shares.unsqueeze(1)
+        if v.shape[1] > 1:
+            assert self.spots is not None
+            full *= self.spots.unsqueeze(1) == self.spots
+        full.diagonal(dim1=1, dim2=2).add_(own)
+        return full
+
+    def _shares(self) -> Tensor:
+        assert self.shares is not None
+        return self.shares
+
+    def _own(self) -> Tensor:
+        """-t p: the diagonal part of a softmax's form, ``[n, m]``."""
+        t = self.values
+        if t.shape[1] > 1:
+            assert self.spots is not None
+            t = t[:, self.spots]
+        return -t * self._shares()
+
+    def _means(self, columns: Columns) -> Tensor:
+        """Σ_{i in s} p_i B_i of a softmax's form, without `scale`: ``[n, q, d]``."""
+        shares, q = self._shares().unsqueeze(1), self.values.shape[1]
+        if q > 1:
+            assert self.spots is not None
+            at = torch.arange(q, device=shares.device)
+            shares = shares * (self.spots == at.unsqueeze(1))
+        return columns.left(shares)
 
     def _halves(self, columns: Columns) -> tuple[Tensor, Tensor]:
         base = columns.matrix(self.values)
         half = columns.m // 2
         return base[..., :half, :], base[..., half:, :]
 
-    def _weighted(self, base: Tensor) -> Tensor:
-        return base * self.values.unsqueeze(-1)
+    def _work(self, columns: Columns, each: int) -> float:
+        """Multiplications before rows meet rows, and `each` for every one of them."""
+        m, d = columns.m, columns.d
+        if columns.identity:
+            return 0.0
+        if self.kind == "softmax":
+            q = self.values.shape[1]
+            return float(m * each + q * (m * d + each))
+        return float(m * each + (m * m * d if self.kind == "full" else 0))
 
     def diagonal(self, columns: Columns, meter: Meter) -> Tensor:
         """The diagonal of Bᵀ Q B, ``[n, d]``."""
-        v, m, d = self.values, columns.m, columns.d
-        full = self.kind == "full"
-        meter.work += (0 if columns.identity else m * d) * (m if full else 1)
+        v, d = self.values, columns.d
+        meter.work += self._work(columns, d)
         if v.is_meta:
             return v.new_empty((1, d))
-        if full:
+        if self.kind == "full":
             if columns.base is None:
                 got = v.diagonal(dim1=1, dim2=2)
             else:
@@ -155,30 +236,35 @@ class Quadratic:
             a, b = self._halves(columns)
             both = a * b
             got = 2 * (v @ both if both.dim() == 2 else (v.unsqueeze(1) @ both)[:, 0])
-        elif columns.base is None:
-            got = v
+        elif self.kind == "softmax":
+            got = self._own()
+            if columns.base is None:
+                got = got * (1 - self._shares())
+            else:
+                got = _weighted_squares(got, columns.base)
+                means = self._means(columns).square_()
+                got = got + (means[:, 0] * v if v.shape[1] == 1 else
+                             (v.unsqueeze(1) @ means)[:, 0])  # fmt: skip
         else:
-            square = columns.base.square()
-            got = product(v, square) if square.dim() == 2 else (v.unsqueeze(1) @ square)[:, 0]
+            got = v if columns.base is None else _weighted_squares(v, columns.base)
         return got if columns.scale is None else got * columns.scale.square()
 
     def blocks(self, columns: Columns, place: Tensor, meter: Meter) -> Tensor:
         """Bᵀ Q B between entries `place` ``[c, p]`` of the same c: ``[n, c, p, p]``."""
         v, m, (c, p) = self.values, columns.m, place.shape
-        n, full = v.shape[0], self.kind == "full"
-        if not columns.identity:
-            meter.work += m * c * p * p + (m * m * columns.d if full else 0)
+        n = v.shape[0]
+        meter.work += self._work(columns, c * p * p)
         meter.peak = max(meter.peak, 3 * c * p * p + 4 * columns.size())
         if v.is_meta:
             return v.new_empty((1, c, p, p))
-        if columns.identity and full:
-            got = v[:, place.unsqueeze(2), place.unsqueeze(1)]
+        if columns.identity and self.kind in ("full", "softmax"):
+            got = self.matrix()[:, place.unsqueeze(2), place.unsqueeze(1)]
         elif columns.identity and self.kind == "diagonal":
             got = torch.diag_embed(v[:, place])
         else:
             base = columns.matrix(v)
             picked = base[..., place].transpose(-3, -2)  # [.., c, m, p]
-            if full:
+            if self.kind == "full":
                 left = columns.left(v)[..., place].transpose(-3, -2)
                 got = left.transpose(-1, -2) @ picked
             elif self.kind == "pair":
@@ -187,7 +273,11 @@ class Quadratic:
                 got = (a * v.view(n, 1, half, 1)).transpose(-1, -2) @ b
                 got = got + got.transpose(-1, -2)
             else:
-                got = (picked * v.view(n, 1, -1, 1)).transpose(-1, -2) @ picked
+                weights = self._own() if self.kind == "softmax" else v
+                got = (picked * weights.view(n, 1, -1, 1)).transpose(-1, -2) @ picked
+                if self.kind == "softmax":
+                    means = self._means(columns)[..., place].transpose(-3, -2)  # [n, c, q, p]
+                    got += (means * v.view(n, 1, -1, 1)).transpose(-1, -2) @ means
         if columns.scale is not None:
             scale = columns.scale[:, place]
             got = got.mul_(scale.unsqueeze(3)).mul_(scale.unsqueeze(2))
@@ -196,25 +286,34 @@ class Quadratic:
     def gram(self, columns: Columns, meter: Meter) -> Tensor:
         """Bᵀ Q B, ``[n, d, d]``."""
         v, m, d = self.values, columns.m, columns.d
-        n, full = v.shape[0], self.kind == "full"
-        if not columns.identity:
-            meter.work += m * d * (d + (m if full else 0))
+        n = v.shape[0]
+        meter.work += self._work(columns, d * d)
         meter.peak = max(meter.peak, 2 * d * d + 2 * columns.size())
         if v.is_meta:
             return v.new_empty((1, d, d))
-        if full:
+        if self.kind == "full":
             got = v if columns.identity else _transposed_times(columns.left(v), columns)
         elif self.kind == "pair":
             a, b = self._halves(columns)
-            got = _transposed_times(self._weighted(a), Columns(m // 2, d, b))
+            got = _transposed_times(a * v.unsqueeze(-1), Columns(m // 2, d, b))
             got = got + got.transpose(1, 2)
         elif columns.base is None:
-            got = torch.diag_embed(v)
+            got = self.matrix()
+        elif self.kind == "softmax":
+            got = _transposed_times(columns.base * self._own().unsqueeze(-1), columns)
+            means = self._means(columns)
+            got = got + (means * v.unsqueeze(2)).transpose(1, 2) @ means
         else:
-            got = _transposed_times(self._weighted(columns.base), columns)
+            got = _transposed_times(columns.base * v.unsqueeze(-1), columns)
         if columns.scale is not None:
             got = got * columns.scale.unsqueeze(2) * columns.scale.unsqueeze(1)
         return got.expand(n, d, d)
+
+
+def _weighted_squares(weights: Tensor, rows: Tensor) -> Tensor:
+    """Σ_i w_i rows_i², weights ``[n, m]``, rows ``[m, d]`` or ``[n, m, d]``: ``[n, d]``."""
+    square = torch.mul(rows, rows, out=scratch("squares", rows.shape, rows))
+    return product(weights, square) if rows.dim() == 2 else (weights.unsqueeze(1) @ square)[:, 0]
 
 
 def _transposed_times(left: Tensor, columns: Columns) -> Tensor:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from hessian._columns import Quadratic
 from hessian._operations import Layout, keeps_flat_order
 from hessian._tape import Edge, Node, Tape, complex_valued, operation, shape
 
@@ -166,24 +167,24 @@ def log_softmax(tape: Tape, linear: Callable[[Edge], bool], leaf: Node) -> Edge 
     return None
 
 
-def blocks_of_log_softmax(node: Node, adjoint: Tensor, leaf: Tensor, lay: Layout, n: int) -> Tensor:
+def softmax_form(node: Node, adjoint: Tensor, leaf: Tensor, lay: Layout, n: int) -> Quadratic:
     """Second derivative of Σ u·log softmax(z) in z: Σu (ppᵀ - diag p) at every position.
 
-    `adjoint` is u; ``[n, w, w]`` as from `blocks_by_sample`.
+    `adjoint` is u.
     """
-    result = node._saved_result.detach()
     axis = int(node._saved_dim)
     axis = axis - 2**64 if axis >= 2**63 else axis
-    p, total = result.exp(), adjoint.sum(axis, keepdim=True)
-    spots = torch.arange(total.numel(), device=total.device).view(total.shape).expand_as(p)
-    flat = [by_sample(t.reshape(leaf.shape), lay, n).reshape(n, -1)
-            for t in (p, total.expand_as(p) * p, spots)]  # fmt: skip
-    blocks = flat[1].unsqueeze(2) * flat[0].unsqueeze(1)
-    if total.numel() > n:
-        spot = flat[2][0]
-        blocks *= spot.unsqueeze(1) == spot
-    blocks.diagonal(dim1=1, dim2=2).sub_(flat[1])
-    return blocks
+    p, total = node._saved_result.detach().exp(), adjoint.sum(axis, keepdim=True)
+    shares = by_sample(p.reshape(leaf.shape), lay, n).reshape(n, -1)
+    if total.numel() == n:
+        values = by_sample(total.expand_as(p).reshape(leaf.shape), lay, n).reshape(n, -1)
+        return Quadratic("softmax", values[:, :1], shares)
+    number = torch.arange(total.numel(), device=total.device).view(total.shape).expand_as(p)
+    spots = by_sample(number.reshape(leaf.shape), lay, n).reshape(n, -1)
+    # Every sample has its positions in the same order, under numbers of its own.
+    first, place = spots[0].unique(return_inverse=True)
+    at = torch.zeros_like(first).scatter_(0, place, torch.arange(len(place), device=place.device))
+    return Quadratic("softmax", total.reshape(-1)[spots[:, at]], shares, place)
 
 
 def dense(gradients: Sequence[Tensor], leaves: Sequence[Tensor]) -> Tensor:

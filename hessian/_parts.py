@@ -28,6 +28,7 @@ from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 from hessian import _data
 from hessian._batch import BLOCKS, TAPES, Batch, Curved, Problem, Start
 from hessian._certificate import LINEAR
+from hessian._columns import Quadratic
 from hessian._draws import Draws, NotInParts
 from hessian._loss import Products, by_sample, from_samples
 from hessian._operations import Layout, candidates
@@ -79,14 +80,15 @@ class Whole(Batch):
                 raise NotInParts("the loss couples samples")
             self.known = dict(zip(curved, self.curved.layouts, strict=True))
 
-    def graphs(self, read: list[str]) -> bool:
-        """Blocks of some samples may be taken by products."""
-        return True
-
     @property
     def width(self) -> int:
         """Entries of a sample in all outputs that the loss is curved in."""
         return sum(t.numel() for t in self.curved.tensors) // self.samples
+
+    @cached_property
+    def form(self) -> Quadratic:
+        """The loss's second derivative in the outputs where it is a softmax's."""
+        return self._softmax_form(self.curved)
 
     @cached_property
     def _blocks_of_all(self) -> Tensor | None:
@@ -176,6 +178,7 @@ class Part(Batch):
         self.detached = [t.detach() for t in self.outputs]
         self.gradient_out = [None] * len(self.outputs)
         self.direct = dict.fromkeys(whole.direct)
+        self.softmax = whole.softmax
         self.separable = whole.separable
         for i in self.used:
             layout = self._same(i)
@@ -210,8 +213,10 @@ class Part(Batch):
     def _layouts(self, curved: list[int], leaves: list[Tensor], at: Mapping[int, Any]) -> Curved:
         return Curved(curved, leaves, [self.whole.known[i] for i in curved])
 
-    def _blocks(self, found: Curved) -> Tensor:
-        return self.whole.blocks(self.part)
+    def _form(self, found: Curved) -> Quadratic:
+        if self.softmax is not None:
+            return self.whole.form.of(self.part)
+        return Quadratic("full", self.whole.blocks(self.part).detach())
 
 
 class Parts:

@@ -161,6 +161,9 @@ def factored(batch: Batch) -> Factor:
     """The loss's second derivative in the outputs, sample by sample."""
     n = batch.samples
     leaves = [batch.detached[i] for i in batch.used]
+    form = batch.curved.form
+    if form is not None and batch.curved.leaves == batch.used:
+        return _loss.factor_blocks(form.matrix(), leaves, batch.layouts, n)
     live = [g for i in batch.used if (g := batch.gradient_out[i]) is not None]
     return _loss.factor_by_sample(live, leaves, batch.layouts, n)
 

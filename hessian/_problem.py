@@ -16,6 +16,7 @@ from hessian._batch import METHOD_CHOICES, Batch, Problem, Start
 from hessian._draws import NotInParts
 from hessian._forward import TooLarge, put_back
 from hessian._parts import Parts, Whole
+from hessian._scratch import within
 from hessian._state import Randomness, as_found, cast, exact_math, only
 
 DEFAULT_MEMORY = 2**30
@@ -54,7 +55,7 @@ class Item:
         problem, why = self.problem, ""
         given = (problem, self.inputs, self.targets, self.index, sampled)
         try:
-            batch: Batch | Parts = Batch(*given, bounded=True)
+            batch: Batch | Parts = Batch(*given, bounded=True, start=self.start)
         except TooLarge:
             why = "too large"  # beyond this block nothing holds the tape that was begun
         if why:
@@ -90,9 +91,7 @@ def walk(
         a = _data.batch_weight(weight, (inputs, targets), _data.size(x))
         item = Item(index, (inputs, targets), x, y, a, Start(problem), problem)
         yield item
-        item.start.rewind()
-        if item.end is not None:
-            item.end.restore()
+        item.start.rewind(item.end)
 
 
 def scale(items: list[float], weight: _data.Weight) -> float:
@@ -140,6 +139,7 @@ def lend(
         only(every, wanted),
         cast(modules, dtype),
         put_back(problem.written),
+        within(memory),
         _twice_differentiable(),
     ):
         yield problem

@@ -19,6 +19,7 @@ from torch import Tensor
 from hessian._loss import by_sample
 from hessian._operations import BATCH_NORMS, Label, Layout
 from hessian._product import product
+from hessian._scratch import scratch
 from hessian._tape import Edge, Node, Tape, operation, shape
 
 # (adjoint of the output with samples first [m, q, ...], slice of samples) → [m, *shared shape]
@@ -65,6 +66,13 @@ class Site:
     extra: int = 1  # working set of `gradient`, in multiples of the parameter's size
     positions: Positions | None = None
     tokens: Tensor | None = None  # of an embedding: the rows read ``[n, p]``, -1 for padding
+
+    def summed(self, adjoint: Tensor) -> Tensor:
+        """The parameter's gradient over all samples, given the output's, where `outer` is set."""
+        assert self.outer is not None
+        u = self.outer.detach()
+        total = product(u.T, adjoint) if self.transposed else product(adjoint.T, u)
+        return total.contiguous() if self.scale == 1.0 else self.scale * total
 
     @cached_property
     def place(self) -> Tensor:
@@ -459,7 +467,8 @@ def second(
             u = columns[:, g]  # [m, k, p]
             block = curved[a - part.start : b - part.start, low - start : high - start]
             if count == 1:
-                rows[low:high] += product(block[:, :, 0, 0].T, u[:, :, 0].square())
+                square = torch.mul(u[..., 0], u[..., 0], out=scratch("squares", u.shape[:2], u))
+                rows[low:high] += product(block[:, :, 0, 0].T, square)
                 continue
             for c in range(high - low):
                 rows[low + c] += ((u @ block[:, c]) * u).sum((0, 2))

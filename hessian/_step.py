@@ -201,6 +201,22 @@ class Elementwise(Step):
         return [(Quadratic("diagonal", values), [(self.children[0], Columns(self.d, self.d))])]
 
 
+class Saturating(Elementwise):
+    """tanh or the logistic function, whose derivatives are polynomials of their own output y.
+
+    dy = 1 - y² and d²y = -2y dy, or dy = y(1 - y) and d²y = (1 - 2y) dy.
+    """
+
+    def prepare(self, adjoint: Tensor | None) -> None:
+        y = self.where.flat(self.node._saved_result.detach(), self.edge)
+        tanh = operation(self.node) == "Tanh"
+        first = 1 - y.square() if tanh else y * (1 - y)
+        self.factor = [first]
+        if adjoint is not None:
+            up = self.where.flat(adjoint, self.edge)
+            self.second = (-2 * y if tanh else 1 - 2 * y).mul_(first).mul_(up)
+
+
 class Rectified(Elementwise):
     """y = max(0, x), read off its own saved output a part at a time: no factor is kept."""
 
@@ -249,7 +265,7 @@ class Linear(Step):
             if rows.scale is not None:
                 base = base * rows.scale.unsqueeze(2)
         else:
-            given = rows.matrix(like) if shared else rows.dense(like, part.stop - part.start)
+            given = rows.matrix(like) if shared else rows.passing(like, part.stop - part.start)
             base = product(given.reshape(-1, self.o), self.weight).view(*given.shape[:-1], width)
         return [(self.children[0], Columns(m, width, base, None, not shared and not rows.identity))]
 
@@ -281,7 +297,7 @@ class Convolution(Step):
         if like.is_meta:
             base = like.new_empty((rows.m, width) if shared else (1, rows.m, width))
             return [(self.children[0], Columns(rows.m, width, base))]
-        dense = rows.matrix(like) if shared else rows.dense(like, count)
+        dense = rows.matrix(like) if shared else rows.passing(like, count)
         given = dense.reshape(-1, *self.out)
         got, _, _ = torch.ops.aten.convolution_backward(
             given, given.new_empty(()).expand(given.shape[0], *self.space), self.weight, None,
@@ -679,6 +695,8 @@ def step(node: Node, indices: list[int], where: Where) -> Step | str:
         return f"{node.name()} is curved in several inputs"
     if name == "Relu" and alike and where.first(edge):  # flat rows are then a view
         return Rectified(node, edge, slots, where)
+    if name in ("Tanh", "Sigmoid") and alike:
+        return Saturating(node, edge, slots, where, bent)
     if flat and alike:
         return Elementwise(node, edge, slots, where, bent)
     led = where.first(edge) and all(where.first(node.next_functions[i]) for i in slots)

@@ -11,6 +11,7 @@ import math
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
 from torch import Tensor
@@ -25,7 +26,12 @@ _SUFFIX = re.compile(r"Backwards?\d*$")
 
 def operation(node: Node) -> str:
     """The operation's name without autograd's suffix, e.g. ``"Addmm"`` for ``AddmmBackward0``."""
-    return _SUFFIX.sub("", node.name().split("::")[-1])
+    return _short(node.name())
+
+
+@lru_cache(maxsize=1024)
+def _short(name: str) -> str:
+    return _SUFFIX.sub("", name.split("::")[-1])
 
 
 def is_leaf(node: Node) -> bool:
@@ -39,7 +45,7 @@ def shape(edge: Edge) -> tuple[int, ...] | None:
     if is_leaf(node):
         return tuple(node.variable.shape)
     try:
-        return tuple(int(s) for s in node._input_metadata[index].shape)
+        return tuple(map(int, node._input_metadata[index].shape))
     except (AttributeError, IndexError, RuntimeError, TypeError):
         return None
 

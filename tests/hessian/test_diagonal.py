@@ -235,7 +235,7 @@ def test_parameter_route_and_small_memory_agree_with_auto(network):
     assert set(forced.plan.methods().values()) <= {"parameter", "zero"}
     oracle.assert_exact(forced, dict(auto))
     chained = {n for n, m in auto.plan.methods().items() if m == "chain"}
-    assert bool(chained) == (network in ("tanh-mlp", "gelu-mlp", "layer-norm"))
+    assert bool(chained) == (network in ("tanh-mlp", "gelu-mlp", "layer-norm", "attention"))
     oracle.assert_exact(tight, dict(auto))
 
 

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import nn
 
 import hessian
-from hessian import _draws, _parts, _product
+from hessian import _columns, _draws, _parts, _product
 
 from . import oracle
 from .live import Live
@@ -231,7 +231,7 @@ LARGE = {
         nn.Flatten(), nn.Linear(16, 10)), (3, 8, 8), 10, (16, 128), 2 * MEBI),
     "smooth": (lambda: nn.Sequential(
         nn.Linear(32, 32), nn.LayerNorm(32), nn.GELU(), nn.Linear(32, 10)), (32,), 10,
-        (16, 96), MEBI),
+        (16, 512), MEBI),
     "classes": (lambda: nn.Sequential(nn.Linear(32, 32), nn.ReLU(), nn.Linear(32, 60)), (32,), 60,
                 (16, 96), MEBI),
     "tokens": (lambda: nn.Sequential(
@@ -279,7 +279,7 @@ def test_the_loss_of_a_wide_output_is_taken_a_part_at_a_time():
 # --------------------------------------------------------------------------------- mutations
 
 
-def _first_sample(self, part, right=_parts.Whole.blocks):
+def _first_sample(self, part, right=_columns.Quadratic.of):
     return right(self, slice(0, part.stop - part.start))
 
 
@@ -291,7 +291,7 @@ def _shifted(self, drawn, shape):
     ("owner", "name", "wrong"),
     [
         (_draws.Draws, "_cut", _shifted),  # another sample's dropout mask
-        (_parts.Whole, "blocks", _first_sample),  # another sample's second derivative of the loss
+        (_columns.Quadratic, "of", _first_sample),  # another sample's second derivative of the loss
         (_parts.Whole, "own", lambda self: ({}, {})),  # the loss's own term forgotten
     ],
 )
