@@ -257,8 +257,16 @@ class Quadratic:
         meter.peak = max(meter.peak, 3 * c * p * p + 4 * columns.size())
         if v.is_meta:
             return v.new_empty((1, c, p, p))
-        if columns.identity and self.kind in ("full", "softmax"):
-            got = self.matrix()[:, place.unsqueeze(2), place.unsqueeze(1)]
+        if columns.identity and self.kind == "full":
+            got = v[:, place.unsqueeze(2), place.unsqueeze(1)]
+        elif columns.identity and self.kind == "softmax":
+            own, shares = self._own()[:, place], self._shares()[:, place]
+            got = own.unsqueeze(3) * -shares.unsqueeze(2)
+            if v.shape[1] > 1:
+                assert self.spots is not None
+                spots = self.spots[place]
+                got *= spots.unsqueeze(2) == spots.unsqueeze(1)
+            got.diagonal(dim1=2, dim2=3).add_(own)
         elif columns.identity and self.kind == "diagonal":
             got = torch.diag_embed(v[:, place])
         else:
