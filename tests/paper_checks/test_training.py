@@ -66,6 +66,16 @@ def test_a_sweep_feeds_its_checks(tiny, sweep, monkeypatch):
             assert check.draw(measurements).svg.startswith("<svg")
 
 
+def test_what_decides_figure_16_has_twice_the_seeds_where_they_cost_little(tiny):
+    from paper_checks.training._rules import _seeds
+
+    found = training.lab(tiny)
+    assert _seeds(found, "mclr", decisive=True) == (0, 1, 2, 3)
+    assert _seeds(found, "mclr", decisive=False) == _seeds(found, "sgd", decisive=True) == (0, 1)
+    big = replace(found, vectorise=False)
+    assert _seeds(big, "lars", decisive=True) == (0, 1)
+
+
 def test_batch_sizes_are_the_papers_shares():
     lab = training.lab(Context(profile("quick", "digits")))
     assert lab.total == 1437
