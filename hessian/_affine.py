@@ -24,6 +24,8 @@ from hessian._site import Site, sum_of_squares
 from hessian._tape import Edge, shape
 
 Tick = Callable[[int], None]
+# Multiplications from which on threads of our own pay for being started.
+LARGE = 2**30
 
 
 @dataclass
@@ -90,7 +92,10 @@ def _by_lanes(
     share: Share,
 ) -> None:
     """By the chain's steps; on a CPU the samples are shared out among threads."""
-    lanes = _workers.count(weights)
+    # One position a sample: few large products, which the libraries' own threads do as well.
+    several = any(site.positions is not None and site.positions.count > 1 for site in sites)
+    large = weights.numel() * chain.pass_work() >= LARGE
+    lanes = _workers.count(weights) if several and large else 1
     copies = sum(t.into.numel() for t in targets if not postponed(t.sites))
     copies *= weights.element_size()
     while lanes > 1 and copies * (lanes - 1) > memory // 4:

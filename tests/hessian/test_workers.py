@@ -8,12 +8,13 @@ import torch.nn.functional as F
 from torch import nn
 
 import hessian
-from hessian import _sweep, _workers
+from hessian import _affine, _sweep, _workers
 from tests.hessian import oracle
 
 
 @pytest.fixture
-def threads():
+def threads(monkeypatch):
+    monkeypatch.setattr(_affine, "LARGE", 0)
     before = torch.get_num_threads()
     yield torch.set_num_threads
     torch.set_num_threads(before)
@@ -29,20 +30,27 @@ def network():
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 8, 11])
-def test_any_number_of_threads_gives_the_diagonal(threads, count):
+def test_any_number_of_threads_gives_the_diagonal(threads, count, monkeypatch):
+    calls = []
+    monkeypatch.setattr(
+        _workers, "run", lambda jobs, run=_workers.run: (calls.append(len(jobs)), run(jobs))
+    )
     model, x, y = network()
     want = oracle.diagonal(model, F.cross_entropy, [(x, y)])
     threads(count)
     oracle.assert_exact(hessian.diagonal(model, F.cross_entropy, (x, y)), want)
     assert torch.get_num_threads() == count
+    assert calls == [min(count, len(x), _workers.MOST)]
 
 
 def test_weights_in_several_places_and_small_parts(threads, monkeypatch):
     monkeypatch.setattr(_sweep, "CACHE", 1)
     torch.manual_seed(0)
-    tied = nn.Linear(5, 5).double()
-    model = nn.Sequential(tied, nn.ReLU(), nn.Linear(5, 5).double(), nn.ReLU(), tied)
-    x, y = torch.randn(9, 5, dtype=torch.float64), torch.randint(0, 5, (9,))
+    tied = nn.Conv1d(5, 5, 3, padding=1)
+    model = nn.Sequential(
+        tied, nn.ReLU(), nn.Conv1d(5, 5, 1), nn.ReLU(), tied, nn.Flatten()
+    ).double()
+    x, y = torch.randn(9, 5, 2, dtype=torch.float64), torch.randint(0, 10, (9,))
     threads(3)
     got = hessian.diagonal(model, F.cross_entropy, (x, y))
     oracle.assert_exact(got, oracle.diagonal(model, F.cross_entropy, [(x, y)]))
