@@ -1,4 +1,4 @@
-"""The tables of docs/optimizers.md and docs/training.md, from the records in benchmarks/results.
+"""The tables of docs and of benchmarks/README.md, from the records in benchmarks/results.
 
 python benchmarks/tables.py
 """
@@ -130,6 +130,82 @@ def lanes() -> str:
     )
 
 
+NETWORKS = {
+    "alexnet": "AlexNet, 10 classes, 128 images",
+    "alexnet-quarter": "a quarter of its width",
+    "alexnet-100-classes": "AlexNet, 100 classes, 24 images",
+    "tanh-256": "tanh 784-256-256-10, 128 samples",
+    "tanh-512": "tanh 784-512-512-512-10, 128 samples",
+    "residual-256": "GELU residual blocks of width 256, 64 samples",
+}
+
+
+def diagonals() -> str:
+    """The exact diagonal beside gradients, C backward passes and the peer that can do it."""
+    rows = []
+    for row in load("diagonal.json")["rows"]:
+        if row["case"] not in NETWORKS:
+            continue
+        peer = row["peer"].removeprefix("BackPACK ")
+        share = row["memory, share of the peer's"]
+        rows.append(
+            [
+                NETWORKS[row["case"]],
+                f"{row['seconds'] * 1e3:.3g} ms",
+                f"{row['gradients']:.1f}",
+                f"{row['C backward passes']:.2f}",
+                f"{row['times as fast'][row['peer']]:,.3g} ({peer})",
+                "" if share is None else f"{share:.2f}",
+            ]
+        )
+    head = ["", "time", "gradients", "of C passes", "times as fast as", "memory, of the peer's"]
+    return markdown(head, rows)
+
+
+def growth() -> str:
+    """Time and memory as samples, classes, width and depth grow."""
+    rows = []
+    for row in load("diagonal.json")["growth"]:
+        held = row["extra memory, bytes"]
+        rows.append(
+            [
+                row["axis"],
+                f"{row['value']:g}",
+                f"{row['seconds'] * 1e3:.3g} ms",
+                f"{row['gradients']:.1f}",
+                f"{row['C backward passes']:.2f}",
+                f"{held['ours'] / 1e6:.0f} MB",
+                f"{held['gradient'] / 1e6:.0f} MB",
+            ]
+        )
+    head = ["", "", "time", "gradients", "of C passes", "memory", "a gradient's"]
+    return markdown(head, rows)
+
+
+def estimators() -> str:
+    """Pre-activation probes beside Hutchinson's at equal time."""
+    rows = []
+    for row in load("estimators.json")["rows"]:
+        low, high = row["smallest and largest over seeds"]
+        rows.append(
+            [
+                row["network"],
+                f"{row['error of hutchinson']:.3g} of {row['probes of hutchinson']:g}",
+                f"{row['error of preactivation']:.2g}",
+                f"{row['times as small']:.3g} ({low:.3g} to {high:.3g})",
+            ]
+        )
+    return markdown(
+        [
+            "network",
+            "Hutchinson's error, of so many probes",
+            "pre-activation's, of one",
+            "times as small (smallest to largest over seeds)",
+        ],
+        rows,
+    )
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "rules": rules,
     "digits": lambda: trained("cblr-digits.json"),
@@ -137,6 +213,9 @@ TABLES: dict[str, Callable[[], str]] = {
     "steps": steps,
     "throughput": throughput,
     "lanes": lanes,
+    "diagonals": diagonals,
+    "growth": growth,
+    "estimators": estimators,
 }
 
 if __name__ == "__main__":
