@@ -151,6 +151,7 @@ def diagonal(
                 "standard_error=True is not available with a group; leave one of them out"
             )
         problem.share = team.share
+        problem.bound = team.least(problem.bound)
         result = Diagonal()
         weights: list[float] = []
         samples = 0

@@ -1,6 +1,7 @@
 """One diagonal by several processes: who does what, what they must agree on, and the sum.
 
-Processes do their shares without talking, then meet once: each says how it went and what it holds.
+Processes agree on the memory, by which a batch is taken apart, do their shares without talking,
+then meet: each says how it went and what it holds.
 One that failed says why, and all others stop with its message; one that died breaks the connection
 or runs into the process group's timeout, and all others stop with that. Only then are the tensors
 added up, which gives every process the same result.
@@ -39,6 +40,10 @@ class Team:
     share = ALL
     splits_data = False
 
+    def least(self, memory: int) -> int:
+        """The memory of the process that has least, by which all cut alike."""
+        return memory
+
     def meet(self, mine: Facts) -> Facts:
         """What all processes found together."""
         return mine
@@ -60,14 +65,23 @@ class Processes(Team):
             self.share = Share(self.rank, self.size)
         self.met = False
 
-    def meet(self, mine: Facts) -> Facts:
+    def least(self, memory: int) -> int:
+        found = [f for f in self._heard(memory) if isinstance(f, int)]
+        self.met = False  # all are well, and will meet again
+        return min(found)
+
+    def _heard(self, mine: Facts | int) -> list[Facts | int]:
+        """What all say, if none has failed."""
         found = self._exchange(mine)
         for rank, other in enumerate(found):
             if isinstance(other, str):
                 raise RuntimeError(
                     f"group: process {rank} of {self.size} failed, so there is no result: {other}"
                 )
-        facts = [f for f in found if isinstance(f, Facts)]
+        return [f for f in found if not isinstance(f, str)]
+
+    def meet(self, mine: Facts) -> Facts:
+        facts = [f for f in self._heard(mine) if isinstance(f, Facts)]
         first = facts[0]
         for rank, other in enumerate(facts):  # all processes find the same, and stop together
             if not _close(other.parameters, first.parameters):
@@ -97,7 +111,7 @@ class Processes(Team):
             text = (str(error).strip() or type(error).__name__).splitlines()[0]
             self._exchange(f"{type(error).__name__}: {text}")
 
-    def _exchange(self, mine: Facts | str) -> list[Facts | str]:
+    def _exchange(self, mine: Facts | int | str) -> list[Facts | int | str]:
         self.met = True
         found: list[Any] = [None] * self.size
         with self._alive():
