@@ -62,9 +62,12 @@ def run(jobs: Sequence[Job]) -> None:
 
     others = [threading.Thread(target=carry, args=(job,), daemon=True) for job in jobs[1:]]
     try:
-        for thread in others:
-            thread.start()
-        carry(jobs[0])
+        try:
+            for thread in others:
+                thread.start()
+            carry(jobs[0])
+        except BaseException as error:  # an interrupt between the lines
+            failed.append(error)
         _join(others, failed)
     finally:
         torch.set_num_threads(total)
