@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from hessian import _data, _parameter
 from hessian._batch import Problem
 from hessian._distributed import Facts, joined, size_of
+from hessian._pieces import Division, Sum, added
 from hessian._plan import Plan
 from hessian._problem import Item, lend, scale, ticker, walk
 from hessian._standard_error import Spread
@@ -260,25 +261,32 @@ class _Check:
     def add(self, item: Item) -> None:
         if not self.index:
             return
-        item.start.rewind()
-        inputs, targets = item.raw
-        double = torch.float64
-        with cast(self.problem.modules(), double):
-            _, value = self.problem.value(
-                _data.convert(inputs, double), _data.convert(targets, double), item.index
-            )
-            if not value.requires_grad:
-                return
-            parameters = self.problem.parameters
-            gradients = torch.autograd.grad(
-                value, list(parameters.values()), create_graph=True, allow_unused=True
-            )
-            for (name, index), gradient in zip(self.index.items(), gradients, strict=True):
-                if gradient is None or not gradient.requires_grad:
-                    continue
-                for k, entry in enumerate(index.tolist()):
-                    second = _parameter.single(gradient, parameters[name], entry)
-                    self.total[name][k] += item.a * float(second)
+        inputs, targets = (_data.convert(values, torch.float64) for values in item.raw)
+        with cast(self.problem.modules(), torch.float64):
+            # In parts where the tape of all exceeds the memory, as twice the size it may here.
+            found, own = added(item, self._take, Division(), inputs, targets)
+        for (name, index), second in zip(self.index.items(), found, strict=False):
+            if second is not None:
+                self.total[name] += item.a * second
+            if name in own:
+                self.total[name] += item.a * own[name].reshape(-1).cpu()[index]
+
+    def _take(self, value: Tensor) -> Sum:
+        """Second derivatives of a loss at the entries."""
+        parameters = self.problem.parameters
+        if not value.requires_grad:
+            return [None] * len(parameters)
+        gradients = torch.autograd.grad(
+            value, list(parameters.values()), create_graph=True, allow_unused=True
+        )
+        found: Sum = []
+        for (name, index), gradient in zip(self.index.items(), gradients, strict=True):
+            if gradient is None or not gradient.requires_grad:
+                found.append(None)
+                continue
+            single = [_parameter.single(gradient, parameters[name], k) for k in index.tolist()]
+            found.append(torch.stack(single).cpu())
+        return found
 
     def deviation(self, h: dict[str, Tensor], scale: float) -> dict[str, float]:
         found = {}

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from hessian import _affine, _becker_lecun, _data, _loss
 from hessian._batch import Batch, Problem
 from hessian._loss import Factor, by_sample
+from hessian._pieces import Division
 from hessian._probe import factored, hutchinson, preactivation, signs
 from hessian._problem import Item, lend, scale, ticker, walk
 
@@ -33,11 +34,15 @@ class Estimate(dict[str, Tensor]):
         probes: how many probes were taken.
         standard_error: name → standard error of each entry over probes; zero for kinds without
             probes, NaN after a single probe.
+        parts: the most parts of its samples that a batch was taken in.
+        held: why a batch that needs more than the memory given was held whole, or empty.
     """
 
     kind: str
     probes: int
     standard_error: dict[str, Tensor]
+    parts: int
+    held: str
 
     def relative_error(self) -> float:
         """Norm of all standard errors over the norm of the estimate."""
@@ -129,6 +134,7 @@ def estimate(
     spread: dict[str, Tensor] = {}
     result = Estimate()
     count = 0
+    division = Division()
     with (
         # "parameter" keeps the analysis of a batch from factoring what is not needed.
         lend(model, loss, "parameter", forward, names, memory, dtype) as problem,
@@ -140,7 +146,7 @@ def estimate(
         while count < wanted and not done:
             together = _together(problem, wanted - count, None if relative_error is None else count)
             seeds = [int(torch.randint(2**62, (), generator=generator)) for _ in range(together)]
-            for one in _pass(problem, kept, dtype, weight, kind, seeds):
+            for one in _pass(problem, kept, dtype, weight, kind, seeds, division):
                 count += 1
                 for name, value in one.items():  # Welford's update
                     if name not in mean:
@@ -158,6 +164,7 @@ def estimate(
         result.update(mean)
         result.standard_error = _errors(spread, count, kind)
     result.kind, result.probes = kind, count
+    result.parts, result.held = division.parts, division.held
     return result
 
 
@@ -187,6 +194,7 @@ def _pass(
     weight: _data.Weight,
     kind: str,
     seeds: list[int],
+    division: Division,
 ) -> list[dict[str, Tensor]]:
     """One pass over the data: an estimate from every probe."""
     total: list[dict[str, Tensor]] = [{} for _ in seeds]
@@ -201,7 +209,7 @@ def _pass(
     for item in walk(problem, data, dtype, weight):
         start = start or item.start  # every pass meets the same dropout draw
         if kind == "hutchinson":
-            parts = hutchinson(item, fixed)
+            parts = hutchinson(item, fixed, division)
         elif kind == "preactivation":
             parts = preactivation(item, fixed, noise)
         else:

@@ -12,6 +12,7 @@ from scipy.sparse.linalg import LinearOperator
 from torch import Tensor, nn
 
 from hessian import _data
+from hessian._pieces import Division, added
 from hessian._problem import lend, scale, ticker, walk
 from hessian._state import Randomness
 from hessian._tape import refuse_undifferentiable
@@ -24,6 +25,8 @@ class Hessian(LinearOperator):
         names: parameter names in that order.
         shapes: their shapes.
         samples: number of samples in the data of the last product; 0 before the first.
+        parts: the most parts of its samples that a batch was taken in, in the last product.
+        held: why a batch that needs more than the memory given was held whole there, or empty.
     """
 
     def __init__(self, parameters: dict[str, Tensor], multiply: Any, dtype: np.dtype[Any]) -> None:
@@ -31,11 +34,12 @@ class Hessian(LinearOperator):
         self.shapes = tuple(tuple(p.shape) for p in parameters.values())
         size = sum(p.numel() for p in parameters.values())
         self._multiply = multiply
-        self.samples = 0
+        self.samples, self.parts, self.held = 0, 1, ""
         super().__init__(dtype=dtype, shape=(size, size))
 
     def _matvec(self, vector: NDArray[Any]) -> NDArray[Any]:
-        result, self.samples = self._multiply(np.asarray(vector).reshape(-1))
+        result, self.samples, done = self._multiply(np.asarray(vector).reshape(-1))
+        self.parts, self.held = done.parts, done.held
         return result
 
     def _adjoint(self) -> Hessian:
@@ -92,7 +96,7 @@ def operator(
     real = dtype or first.dtype
     numpy_type = np.dtype(np.float32 if real.itemsize < 8 else np.float64)
 
-    def multiply(vector: NDArray[Any]) -> tuple[NDArray[Any], int]:
+    def multiply(vector: NDArray[Any]) -> tuple[NDArray[Any], int, Division]:
         if vector.shape[0] != sum(p.numel() for p in parameters.values()):
             raise ValueError(f"the vector has {vector.shape[0]} entries, the Hessian another size")
         with (
@@ -111,15 +115,19 @@ def operator(
             ]
             total = [torch.zeros_like(p, requires_grad=False) for p in wanted]
             weights: list[float] = []
-            samples = 0
+            samples, division = 0, Division()
             for item in bar.over(walk(problem, kept, dtype, weight)):
-                for into, h in zip(total, product(item.value(), wanted, parts), strict=True):
+                found, own = added(item, lambda v: list(product(v, wanted, parts)), division)
+                for into, h in zip(total, found, strict=True):
                     if h is not None:
                         into.add_(h, alpha=item.a)
+                for into, v, name in zip(total, parts, problem.parameters, strict=True):
+                    if name in own:
+                        into.addcmul_(own[name], v, value=item.a)
                 weights.append(item.a)
                 samples += item.samples
             flat = torch.cat([t.reshape(-1) for t in total]) * scale(weights, weight)
-            return flat.detach().cpu().numpy().astype(numpy_type), samples
+            return flat.detach().cpu().numpy().astype(numpy_type), samples, division
 
     return Hessian(parameters, multiply, numpy_type)
 

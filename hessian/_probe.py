@@ -25,6 +25,7 @@ from torch.utils._pytree import tree_flatten
 from hessian import _loss
 from hessian._batch import Batch
 from hessian._loss import Factor, by_sample
+from hessian._pieces import Division, Sum, added
 from hessian._problem import Item
 from hessian._site import Site
 from hessian._tape import Edge, Tape, refuse_undifferentiable
@@ -44,19 +45,30 @@ def signs(shape: Any, generator: torch.Generator, like: Tensor) -> Tensor:
 Probe = dict[str, Tensor]
 
 
-def hutchinson(item: Item, probes: Sequence[Probe]) -> list[Probe]:
+def hutchinson(item: Item, probes: Sequence[Probe], division: Division) -> list[Probe]:
     """z ⊙ Hz for every z, over all parameters at once."""
     parameters = item.problem.parameters
-    multiply = _Product(item.value(), list(parameters.values()))
+
+    def take(value: Tensor) -> Sum:
+        multiply = _Product(value, list(parameters.values()))
+        return [
+            None if h is None else z[name] * h
+            for z in probes
+            for name, h in zip(parameters, multiply(list(z.values())), strict=True)
+        ]
+
+    every, own = added(item, take, division)
     found = []
-    for z in probes:
-        got = multiply(list(z.values()))
+    for k in range(len(probes)):
+        some = every[k * len(parameters) : (k + 1) * len(parameters)]
         found.append(
             {
-                name: torch.zeros_like(p, requires_grad=False) if h is None else z[name] * h
-                for (name, p), h in zip(parameters.items(), got, strict=True)
+                name: torch.zeros_like(p, requires_grad=False) if h is None else h
+                for (name, p), h in zip(parameters.items(), some, strict=True)
             }
         )
+        for name, term in own.items():  # z ⊙ (own ⊙ z)
+            found[-1][name] = found[-1][name] + term
     return found
 
 

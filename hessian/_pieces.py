@@ -1,0 +1,138 @@
+"""A batch's loss as a sum of losses of its parts, where the tape of the whole would be too large.
+
+What is linear in the Hessian (its product with a vector, its entries) is a sum over parts of the
+samples, each on a tape of its own, as `_parts` has it: the loss is the user's, of the whole batch,
+with the outputs of all other samples held. What the loss adds by itself in a parameter is counted
+once, and is a diagonal.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+from torch import Tensor
+
+from hessian._batch import TAPES
+from hessian._draws import NotInParts
+from hessian._forward import TooLarge
+from hessian._parts import Part, Whole
+from hessian._problem import Item
+from hessian._state import Randomness
+
+# Of a part: bytes for each sample beyond what its plan tells.
+Extra = Callable[[Part], float]
+
+
+@dataclass
+class Division:
+    """How batches were taken: the most parts of one, and why one was held whole, if one was."""
+
+    parts: int = 1
+    held: str = ""
+
+    def note(self, parts: int, held: str = "") -> None:
+        """Add what was done with a batch."""
+        self.parts = max(self.parts, parts)
+        self.held = self.held or held
+
+
+class Pieces:
+    """The parts of a batch, one tape at a time."""
+
+    def __init__(self, item: Item, inputs: Any, targets: Any, extra: Extra = lambda _: 0.0) -> None:
+        """Raises NotInParts where samples are not apart, ValueError where something is wrong."""
+        item.start.rewind()
+        # "parameter" counts what double backward takes, and factors nothing that is not needed.
+        problem = dataclasses.replace(item.problem, method="parameter")
+        self.whole = whole = Whole(problem, inputs, targets, item.index, None)
+        n = whole.samples
+        if n < 2:
+            raise NotInParts("a single sample")
+        pair = Part(whole, slice(0, 2))
+        if pair.mixed:
+            raise NotInParts(f"samples are not proved to stay apart above {pair.mixed[0]!r}")
+        need = pair.need() + extra(pair)
+        pair._release()
+        count = -(-n // max(1, min(n, int(problem.memory / max(1.0, need)))))
+        cuts = [n * i // count for i in range(count + 1)]
+        self.slices = [slice(a, b) for a, b in pairwise(cuts)]
+        self.end = whole.end
+
+
+def connected(part: Part) -> Tensor:
+    """The batch's loss with all other samples' outputs held, on the tape of the part."""
+    leaves: list[Any] = [None] * len(part.whole.leaves)
+    for at, output in zip(part.places, part.outputs, strict=True):
+        leaves[at] = output
+    return part._value(leaves)
+
+
+def limit(item: Item) -> int | None:
+    """Bytes that the tape of a whole batch may take under a double backward."""
+    return item.problem.memory // TAPES if item.samples > 1 else None
+
+
+Sum = list[Tensor | None]
+
+
+def added(
+    item: Item,
+    take: Callable[[Tensor], Sum],
+    division: Division,
+    inputs: Any = None,
+    targets: Any = None,
+) -> tuple[Sum, dict[str, Tensor]]:
+    """Σ take(value) over losses whose Hessians add up to the batch's, but for a diagonal.
+
+    Args:
+        item: the batch.
+        take: what is wanted of a loss; linear in its Hessian, and zero where `None`.
+        division: is told what was done.
+        inputs, targets: the batch in another dtype; the item's own by default.
+
+    Returns:
+        The sum, and by name the diagonal of what the loss adds by itself, in parts only.
+    """
+    if inputs is None:
+        inputs, targets = item.inputs, item.targets
+    try:
+        return take(_value(item, inputs, targets, limit(item))), {}
+    except TooLarge:
+        pass  # beyond this block nothing holds the tape that was begun
+    why = ""
+    total: Sum = []
+    try:
+        pieces = Pieces(item, inputs, targets)
+        item.end = item.end or pieces.end
+        for some in pieces.slices:
+            total = _plus(total, take(connected(Part(pieces.whole, some))))
+    except (NotInParts, ValueError) as error:
+        why = str(error)
+    if not why:
+        division.note(len(pieces.slices))
+        return total, pieces.whole.own()[0]
+    division.note(1, why)
+    return take(_value(item, inputs, targets, None)), {}
+
+
+def _value(item: Item, inputs: Any, targets: Any, most: int | None) -> Tensor:
+    """The loss, on a tape that connects it with the parameters; the same at every call."""
+    item.start.rewind()
+    problem = item.problem
+    output = problem.output(inputs, item.index, most)
+    value = problem.scalar(output, inputs, targets, item.index)
+    item.end = item.end or Randomness(problem.devices())
+    return value
+
+
+def _plus(total: Sum, new: Sum) -> Sum:
+    if not total:
+        return new
+    found: Sum = []
+    for old, term in zip(total, new, strict=True):
+        found.append(term if old is None else old if term is None else old + term)
+    return found

@@ -1,0 +1,211 @@
+"""Estimates, products and the check of a diagonal on parts of the samples: the same, or whole."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+import hessian
+from hessian import _parts, _pieces
+
+from . import oracle
+from .live import Live
+from .networks import LOSSES, build
+
+NETS = ["tanh-mlp", "relu-cnn", "dropout-train"]
+
+
+def _case(network, loss, n=5):
+    model, inputs = build(network)
+    make, targets = LOSSES[loss]
+    generator = torch.Generator().manual_seed(1)
+    return model, make(model), (inputs(n, generator), targets(n, generator))
+
+
+def _product(model, loss, data, **options):
+    h = hessian.operator(model, loss, data, **options)
+    v = torch.randn(h.shape[0], generator=torch.Generator().manual_seed(2)).double().numpy()
+    return torch.from_numpy(h @ v), h
+
+
+@pytest.mark.parametrize("loss", ["weights-smoothing-ignore", "l2-term", "huber"])
+@pytest.mark.parametrize("network", NETS)
+def test_products_and_probes_sample_by_sample_are_those_of_the_whole(network, loss):
+    model, criterion, data = _case(network, loss)
+    weigh = [data, (data[0][:3], data[1][:3])]  # batches of two sizes
+
+    def both(memory):
+        torch.manual_seed(5)
+        got, h = _product(model, criterion, weigh, memory=memory)
+        torch.manual_seed(5)
+        estimate = hessian.estimate(model, criterion, weigh, "hutchinson", 3, memory=memory)
+        assert (estimate.parts, estimate.held) == (h.parts, h.held)
+        return got, estimate, h
+
+    want, estimate, whole = both(None)
+    assert (whole.parts, whole.held) == (1, "")
+    got, parted, h = both(1)
+    assert (h.parts, h.held) == (5, "")
+    # Sums over samples in another order, in float64.
+    assert float((got - want).abs().max()) <= 1e-12 * float(want.abs().max())
+    oracle.assert_exact(parted, dict(estimate))
+    oracle.assert_exact(parted.standard_error, estimate.standard_error)
+
+
+def test_the_stopping_rule_sees_the_same_probes():
+    model, loss, data = _case("tanh-mlp", "huber")
+    args = (model, loss, data, "hutchinson", 200)
+    whole = hessian.estimate(*args, relative_error=0.3)
+    parted = hessian.estimate(*args, relative_error=0.3, memory=1)
+    assert 1 < whole.probes == parted.probes < 200
+
+
+@pytest.mark.parametrize("network", NETS)
+def test_the_check_of_a_diagonal_is_taken_in_parts(network, monkeypatch):
+    model, loss, data = _case(network, "l2-term")
+    torch.manual_seed(5)
+    h = hessian.diagonal(model, loss, data, verify=4, memory=1)
+    assert h.plan.parts == 5
+    assert max(h.deviation.values()) < 1e-11  # the diagonal's own bound is 1e-9
+    calls = []
+    right = _pieces.connected
+    monkeypatch.setattr(_pieces, "connected", lambda part: calls.append(1) or right(part))
+    torch.manual_seed(5)
+    hessian.diagonal(model, loss, data, verify=4, memory=1)
+    assert len(calls) == 5
+
+
+@pytest.mark.parametrize(
+    ("loss", "why"), [("coupling", "couples samples"), ("norm-term", "not a sum over entries")]
+)
+def test_coupled_samples_are_held_whole_and_it_is_said(loss, why):
+    model, criterion, data = _case("relu-mlp", loss)
+    want, _ = _product(model, criterion, data)
+    got, h = _product(model, criterion, data, memory=1)
+    assert torch.equal(got, want)
+    assert h.parts == 1
+    assert why in h.held
+    estimate = hessian.estimate(model, criterion, data, "hutchinson", 2, memory=1)
+    assert why in estimate.held
+    oracle.assert_exact(estimate, hessian.estimate(model, criterion, data, "hutchinson", 2))
+    assert (
+        max(hessian.diagonal(model, criterion, data, verify=2, memory=1).deviation.values()) < 1e-9
+    )
+
+
+def test_a_later_part_that_shows_a_dependence_gives_up_the_sum():
+    """The first two samples do not meet the last one; what was added up is dropped."""
+
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b = nn.Linear(4, 5), nn.Linear(5, 3)
+
+        def forward(self, x):
+            z = torch.tanh(self.a(x))
+            return self.b(torch.cat([z[:-1], z[-1:] + 0.1 * z[-2:-1].detach()]))
+
+    torch.manual_seed(0)
+    model, x, y = Net().double(), torch.randn(6, 4).double(), torch.arange(6) % 3
+    x[0] = x[1] = 0
+    want, _ = _product(model, F.cross_entropy, (x, y))
+    got, h = _product(model, F.cross_entropy, (x, y), memory=5000)
+    assert torch.equal(got, want)
+    assert h.held
+
+
+# ------------------------------------------------------------------------------------- memory
+
+MEBI = 2**20
+DEEP = {
+    "convolutions": (lambda: nn.Sequential(
+        nn.Conv2d(3, 8, 3, padding=1), nn.Tanh(), nn.AvgPool2d(2), nn.Conv2d(8, 4, 3), nn.Tanh(),
+        nn.Flatten(), nn.Linear(16, 10)), (3, 8, 8), (32, 256), 2 * MEBI),
+    "dropout": (lambda: nn.Sequential(
+        nn.Linear(32, 32), nn.Dropout(0.3), nn.GELU(), nn.Linear(32, 10)), (32,), (64, 1024), MEBI),
+}  # fmt: skip
+
+
+def _estimate(kind):
+    return lambda model, data, memory: hessian.estimate(
+        model, F.cross_entropy, data, kind, 3, memory=memory
+    )
+
+
+CALLS = {
+    "operator": lambda model, data, memory: _product(
+        model, F.cross_entropy, data, memory=memory
+    )[1],
+    "verify": lambda model, data, memory: hessian.diagonal(
+        model, F.cross_entropy, data, memory=memory, verify=2
+    ).plan,
+    "hutchinson": _estimate("hutchinson"),
+}  # fmt: skip
+
+
+def _run(make, data):
+    model = make().double()
+    with Live() as live, torch.no_grad():
+        model(data[0].double())
+    return live.peak
+
+
+@pytest.mark.parametrize("call", CALLS)
+@pytest.mark.parametrize("network", DEEP)
+def test_the_working_set_stays_below_the_bound_at_any_batch_size(network, call):
+    make, dims, sizes, bound = DEEP[network]
+    peaks, parts = [], []
+    for n in sizes:
+        torch.manual_seed(0)
+        model, data = make(), (torch.randn(n, *dims), torch.randint(0, 10, (n,)))
+        with Live() as live:
+            done = CALLS[call](model, data, bound)
+        peaks.append(live.peak)
+        parts.append(done.parts)
+    # The check runs the model on all samples in float64, once without a tape.
+    beside = _run(make, data) if call == "verify" else 0
+    assert max(peaks) < bound + beside, (peaks, parts)
+    assert parts[1] > parts[0] >= 1
+    with Live() as live:  # the count sees what a batch as a whole takes
+        CALLS[call](model, data, None)
+    assert live.peak > bound + beside
+
+
+# --------------------------------------------------------------------------------- mutations
+
+
+def _twice(cuts, right=_pieces.Pieces.__init__):
+    def wrong(self, *args, **options):
+        right(self, *args, **options)
+        self.slices = cuts(self.slices)
+
+    return wrong
+
+
+@pytest.mark.parametrize(
+    ("owner", "name", "wrong"),
+    [
+        (_pieces.Pieces, "__init__", _twice(lambda parts: parts[:-1])),  # a part forgotten
+        (_pieces.Pieces, "__init__", _twice(lambda parts: [*parts, parts[0]])),  # one twice
+        (_parts.Whole, "own", lambda self: ({}, {})),  # the loss's own term forgotten
+        (  # a part weighs as if it were the batch
+            _pieces, "connected",
+            lambda part, right=_pieces.connected: right(part) * part.whole.samples / part.samples,
+        ),
+    ],
+)  # fmt: skip
+def test_wrong_sums_are_seen(owner, name, wrong, monkeypatch):
+    model, loss, data = _case("tanh-mlp", "l2-term")
+    want, _ = _product(model, loss, data)
+    estimate = hessian.estimate(model, loss, data, "hutchinson", 2)
+    monkeypatch.setattr(owner, name, wrong)
+    got, _ = _product(model, loss, data, memory=1)
+    assert float((got - want).abs().max()) > 1e-3 * float(want.abs().max())
+    with pytest.raises(AssertionError):
+        oracle.assert_exact(
+            hessian.estimate(model, loss, data, "hutchinson", 2, memory=1), dict(estimate)
+        )
+    # The diagonal itself is right unless the term is forgotten in both.
+    if owner is not _parts.Whole:
+        h = hessian.diagonal(model, loss, data, verify=4, memory=1)
+        assert max(h.deviation.values()) > 1e-3
