@@ -490,11 +490,14 @@ def _lane(
 
 def _layer_epochs(recorder: Recorder, lane: int, last: float, plan: list[Pass]) -> pd.DataFrame:
     ends = {each.epoch: each.first + each.steps - 1 for each in plan}
-    rows = []
-    for epoch, count, block in recorder.layer_epochs:
-        if ends[epoch] < last:
-            for name, size, values in zip(
-                recorder.network.names, recorder.sizes, block[lane].tolist(), strict=True
-            ):
-                rows.append([epoch, name, size, count, *values])
-    return pd.DataFrame(rows, columns=["epoch", "parameter", "size", "steps", *EPOCH_LAYER_COLUMNS])
+    kept = [row for row in recorder.layer_epochs if ends[row[0]] < last]
+    names = recorder.network.names
+    known = {
+        "epoch": np.repeat(np.array([epoch for epoch, _, _ in kept], dtype=int), len(names)),
+        "parameter": np.tile(np.array(names, dtype=object), len(kept)),
+        "size": np.tile(recorder.sizes, len(kept)),
+        "steps": np.repeat(np.array([count for _, count, _ in kept], dtype=int), len(names)),
+    }
+    values = [block[lane].numpy() for _, _, block in kept]
+    columns = np.concatenate([np.empty((0, len(EPOCH_LAYER_COLUMNS))), *values]).T
+    return pd.DataFrame({**known, **dict(zip(EPOCH_LAYER_COLUMNS, columns, strict=True))})

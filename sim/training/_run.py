@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor, nn
@@ -75,8 +76,9 @@ class Run:
         }
         for name in ("train_loss", "train_accuracy", "test_loss", "test_accuracy"):
             known = name in self.epochs
-            values = self.epochs[name].dropna() if known else pd.Series(dtype=float)
-            row[name] = float(values.iloc[-1]) if len(values) else float("nan")
+            values = self.epochs[name].to_numpy(dtype=float) if known else np.empty(0)
+            values = values[~np.isnan(values)]
+            row[name] = float(values[-1]) if len(values) else float("nan")
             if name == "test_accuracy":
                 row["best_test_accuracy"] = float(values.max()) if len(values) else float("nan")
         return {**row, "seconds": self.seconds}

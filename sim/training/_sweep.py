@@ -98,13 +98,15 @@ def sweep(
     }
     found: dict[TrainConfig, pd.DataFrame] = {}
     with _backend(jobs, scheduler, len(tasks)) as parallel:
-        calls = (joblib.delayed(_task)([c.plain() for c in task], options) for task in tasks)
+        calls = (
+            joblib.delayed(_task)(number, [c.plain() for c in task], options)
+            for number, task in enumerate(tasks)
+        )
         with bar(disable=not progress) as shown:
             line = shown.add_task("runs", total=len(unique))
-            for part in parallel(calls):
-                for config, frame in part:
-                    found[TrainConfig.read(config)] = frame
-                shown.advance(line, len(part))
+            for number, frames in parallel(calls):
+                found.update(zip(tasks[number], frames, strict=True))
+                shown.advance(line, len(frames))
     return _joined(every, found)
 
 
@@ -135,8 +137,8 @@ def _backend(jobs: int | None, scheduler: str | None, tasks: int) -> Iterator[jo
 
 
 def _task(
-    plains: list[dict[str, Any]], options: dict[str, Any]
-) -> list[tuple[dict[str, Any], pd.DataFrame]]:
+    number: int, plains: list[dict[str, Any]], options: dict[str, Any]
+) -> tuple[int, list[pd.DataFrame]]:
     """Train one group of configurations in this process; what goes wrong is in the table."""
     configs = [TrainConfig.read(each) for each in plains]
     with _ONE:
@@ -150,10 +152,8 @@ def _task(
             runs = [error] * len(configs)
         finally:
             torch.set_num_threads(before)
-    return [
-        (config.plain(), _frame(config, run, options["table"]))
-        for config, run in zip(configs, runs, strict=True)
-    ]
+    pairs = zip(configs, runs, strict=True)
+    return number, [_frame(config, run, options["table"]) for config, run in pairs]
 
 
 def _train(configs: list[TrainConfig], options: dict[str, Any]) -> list[Run]:

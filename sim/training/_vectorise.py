@@ -2,6 +2,7 @@
 
 from sim.training._config import TrainConfig
 from sim.training._network import obstacle
+from sim.training._options import canonical
 
 # Lanes that train together; beyond this many their weights leave the cache.
 MOST = 32
@@ -14,14 +15,13 @@ def groups(configs: list[TrainConfig]) -> list[list[TrainConfig]]:
     >>> [len(group) for group in groups(grid({"epochs": 1}, lr=[0.1, 0.2], seed=range(3)))]
     [3, 3]
     """
-    found: dict[object, list[TrainConfig]] = {}
+    found: dict[str, list[TrainConfig]] = {}
     for config in configs:
-        key: object = config.replace(seed=0, order_seed=None)
-        if obstacle(config) is not None:
-            key = config
-        found.setdefault(key, []).append(config)
-    return [
-        group[start : start + MOST]
-        for group in found.values()
-        for start in range(0, len(group), MOST)
-    ]
+        fields = canonical(config.plain()) | {"seed": None, "order_seed": None}
+        found.setdefault(repr(fields), []).append(config)
+    parts = []
+    for group in found.values():
+        # An obstacle is the architecture's or an option's, never a seed's: one look is enough.
+        most = MOST if len(group) > 1 and obstacle(group[0]) is None else 1
+        parts += [group[start : start + most] for start in range(0, len(group), most)]
+    return parts
