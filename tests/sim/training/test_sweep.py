@@ -182,6 +182,18 @@ def test_lanes_are_separate_runs_to_rounding(changes):
         pd.testing.assert_frame_equal(many, one, check_exact=False, rtol=1e-8, atol=1e-10)
 
 
+def test_only_seeds_share_a_group_and_never_too_many():
+    many = grid(BASE, seed=range(34))
+    rates = grid(BASE, lr=[0.7, 0.8], order_seed=[None, 5], seed=range(2))
+    apart = grid(BASE.replace(model_options={"hidden": [8], "dropout": 0.5}), seed=range(2))
+    found = groups([*apart, *rates, *many])
+    assert [len(group) for group in found] == [1, 1, 4, 4, 32, 2]
+    assert [config for group in found[:2] for config in group] == apart
+    assert {config.lr for config in found[2]} == {0.7}
+    assert {(c.seed, c.order_seed) for c in found[3]} == {(0, None), (0, 5), (1, None), (1, 5)}
+    assert found[4] + found[5] == many
+
+
 def test_lanes_have_weights_of_their_own(tmp_path):
     configs = grid(BASE, seed=range(3))
     sim.sweep(configs, jobs=1, vectorise=True, out=tmp_path)
