@@ -1,6 +1,7 @@
 """Training throughput: `sim.train` beside a plain loop over a DataLoader, and seeds as lanes.
 
-    python benchmarks/training.py [--rounds 15] [--threads 1] [--only mlp lanes] [--data DIR]
+    python benchmarks/training.py [--rounds 15] [--threads 1] [--only mlp lanes]
+    python benchmarks/training.py --data DIR --samples 2560 --only alexnet   # CIFAR-10
 
 The plain loop is what one would write: `for x, y in DataLoader(TensorDataset(...), shuffle=True)`,
 zero_grad, cross_entropy, backward, step. Beside it stand `sim.train` with nothing measured, with
@@ -8,7 +9,8 @@ what it measures by default, and with other options. Contestants take turns roun
 reported is the median over the rounds of the ratio within a round, with its quartiles, because a
 busy machine moves all times together. Seconds are those of the processor, not of the clock on the
 wall: with one thread and no waiting they are the same on an idle machine, and on a busy one
-they leave out what others take. Writes a JSON record with hardware and versions.
+they leave out what others take. Writes a JSON record with hardware and versions, `training.json`
+for digits and `training-cifar10.json` for CIFAR-10.
 """
 
 import argparse
@@ -105,11 +107,13 @@ def swept(configs: list[TrainConfig], vectorise: bool) -> Callable[[], float]:
     return run
 
 
-def throughput(name: str, root: str | None) -> dict[str, Callable[[], float]]:
+def throughput(
+    name: str, root: str | None, samples: int | None = None
+) -> dict[str, Callable[[], float]]:
     fields, epochs = CASES[name]
     base = TrainConfig.read(
         {"dataset": "cifar10" if root else "digits", "epochs": epochs, "lr": 0.01}
-        | {"optimizer_options": MOMENTUM, "measure": NOTHING}
+        | {"optimizer_options": MOMENTUM, "measure": NOTHING, "samples": samples}
         | fields
     )
     found = {
@@ -185,14 +189,16 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--only", nargs="*", help="beginnings of names: mlp, lanes, resnet18, …")
     parser.add_argument("--data", help="the folder of CIFAR-10; digits otherwise")
+    parser.add_argument("--samples", type=int, help="so many of the samples; all otherwise")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results"))
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
     settings = {"rounds": given.rounds, "lanes": LANES, "threads": given.threads}
-    settings["data"] = "cifar10" if given.data else "digits"
+    settings |= {"data": "cifar10" if given.data else "digits", "samples": given.samples}
+    path = given.out / ("training-cifar10.json" if given.data else "training.json")
     found: dict[str, Any] = {}
     todo: dict[str, Callable[[], dict[str, Callable[[], float]]]] = {
-        name: (lambda name=name: throughput(name, given.data)) for name in CASES
+        name: (lambda name=name: throughput(name, given.data, given.samples)) for name in CASES
     }
     for size in (16, 32, 128):
         for measured in (False, True):
@@ -206,7 +212,7 @@ def main() -> None:
         found[name] = compare(make(), given.rounds)
         show(name, found[name])
         # After every case, so that a run cut short is not lost.
-        record.write(given.out / "training.json", settings=settings, cases=found)
+        record.write(path, settings=settings, cases=found)
 
 
 if __name__ == "__main__":
