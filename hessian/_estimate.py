@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from hessian import _affine, _becker_lecun, _data, _loss
 from hessian._batch import Batch, Problem
 from hessian._loss import Factor, by_sample
-from hessian._pieces import Division
-from hessian._probe import factored, hutchinson, preactivation, signs
+from hessian._pieces import Division, Extra, gathered, is_first, of_all
+from hessian._probe import Noise, blocks_bytes, factored, hutchinson, preactivation, signs
 from hessian._problem import Item, lend, scale, ticker, walk
 
 KINDS = (
@@ -211,9 +211,9 @@ def _pass(
         if kind == "hutchinson":
             parts = hutchinson(item, fixed, division)
         elif kind == "preactivation":
-            parts = preactivation(item, fixed, noise)
+            parts = preactivation(item, fixed, noise, division)
         else:
-            parts = _by_columns(item, kind, noise, weight)
+            parts = _by_columns(item, kind, noise, weight, division)
         for into, part in zip(total, parts, strict=True):
             for name, value in part.items():
                 into[name] = into[name] + item.a * value if name in into else item.a * value
@@ -225,11 +225,34 @@ def _pass(
 
 
 def _by_columns(
-    item: Item, kind: str, noise: list[torch.Generator], weight: _data.Weight
+    item: Item,
+    kind: str,
+    generators: list[torch.Generator],
+    weight: _data.Weight,
+    division: Division,
 ) -> list[dict[str, Tensor]]:
-    problem = item.problem
+    noise = [Noise(generator) for generator in generators]
+
+    def take(batch: Batch) -> list[dict[str, Tensor]]:
+        if is_first(batch):
+            for one in noise:
+                one.rewind()
+        return _of_columns(batch, kind, noise, weight)
+
+    extra: Extra = blocks_bytes if kind != "empirical-fisher" else lambda _: 0.0
+    found, own = gathered(item, take, division, extra)
+    if kind != "empirical-fisher":
+        for one in found:
+            for name, term in own.items():
+                one[name] = one[name] + term
+    return found
+
+
+def _of_columns(
+    batch: Batch, kind: str, noise: list[Noise], weight: _data.Weight
+) -> list[dict[str, Tensor]]:
+    problem = batch.problem
     parameters = problem.parameters
-    batch = item.analysed()
     used = batch.used
     if not used:
         return [_zeros(parameters) for _ in noise]
@@ -256,7 +279,7 @@ def _by_columns(
     outputs = [batch.outputs[i] for i in used]
     if kind == "empirical-fisher":
         gradients = [g.detach() for i in used if (g := batch.gradient_out[i]) is not None]
-        count = 1.0 if weight == "sum" else float(n)
+        count = 1.0 if weight == "sum" else float(of_all(batch))
         ones = gradients[0].new_full((1, n), count)
         factors = [Factor([g.unsqueeze(0) for g in gradients], ones)]
         own = {}
@@ -289,12 +312,15 @@ def _zeros(parameters: dict[str, Tensor]) -> dict[str, Tensor]:
     return {name: torch.zeros_like(p, requires_grad=False) for name, p in parameters.items()}
 
 
-def _random(exact: Factor, batch: Batch, generator: torch.Generator) -> Factor:
+def _random(exact: Factor, batch: Batch, noise: Noise) -> Factor:
     """Two random columns v with E[v vᵀ] the positive and the negative part of H, per sample."""
     n, rank = batch.samples, exact.rank
+    width = (
+        sum(batch.detached[i].numel() for i in batch.used) // n
+    )  # of a part the rank may be less
+    drawn = noise.draw(0, n, width, exact.weights)[:, :rank].T
     if rank == 0:
         return exact
-    drawn = signs((rank, n), generator, exact.weights)
     columns: list[list[Tensor]] = [[] for _ in exact.columns]
     weights = []
     for sign in (1.0, -1.0):

@@ -68,8 +68,9 @@ def operator(
     that divides by the curvature. Dropout keeps the draw of the moment the operator was made.
 
     Args:
-        model, loss, data, forward, names, memory, dtype, weight: as for `diagonal`. Data that
-            can be read only once is kept in memory.
+        model, loss, data, forward, names, memory, dtype, weight: as for `diagonal`; `.parts` and
+            `.held` say what a product did to stay within the memory. Data that can be read only
+            once is kept in memory.
         progress: show a bar of the batches in every product.
 
     Returns:

@@ -1,9 +1,9 @@
 """A batch's loss as a sum of losses of its parts, where the tape of the whole would be too large.
 
-What is linear in the Hessian (its product with a vector, its entries) is a sum over parts of the
-samples, each on a tape of its own, as `_parts` has it: the loss is the user's, of the whole batch,
-with the outputs of all other samples held. What the loss adds by itself in a parameter is counted
-once, and is a diagonal.
+What is linear in the Hessian (its product with a vector, its entries, the estimates of its
+diagonal) is a sum over parts of the samples, each on a tape of its own, as `_parts` has it: the
+loss is the user's, of the whole batch, with the outputs of all other samples held. What the loss
+adds by itself in a parameter is counted once, and is a diagonal.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ from typing import Any
 
 from torch import Tensor
 
-from hessian._batch import TAPES
+from hessian._batch import TAPES, Batch
 from hessian._draws import NotInParts
 from hessian._forward import TooLarge
 from hessian._parts import Part, Whole
 from hessian._problem import Item
 from hessian._state import Randomness
 
-# Of a part: bytes for each sample beyond what its plan tells.
-Extra = Callable[[Part], float]
+# Of a batch or a part: bytes for each sample beyond what its plan tells.
+Extra = Callable[[Batch], float]
 
 
 @dataclass
@@ -117,6 +117,62 @@ def added(
         return total, pieces.whole.own()[0]
     division.note(1, why)
     return take(_value(item, inputs, targets, None)), {}
+
+
+Diagonals = list[dict[str, Tensor]]
+
+
+def gathered(
+    item: Item, take: Callable[[Batch], Diagonals], division: Division, extra: Extra
+) -> tuple[Diagonals, dict[str, Tensor]]:
+    """The same for what is read off a batch's analysis, sums over samples by parameter.
+
+    `take` is given the whole batch or one part after the other, the first samples first; where it
+    is given the whole after all, that is from the start.
+    """
+    given = (item.problem, item.inputs, item.targets, item.index)
+    try:
+        batch = Batch(*given, bounded=True, start=item.start)
+        item.end = batch.end
+        n = batch.samples
+        if n > 1 and n * (batch.need() + extra(batch)) > item.problem.memory:
+            del batch
+            raise TooLarge
+        return take(batch), {}
+    except TooLarge:
+        pass
+    why = ""
+    total: Diagonals = []
+    try:
+        pieces = Pieces(item, item.inputs, item.targets, extra)
+        item.end = pieces.end
+        for some in pieces.slices:
+            new = take(Part(pieces.whole, some))
+            for into, values in zip(total, new, strict=False):
+                for name, value in values.items():
+                    into[name] = into[name] + value
+            total = total or [dict(one) for one in new]
+            del new
+    except (NotInParts, ValueError) as error:
+        why = str(error)
+    if not why:
+        division.note(len(pieces.slices))
+        return total, pieces.whole.own()[0]
+    division.note(1, why)
+    item.start.rewind()
+    batch = Batch(*given, start=item.start)
+    item.end = batch.end
+    return take(batch), {}
+
+
+def of_all(batch: Batch) -> int:
+    """Samples of the batch that a part is of."""
+    return batch.whole.samples if isinstance(batch, Part) else batch.samples
+
+
+def is_first(batch: Batch) -> bool:
+    """Whether it starts with the first sample."""
+    return not isinstance(batch, Part) or batch.part.start == 0
 
 
 def _value(item: Item, inputs: Any, targets: Any, most: int | None) -> Tensor:

@@ -23,9 +23,10 @@ from torch.autograd.graph import GradientEdge, get_gradient_edge
 from torch.utils._pytree import tree_flatten
 
 from hessian import _loss
-from hessian._batch import Batch
-from hessian._loss import Factor, by_sample
-from hessian._pieces import Division, Sum, added
+from hessian._batch import BLOCKS, Batch
+from hessian._loss import Factor, by_sample, from_samples
+from hessian._parts import Part
+from hessian._pieces import Division, Sum, added, gathered, is_first
 from hessian._problem import Item
 from hessian._site import Site
 from hessian._tape import Edge, Tape, refuse_undifferentiable
@@ -107,19 +108,63 @@ class _Places:
     outputs: list[Tensor]
 
 
+class Noise:
+    """Signs for the samples of a batch, in their order: a stream for each place and probe.
+
+    However the batch is cut, a sample gets the same.
+    """
+
+    def __init__(self, generator: torch.Generator) -> None:
+        self._seed = int(torch.randint(2**62, (), generator=generator))
+        self.rewind()
+
+    def rewind(self) -> None:
+        """Back to the first sample."""
+        self._source = torch.Generator().manual_seed(self._seed)
+        self._streams: list[torch.Generator] = []
+
+    def draw(self, place: int, n: int, width: int, like: Tensor) -> Tensor:
+        """Signs of the next n samples, ``[n, width]``."""
+        while len(self._streams) <= place:
+            seed = int(torch.randint(2**62, (), generator=self._source))
+            self._streams.append(torch.Generator().manual_seed(seed))
+        return signs((n, width), self._streams[place], like)
+
+
 def preactivation(
-    item: Item, fixed: Sequence[Probe], noise: Sequence[torch.Generator]
+    item: Item, fixed: Sequence[Probe], generators: Sequence[torch.Generator], division: Division
 ) -> list[Probe]:
     """Probes at the outputs of all layers; `fixed` where a parameter has no site of its own."""
-    problem, parameters = item.problem, item.problem.parameters
-    batch = item.analysed()
+    noise = [Noise(generator) for generator in generators]
+
+    def extra(batch: Batch) -> float:  # the tape of the analysis, columns and probes
+        return batch.need() / 3 + blocks_bytes(batch)
+
+    found, own = gathered(item, lambda b: _preactivation(b, fixed, noise), division, extra)
+    for one in found:
+        for name, term in own.items():
+            one[name] = one[name] + term
+    return found
+
+
+def blocks_bytes(batch: Batch) -> float:
+    """Bytes that a sample's block of the loss's second derivative takes, columns included."""
+    width = sum(batch.detached[i].numel() for i in batch.used) // batch.samples
+    return float(BLOCKS * width**2) if width <= WIDEST else 0.0
+
+
+def _preactivation(batch: Batch, fixed: Sequence[Probe], noise: Sequence[Noise]) -> list[Probe]:
+    problem, parameters = batch.problem, batch.problem.parameters
+    if is_first(batch):
+        for one in noise:
+            one.rewind()
     n, memory = batch.samples, problem.memory
     width = sum(batch.detached[i].numel() for i in batch.used) // n
     factor = factored(batch) if batch.layouts and 0 < width <= WIDEST else None
     own = batch.separable_terms()
-    item.start.rewind()
-    output = problem.output(item.inputs, item.index)
-    value = problem.scalar(output, item.inputs, item.targets, item.index)
+    batch.start.rewind()
+    output = batch._output()
+    value = batch._value(output)
     # What needs no probe, and then what every probe adds to it.
     base = {name: torch.zeros_like(p, requires_grad=False) for name, p in parameters.items()}
     if not value.requires_grad:
@@ -147,8 +192,12 @@ def preactivation(
     found = []
     for given, generator in zip(fixed, noise, strict=True):
         probe: list[Tensor | None] = [
-            None if g is None else signs(g.shape, generator, g)
-            for g in multiply.gradients[: len(edges)]
+            None
+            if g is None
+            else from_samples(
+                generator.draw(k, n, g.numel() // n, g), layouts[edges[k]], n, g.shape
+            )
+            for k, g in enumerate(multiply.gradients[: len(edges)])
         ]
         got = multiply([*probe, *(given[name] for name in places.rest)])
         result = {name: b.clone() for name, b in base.items()}
@@ -173,6 +222,15 @@ def factored(batch: Batch) -> Factor:
     """The loss's second derivative in the outputs, sample by sample."""
     n = batch.samples
     leaves = [batch.detached[i] for i in batch.used]
+    if isinstance(batch, Part):  # the whole's, the entries that the loss is linear in being zero
+        whole, of = batch.whole, batch.whole.curved.leaves
+        sizes = [leaf.numel() // n for leaf in leaves]
+        curved = [i in of for i, size in zip(batch.used, sizes, strict=True) for _ in range(size)]
+        at = torch.tensor(curved, device=leaves[0].device).nonzero().squeeze(1)
+        blocks = leaves[0].new_zeros((n, sum(sizes), sum(sizes)))
+        if len(at):
+            blocks[:, at.unsqueeze(1), at] = whole.blocks(batch.part).detach()
+        return _loss.factor_blocks(blocks, leaves, batch.layouts, n)
     form = batch.curved.form
     if form is not None and batch.curved.leaves == batch.used:
         return _loss.factor_blocks(form.matrix(), leaves, batch.layouts, n)

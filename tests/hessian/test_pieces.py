@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import nn
 
 import hessian
-from hessian import _parts, _pieces
+from hessian import _estimate, _parts, _pieces, _probe
 
 from . import oracle
 from .live import Live
@@ -50,6 +50,26 @@ def test_products_and_probes_sample_by_sample_are_those_of_the_whole(network, lo
     assert float((got - want).abs().max()) <= 1e-12 * float(want.abs().max())
     oracle.assert_exact(parted, dict(estimate))
     oracle.assert_exact(parted.standard_error, estimate.standard_error)
+
+
+KINDS = ["preactivation", "gauss-newton", "gauss-newton-mc", "empirical-fisher", "becker-lecun"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("loss", ["weights-smoothing-ignore", "l2-term", "huber", "linear"])
+@pytest.mark.parametrize("network", NETS)
+def test_every_kind_sample_by_sample_is_that_of_the_whole(network, loss, kind):
+    model, criterion, data = _case(network, loss)
+    weigh = [data, (data[0][:3], data[1][:3])]
+    found = []
+    for memory in (None, 1, 20_000):
+        torch.manual_seed(5)
+        found.append(hessian.estimate(model, criterion, weigh, kind, 3, memory=memory))
+    assert [e.parts for e in found[:2]] == [1, 5]
+    assert not any(e.held for e in found)
+    for got in found[1:]:
+        oracle.assert_exact(got, dict(found[0]))
+        oracle.assert_exact(got.standard_error, found[0].standard_error)
 
 
 def test_the_stopping_rule_sees_the_same_probes():
@@ -126,7 +146,7 @@ DEEP = {
 }  # fmt: skip
 
 
-def _estimate(kind):
+def _estimated(kind):
     return lambda model, data, memory: hessian.estimate(
         model, F.cross_entropy, data, kind, 3, memory=memory
     )
@@ -139,7 +159,7 @@ CALLS = {
     "verify": lambda model, data, memory: hessian.diagonal(
         model, F.cross_entropy, data, memory=memory, verify=2
     ).plan,
-    "hutchinson": _estimate("hutchinson"),
+    **{kind: _estimated(kind) for kind in ("hutchinson", *KINDS)},
 }  # fmt: skip
 
 
@@ -209,3 +229,34 @@ def test_wrong_sums_are_seen(owner, name, wrong, monkeypatch):
     if owner is not _parts.Whole:
         h = hessian.diagonal(model, loss, data, verify=4, memory=1)
         assert max(h.deviation.values()) > 1e-3
+
+
+def _restarted(self, place, n, width, like, right=_probe.Noise.draw):
+    self.rewind()
+    return right(self, place, n, width, like)
+
+
+@pytest.mark.parametrize(
+    ("owner", "name", "wrong", "kinds"),
+    [
+        (_probe.Noise, "draw", _restarted, ["preactivation", "gauss-newton-mc"]),
+        (  # the first samples' second derivative of the loss
+            _parts.Whole, "blocks",
+            lambda self, part, right=_parts.Whole.blocks: right(
+                self, slice(0, part.stop - part.start)),
+            ["preactivation", "gauss-newton", "gauss-newton-mc", "becker-lecun"],
+        ),
+        (_parts.Whole, "own", lambda self: ({}, {}), [k for k in KINDS if "fisher" not in k]),
+        (  # a part's own number of samples
+            _estimate, "of_all", lambda batch: batch.samples, ["empirical-fisher"]
+        ),
+    ],
+)  # fmt: skip
+def test_wrong_kinds_are_seen(owner, name, wrong, kinds, monkeypatch):
+    model, loss, data = _case("tanh-mlp", "l2-term")
+    want = {kind: hessian.estimate(model, loss, data, kind, 2) for kind in kinds}
+    monkeypatch.setattr(owner, name, wrong)
+    for kind in kinds:
+        got = hessian.estimate(model, loss, data, kind, 2, memory=1)
+        with pytest.raises(AssertionError):
+            oracle.assert_exact(got, dict(want[kind]))
