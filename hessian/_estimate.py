@@ -184,7 +184,8 @@ def _together(problem: Problem, left: int, taken: int | None) -> int:
     """How many probes to take in one pass over the data; few at first where it may stop soon."""
     size = sum(p.numel() * p.element_size() for p in problem.parameters.values())
     most = _AT_ONCE if taken is None else min(_AT_ONCE, max(2, taken))
-    return max(1, min(left, most, problem.memory // (2 * size)))
+    # Of every probe: itself, what a part and what all parts give, and the sum over batches.
+    return max(1, min(left, most, problem.memory // (4 * size)))
 
 
 def _pass(

@@ -191,6 +191,16 @@ def test_the_working_set_stays_below_the_bound_at_any_batch_size(network, call):
     assert live.peak > bound + beside
 
 
+@pytest.mark.parametrize("kind", ["hutchinson", "preactivation"])
+def test_probes_of_large_parameters_are_few_at_a_time(kind):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(256, 256), nn.Tanh(), nn.Linear(256, 10))
+    data = torch.randn(16, 256), torch.randint(0, 10, (16,))
+    with Live() as live:
+        hessian.estimate(model, F.cross_entropy, data, kind, 8, memory=4 * MEBI)
+    assert live.peak < 4 * MEBI
+
+
 # --------------------------------------------------------------------------------- mutations
 
 
