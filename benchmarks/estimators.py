@@ -145,18 +145,6 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results"))
     options = parser.parse_args()
     print(f"{'network':26} {'loss':>6} {'hutchinson':>13} {'preactivation':>14} {'ratio':>7}")
-    rows = []
-    for name in options.only:
-        row = measure(name, options.seeds)
-        rows.append(row)
-        low, high = row["smallest and largest over seeds"]
-        print(
-            f"{name:26} {row['loss']:6.3f} "
-            f"{row['error of hutchinson']:8.3f} of {row['probes of hutchinson']:g} "
-            f"{row['error of preactivation']:14.4f} {row['times as small']:6.1f}x  "
-            f"({low:.1f} to {high:.1f})",
-            flush=True,
-        )
     environment = {
         "python": platform.python_version(),
         "torch": torch.__version__,
@@ -169,8 +157,20 @@ def main() -> None:
         "dtype": "float32",
     }
     options.out.mkdir(parents=True, exist_ok=True)
-    record = {"environment": environment, "rows": rows}
-    (options.out / "estimators.json").write_text(json.dumps(record, indent=1) + "\n")
+    rows = []
+    for name in options.only:
+        row = measure(name, options.seeds)
+        rows.append(row)
+        low, high = row["smallest and largest over seeds"]
+        print(
+            f"{name:26} {row['loss']:6.3f} "
+            f"{row['error of hutchinson']:8.3f} of {row['probes of hutchinson']:g} "
+            f"{row['error of preactivation']:14.4f} {row['times as small']:6.1f}x  "
+            f"({low:.1f} to {high:.1f})",
+            flush=True,
+        )
+        record = {"environment": environment, "rows": rows}
+        (options.out / "estimators.json").write_text(json.dumps(record, indent=1) + "\n")
 
 
 if __name__ == "__main__":

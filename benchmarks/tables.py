@@ -144,21 +144,25 @@ NETWORKS = {
 }
 
 
+def digits(value: float) -> str:
+    """Three of them, and none after the point from a hundred on."""
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+
+
 def diagonals() -> str:
     """The exact diagonal beside gradients, C backward passes and the peer that can do it."""
     rows = []
-    for row in load("diagonal.json")["rows"]:
-        if row["case"] not in NETWORKS:
-            continue
+    found = {row["case"]: row for row in load("diagonal.json")["rows"]}
+    for row in (found[case] for case in NETWORKS):
         peer = row["peer"].removeprefix("BackPACK ")
         share = row["memory, share of the peer's"]
         rows.append(
             [
                 NETWORKS[row["case"]],
-                f"{row['seconds'] * 1e3:.3g} ms",
+                f"{digits(row['seconds'] * 1e3)} ms",
                 f"{row['gradients']:.1f}",
                 f"{row['C backward passes']:.2f}",
-                f"{row['times as fast'][row['peer']]:,.3g} ({peer})",
+                f"{digits(row['times as fast'][row['peer']])} ({peer})",
                 "" if share is None else f"{share:.2f}",
             ]
         )
@@ -175,7 +179,7 @@ def growth() -> str:
             [
                 row["axis"],
                 f"{row['value']:g}",
-                f"{row['seconds'] * 1e3:.3g} ms",
+                f"{digits(row['seconds'] * 1e3)} ms",
                 f"{row['gradients']:.1f}",
                 f"{row['C backward passes']:.2f}",
                 f"{held['ours'] / 1e6:.0f} MB",

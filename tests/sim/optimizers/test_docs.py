@@ -14,3 +14,12 @@ def test_the_docs_say_what_was_measured(table):
     tables = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(tables)
     assert tables.TABLES[table]() in (ROOT / "docs" / "optimizers.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("table", ["diagonals", "growth"])
+def test_the_benchmarks_say_what_was_measured(table):
+    spec = importlib.util.spec_from_file_location("tables", ROOT / "benchmarks" / "tables.py")
+    tables = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(tables)
+    text = (ROOT / "benchmarks" / "README.md").read_text(encoding="utf-8")
+    assert tables.TABLES[table]() in text
