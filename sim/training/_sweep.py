@@ -2,6 +2,7 @@
 
 import os
 import threading
+import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -116,7 +117,12 @@ def _backend(jobs: int | None, scheduler: str | None, tasks: int) -> Iterator[jo
     kind = "generator_unordered"
     if scheduler is None:
         count = min(tasks, jobs or joblib.cpu_count())
-        yield joblib.Parallel(n_jobs=count, return_as=kind, batch_size=1, pre_dispatch=2 * count)
+        with warnings.catch_warnings():
+            # joblib starts a worker anew whose memory has grown; between runs nothing is lost.
+            warnings.filterwarnings("ignore", "A worker stopped while", UserWarning)
+            yield joblib.Parallel(
+                n_jobs=count, return_as=kind, batch_size=1, pre_dispatch=2 * count
+            )
         return
     try:
         from distributed import Client
