@@ -11,15 +11,13 @@ another network, another draw of samples and another probe. Writes a JSON record
 
 import argparse
 import itertools
-import json
 import math
-import os
-import platform
 import statistics
 import time
 from collections.abc import Callable
 from pathlib import Path
 
+import record
 import sklearn
 import torch
 import torch.nn.functional as F
@@ -145,18 +143,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results"))
     options = parser.parse_args()
     print(f"{'network':26} {'loss':>6} {'hutchinson':>13} {'preactivation':>14} {'ratio':>7}")
-    environment = {
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "scikit-learn": sklearn.__version__,
-        "machine": platform.machine(),
-        "cores": os.cpu_count(),
-        "threads": torch.get_num_threads(),
-        "samples": SAMPLES,
-        "epochs": EPOCHS,
-        "dtype": "float32",
-    }
-    options.out.mkdir(parents=True, exist_ok=True)
+    extra = {"scikit-learn": sklearn.__version__, "samples": SAMPLES, "epochs": EPOCHS}
     rows = []
     for name in options.only:
         row = measure(name, options.seeds)
@@ -169,8 +156,10 @@ def main() -> None:
             f"({low:.1f} to {high:.1f})",
             flush=True,
         )
-        record = {"environment": environment, "rows": rows}
-        (options.out / "estimators.json").write_text(json.dumps(record, indent=1) + "\n")
+        record.write(
+            options.out / "estimators.json",
+            environment={**record.environment(), **extra}, rows=rows,
+        )  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -167,14 +167,10 @@ class Quadratic:
         return held // max(1, self.values.shape[0])
 
     def matrix(self) -> Tensor:
-        """The form written out, ``[n, m, m]``."""
+        """The form written out, ``[n, m, m]``; all kinds but pairs are asked for it."""
         v = self.values
         if self.kind == "diagonal":
             return torch.diag_embed(v)
-        if self.kind == "pair":
-            half = torch.diag_embed(v)
-            zero = torch.zeros_like(half)
-            return torch.cat([torch.cat([zero, half], 2), torch.cat([half, zero], 2)], 1)
         if self.kind == "full":
             return v
         shares, own = self._shares(), self._own()

@@ -101,7 +101,7 @@ def estimate(
             pass over the data, where memory allows.
         generator: source of the probes (CPU); seeded with 0 by default.
         relative_error: stop as soon as the norm of the standard errors falls below this part of
-            the norm of the estimate (looked at from the second probe on).
+            the norm of the estimate (looked at from the fourth probe on).
 
     Returns:
         An `Estimate`: name → tensor, with ``.standard_error`` and ``.probes``.
@@ -155,7 +155,7 @@ def estimate(
                     mean[name] += step / count
                     spread[name] += step * (value - mean[name])
                 bar.tick(1)
-                if relative_error is not None and count > 1:
+                if relative_error is not None and count >= _LEAST:
                     result.update(mean)
                     result.standard_error = _errors(spread, count, kind)
                     done = result.relative_error() <= relative_error
@@ -176,6 +176,8 @@ def _errors(spread: dict[str, Tensor], count: int, kind: str) -> dict[str, Tenso
     return {name: (s / (count * (count - 1))).sqrt() for name, s in spread.items()}
 
 
+# Probes before a stop: two that are alike by chance say little about their mean.
+_LEAST = 4
 # Probes that share a batch's tapes, and so its forward and first backward pass.
 _AT_ONCE = 8
 
@@ -316,9 +318,8 @@ def _zeros(parameters: dict[str, Tensor]) -> dict[str, Tensor]:
 def _random(exact: Factor, batch: Batch, noise: Noise) -> Factor:
     """Two random columns v with E[v vᵀ] the positive and the negative part of H, per sample."""
     n, rank = batch.samples, exact.rank
-    width = (
-        sum(batch.detached[i].numel() for i in batch.used) // n
-    )  # of a part the rank may be less
+    # As many for every sample however the batch is cut: a part's rank may be less.
+    width = sum(batch.detached[i].numel() for i in batch.used) // n
     drawn = noise.draw(0, n, width, exact.weights)[:, :rank].T
     if rank == 0:
         return exact

@@ -219,22 +219,38 @@ class Part(Batch):
         return Quadratic("full", self.whole.blocks(self.part).detach())
 
 
+def divided(
+    whole: Whole, extra: Callable[[Batch], float] = lambda _: 0.0
+) -> tuple[list[slice], float]:
+    """Which samples go together, and the bytes that each of them needs.
+
+    `extra` says what a caller holds for each sample beyond what a plan tells.
+
+    Raises:
+        NotInParts: the tape of two samples does not prove that they stay apart.
+    """
+    n = whole.samples
+    if n < 2:
+        raise NotInParts("a single sample")
+    pair = Part(whole, slice(0, 2))
+    if pair.mixed:
+        raise NotInParts(f"samples are not proved to stay apart above {pair.mixed[0]!r}")
+    need = pair.need() + extra(pair)
+    pair._release()
+    most = max(1, min(n, int(whole.problem.memory / max(1.0, need))))
+    count = -(-n // most)
+    cuts = [n * i // count for i in range(count + 1)]
+    return [slice(a, b) for a, b in pairwise(cuts)], need
+
+
 class Parts:
     """A batch in parts; the interface is that of a `Batch`."""
 
     def __init__(self, whole: Whole) -> None:
         n = whole.samples
-        if n < 2:
-            raise NotInParts("a single sample")
-        pair = Part(whole, slice(0, 2))
-        if pair.mixed:
-            raise NotInParts(f"samples are not proved to stay apart above {pair.mixed[0]!r}")
-        need = pair.need()
-        pair._release()
-        most = max(1, min(n, int(whole.problem.memory / max(1.0, need))))
-        count = -(-n // most)
-        cuts = [n * i // count for i in range(count + 1)]
-        self.whole, self.slices = whole, [slice(a, b) for a, b in pairwise(cuts)]
+        self.whole = whole
+        self.slices, need = divided(whole)
+        count = len(self.slices)
         self.first: Part | None = Part(whole, self.slices[0])
         self.samples, self.loss, self.end = n, whole.loss, whole.end
         self.plan: Plan = dataclasses.replace(self.first.plan, samples=n, parts=count)

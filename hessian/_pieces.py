@@ -11,7 +11,6 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Any
 
 from torch import Tensor
@@ -19,7 +18,7 @@ from torch import Tensor
 from hessian._batch import TAPES, Batch
 from hessian._draws import NotInParts
 from hessian._forward import TooLarge
-from hessian._parts import Part, Whole
+from hessian._parts import Part, Whole, divided
 from hessian._problem import Item
 from hessian._state import Randomness
 
@@ -40,27 +39,34 @@ class Division:
         self.held = self.held or held
 
 
-class Pieces:
-    """The parts of a batch, one tape at a time."""
+def _over_parts(
+    item: Item,
+    inputs: Any,
+    targets: Any,
+    take: Callable[[Part], None],
+    division: Division,
+    extra: Extra = lambda _: 0.0,
+) -> dict[str, Tensor] | None:
+    """Hand over the parts of a batch, one tape at a time.
 
-    def __init__(self, item: Item, inputs: Any, targets: Any, extra: Extra = lambda _: 0.0) -> None:
-        """Raises NotInParts where samples are not apart, ValueError where something is wrong."""
-        item.start.rewind()
-        # "parameter" counts what double backward takes, and factors nothing that is not needed.
-        problem = dataclasses.replace(item.problem, method="parameter")
-        self.whole = whole = Whole(problem, inputs, targets, item.index, None)
-        n = whole.samples
-        if n < 2:
-            raise NotInParts("a single sample")
-        pair = Part(whole, slice(0, 2))
-        if pair.mixed:
-            raise NotInParts(f"samples are not proved to stay apart above {pair.mixed[0]!r}")
-        need = pair.need() + extra(pair)
-        pair._release()
-        count = -(-n // max(1, min(n, int(problem.memory / max(1.0, need)))))
-        cuts = [n * i // count for i in range(count + 1)]
-        self.slices = [slice(a, b) for a, b in pairwise(cuts)]
-        self.end = whole.end
+    Returns:
+        The diagonal of what the loss adds by itself; ``None`` where the batch cannot be taken in
+        parts, also if that shows after some of them.
+    """
+    item.start.rewind()
+    # "parameter" counts what double backward takes, and factors nothing that is not needed.
+    problem = dataclasses.replace(item.problem, method="parameter")
+    try:
+        whole = Whole(problem, inputs, targets, item.index, None)
+        slices, _ = divided(whole, extra)
+        item.end = item.end or whole.end
+        for some in slices:
+            take(Part(whole, some))
+    except (NotInParts, ValueError) as error:
+        division.note(1, str(error))
+        return None
+    division.note(len(slices))
+    return whole.own()[0]
 
 
 def connected(part: Part) -> Tensor:
@@ -103,20 +109,16 @@ def added(
         return take(_value(item, inputs, targets, limit(item))), {}
     except TooLarge:
         pass  # beyond this block nothing holds the tape that was begun
-    why = ""
     total: Sum = []
-    try:
-        pieces = Pieces(item, inputs, targets)
-        item.end = item.end or pieces.end
-        for some in pieces.slices:
-            total = _plus(total, take(connected(Part(pieces.whole, some))))
-    except (NotInParts, ValueError) as error:
-        why = str(error)
-    if not why:
-        division.note(len(pieces.slices))
-        return total, pieces.whole.own()[0]
-    division.note(1, why)
-    return take(_value(item, inputs, targets, None)), {}
+
+    def add(part: Part) -> None:
+        nonlocal total
+        total = _plus(total, take(connected(part)))
+
+    own = _over_parts(item, inputs, targets, add, division)
+    if own is None:
+        return take(_value(item, inputs, targets, None)), {}
+    return total, own
 
 
 Diagonals = list[dict[str, Tensor]]
@@ -141,24 +143,19 @@ def gathered(
         return take(batch), {}
     except TooLarge:
         pass
-    why = ""
     total: Diagonals = []
-    try:
-        pieces = Pieces(item, item.inputs, item.targets, extra)
-        item.end = pieces.end
-        for some in pieces.slices:
-            new = take(Part(pieces.whole, some))
-            for into, values in zip(total, new, strict=False):
-                for name, value in values.items():
-                    into[name] = into[name] + value
-            total = total or [dict(one) for one in new]
-            del new
-    except (NotInParts, ValueError) as error:
-        why = str(error)
-    if not why:
-        division.note(len(pieces.slices))
-        return total, pieces.whole.own()[0]
-    division.note(1, why)
+
+    def add(part: Part) -> None:
+        nonlocal total
+        new = take(part)
+        for into, values in zip(total, new, strict=False):
+            for name, value in values.items():
+                into[name] = into[name] + value
+        total = total or [dict(one) for one in new]
+
+    own = _over_parts(item, item.inputs, item.targets, add, division, extra)
+    if own is not None:
+        return total, own
     item.start.rewind()
     batch = Batch(*given, start=item.start)
     item.end = batch.end

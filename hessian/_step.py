@@ -4,7 +4,8 @@ Going back through an operation y = f(x), the chain route needs two things per s
 rows of something above, taken from y to x (`Step.pull`), and the operation's own curvature
 Σ_i λ_i d²y_i with λ = dL/dy (`Step.sources`). Both are read off autograd's own node wherever no
 cheaper form is known, so nothing here is a second definition of an operation's derivative; the
-closed forms below are those of linear maps, layer norm, softmax and products.
+closed forms below are those of linear maps, pooling, tanh and the logistic function, layer norm,
+softmax and products.
 """
 
 from __future__ import annotations

@@ -245,15 +245,13 @@ def test_stopping_by_relative_error(kind):
     assert 2 <= got.probes < 5000
     fewer = hessian.estimate(model, criterion, (x, y), kind, probes=max(1, got.probes - 1))
     assert not fewer.relative_error() <= 0.2
-    # The stop looks at a noisy number, after two probes at the earliest: a single true error may
-    # be far above it, the median over seeds may not.
+    # The stop looks at a noisy number, so the true error may be somewhat above it.
     exact = hessian.diagonal(model, criterion, (x, y))
-    errors = [relative(got, exact)]
-    for seed in range(1, 7):
+    assert relative(got, exact) < 0.4
+    for seed in range(1, 8):
         generator = torch.Generator().manual_seed(seed)
         again = hessian.estimate(model, criterion, (x, y), kind, generator=generator, **options)
-        errors.append(relative(again, exact))
-    assert sorted(errors)[3] < 0.3
+        assert relative(again, exact) < 0.4
 
 
 @pytest.mark.parametrize("kind", ["gauss-newton", "empirical-fisher"])

@@ -204,10 +204,10 @@ def test_probes_of_large_parameters_are_few_at_a_time(kind):
 # --------------------------------------------------------------------------------- mutations
 
 
-def _twice(cuts, right=_pieces.Pieces.__init__):
-    def wrong(self, *args, **options):
-        right(self, *args, **options)
-        self.slices = cuts(self.slices)
+def _cut(cuts, right=_pieces.divided):
+    def wrong(*args):
+        slices, need = right(*args)
+        return cuts(slices), need
 
     return wrong
 
@@ -215,8 +215,8 @@ def _twice(cuts, right=_pieces.Pieces.__init__):
 @pytest.mark.parametrize(
     ("owner", "name", "wrong"),
     [
-        (_pieces.Pieces, "__init__", _twice(lambda parts: parts[:-1])),  # a part forgotten
-        (_pieces.Pieces, "__init__", _twice(lambda parts: [*parts, parts[0]])),  # one twice
+        (_pieces, "divided", _cut(lambda parts: parts[:-1])),  # a part forgotten
+        (_pieces, "divided", _cut(lambda parts: [*parts, parts[0]])),  # one twice
         (_parts.Whole, "own", lambda self: ({}, {})),  # the loss's own term forgotten
         (  # a part weighs as if it were the batch
             _pieces, "connected",
