@@ -80,14 +80,24 @@ WEIGHTS = {
 }
 
 
+# Whether pairs are taken, and the sizes that lead there.
+FORMS = {
+    "pairs, column by column": (True, {"FEW": 0}),
+    "pairs, by small products": (True, {"SUMMED": 0}),
+    "squares": (False, {"SMALL": 0}),
+    "tiles": (False, {"SMALL": 0, "TILE": 1, "FEW": 0}),  # one column of the input at a time
+    "batched": (False, {}),
+}
+
+
 @pytest.mark.parametrize("weights", WEIGHTS)
-@pytest.mark.parametrize("form", ["pairs", "squares", "tiles", "batched"])
+@pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("kind", sorted(set(MAPS) - {"sequence"}))
 def test_every_form_gives_the_sum_written_out(kind, form, weights, monkeypatch):
-    monkeypatch.setattr(_contraction, "_pairs_pay", lambda *_: form == "pairs")
-    if form == "tiles":  # one column of the input, one sample at a time
-        monkeypatch.setattr(_contraction, "TILE", 1)
-        monkeypatch.setattr(_contraction, "FEW", 0)
+    pairs, sizes = FORMS[form]
+    monkeypatch.setattr(_contraction, "_pairs_pay", lambda *_: pairs)
+    for name, value in sizes.items():
+        monkeypatch.setattr(_contraction, name, value)
     module, x, columns = drawn(kind)
     got = contracted(module, x, columns, WEIGHTS[weights])
     oracle.assert_exact(got, written_out(module, x, columns, WEIGHTS[weights]))

@@ -9,7 +9,8 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import hessian
-from hessian import _affine, _site
+from hessian import _affine, _batch, _site
+from hessian._site import Site
 
 from . import oracle
 from .networks import LOSSES, NETWORKS, build, mlp
@@ -703,3 +704,33 @@ def test_preactivation_is_refused_where_samples_meet():
     x = inputs(5, torch.Generator().manual_seed(1))
     with pytest.raises(ValueError, match=r"method='preactivation' .* 'stem.weight'"):
         hessian.diagonal(model, F.cross_entropy, (x, torch.arange(5) % 4), method="preactivation")
+
+
+class Stored(nn.Module):
+    """Dense weights in every way that they are met: as [o, k], as [k, o], and scaled."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.last = nn.Linear(5, 7), nn.Linear(6, 4)
+        self.turned = nn.Parameter(torch.randn(7, 6))
+        self.shift = nn.Parameter(torch.randn(6))
+
+    def forward(self, x):
+        x = torch.tanh(self.first(x))
+        return self.last(torch.addmm(self.shift, x, self.turned, beta=0.5, alpha=1.5).relu())
+
+
+def test_gradients_by_the_faster_library_are_autograds(monkeypatch):
+    """In float32 weights' gradients are products of our own where the processor wants it."""
+    monkeypatch.setattr(_batch, "prefers_onednn", lambda: True)
+    used = []
+    monkeypatch.setattr(
+        Site, "summed", lambda self, a, right=Site.summed: (used.append(1), right(self, a))[1]
+    )
+    torch.manual_seed(0)
+    model, x, y = Stored(), torch.randn(9, 5), torch.arange(9) % 4
+    got = hessian.diagonal(model, F.cross_entropy, (x, y)).gradient
+    want = torch.autograd.grad(F.cross_entropy(model(x), y), list(model.parameters()))
+    for g, w in zip(got.values(), want, strict=True):
+        assert float((g - w).abs().max()) <= 1e-6 * float(w.abs().max())  # a few roundings
+    assert len(used) == 3
