@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from sympy import (
+    Derivative,
     DiracDelta,
     Expr,
     Function,
@@ -146,12 +147,12 @@ def _steps() -> tuple[Step, ...]:
         Step(
             "The population's mean of relu(w*x - b) has a second derivative in w, though no sample "
             "has one.",
-            mean.doit().diff(p, 2),
+            Derivative(mean, (p, 2)),
             kink_curvature(p, -q, s),
         ),
         Step(
             "It is the mean of x^2 at the kink, where relu'' is a delta function.",
-            Integral(x**2 * DiracDelta(x - q / p) / p, (x, 0, oo)).doit() * density.subs(x, q / p),
+            Integral(x**2 * DiracDelta(x - q / p) / p, (x, 0, oo)) * density.subs(x, q / p),
             kink_curvature(p, -q, s),
         ),
     )
