@@ -76,9 +76,10 @@ class Gradient:
             self.synchronised = Synchronised(network.model, world)
 
     def losses(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-        """Losses `[lanes · n]` and outputs `[lanes · n, C]` of all samples at one go."""
+        """Losses `[lanes, n]` and outputs (as the network's) of all samples at one go."""
         output = self.network(x)
-        return self.per_sample(output, y.view(-1)), output
+        target = y if self.network.lanes > 1 else y[0]
+        return self.per_sample(output, target).view_as(y), output
 
     def __call__(self, batch: Batch) -> Found:
         """Put the gradient into `.grad`, summed over all processes."""
@@ -96,12 +97,12 @@ class Gradient:
     def _at_once(self, batch: Batch) -> Found:
         self._reseed(batch, 0)
         losses, output = self.losses(batch.x, batch.y)
-        values = losses.detach().view_as(batch.y)
+        values = losses.detach()
         weights = self._even(batch)
         if self._discards(batch):
             weights = self._weights(batch, values)
         # The gradient of Σ_i a_i ℓ_i, without a node for the sum.
-        losses.backward(weights.reshape(-1))
+        losses.backward(weights)
         return Found(
             values, weights if self._discards(batch) else None, _right(output, batch.y, values)
         )
@@ -153,7 +154,7 @@ class Gradient:
         self._reseed(batch, part.start)
         y = batch.y[:, part].contiguous()
         losses, output = self.losses(batch.x[:, part], y)
-        return losses.view_as(y), output
+        return losses, output
 
     def _statistics(self, batch: Batch, parts: list[slice]) -> AbstractContextManager[None]:
         """Batch norm over all parts together, where that is wanted and there are several."""
@@ -235,9 +236,20 @@ class Gradient:
 
 
 def _right(output: Tensor, y: Tensor, like: Tensor) -> Tensor:
-    """How many of each lane's samples have the largest output in the right place."""
-    right = output.detach().argmax(-1).view_as(y) == y
-    return right.sum(-1, dtype=like.dtype)
+    """How many of each lane's samples have the largest output in the right place, `[lanes]`."""
+    return (predicted(output.detach()) == y).sum(-1, dtype=like.dtype)
+
+
+def predicted(output: Tensor) -> Tensor:
+    """The first of the classes with the largest output, `[1, n]` or `[lanes, n]`.
+
+    >>> predicted(torch.tensor([[[1.0, 0.0], [2.0, 0.0]]])), predicted(torch.eye(2))
+    (tensor([[1, 0]]), tensor([[0, 1]]))
+    """
+    if output.dim() == 2:
+        return output.argmax(1).unsqueeze(0)
+    # The same, but argmax takes ten times as long over a dimension that is not the last.
+    return output.max(1).indices
 
 
 def order_seed(config: TrainConfig) -> int:

@@ -21,7 +21,16 @@ from sim import data as datasets
 from sim.data import Dataset
 from sim.optimizers import CBLR
 from sim.training import _optimizers, _run, _store
-from sim.training._batch import AUGMENT, HELD_OUT, ORDER, Batch, Found, Gradient, order_seed
+from sim.training._batch import (
+    AUGMENT,
+    HELD_OUT,
+    ORDER,
+    Batch,
+    Found,
+    Gradient,
+    order_seed,
+    predicted,
+)
 from sim.training._config import DTYPES, VERSION, TrainConfig
 from sim.training._curvature import curvature
 from sim.training._network import Network
@@ -35,8 +44,10 @@ from sim.training._units import moved
 from sim.training._world import World
 
 CHECKPOINT = "checkpoint.pt"
-# Samples of the test split that go through the network at a time.
+# Samples of the test split that go through the network at a time, all lanes together, but at least
+# so many of each.
 TESTED = 1024
+LEAST_TESTED = 32
 SUBSET_SEED = 0
 
 
@@ -427,12 +438,13 @@ class State:
         sums = torch.zeros(2, self.network.lanes, device=self.device, dtype=torch.float64)
         share = self.world.share(len(self.held))
         with self.network.evaluating():
-            for start in range(share.start, share.stop, TESTED):
-                rows = torch.arange(start, min(share.stop, start + TESTED), device=self.device)
+            size = max(LEAST_TESTED, TESTED // self.network.lanes)
+            for start in range(share.start, share.stop, size):
+                rows = torch.arange(start, min(share.stop, start + size), device=self.device)
                 x, y = self._take(self.held, rows.repeat(self.network.lanes, 1))
                 losses, output = self.gradient.losses(x, y)
-                sums[0] += losses.view_as(y).sum(-1)
-                sums[1] += (output.argmax(-1).view_as(y) == y).sum(-1)
+                sums[0] += losses.sum(-1)
+                sums[1] += (predicted(output) == y).sum(-1)
         self.world.sum([sums])
         loss, accuracy = sums / len(self.held)
         return {"test_loss": loss, "test_accuracy": accuracy}

@@ -26,6 +26,7 @@ class Unit:
         members: their numbers.
         leaf: what an optimizer takes: `[lanes, entries]`, or the large parameter itself.
         rows: how many rows of `ROW` entries each lane of each member fills, the last in part.
+        gradients: of the members where they are joined, in the members' shapes, not copies.
     """
 
     def __init__(self, members: list[int], parameters: Sequence[Tensor], lanes: int) -> None:
@@ -40,13 +41,13 @@ class Unit:
             return
         flat = first.detach().new_zeros(lanes, ROW * sum(self.rows))
         gradient = torch.zeros_like(flat)
-        self._gradients: list[Tensor] = []
+        self.gradients: list[Tensor] = []
         start = 0
         for parameter, size, rows in zip(self._parameters, sizes, self.rows, strict=True):
             place = _shaped(flat[:, start : start + size], parameter, lanes)
             place.copy_(parameter.detach())
             parameter.data = place
-            self._gradients.append(_shaped(gradient[:, start : start + size], parameter, lanes))
+            self.gradients.append(_shaped(gradient[:, start : start + size], parameter, lanes))
             start += ROW * rows
         self.leaf = nn.Parameter(flat)
         self.leaf.grad = gradient
@@ -57,8 +58,14 @@ class Unit:
     def join(self) -> None:
         """Bring the members' gradients together in the leaf's."""
         if self.joined:
-            found = [torch.zeros_like(p) if p.grad is None else p.grad for p in self._parameters]
-            torch._foreach_copy_(self._gradients, found)
+            apart = [
+                (place, torch.zeros_like(p) if p.grad is None else p.grad)
+                for place, p in zip(self.gradients, self._parameters, strict=True)
+                if p.grad is not place
+            ]
+            if apart:
+                places, found = zip(*apart, strict=True)
+                torch._foreach_copy_(places, found)
 
     def dense(self, tensor: Tensor) -> Tensor:
         """All entries of a tensor like the leaf, in the leaf's order in memory, `[entries]`."""
