@@ -10,6 +10,8 @@ from contextlib import contextmanager
 from numbers import Integral, Real
 from typing import Any
 
+import numpy as np
+
 
 def choice(argument: str, value: object, possible: Iterable[str]) -> str:
     """The value, if it is one of the possible names."""
@@ -41,16 +43,33 @@ def integer(argument: str, value: object, least: int, most: int | None = None) -
     return int(value)  # type: ignore[call-overload]
 
 
+def at_most(argument: str, value: float, most: float) -> None:
+    """Refuse what no machine could do, where the bound is far beyond all that is meant."""
+    if value > most:
+        raise ValueError(f"{argument}: got {value}; give at most {most}")
+
+
 def number(
     argument: str, value: object, least: float, below: float = math.inf, *, open_: bool = False
 ) -> float:
     """The value as a float, if it is in [least, below), or in (least, below) when `open_`."""
-    real = isinstance(value, Real) and not isinstance(value, bool)
-    if not real or not (least < value if open_ else least <= value) or not value < below:  # type: ignore[operator]
+    try:
+        real = isinstance(value, Real) and not isinstance(value, bool)
+        found = float(value) if real else math.nan  # type: ignore[arg-type]
+    except OverflowError:  # a whole number beyond what a float can hold
+        found = math.inf
+    if not (least < found if open_ else least <= found) or not found < below:
         low = f"above {least:g}" if open_ else f"at least {least:g}"
         high = "finite" if below == math.inf else f"below {below:g}"
         raise ValueError(f"{argument}: got {value!r}; give a number {low} and {high}")
-    return float(value)  # type: ignore[arg-type]
+    return found
+
+
+def flag(argument: str, value: object) -> bool:
+    """The value, if it is a truth value, NumPy's among them."""
+    if not isinstance(value, bool | np.bool_):
+        raise ValueError(f"{argument}: got {value!r}; give True or False")
+    return bool(value)
 
 
 def options(owner: str, function: Callable[..., Any], given: Iterable[str]) -> None:

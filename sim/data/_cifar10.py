@@ -14,6 +14,7 @@ from torch import Tensor
 CLASSES = 10
 FOLDER = "cifar-10-batches-bin"
 FILES = {"train": tuple(f"data_batch_{k}.bin" for k in range(1, 6)), "test": ("test_batch.bin",)}
+SHAPE = (3, 32, 32)
 RECORDS = 10_000
 RECORD = 1 + 3 * 32 * 32
 # Of the 50000 training images, each byte divided by 255; the values in common use.
@@ -27,12 +28,7 @@ def cifar10(
     root: str | os.PathLike[str] | None, split: str
 ) -> tuple[Tensor, Tensor, int, Mapping[str, Any]]:
     """The images as float32 `[N, 3, 32, 32]` and their labels, in the order of the files."""
-    folder = _folder(root)
-    names = [name for part in FILES for name in FILES[part] if split in (part, "all")]
-    paths = [folder / name for name in names]
-    # Every file is looked at before the first one is read.
-    for path in paths:
-        _check_size(path)
+    paths = files(root, split)
     inputs = torch.empty(RECORDS * len(paths), 3, 32, 32)
     targets = torch.empty(RECORDS * len(paths), dtype=torch.int64)
     mean, std = torch.tensor(MEAN)[:, None, None], torch.tensor(STD)[:, None, None]
@@ -49,12 +45,21 @@ def cifar10(
     provenance = {
         # The layout is published; whose pixels these are, only the hash can tell.
         "source": f"local files in the layout of {URL}",
-        "files": names,
+        "files": [path.name for path in paths],
         "sha256": sha.hexdigest(),
         "sizes": {part: RECORDS * len(FILES[part]) for part in FILES},
         "normalisation": {"scale": 255, "mean": list(MEAN), "std": list(STD)},
     }
     return inputs, targets, CLASSES, provenance
+
+
+def files(root: str | os.PathLike[str] | None, split: str) -> list[Path]:
+    """The files of a split, every one of them looked at before the first one is read."""
+    folder = _folder(root)
+    paths = [folder / name for part in FILES for name in FILES[part] if split in (part, "all")]
+    for path in paths:
+        _check_size(path)
+    return paths
 
 
 def download_cifar10(

@@ -150,3 +150,8 @@ class Batches:
 def _order(n: int, seed: int) -> np.ndarray:
     seed = _arguments.integer("seed", seed, 0)
     return np.random.default_rng(seed).permutation(n)
+
+
+def needless(name: str, root: object) -> ValueError:
+    """The refusal of a folder that a data set has no use for."""
+    return ValueError(f"root: got {str(root)!r}, but {name} needs no files; leave it out")

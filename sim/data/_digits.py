@@ -9,7 +9,10 @@ import torch
 from sklearn.datasets import load_digits
 from torch import Tensor
 
+from sim.data._dataset import needless
+
 CLASSES = 10
+SHAPE = (1, 8, 8)
 # The images come writer by writer, so the last fifth is mostly written by other hands: a test set
 # that a random split would leak into. No generator is involved, so the split cannot drift.
 TRAIN = 1437
@@ -20,7 +23,7 @@ MEAN, STD = 0.3054, 0.3755
 def digits(root: None, split: str) -> tuple[Tensor, Tensor, int, Mapping[str, Any]]:
     """The images as float32 `[N, 1, 8, 8]` and their labels."""
     if root is not None:
-        raise ValueError(f"root: got {str(root)!r}, but digits needs no files; leave root out")
+        raise needless("digits", root)
     bunch = load_digits()
     pixels = bunch.images.astype(np.uint8)
     labels = bunch.target.astype(np.uint8)

@@ -9,8 +9,21 @@ import torch
 from torch import Tensor
 
 from sim import _arguments
+from sim.data._dataset import needless
 
 SPLITS = {"train": 1, "test": 2}
+FEATURES = 20
+
+
+def check(options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options as plain numbers; a value that is out of its range is refused."""
+    found = dict(options)
+    for name, least in (("samples", 1), ("features", 1), ("classes", 1), ("seed", 0)):
+        if name in found:
+            found[name] = _arguments.integer(name, found[name], least)
+    if "separation" in found:
+        found["separation"] = _arguments.number("separation", found["separation"], 0.0)
+    return found
 
 
 def gaussian(
@@ -18,20 +31,14 @@ def gaussian(
     split: str,
     *,
     samples: int = 1024,
-    features: int = 20,
+    features: int = FEATURES,
     classes: int = 10,
     separation: float = 1.0,
     seed: int = 0,
 ) -> tuple[Tensor, Tensor, int, Mapping[str, Any]]:
     """x = m_c + ε with ε ~ N(0, I), m_c ~ N(0, separation² I) and c uniform."""
     if root is not None:
-        raise ValueError(f"root: got {str(root)!r}, but gaussian needs no files; leave root out")
-    samples = _arguments.integer("samples", samples, 1)
-    features = _arguments.integer("features", features, 1)
-    classes = _arguments.integer("classes", classes, 1)
-    separation = _arguments.number("separation", separation, 0.0)
-    seed = _arguments.integer("seed", seed, 0)
-
+        raise needless("gaussian", root)
     # One stream for the means, which the splits share, and one for each split's draws.
     means = separation * np.random.default_rng([seed, 0]).standard_normal((classes, features))
 

@@ -1,14 +1,17 @@
 """From a data set's name to the data set."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from sim import _arguments
-from sim.data._cifar10 import cifar10
-from sim.data._dataset import Dataset
+from sim.data._cifar10 import SHAPE as CIFAR10_SHAPE
+from sim.data._cifar10 import cifar10, files
+from sim.data._dataset import Dataset, needless
+from sim.data._digits import SHAPE as DIGITS_SHAPE
 from sim.data._digits import digits
-from sim.data._gaussian import gaussian
+from sim.data._gaussian import FEATURES, gaussian
+from sim.data._gaussian import check as check_gaussian
 
 LOADERS: dict[str, Callable[..., Any]] = {
     "cifar10": cifar10,
@@ -62,8 +65,42 @@ def load(
     >>> load("gaussian", samples=6, features=2).inputs.shape
     torch.Size([6, 2])
     """
-    loader = LOADERS[_arguments.choice("name", name, LOADERS)]
+    options = check(name, options)
     split = _arguments.choice("split", split, SPLITS)
-    _arguments.options(f"the data set {name!r}", loader, options)
-    inputs, targets, classes, provenance = loader(root, split, **options)
+    inputs, targets, classes, provenance = LOADERS[name](root, split, **options)
     return Dataset(inputs, targets, name, classes, split, {"name": name, **provenance})
+
+
+def check(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options as plain numbers, as far as they can be told without loading anything.
+
+    Raises:
+        ValueError: an unknown name or option, or a value out of its range.
+    """
+    loader = LOADERS[_arguments.choice("name", name, LOADERS)]
+    _arguments.options(f"the data set {name!r}", loader, options)
+    return check_gaussian(options) if name == "gaussian" else dict(options)
+
+
+def check_files(name: str, root: str | os.PathLike[str] | None) -> None:
+    """Refuse a folder that `load` would refuse, without reading what is in its files.
+
+    Raises:
+        ValueError, FileNotFoundError: no folder, or one where none is needed; a file that is
+            missing or of another size.
+    """
+    if name == "cifar10":
+        files(root, "all")
+    elif root is not None:
+        raise needless(name, root)
+
+
+def shape_of(name: str, options: Mapping[str, Any]) -> tuple[int, ...]:
+    """The shape of one input.
+
+    >>> shape_of("digits", {}), shape_of("gaussian", {"features": 3})
+    ((1, 8, 8), (3,))
+    """
+    if name == "gaussian":
+        return (int(options.get("features", FEATURES)),)
+    return {"digits": DIGITS_SHAPE, "cifar10": CIFAR10_SHAPE}[name]

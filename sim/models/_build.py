@@ -1,6 +1,6 @@
 """From a model's name to the model."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -22,6 +22,10 @@ BUILDERS: dict[str, Callable[..., nn.Module]] = {
     "transformer": transformer,
 }
 MODELS = tuple(BUILDERS)
+# What a torch generator takes.
+MOST_SEED = 2**64 - 1
+# Beyond this factor no layer fits into any memory, and the sizes of tensors overflow.
+MOST_WIDTH = 10_000
 
 
 def build(
@@ -74,18 +78,41 @@ def build(
     >>> [name for name, _ in small.named_parameters()]
     ['fc1.weight', 'fc1.bias', 'fc2.weight', 'fc2.bias']
     """
-    builder = BUILDERS[_arguments.choice("name", name, BUILDERS)]
-    _arguments.options(f"the model {name!r}", builder, options)
+    builder = _builder(name, options)
     shape = tuple(_arguments.integer("in_shape", size, 1) for size in in_shape)
     if not shape:
         raise ValueError("in_shape: got an empty shape; give the shape of one input")
     classes = _arguments.integer("classes", classes, 1)
-    if "width" in options:
-        _arguments.number("width", options["width"], 0.0, open_=True)
-    if "dropout" in options:
-        _arguments.number("dropout", options["dropout"], 0.0, 1.0)
     with _seeded(seed), torch.device("cpu"):
         return builder(shape, classes, **options)
+
+
+def check(name: str, in_shape: tuple[int, ...], options: Mapping[str, Any]) -> None:
+    """Refuse the options that `build` would refuse; no memory is taken, no number drawn.
+
+    Raises:
+        ValueError: an unknown name or option, or a value that the network cannot have.
+
+    >>> check("mlp", (1, 8, 8), {"hidden": 8})
+    Traceback (most recent call last):
+    ...
+    ValueError: hidden: got 8; give a sequence of layer sizes
+    """
+    builder = _builder(name, options)
+    with torch.device("meta"):
+        builder(in_shape, 10, **options)
+
+
+def _builder(name: str, options: Mapping[str, Any]) -> Callable[..., nn.Module]:
+    """The function behind a name, after a look at the options that do not depend on the data."""
+    builder = BUILDERS[_arguments.choice("name", name, BUILDERS)]
+    _arguments.options(f"the model {name!r}", builder, options)
+    if "width" in options:
+        _arguments.number("width", options["width"], 0.0, open_=True)
+        _arguments.at_most("width", options["width"], MOST_WIDTH)
+    if "dropout" in options:
+        _arguments.number("dropout", options["dropout"], 0.0, 1.0)
+    return builder
 
 
 def first_linear(model: nn.Module) -> str:
@@ -111,6 +138,7 @@ def _seeded(seed: int | None) -> Iterator[None]:
         yield
         return
     seed = _arguments.integer("seed", seed, 0)
+    _arguments.at_most("seed", seed, MOST_SEED)
     state = torch.get_rng_state()
     try:
         # Not torch.manual_seed, which would reseed the GPUs too.

@@ -31,9 +31,8 @@ class Augment:
     flip: bool = True
 
     def __post_init__(self) -> None:
-        _arguments.integer("crop", self.crop, 0)
-        if not isinstance(self.flip, bool):
-            raise ValueError(f"flip: got {self.flip!r}; give True or False")
+        object.__setattr__(self, "crop", _arguments.integer("crop", self.crop, 0))
+        object.__setattr__(self, "flip", _arguments.flag("flip", self.flip))
         if not self.crop and not self.flip:
             raise ValueError("crop: without it and without flip nothing is augmented; give one")
 

@@ -1,6 +1,7 @@
 """The configuration of a run: all that its results depend on, validated and hashable."""
 
 import dataclasses
+import functools
 import inspect
 import itertools
 from collections.abc import Iterable, Mapping
@@ -10,13 +11,15 @@ from typing import Any
 import torch
 
 from sim import _arguments, data, models
-from sim.data._load import LOADERS
-from sim.models._build import BUILDERS
+from sim.data._load import check as check_dataset
+from sim.data._load import shape_of
+from sim.models._build import MOST_SEED
+from sim.models._build import check as check_model
 from sim.training import _losses, _optimizers
 from sim.training._augment import Augment
 from sim.training._discard import Discard, DiscardGradients
-from sim.training._options import Options, canonical, plain, read
-from sim.training._schedules import Decay, Pass, Phase, Warmup, passes, rates
+from sim.training._options import Options, canonical, plain, put, read
+from sim.training._schedules import MOST_STEPS, Decay, Pass, Phase, Warmup, passes, rates
 
 # Part of every hash: raised when the same configuration would give other results than before.
 VERSION = 2
@@ -59,7 +62,8 @@ class Measure:
         for each in dataclasses.fields(self):
             if each.name != "held_out_from":
                 least = int(each.name == "curvature_samples")
-                _arguments.integer(each.name, getattr(self, each.name), least)
+                value = _arguments.integer(each.name, getattr(self, each.name), least)
+                object.__setattr__(self, each.name, value)
         _arguments.choice("held_out_from", self.held_out_from, HELD_OUT)
 
 
@@ -156,12 +160,11 @@ class TrainConfig:
         self._convert()
         _arguments.choice("dataset", self.dataset, data.DATASETS)
         _arguments.choice("model", self.model, models.MODELS)
-        for name, what, function in (
-            ("dataset_options", f"the data set {self.dataset!r}", LOADERS[self.dataset]),
-            ("model_options", f"the model {self.model!r}", BUILDERS[self.model]),
-        ):
-            with _arguments.under(name):
-                _arguments.options(what, function, getattr(self, name))
+        with _arguments.under("dataset_options"):
+            check_dataset(self.dataset, self.dataset_options)
+        with _arguments.under("model_options"):
+            shape = shape_of(self.dataset, self.dataset_options)
+            _check_model(self.model, self.model_options, repr(self.model_options), shape)
         _arguments.choice("loss", self.loss, _losses.LOSSES)
         with _arguments.under("loss_options"):
             _losses.per_sample(self.loss, self.loss_options)
@@ -179,12 +182,7 @@ class TrainConfig:
             )
         if self.batch_norm is not None:
             _arguments.choice("batch_norm", self.batch_norm, BATCH_NORMS)
-        try:
-            torch.device(self.device)
-        except RuntimeError:
-            raise ValueError(
-                f"device: got {self.device!r}; give a torch device: cpu, cuda, cuda:1"
-            ) from None
+        self._check_device()
         if self.compile and self.batch_norm == "synchronised":
             raise ValueError("compile: not with batch_norm='synchronised'; give one of the two")
         if self.curvature_of is not None and self.optimizer != "cblr":
@@ -194,15 +192,12 @@ class TrainConfig:
             )
 
     def _convert(self) -> None:
-        def put(name: str, value: Any) -> None:
-            object.__setattr__(self, name, value)
-
         for name in ("dataset_options", "model_options", "loss_options", "optimizer_options"):
             given = getattr(self, name)
             if not isinstance(given, Mapping):
                 raise TypeError(f"{name}: got {given!r}; give a mapping of options")
             with _arguments.under(name):
-                put(name, Options(given))
+                object.__setattr__(self, name, Options(given))
         for name, kind in (
             ("warmup", Warmup),
             ("decay", Decay),
@@ -212,24 +207,42 @@ class TrainConfig:
             ("measure", Measure),
         ):
             if getattr(self, name) is not None:
-                put(name, read(kind, name, getattr(self, name)))
+                object.__setattr__(self, name, read(kind, name, getattr(self, name)))
+        if self.measure is None:
+            raise TypeError("measure: got None; give Measure or a mapping, or leave it out")
         if isinstance(self.phases, Mapping | str) or not isinstance(self.phases, Iterable):
             raise TypeError(f"phases: got {self.phases!r}; give a list of phases")
-        put("phases", tuple(read(Phase, "phases", each) for each in self.phases))
+        phases = tuple(read(Phase, "phases", each) for each in self.phases)
+        object.__setattr__(self, "phases", phases)
 
     def _check_numbers(self) -> None:
-        _arguments.integer("seed", self.seed, 0)
-        _arguments.integer("batch_size", self.batch_size, 1)
-        for name in ("samples", "order_seed", "curvature_of", "epochs", "steps", "micro_batch"):
-            if getattr(self, name) is not None:
-                _arguments.integer(name, getattr(self, name), int(name != "order_seed"))
+        needed, optional = ("seed", "batch_size"), ("samples", "curvature_of", "micro_batch")
+        for name in (*needed, *optional, "order_seed", "epochs", "steps"):
+            value = getattr(self, name)
+            if value is not None or name in needed:
+                value = _arguments.integer(name, value, 0 if name.endswith("seed") else 1)
+                object.__setattr__(self, name, value)
+        _arguments.at_most("seed", self.seed, MOST_SEED)
+        for name in ("epochs", "steps"):
+            _arguments.at_most(name, getattr(self, name) or 0, MOST_STEPS)
         if (self.epochs is None) == (self.steps is None):
             raise ValueError("epochs: give either epochs or steps, the length of the run")
         for name in ("drop_last", "channels_last", "compile"):
             if name == "channels_last" and self.channels_last is None:
                 continue
-            if not isinstance(getattr(self, name), bool):
-                raise ValueError(f"{name}: got {getattr(self, name)!r}; give True or False")
+            object.__setattr__(self, name, _arguments.flag(name, getattr(self, name)))
+
+    def _check_device(self) -> None:
+        if isinstance(self.device, torch.device):
+            object.__setattr__(self, "device", str(self.device))
+        try:
+            if not isinstance(self.device, str):  # a number is a GPU's, but nobody wrote which kind
+                raise RuntimeError
+            torch.device(self.device)
+        except RuntimeError:
+            raise ValueError(
+                f"device: got {self.device!r}; give a torch device: cpu, cuda, cuda:1"
+            ) from None
 
     @classmethod
     def read(cls, given: "TrainConfig | Mapping[str, Any]") -> "TrainConfig":
@@ -259,13 +272,7 @@ class TrainConfig:
         """
         values = self.plain()
         for name, value in changes.items():
-            *outer, last = name.split(".")
-            inside = values
-            for part in outer:
-                if inside.get(part) is None:
-                    inside[part] = {}
-                inside = inside[part]
-            inside[last] = plain(value)
+            put(values, name, plain(value))
         return self.read(values)
 
     def plain(self) -> dict[str, Any]:
@@ -316,6 +323,8 @@ def grid(base: TrainConfig | Mapping[str, Any], **values: Iterable[Any]) -> list
         if not lists[name]:
             raise ValueError(f"{name}: got no values; give at least one")
     if not isinstance(base, TrainConfig):
+        if not isinstance(base, Mapping):
+            raise TypeError(f"base: got {base!r}; give a TrainConfig or a mapping")
         # What the grid fills in may be missing in the base: the epochs, say.
         first = {name: each[0] for name, each in lists.items() if "." not in name}
         base = TrainConfig.read({**base, **first})
@@ -323,3 +332,15 @@ def grid(base: TrainConfig | Mapping[str, Any], **values: Iterable[Any]) -> list
         base.replace(**dict(zip(lists, combination, strict=True)))
         for combination in itertools.product(*lists.values())
     ]
+
+
+@functools.lru_cache(maxsize=256)
+def _check_model(name: str, options: Options, written: str, shape: tuple[int, ...]) -> None:
+    """Refuse what the model cannot be, whatever it will be trained on.
+
+    A grid asks often, so the answer is kept, by how the options are `written`: 8 and 8.0 are equal.
+    """
+    if name != "mlp" and len(shape) != 3:
+        # It will not fit these data, which `train` says; its options are looked at all the same.
+        shape = (3, 32, 32)
+    check_model(name, shape, options)

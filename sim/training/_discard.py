@@ -40,7 +40,7 @@ class Discard:
         _arguments.choice("normaliser", self.normaliser, NORMALISERS)
         object.__setattr__(self, "share", _arguments.number("share", self.share, 0.0, 1.0))
         if self.epochs is not None:
-            _arguments.integer("epochs", self.epochs, 1)
+            object.__setattr__(self, "epochs", _arguments.integer("epochs", self.epochs, 1))
 
     def active(self, epoch: int) -> bool:
         """Whether anything is left out in this pass."""
@@ -96,7 +96,7 @@ class DiscardGradients:
         _arguments.choice("scope", self.scope, SCOPES)
         object.__setattr__(self, "share", _arguments.number("share", self.share, 0.0, 1.0))
         if self.epochs is not None:
-            _arguments.integer("epochs", self.epochs, 1)
+            object.__setattr__(self, "epochs", _arguments.integer("epochs", self.epochs, 1))
 
     def active(self, epoch: int) -> bool:
         """Whether anything is set to zero in this pass."""

@@ -1,6 +1,6 @@
 """From an optimizer's name to the optimizer."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -51,9 +51,28 @@ def make(name: str, params: Any, lr: float, options: Mapping[str, Any]) -> Optim
                     f"{option}: no such option for the optimizer {name!r}; its options are: "
                     f"{', '.join(possible)}{_arguments.did_you_mean(option, possible)}"
                 )
+        _check_torch(options)
         return kind(params, lr=lr, fused=True, **options)
     _arguments.options(f"the optimizer {name!r}", kind, options)
     return kind(params, lr=lr, **options)
+
+
+def _check_torch(options: Mapping[str, Any]) -> None:
+    """Refuse what torch's optimizers refuse late, or in words of their own, or not at all."""
+    for name in ("momentum", "dampening", "weight_decay", "eps"):
+        if name in options:
+            _arguments.number(name, options[name], 0.0)
+    for name in ("nesterov", "amsgrad"):
+        if name in options:
+            _arguments.flag(name, options[name])
+    if options.get("nesterov") and (not options.get("momentum") or options.get("dampening")):
+        raise ValueError("nesterov: it needs momentum above 0 and no dampening; give these")
+    if "betas" in options:
+        betas = options["betas"]
+        if not isinstance(betas, Sequence) or isinstance(betas, str) or len(betas) != 2:
+            raise ValueError(f"betas: got {betas!r}; give two numbers")
+        for each in betas:
+            _arguments.number("betas", each, 0.0, 1.0)
 
 
 def sgd_step(optimizer: Optimizer) -> Callable[[Tensor, Tensor, Tensor | None], None] | None:

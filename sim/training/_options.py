@@ -6,6 +6,8 @@ from collections.abc import Iterator, Mapping
 from numbers import Integral, Real
 from typing import Any, TypeVar
 
+import numpy as np
+
 from sim import _arguments
 
 T = TypeVar("T")
@@ -45,6 +47,8 @@ class Options(Mapping[str, Any]):
 def _frozen(name: str, value: Any) -> Any:
     if value is None or isinstance(value, str | bool):
         return value
+    if isinstance(value, np.bool_):
+        return bool(value)
     if isinstance(value, Integral):
         return int(value)
     if isinstance(value, Real):
@@ -62,17 +66,42 @@ def read(kind: type[T], argument: str, given: Any) -> T:
         return given
     if not isinstance(given, Mapping):
         raise TypeError(f"{argument}: got {given!r}; give {kind.__name__} or a mapping")
-    names = [field.name for field in dataclasses.fields(kind)]  # type: ignore[arg-type]
+    fields = dataclasses.fields(kind)  # type: ignore[arg-type]
+    names = [field.name for field in fields]
     for name in given:
         if name not in names:
             raise ValueError(
                 f"{argument}.{name}: no such option; its options are: {', '.join(names)}"
                 f"{_arguments.did_you_mean(name, names)}"
             )
-    try:
+    for field in fields:
+        if field.name not in given and field.default is dataclasses.MISSING:
+            raise TypeError(f"{argument}.{field.name}: not given; it has no default, so give it")
+    with _arguments.under(argument):
         return kind(**given)
-    except (TypeError, ValueError) as error:
-        raise type(error)(f"{argument}.{error}") from None
+
+
+def put(values: dict[str, Any], name: str, value: Any) -> None:
+    """Set a field of nested dictionaries by its dotted name.
+
+    Raises:
+        ValueError: what the name reaches into is not a dictionary.
+
+    >>> values = {"lr": 0.1, "measure": {"held_out": 3}, "warmup": None}
+    >>> put(values, "measure.test_every", 2)
+    >>> put(values, "warmup.steps", 5)
+    >>> values
+    {'lr': 0.1, 'measure': {'held_out': 3, 'test_every': 2}, 'warmup': {'steps': 5}}
+    """
+    *outer, last = name.split(".")
+    inside = values
+    for part in outer:
+        if inside.get(part) is None:
+            inside[part] = {}
+        inside = inside[part]
+        if not isinstance(inside, dict):
+            raise ValueError(f"{name}: {part} holds no fields of its own; give {part} as a whole")
+    inside[last] = value
 
 
 def plain(value: Any) -> Any:

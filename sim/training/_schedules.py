@@ -1,13 +1,15 @@
 """What happens when: passes over the data, batch sizes and rates, all known before the run."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from sim import _arguments
 
 WARMUPS = ("constant", "gradual", "linear")
 DECAYS = ("cosine", "polynomial", "step")
+# Steps of a run: their rates are kept in a list, and every step makes a row of a table.
+MOST_STEPS = 10**7
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,9 +36,10 @@ class Phase:
             raise ValueError("epochs: give either epochs or steps for a phase")
         for name, value in (("epochs", self.epochs), ("steps", self.steps)):
             if value is not None:
-                _arguments.integer(name, value, 1)
+                object.__setattr__(self, name, _arguments.integer(name, value, 1))
         if self.batch_size is not None:
-            _arguments.integer("batch_size", self.batch_size, 1)
+            size = _arguments.integer("batch_size", self.batch_size, 1)
+            object.__setattr__(self, "batch_size", size)
         if self.lr is not None:
             object.__setattr__(self, "lr", _arguments.number("lr", self.lr, 0.0))
 
@@ -70,7 +73,7 @@ class Warmup:
             raise ValueError("epochs: a gradual warm-up rises by epochs; give epochs, not steps")
         for name, value in (("epochs", self.epochs), ("steps", self.steps)):
             if value is not None:
-                _arguments.integer(name, value, 1)
+                object.__setattr__(self, name, _arguments.integer(name, value, 1))
         object.__setattr__(self, "start", _arguments.number("start", self.start, 0.0))
 
 
@@ -99,6 +102,8 @@ class Decay:
 
     def __post_init__(self) -> None:
         _arguments.choice("kind", self.kind, DECAYS)
+        if isinstance(self.milestones, str | Mapping) or not isinstance(self.milestones, Iterable):
+            raise TypeError(f"milestones: got {self.milestones!r}; give a list of epochs")
         milestones = tuple(_arguments.integer("milestones", m, 0) for m in self.milestones)
         if list(milestones) != sorted(set(milestones)):
             raise ValueError(f"milestones: got {milestones!r}; give increasing epochs")
@@ -109,8 +114,12 @@ class Decay:
             value = _arguments.number(name, getattr(self, name), 0.0, open_=True)
             object.__setattr__(self, name, value)
         object.__setattr__(self, "final", _arguments.number("final", self.final, 0.0))
-        if max(self.factor, self.final) > 1:
-            raise ValueError("factor: a decay does not raise the rate; give at most 1")
+        for name in ("factor", "final"):
+            value = getattr(self, name)
+            if value > 1:
+                raise ValueError(
+                    f"{name}: got {value:g}; a decay does not raise the rate, give at most 1"
+                )
 
 
 @dataclass(frozen=True)
@@ -154,7 +163,7 @@ def passes(
     """All passes of a run over `total` samples, whose limit is in `epochs` or in `steps`.
 
     Raises:
-        ValueError: a batch larger than the data.
+        ValueError: a batch larger than the data, or more steps than a run can have.
 
     >>> first = Phase(epochs=1, batch_size=2, lr=0.5)
     >>> for each in passes(8, 8, 1.0, [first], 2, None, False): print(each)
@@ -176,6 +185,11 @@ def passes(
             count = count if limit is None else min(count, limit)
         found.append(Pass(len(found), size, count, taken, rate))
         taken += count
+        if taken > MOST_STEPS:
+            raise ValueError(
+                f"epochs: {epochs} passes over {total} samples in batches of {size} are more than "
+                f"{MOST_STEPS} steps, the most that a run can have; give fewer"
+            )
 
     def over() -> bool:
         return (epochs is not None and len(found) >= epochs) or (

@@ -1,8 +1,13 @@
 import dataclasses
+import json
 import pickle
+import re
 
+import numpy as np
 import pytest
+import torch
 
+import sim
 from sim.training import (
     Decay,
     Discard,
@@ -158,11 +163,19 @@ def test_a_configuration_cannot_change():
             {"epochs": 1, "decay": {"kind": "step", "milestones": [3, 2]}},
             r"^decay.milestones: got \(3, 2\); give increasing epochs",
         ),
-        ({"epochs": 1, "decay": {"kind": "cosine", "final": 2}}, r"^decay.factor: a decay does"),
+        ({"epochs": 1, "decay": {"kind": "cosine", "final": 2}}, r"^decay.final: got 2; a decay"),
         ({"epochs": 1, "discard": {"share": 1.0}}, r"^discard.share: got 1.0; give a number"),
         ({"epochs": 1, "discard": {"share": 0.1, "kind": "small"}}, r"^discard.kind: unknown"),
         ({"epochs": 1, "discard_gradients": {"share": -1}}, r"^discard_gradients.share: got -1"),
         ({"epochs": 1, "measure": {"every": 1}}, r"^measure.every: no such option"),
+        ({"epochs": 10**9}, r"^epochs: got 1000000000; give at most 10000000$"),
+        ({"steps": 10**30}, r"^steps: got 1000.*; give at most 10000000$"),
+        ({"epochs": 1, "seed": 2**64}, r"^seed: got 18446744073709551616; give at most"),
+        ({"epochs": 1, "lr": 10**400}, r"^lr: got 1000*; give a number at least 0 and finite"),
+        ({"epochs": 1, "lr": float("nan")}, r"^lr: got nan; give a number"),
+        ({"epochs": 1, "device": None}, r"^device: got None; give a torch device: cpu, cuda"),
+        ({"epochs": 1, "device": [1]}, r"^device: got \[1\]; give a torch device"),
+        ({"epochs": 1, "decay": {"kind": "cosine", "factor": 2}}, r"^decay.factor: got 2; a decay"),
         ({"epochs": 1, "measure": {"held_out": -1}}, r"^measure.held_out: got -1"),
         ({"epochs": 1, "measure": {"held_out_from": "tests"}}, r"^measure.held_out_from: "),
     ],
@@ -173,13 +186,45 @@ def test_values_that_are_refused(changes, message):
 
 
 @pytest.mark.parametrize(
+    ("field", "name", "options", "message"),
+    [
+        # Of a model and of a data set, before either is made.
+        ("model", "mlp", {"hidden": 8}, "hidden: got 8; give a sequence of layer sizes"),
+        ("model", "mlp", {"hidden": [8.0]}, "hidden: got 8.0; give a whole number at least 1"),
+        ("model", "mlp", {"dropout": 1}, "dropout: got 1; give a number at least 0 and below 1"),
+        ("model", "mlp", {"width": 1e9}, "width: got 1000000000.0; give at most 10000"),
+        ("model", "lenet", {"activation": "sin"}, "activation: unknown value 'sin'"),
+        ("model", "transformer", {"patch": 3}, "patch: 3 does not divide the sides of (1, 8, 8)"),
+        ("dataset", "gaussian", {"samples": 0}, "samples: got 0; give a whole number at least 1"),
+        ("dataset", "gaussian", {"separation": "x"}, "separation: got 'x'; give a number"),
+        # What torch's optimizers would say in words of their own, late, or not at all.
+        ("optimizer", "sgd", {"momentum": "x"}, "momentum: got 'x'; give a number at least 0"),
+        ("optimizer", "sgd", {"momentum": float("nan")}, "momentum: got nan; give a number"),
+        ("optimizer", "sgd", {"dampening": "x"}, "dampening: got 'x'; give a number at least 0"),
+        ("optimizer", "sgd", {"nesterov": True}, "nesterov: it needs momentum above 0 and no"),
+        ("optimizer", "sgd", {"nesterov": 1, "momentum": 0.9}, "nesterov: got 1; give True or"),
+        ("optimizer", "adam", {"betas": [0.9]}, "betas: got (0.9,); give two numbers"),
+        ("optimizer", "adam", {"betas": [0.9, 1]}, "betas: got 1; give a number at least 0 and be"),
+        ("optimizer", "adamw", {"amsgrad": "no"}, "amsgrad: got 'no'; give True or False"),
+    ],
+)
+def test_options_that_are_refused(field, name, options, message):
+    # A valid one first: 8 and 8.0 are equal, and what was found of one is not the other's.
+    TrainConfig(epochs=1, model_options={"hidden": [8]})
+    with pytest.raises(ValueError, match=rf"^{field}_options\.{re.escape(message)}"):
+        TrainConfig(epochs=1, **{field: name, f"{field}_options": options})
+
+
+@pytest.mark.parametrize(
     ("changes", "message"),
     [
         ({"model_options": 3}, r"^model_options: got 3; give a mapping of options"),
         ({"model_options": {"hidden": {1: 2}}}, r"^model_options.hidden: got dict; give a number"),
         ({"warmup": 3}, r"^warmup: got 3; give Warmup or a mapping"),
         ({"phases": {"epochs": 1}}, r"^phases: got \{'epochs': 1\}; give a list of phases"),
-        ({"discard": {}}, r"^discard\..*share"),
+        ({"discard": {}}, r"^discard\.share: not given; it has no default, so give it"),
+        ({"measure": None}, r"^measure: got None; give Measure or a mapping"),
+        ({"decay": {"kind": "step", "milestones": 3}}, r"^decay.milestones: got 3; give a list of"),
     ],
 )
 def test_kinds_that_are_refused(changes, message):
@@ -205,6 +250,52 @@ def test_replacing_inside():
     assert config.discard is None
 
 
+@pytest.mark.parametrize("name", ["lr.x", "phases.epochs", "model.x"])
+def test_there_is_nothing_to_replace_inside(name):
+    config = TrainConfig(epochs=1)
+    field = name.split(".")[0]
+    with pytest.raises(
+        ValueError, match=rf"^{name}: {field} holds no fields of its own; give {field} as"
+    ):
+        config.replace(**{name: 1})
+
+
+def test_numpy_values_are_plain_ones():
+    """As they come from `arange` and `logspace`; the hash and the files are those of plain ones."""
+    one, true = np.int64(1), np.bool_(True)
+
+    def config(one, two, half, true, milestones, device):
+        return TrainConfig(
+            seed=one, epochs=two, batch_size=two, drop_last=true, lr=half, device=device,
+            phases=[{"epochs": one, "batch_size": two}], warmup={"steps": one},
+            discard={"share": half, "epochs": one}, measure={"layers_every": two},
+            discard_gradients={"share": half, "epochs": one}, augment={"crop": one, "flip": true},
+            decay={"kind": "step", "milestones": milestones},
+            optimizer_options={"momentum": half, "nesterov": true},
+        )  # fmt: skip
+
+    found = config(one, np.int32(2), np.float64(0.5), true, np.array([1, 2]), torch.device("cpu"))
+    plain = config(1, 2, 0.5, True, [1, 2], "cpu")
+    assert json.dumps(found.plain()) == json.dumps(plain.plain())
+    assert found.hash == plain.hash
+    assert [config.seed for config in grid({"epochs": 1}, seed=np.arange(2))] == [0, 1]
+
+
+def test_looking_at_a_model_draws_no_numbers():
+    before = torch.get_rng_state()
+    for model in sim.models.MODELS:
+        TrainConfig(epochs=1, model=model, dataset="cifar10")
+    assert torch.equal(before, torch.get_rng_state())
+
+
+def test_more_steps_than_a_run_can_have():
+    config = TrainConfig(epochs=10**7, batch_size=1)
+    with pytest.raises(
+        ValueError, match=r"^epochs: 10000000 passes over 1000 samples in batches of"
+    ):
+        config.plan(1000)
+
+
 def test_grids():
     base = TrainConfig(epochs=1)
     found = grid(base, **{"optimizer_options.momentum": (0.0, 0.9), "seed": iter(range(3))})
@@ -216,6 +307,8 @@ def test_grids():
         grid(base, lr=[])
     with pytest.raises(TypeError, match=r"^lr: got 3; give a list of values"):
         grid(base, lr=3)
+    with pytest.raises(TypeError, match=r"^base: got None; give a TrainConfig or a mapping"):
+        grid(None, lr=[1])
     with pytest.raises(TypeError, match=r"^model: got 'mlp'; give a list of values"):
         grid(base, model="mlp")
 
