@@ -1,6 +1,5 @@
 """What a run leaves behind, in memory and on disk."""
 
-import json
 import platform
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -110,6 +109,7 @@ def load(folder: str | Path) -> Run:
 
     Raises:
         FileNotFoundError: there is no run that has come to its end.
+        ValueError: one of its files is damaged.
     """
     folder = Path(folder)
     path = folder / "run.json"
@@ -118,9 +118,9 @@ def load(folder: str | Path) -> Run:
             f"folder: {str(folder)!r} holds no run that has come to its end; start it again to go "
             "on, or give the folder that holds run.json"
         )
-    record = json.loads(path.read_text(encoding="utf-8"))
+    record = _store.read_json(path)
     tables: dict[str, Any] = {
-        table: pd.read_parquet(folder / f"{table}.parquet") for table in TABLES
+        table: _store.read_frame(folder / f"{table}.parquet") for table in TABLES
     }
     return Run(
         config=TrainConfig.read(record["config"]),

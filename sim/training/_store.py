@@ -41,14 +41,16 @@ def write(path: Path, fill: Callable[[IO[bytes]], Any]) -> None:
     except OSError as error:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise OSError(
-                error.errno,
-                f"out: the disk is full, {path.name} could not be written; what was written "
-                "before is whole: free some space and start the same run again to go on",
-                str(path),
-            ) from None
-        raise
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        why, remedy = error.strerror or str(error), "see to that"
+        if full:
+            why, remedy = "the disk is full", "free some space"
+        raise OSError(
+            error.errno or errno.EIO,
+            f"out: {why}, {path.name} could not be written; what was written before is whole: "
+            f"{remedy} and start the same run again to go on",
+            str(path),
+        ) from None
     except BaseException:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
@@ -85,26 +87,85 @@ def write_tensors(path: Path, value: Any) -> None:
 
 def read_tensors(path: Path) -> Any:
     """What `write_tensors` wrote, on the CPU; nothing but tensors and plain values is unpickled."""
-    return torch.load(path, map_location="cpu", weights_only=True)
+    with reading(path):
+        return torch.load(path, map_location="cpu", weights_only=True)
+
+
+def read_json(path: Path) -> Any:
+    """What `write_json` wrote."""
+    with reading(path):
+        return json.loads(path.read_text(encoding="utf-8"))
+
+
+def read_frame(path: Path) -> pd.DataFrame:
+    """What `write_frame` wrote."""
+    with reading(path):
+        return pd.read_parquet(path)
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Say of a file that cannot be read which one it is: nothing here leaves one half-written."""
+    try:
+        yield
+    except MemoryError:
+        raise
+    except Exception as error:  # whatever the readers make of a file that is not theirs
+        raise ValueError(
+            f"out: {str(path)!r} is damaged, and not by a run that was cut short "
+            f"({type(error).__name__}); put it back from a copy, or remove its folder to start anew"
+        ) from None
+
+
+LOCK = ".lock"
 
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
     """The folder for this process alone; the lock goes with the process, even a killed one.
 
+    A folder that was made for this and in which nothing was kept is removed in the end.
+
     Raises:
         BlockingIOError: another process holds it.
+        OSError: it cannot be made or written to.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / ".lock", "a+b") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise BlockingIOError(
-                f"out: another process trains in {str(folder)!r}; wait for it, or give another "
-                "folder"
-            ) from None
+    path = folder / LOCK
+    ours = path.exists() or not folder.exists()
+    descriptor = _held(folder, path)
+    try:
         # Left behind by a process that was killed while it wrote; nobody else writes now.
         for stale in folder.glob(".*.tmp"):
             stale.unlink(missing_ok=True)
         yield
+    finally:
+        if ours and os.listdir(folder) == [LOCK]:
+            path.unlink()
+            folder.rmdir()
+        os.close(descriptor)
+
+
+def _held(folder: Path, path: Path) -> int:
+    """The descriptor of the lock's file, which is held while it is open."""
+    while True:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        except OSError as error:
+            raise OSError(
+                error.errno,
+                f"out: no run can be kept in {str(folder)!r} ({error.strerror}); "
+                "give a folder that can be made and written to",
+            ) from None
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # Whoever held it before may have removed the folder, and this file with it.
+            if path.exists() and os.path.samestat(os.fstat(descriptor), path.stat()):
+                return descriptor
+        except BlockingIOError:
+            os.close(descriptor)
+            raise BlockingIOError(
+                f"out: another process trains in {str(folder)!r}; wait for it, or give another "
+                "folder"
+            ) from None
+        os.close(descriptor)

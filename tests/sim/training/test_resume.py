@@ -1,10 +1,12 @@
 """A run that is killed, stopped, cut short by a full disk or by its loss."""
 
 import errno
+import fcntl
 import json
 import multiprocessing
 import os
 import random
+import shutil
 import signal
 import time
 
@@ -234,6 +236,74 @@ def test_one_process_at_a_time(tmp_path):
         _store.locked(tmp_path),
         pytest.raises(BlockingIOError, match=r"^out: another process trains in"),
     ):
+        sim.train(CONFIG, out=tmp_path)
+
+
+def test_the_lock_is_that_of_the_folder_that_is_there(tmp_path, monkeypatch):
+    """Whoever waited for a lock whose folder was removed meanwhile holds nothing."""
+    folder = tmp_path / "run"
+    flock, removed = fcntl.flock, []
+
+    def late(descriptor, flags):
+        flock(descriptor, flags)
+        if not removed:
+            removed.append(shutil.rmtree(folder))
+
+    monkeypatch.setattr(fcntl, "flock", late)
+    with _store.locked(folder):
+        monkeypatch.undo()
+        assert (folder / ".lock").exists()
+        with (
+            pytest.raises(BlockingIOError, match=r"^out: another process trains in"),
+            _store.locked(folder),
+        ):
+            pass
+    assert removed == [None]
+
+
+def test_a_folder_in_which_nothing_was_kept_is_not_left(tmp_path):
+    with pytest.raises(ValueError, match=r"^samples: got 61"):
+        sim.train(CONFIG.replace(samples=61), out=tmp_path / "run")
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "mine").mkdir()
+    with pytest.raises(ValueError, match=r"^samples: got 61"):
+        sim.train(CONFIG.replace(samples=61), out=tmp_path / "mine")
+    assert (tmp_path / "mine").is_dir()
+
+
+def test_a_folder_that_cannot_be(tmp_path):
+    (tmp_path / "file").write_text("")
+    for out in (tmp_path / "file", tmp_path / "file" / "run"):
+        with pytest.raises(OSError, match=r"out: no run can be kept in .* give a folder that can"):
+            sim.train(CONFIG, out=out)
+
+
+def test_a_write_that_fails_says_what_was_kept(tmp_path, monkeypatch):
+    """Not every disk says that it is full: a limit on the size of files has a number of its own."""
+    monkeypatch.setattr(
+        os, "fsync", lambda _: (_ for _ in ()).throw(OSError(errno.EFBIG, "File too large"))
+    )
+    with pytest.raises(OSError, match=r"out: File too large, config.json could not be") as caught:
+        sim.train(CONFIG, out=tmp_path)
+    assert caught.value.errno == errno.EFBIG
+    assert "start the same run again to go on" in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["run.json", "steps.parquet", "weights.pt"])
+def test_a_finished_run_of_which_a_file_is_damaged(name, tmp_path):
+    sim.train(CONFIG, out=tmp_path)
+    whole = (tmp_path / name).read_bytes()
+    (tmp_path / name).write_bytes(whole[: len(whole) // 2])
+    for reads in (load, lambda folder: sim.train(CONFIG, out=folder)):
+        with pytest.raises(ValueError, match=rf"^out: '.*{name}' is damaged, and not by a run th"):
+            reads(tmp_path)
+
+
+def test_a_checkpoint_that_is_damaged(tmp_path):
+    with pytest.raises(Stop):
+        sim.train(CONFIG, out=tmp_path, checkpoint_steps=1, progress=stopping_after(3))
+    (tmp_path / "checkpoint.pt").write_bytes(b"something else")
+    with pytest.raises(ValueError, match=r"^out: '.*checkpoint.pt' is damaged.*to start anew"):
         sim.train(CONFIG, out=tmp_path)
 
 
