@@ -9,6 +9,7 @@
 | the true minimum along single weights, kinks and all | `coordinate_minimum` |
 | v → Hv for SciPy's eigensolvers | `operator` |
 | radius of curvature from gradient and second derivative | `radius` |
+| a matrix product, by the library that is faster here | `product` |
 """
 
 from hessian._coordinate import CoordinateMinima as CoordinateMinima
@@ -23,6 +24,7 @@ from hessian._operator import Hessian as Hessian
 from hessian._operator import operator as operator
 from hessian._plan import Entry as Entry
 from hessian._plan import Plan as Plan
+from hessian._product import product as product
 from hessian._radius import radius as radius
 from hessian._sample import Sample as Sample
 from hessian._sample import Samples as Samples
@@ -43,6 +45,7 @@ __all__ = [
     "estimate",
     "operator",
     "plan",
+    "product",
     "radius",
     "sample",
 ]

@@ -22,7 +22,7 @@ from sim.training._options import Options, canonical, plain, put, read
 from sim.training._schedules import MOST_STEPS, Decay, Pass, Phase, Warmup, passes, rates
 
 # Part of every hash: raised when the same configuration would give other results than before.
-VERSION = 2
+VERSION = 3
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
 PRECISIONS = ("bfloat16", "full")
 BATCH_NORMS = ("ghost", "synchronised")

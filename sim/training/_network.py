@@ -14,6 +14,7 @@ from sim import models
 from sim.data import Dataset
 from sim.training import _optimizers
 from sim.training._config import DTYPES, TrainConfig
+from sim.training._dense import densify
 from sim.training._lanewise import Lanewise, lanewise
 from sim.training._units import units
 
@@ -58,6 +59,8 @@ class Network:
         else:
             if self.channels_last:
                 self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+            if dense(config):
+                densify(self.model)
             if config.compile:
                 self._call = torch.compile(self.model)
             self.parameters = list(self.model.parameters())
@@ -193,9 +196,19 @@ def channels_last(config: TrainConfig) -> bool:
     """
     if config.channels_last is not None:
         return config.channels_last
-    curved = config.optimizer == "cblr" or config.measure.curvature_every > 0
     wide = config.model in ("alexnet", "resnet18")
-    return wide and not curved and torch.device(config.device).type == "cpu"
+    return wide and not curved(config) and torch.device(config.device).type == "cpu"
+
+
+def dense(config: TrainConfig) -> bool:
+    """Whether large linear layers of a network of this configuration are `_dense.Dense`."""
+    plain = config.dtype == "float32" and config.precision == "full" and not config.compile
+    return plain and not curved(config) and torch.device(config.device).type == "cpu"
+
+
+def curved(config: TrainConfig) -> bool:
+    """Whether the network's exact curvature is taken."""
+    return config.optimizer == "cblr" or config.measure.curvature_every > 0
 
 
 def obstacle(config: TrainConfig) -> str | None:
@@ -204,7 +217,7 @@ def obstacle(config: TrainConfig) -> str | None:
     >>> obstacle(TrainConfig(epochs=1, model_options={"dropout": 0.5}))
     'the model has dropout, whose masks would be others'
     """
-    if config.optimizer == "cblr" or config.measure.curvature_every:
+    if curved(config):
         return "exact curvature is computed network by network"
     if config.compile or config.channels_last:
         return "compile and channels_last are for a single network"

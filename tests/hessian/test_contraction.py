@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import nn
 
 import hessian
-from hessian import _affine, _contraction, _product, _sweep
+from hessian import _contraction, _product, _sweep
 from hessian._contraction import Contraction
 from hessian._operations import Layout
 from hessian._site import sites
@@ -214,66 +214,9 @@ def test_the_cost_rule_weighs_columns_against_positions_and_speeds():
     assert pays(at, 64 * 9, 9, slow)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_products_agree_with_matmul_in_any_strides(dtype):
-    torch.manual_seed(0)
-    a, b = torch.randn(300, 70, dtype=dtype), torch.randn(300, 90, dtype=dtype)
-    wide = torch.randn(70, 600, dtype=dtype)[:, ::2]
-    slack = 1e-4 if dtype == torch.float32 else 1e-12
-    for left, right in ((a.T, b), (a.T.contiguous(), b), (wide, b), (a.T, b.T.contiguous().T)):
-        got = _product.product(left, right)
-        want = left.double() @ right.double()
-        assert got.shape == want.shape
-        assert got.dtype == dtype
-        assert float((got - want).abs().max()) <= slack * float(want.abs().max())
-
-
-def test_products_without_onednn(monkeypatch):
-    """Where the operation is missing or disagrees, ``torch.mm`` does the work."""
-
-    def wrong(a, b):
-        return 1.01 * (a @ b)
-
-    def missing(a, b):
-        raise AttributeError("no such operator")
-
-    monkeypatch.setattr(_product, "_vendor", lambda: "AuthenticAMD")
-    for broken in (wrong, missing):
-        monkeypatch.setattr(_product, "_onednn", broken)
-        _product.prefers_onednn.cache_clear()
-        try:
-            assert not _product.prefers_onednn()
-            a = torch.randn(128, 128)
-            torch.testing.assert_close(_product.product(a, a), a @ a)
-        finally:
-            _product.prefers_onednn.cache_clear()
-
-
-def test_the_library_goes_by_the_processor(monkeypatch):
-    """Not by a stopwatch: two processes on one machine give the same bits."""
-    for vendor in ("GenuineIntel", "AuthenticAMD"):
-        monkeypatch.setattr(_product, "_vendor", lambda vendor=vendor: vendor)
-        _product.prefers_onednn.cache_clear()
-        try:
-            usable = torch.backends.mkl.is_available() and _product._agrees()
-            assert _product.prefers_onednn() == (usable and vendor == "AuthenticAMD")
-        finally:
-            _product.prefers_onednn.cache_clear()
-    assert _product.rates(torch.zeros(1)) is _product.CPU
-
-
-def test_measuring_leaves_the_random_state_alone():
-    """What a GPU is asked, on the CPU."""
-    before = torch.get_rng_state()
-    speed = _product._measured(torch.device("cpu"), torch.float32)
-    assert torch.equal(before, torch.get_rng_state())
-    assert min(speed.product, speed.small, speed.square, speed.move) > 1e6
-
-
 def test_uses_in_parallel_come_together_part_by_part(monkeypatch):
     monkeypatch.setattr(_sweep, "CACHE", 1)
     model, inputs = build("tied-in-parallel")
     x, y = inputs(5, torch.Generator().manual_seed(1)), torch.tensor([0, 1, 2, 3, 0])
     got = hessian.diagonal(model, F.cross_entropy, (x, y))
     oracle.assert_exact(got, oracle.diagonal(model, F.cross_entropy, [(x, y)]))
-    assert _affine.sum_of_squares is not None
