@@ -107,6 +107,7 @@ def train(
         Interrupted: Ctrl-C or SIGTERM, after a checkpoint.
         OSError: the disk is full; the last checkpoint is whole.
         BlockingIOError: another process trains in the same folder.
+        MemoryError: the network or a batch does not fit into the memory of the device.
 
     >>> run = train({"model_options": {"hidden": [16]}, "samples": 256, "batch_size": 64,
     ...              "epochs": 3, "lr": 0.2})
@@ -114,6 +115,8 @@ def train(
     ('finished', 12, True)
     """
     config = TrainConfig.read(config)
+    if progress is not None and not isinstance(progress, bool) and not callable(progress):
+        raise TypeError(f"progress: got {progress!r}; give True, False or a function")
     folder = None if out is None else Path(out)
     loop = Loop([config], [folder], folder, root, checkpoint_seconds, checkpoint_steps, tensorboard)
     with shown(progress, config.hash) as tell:
@@ -161,7 +164,10 @@ class Loop:
                 return finished
             check_device(self.config.device)
             device = torch.device(self.config.device)
-            with torch.random.fork_rng([device] if device.type == "cuda" else []):
+            with (
+                torch.random.fork_rng([device] if device.type == "cuda" else []),
+                _memory(self.config),
+            ):
                 return self._train(world, progress)
 
     def _train(self, world: World, progress: Progress | None) -> list[Run]:
@@ -240,6 +246,7 @@ class State:
             config.augment.check(self.training.shape, config.dataset)
         self.network = Network(configs, self.training)
         _check_parts(config, self.network.model, self.counts, world)
+        _check_alone(config, self.network, self.training, self.counts, world)
         self.gradient = Gradient(configs, self.network, world)
         self.optimizer = self.network.optimizer(config)
         stride = _optimizers.stride_of(config.optimizer, config.optimizer_options)
@@ -532,12 +539,12 @@ def check_device(name: str) -> None:
     """
     try:
         torch.zeros(1, device=torch.device(name)).item()
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
+    except (RuntimeError, AssertionError, ImportError) as error:
         count = torch.cuda.device_count()
         known = "cpu" + "".join(f", cuda:{k}" for k in range(count))
+        why = str(error).splitlines()[0].split(". ")[0]  # some go on for pages
         raise ValueError(
-            f"device: {name!r} cannot be used here ({str(error).splitlines()[0]}); "
-            f"this machine has: {known}"
+            f"device: {name!r} cannot be used here ({why}); this machine has: {known}"
         ) from None
 
 
@@ -549,7 +556,7 @@ def _check_parts(config: TrainConfig, model: nn.Module, counts: list[int], world
             f"batch_size: a batch of {smallest} cannot be shared by {world.size} processes; "
             "give a larger batch size, or drop_last for the remainder of a pass"
         )
-    norms = [n for n, m in model.named_modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+    norms = _norms(model)
     parts = world.size > 1 or (config.micro_batch is not None and config.micro_batch < largest)
     if norms and parts and config.batch_norm is None:
         raise ValueError(
@@ -562,6 +569,50 @@ def _check_parts(config: TrainConfig, model: nn.Module, counts: list[int], world
             "batch_norm: cblr cannot take the curvature of a batch in parts through synchronised "
             "batch norm; leave micro_batch out, use one process, or give 'ghost'"
         )
+
+
+@contextmanager
+def _memory(config: TrainConfig) -> Iterator[None]:
+    """Say what to do where there is not enough memory."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        known = isinstance(error, MemoryError | torch.OutOfMemoryError)
+        if not known and "allocate memory" not in str(error):
+            raise
+        why = ". ".join(str(error).splitlines()[0].split(". ")[:2])
+        raise MemoryError(
+            f"out of memory on {config.device} ({why}): "
+            f"batches of {config.batch_size} samples go through {config.model} "
+            f"{config.micro_batch or 'all'} at a time; give a smaller micro_batch, or a smaller "
+            "model or data set"
+        ) from None
+
+
+def _norms(model: nn.Module) -> list[str]:
+    """The names of the batch norms."""
+    kind = nn.modules.batchnorm._BatchNorm
+    return [name for name, module in model.named_modules() if isinstance(module, kind)]
+
+
+def _check_alone(
+    config: TrainConfig, network: Network, data: Dataset, counts: list[int], world: World
+) -> None:
+    """Refuse a sample that goes alone through a batch norm which is left with one number of it."""
+    shares = {each for n in set(counts) for each in (n // world.size, -(-n // world.size))}
+    size = config.micro_batch or max(shares)
+    if config.batch_norm == "synchronised":
+        shares, size = set(counts), max(counts)
+    if not _norms(network.model) or not {1} & {n for s in shares for n in (s % size, min(s, size))}:
+        return
+    try:
+        with torch.no_grad(), network.buffers_kept():
+            network.model(data.inputs[:1])
+    except ValueError:
+        raise ValueError(
+            "batch_size: a batch, or a part of one, is a single sample, and batch norm has one "
+            "number of it to normalise; give drop_last=True, or another batch_size or micro_batch"
+        ) from None
 
 
 @contextmanager

@@ -234,6 +234,29 @@ def test_batch_norm_in_parts_has_to_be_chosen():
         sim.train({**NORMED, **cblr})
 
 
+@pytest.mark.parametrize(
+    ("changes", "kept"),
+    [
+        ({"samples": 21}, False),
+        ({"samples": 21, "drop_last": True}, True),
+        ({"samples": 21, "batch_size": 21, "micro_batch": 4, "batch_norm": "ghost"}, False),
+        ({"samples": 21, "batch_size": 21, "micro_batch": 4, "batch_norm": "synchronised"}, True),
+        ({"samples": 21, "batch_norm": "synchronised"}, False),
+        ({"samples": 20, "batch_size": 1, "micro_batch": 4, "batch_norm": "ghost"}, False),
+    ],
+)
+def test_a_sample_that_batch_norm_would_get_alone(changes, kept):
+    """Told before the first step, though it is the last one that would fail."""
+    steps = []
+    config = {**NORMED, "steps": None, "epochs": 1, **changes}
+    if kept:
+        assert sim.train(config).status == "finished"
+        return
+    with pytest.raises(ValueError, match=r"^batch_size: a batch, or a part of one, is a single s"):
+        sim.train(config, progress=lambda *a: steps.append(a))
+    assert steps == []
+
+
 # cblr
 
 

@@ -336,6 +336,29 @@ def test_a_device_that_is_not_there():
         sim.train(CONFIG.replace(device=missing))
 
 
+def test_devices_whose_absence_is_told_otherwise():
+    for name in ("hpu", "xla"):
+        with pytest.raises(ValueError, match=rf"^device: '{name}' cannot be .* has: cpu") as caught:
+            sim.train(CONFIG.replace(device=name))
+        assert len(str(caught.value)) < 250
+
+
+@pytest.mark.parametrize("options", [{"hidden": [10**7, 10**8]}, {"hidden": [4]}])
+def test_what_does_not_fit_into_memory(options, tmp_path):
+    # Beyond what an address can reach, so that no system promises it.
+    samples = 60 if options["hidden"][0] > 4 else 10**15
+    config = CONFIG.replace(model_options=options, **{"dataset_options.samples": samples})
+    with pytest.raises(MemoryError, match=r"^out of memory on cpu \(.*give a smaller micro_batch"):
+        sim.train(config, out=tmp_path / "run")
+    (row,) = sim.sweep([config], jobs=1).itertuples()
+    assert (row.status, row.reason[:28]) == ("failed", "MemoryError: out of memory o")
+
+
+def test_a_watcher_that_cannot_be_called():
+    with pytest.raises(TypeError, match=r"^progress: got 3; give True, False or a function"):
+        sim.train(CONFIG, progress=3)
+
+
 def test_more_samples_than_there_are():
     with pytest.raises(ValueError, match=r"^samples: got 61, but gaussian has 60 training samples"):
         sim.train(CONFIG.replace(samples=61))
