@@ -15,6 +15,7 @@ from sim.training._network import Network
 @pytest.fixture
 def always(monkeypatch):
     monkeypatch.setattr(_dense, "LARGE", 1)
+    monkeypatch.setattr(_dense, "WEIGHTS", 1)
 
 
 @pytest.mark.parametrize("bias", [True, False])
@@ -44,12 +45,14 @@ def test_outputs_and_gradients_are_those_of_a_linear_layer(always, bias, shape, 
 
 
 def test_small_products_are_those_of_a_linear_layer():
-    layer = nn.Linear(8, 4)
-    x = torch.randn(3, 8)
+    layer = nn.Linear(256, 256)
+    x = torch.randn(127, 256)
     expected = layer(x)
     densify(layer)
+    assert type(layer) is Dense
     assert torch.equal(layer(x), expected)
     assert layer(x).grad_fn.name() == expected.grad_fn.name()
+    assert layer(x.repeat(2, 1)).grad_fn.name() != expected.grad_fn.name()
 
 
 def test_a_second_derivative_is_refused(always):
@@ -74,7 +77,7 @@ def test_a_second_derivative_is_refused(always):
 )
 def test_only_where_first_derivatives_in_float32_are_all(changes, monkeypatch):
     monkeypatch.setattr(torch, "compile", lambda model: model)
-    base = TrainConfig(epochs=1, model_options={"hidden": [4]})
+    base = TrainConfig(epochs=1, model_options={"hidden": [1024]})
     data = sim.data.load("digits")
     assert any(type(m) is Dense for m in Network([base], data).model.modules())
     network = Network([base.replace(**changes)], data)
@@ -88,6 +91,7 @@ def test_a_run_is_the_same_to_rounding(monkeypatch):
     calls = []
     product = _dense.hessian.product
     monkeypatch.setattr(_dense, "LARGE", 1)
+    monkeypatch.setattr(_dense, "WEIGHTS", 1)
     monkeypatch.setattr(_dense.hessian, "product", lambda a, b: calls.append(a) or product(a, b))
     found = sim.train(config)
     # Three layers forwards in 6 steps and one test, and 5 products back in each step.
