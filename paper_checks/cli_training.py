@@ -19,6 +19,11 @@ if TYPE_CHECKING:
     from sim import Run, TrainConfig
 
 RUNS = Path("runs")
+# Errors of the system that a wrong path has; with all others a run could not be completed.
+BAD_PATH = {
+    *(errno.EACCES, errno.EEXIST, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.ENOENT),
+    *(errno.ENOTDIR, errno.EPERM, errno.EROFS, None),
+}
 # How `train` and `sweep` say which fields of a configuration a line sets.
 SET = (
     "Set a field, as in batch_size=512 or optimizer_options.momentum=0.9; may be given several "
@@ -82,6 +87,8 @@ def train(
         from sim.training import train as run_training
 
         fields = {} if file is None else read(file)
+        if "grid" in fields:
+            raise InputError("file", str(file), "it holds a grid of runs; cblr sweep trains one")
         fields = merged(fields, sets or [], {k: v for k, v in short.items() if v is not None})
         if not {"epochs", "steps"} & set(fields):
             raise InputError("--epochs", "not given", "say how long to train: --epochs or --steps")
@@ -141,6 +148,9 @@ def sweep(
         from sim.training import sweep as run_sweep
 
         configs = grid_of(read(file), sets or [])
+        for option, path in (("--csv", csv), ("--parquet", parquet)):
+            if path is not None and (path.is_dir() or not path.parent.is_dir()):
+                raise InputError(option, str(path), "give a file in a folder that is there")
         try:
             frame = run_sweep(
                 configs,
@@ -195,10 +205,10 @@ def data(
 
 @contextmanager
 def complete() -> Iterator[None]:
-    """A full disk is no bad input: the run could not be completed, which is status 1."""
+    """A full disk or memory is no bad input: the run could not be completed, which is status 1."""
     try:
         yield
-    except OSError as error:
+    except (OSError, MemoryError) as error:
         from paper_checks.cli import one_line
 
         typer.echo(f"cblr: {one_line(error)}", err=True)
@@ -207,14 +217,14 @@ def complete() -> Iterator[None]:
 
 @contextmanager
 def refusing() -> Iterator[None]:
-    """Bad input as one line and status 2, but for a full disk."""
+    """Bad input, a wrong path among it, as one line and status 2."""
     from paper_checks.cli import expected
 
     try:
         with expected(ValueError, TypeError):
             yield
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        if error.errno not in BAD_PATH:
             raise
         with expected(OSError):
             raise
@@ -224,8 +234,8 @@ def read(file: Path) -> dict[str, Any]:
     """The content of a TOML or JSON file."""
     if file.suffix not in (".toml", ".json"):
         raise InputError("file", str(file), "give a .toml or a .json file")
-    text = file.read_text(encoding="utf-8")
     try:
+        text = file.read_text(encoding="utf-8")
         found = tomllib.loads(text) if file.suffix == ".toml" else json.loads(text)
     except ValueError as error:
         raise InputError("file", str(file), f"cannot be read: {error}") from None
@@ -240,22 +250,24 @@ def merged(fields: Mapping[str, Any], sets: list[str], short: Mapping[str, Any])
     >>> merged({"lr": 1, "measure": {"held_out": 3}}, ["measure.test_every=2"], {"lr": 2})
     {'lr': 2, 'measure': {'held_out': 3, 'test_every': 2}}
     """
+    from sim.training._options import put
+
     found: dict[str, Any] = json.loads(json.dumps(fields, default=str))
+    given: dict[str, Any] = {}
     for each in sets:
         name, equals, text = each.partition("=")
-        if not equals or not name:
+        if not equals or not all(name.strip().split(".")):
             raise InputError("--set", each, "give FIELD=VALUE, as in batch_size=512")
-        *outer, last = name.strip().split(".")
-        inside = found
-        for part in outer:
-            inside = inside.setdefault(part, {})
-            if not isinstance(inside, dict):
-                raise InputError("--set", each, f"{part} holds no fields of its own")
-        inside[last] = value(text)
-    if "epochs" in short:
-        found.pop("steps", None)
-    if "steps" in short:
-        found.pop("epochs", None)
+        try:
+            put(given, name.strip(), value(text))
+            put(found, name.strip(), value(text))
+        except ValueError as error:
+            raise InputError("--set", each, str(error)) from None
+    for later in (given, short):
+        # The length that is said last goes before one of the other kind.
+        for name, other in (("epochs", "steps"), ("steps", "epochs")):
+            if later.get(name) is not None and other not in later:
+                found.pop(other, None)
     return {**found, **short}
 
 
@@ -289,9 +301,15 @@ def grid_of(content: Mapping[str, Any], sets: list[str]) -> "list[TrainConfig]":
     for name in content:
         if name not in ("base", "grid"):
             raise InputError("file", name, "a grid file has the tables [base] and [grid] only")
+        if not isinstance(content[name], Mapping):
+            raise InputError("file", f"[{name}]", f"got {content[name]!r}; give a table of fields")
     lists = flat(content.get("grid", {}))
     if not lists:
         raise InputError("file", "[grid]", "give lists of values, as in lr = [0.1, 0.2]")
+    for each in sets:
+        name = each.partition("=")[0].strip()
+        if any(f"{name}.".startswith(f"{varied}.") for varied in lists):
+            raise InputError("--set", each, f"the grid varies {name}; change it in [grid]")
     return grid(merged(content.get("base", {}), sets, {}), **lists)
 
 

@@ -97,6 +97,10 @@ def test_a_run_that_diverges_could_not_be_completed(tmp_path):
         (("--epochs", "1", "--device", "cuda:77"), ("device: 'cuda:77' cannot be used here",)),
         (("--epochs", "1", "--batch-size", "9999"), ("batch_size: got 9999",)),
         (("--epochs", "1", "--dataset", "cifar10", "--data", "no/such"), ("--data: ", "no/such")),
+        (("--epochs", "1", "-s", ".lr=3"), ("--set: .lr=3: give FIELD=VALUE",)),
+        (("--epochs", "1", "-s", "measure=none"), ("measure: got None",)),
+        (("--epochs", "1", "-s", "model_options.hidden=8"), ("model_options.hidden: got 8",)),
+        (("--epochs", "1", "--data", "here"), ("--data: got 'here', but digits needs no files",)),
         (("none.toml",), ("none.toml: No such file",)),
         (("none.yaml",), ("file: none.yaml: give a .toml or a .json file",)),
     ],
@@ -107,9 +111,26 @@ def test_train_refuses(arguments, parts, tmp_path):
 
 
 def test_files_that_cannot_be_read(tmp_path):
-    for name, text in (("a.toml", "x = "), ("a.json", "{"), ("b.json", "[1]")):
-        (tmp_path / name).write_text(text)
-        assert "file: " in refused(cblr("train", tmp_path / name, "--epochs", 1))
+    texts = {"a.toml": b"x = ", "a.json": b"{", "b.json": b"[1]", "b.toml": b"\xff\xfe"}
+    texts["c.toml"] = GRID.encode()
+    for name, text in texts.items():
+        (tmp_path / name).write_bytes(text)
+        line = refused(cblr("train", tmp_path / name, "--epochs", 1))
+        assert line.startswith("cblr: file: ")
+        assert name in line
+
+
+def test_a_path_that_cannot_be_a_folder(tmp_path):
+    (tmp_path / "file").write_text("")
+    line = refused(cblr("train", *SMALL, "--epochs", 1, "--out", tmp_path / "file"))
+    assert "out: no run can be kept in" in line
+
+
+def test_the_length_that_is_said_last(tmp_path):
+    assert merged({"steps": 3}, ["epochs=2"], {}) == {"epochs": 2}
+    assert merged({"epochs": 3}, ["epochs=2"], {"steps": 4}) == {"steps": 4}
+    assert merged({"epochs": 3}, ["lr=2"], {}) == {"epochs": 3, "lr": 2}
+    assert "give either" in refused(cblr("train", "--epochs", 1, "--steps", 3, "-q"))
 
 
 def test_a_full_disk_is_a_run_that_could_not_be_completed(tmp_path, monkeypatch):
@@ -155,11 +176,27 @@ def test_sweep_with_a_run_that_fails(tmp_path):
         ("[base]\nepochs = 1", "file: [grid]: give lists of values"),
         ("[base]\nepochs = 1\n[grid]\nlr = 3", "lr: got 3; give a list of values"),
         ("[base]\nepochs = 1\n[grid]\nlrr = [3]", "lrr: no such field"),
+        ("grid = [1]", "file: [grid]: got [1]; give a table of fields"),
+        ("base = 3\n[grid]\nlr = [3]", "file: [base]: got 3; give a table of fields"),
     ],
 )
 def test_sweep_refuses(text, part, tmp_path):
     (tmp_path / "grid.toml").write_text(text)
     assert part in refused(cblr("sweep", tmp_path / "grid.toml", "--out", tmp_path / "runs"))
+
+
+def test_what_a_sweep_would_ignore_or_find_out_too_late(tmp_path):
+    (tmp_path / "grid.toml").write_text(GRID)
+    command = ["sweep", tmp_path / "grid.toml", "--out", tmp_path / "runs", "-j", 1, "-q"]
+    assert "--set: lr=3: the grid varies lr" in refused(cblr(*command, "-s", "lr=3"))
+    assert "the grid varies optimizer_options.momentum" in refused(
+        cblr(*command, "-s", "optimizer_options.momentum=0")
+    )
+    for option in ("--csv", "--parquet"):
+        line = refused(cblr(*command, option, tmp_path / "none" / "t"))
+        assert line.endswith("give a file in a folder that is there")
+        assert option in refused(cblr(*command, option, tmp_path))
+    assert not (tmp_path / "runs").exists()
 
 
 def test_later_words_go_first():
