@@ -1,67 +1,167 @@
-"""A bar on standard error with the time that is left."""
+"""How far a run or a sweep has come, on standard error, with the time that is left.
+
+A terminal gets a bar; a file or a pipe, which would get nothing of it before the end, a line now
+and then.
+"""
 
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 
 from rich.console import Console
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
+    ProgressColumn,
+    Task,
     TaskID,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
 from rich.progress import Progress as Bar
+from rich.table import Column
+from rich.text import Text
 
 # Called with the steps done, their total, and the latest values by name.
 Progress = Callable[[int, int, dict[str, float]], None]
+# Seconds between two lines.
+PAUSE = 10.0
 
 
 @contextmanager
-def shown(progress: Progress | bool, title: str) -> Iterator[Progress | None]:
-    """The function to call after every step: the given one, one that moves a bar, or `None`."""
-    if progress is False:
-        yield None
-        return
+def shown(progress: Progress | bool | None, title: str) -> Iterator[Progress | None]:
+    """The function to call with what is done: the given one, one that shows it, or `None`."""
     if progress is not True:
-        yield progress
+        yield progress or None
         return
-    made = bar()
-    tasks: list[TaskID] = []
-
-    def tell(done: int, total: int, latest: dict[str, float]) -> None:
-        # Not before the first step: what is refused until then is one line, without a bar.
-        if not tasks:
-            made.start()
-            tasks.append(made.add_task(title, total=total, completed=done - 1))
-        made.update(tasks[0], completed=done, description=described(title, latest))
-
-    try:
+    console = Console(file=sys.stderr)
+    with _bar(console, title) if console.is_terminal else _lines(title) as tell:
         yield tell
-    finally:
-        made.stop()
 
 
-def bar(disable: bool = False) -> Bar:
-    """A bar: what is done, of how much, since when, and the estimated time to the end."""
-    return Bar(
+@contextmanager
+def _bar(console: Console, title: str) -> Iterator[Progress]:
+    """What is done, of how much, since when, the estimated time to the end, the latest values."""
+    made = Bar(
         TextColumn("{task.description}"),
-        BarColumn(bar_width=24),
+        BarColumn(bar_width=10),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
         TextColumn("eta"),
         TimeRemainingColumn(),
-        console=Console(file=sys.stderr),
-        disable=disable,
+        _Latest(table_column=Column(no_wrap=False)),
+        console=console,
     )
+    tasks: list[TaskID] = []
+
+    def tell(done: int, total: int, latest: dict[str, float]) -> None:
+        # Not before the first call: what is refused until then is one line, without a bar.
+        if not tasks:
+            made.start()
+            tasks.append(made.add_task(title, total=total, completed=max(0, done - 1)))
+        made.update(tasks[0], completed=done, latest=latest)
+
+    try:
+        yield tell
+    finally:
+        if tasks:
+            made.stop()
 
 
-def described(title: str, latest: dict[str, float]) -> str:
-    """The title and the latest values.
+class _Latest(ProgressColumn):
+    """The latest values, cut off where the line ends, so that all else stays readable."""
 
-    >>> described("a run", {"train_loss": 0.25, "test_accuracy": 0.5})
-    'a run train_loss 0.25 test_accuracy 0.5'
+    def render(self, task: Task) -> Text:
+        """One line."""
+        return Text(_values(task.fields.get("latest", {})), no_wrap=True, overflow="ellipsis")
+
+
+@contextmanager
+def _lines(title: str) -> Iterator[Progress]:
+    """A line every few seconds, and one in the end."""
+    pace = Pace()
+    said = time.monotonic()
+    last = ""
+
+    def tell(done: int, total: int, latest: dict[str, float]) -> None:
+        nonlocal said, last
+        now = time.monotonic()
+        last = " ".join(filter(None, [title, pace.told(now, done, total), _values(latest)]))
+        if now - said >= PAUSE:
+            said = now
+            print(last, file=sys.stderr, flush=True)
+            last = ""
+
+    try:
+        yield tell
+    finally:
+        if last:
+            print(last, file=sys.stderr, flush=True)
+
+
+class Pace:
+    """How much is done, since when, and when the rest will be.
+
+    >>> pace = Pace()
+    >>> pace.told(0.0, 1, 11)
+    '1/11 0:00:00 eta -:--:--'
+    >>> pace.told(60.0, 3, 11)
+    '3/11 0:01:00 eta 0:04:00'
     """
-    return " ".join([title, *(f"{name} {value:.4g}" for name, value in latest.items())])
+
+    def __init__(self) -> None:
+        self._first: tuple[float, int] | None = None
+
+    def told(self, now: float, done: int, total: int) -> str:
+        """A line's part; what was done before the first call is not part of the pace."""
+        self._first = self._first or (now, done)
+        took, made = now - self._first[0], done - self._first[1]
+        left = _clock(took * (total - done) / made) if made else "-:--:--"
+        return f"{done}/{total} {_clock(took)} eta {left}"
+
+
+def _clock(seconds: float) -> str:
+    return str(timedelta(seconds=round(seconds)))
+
+
+def _values(latest: dict[str, float]) -> str:
+    """The latest values.
+
+    >>> _values({"train_loss": 0.25, "test_accuracy": 0.5})
+    'train_loss 0.25 test_accuracy 0.5'
+    """
+    return " ".join(f"{name} {value:.4g}" for name, value in latest.items())
+
+
+class bar:
+    """What a sweep still calls."""
+
+    def __init__(self, disable: bool = False) -> None:
+        self._wanted = not disable
+
+    def __enter__(self) -> "bar":
+        """Nothing is shown yet."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """The end."""
+        if self._wanted:
+            self._shown.__exit__(None, None, None)
+
+    def add_task(self, title: str, total: int) -> int:
+        """Show it."""
+        self._done, self._total = 0, total
+        if self._wanted:
+            self._shown = shown(True, title)
+            self._tell = self._shown.__enter__()
+        self.advance(0, 0)
+        return 0
+
+    def advance(self, task: int, n: int) -> None:
+        """So many more."""
+        self._done += n
+        if self._wanted and self._tell is not None:
+            self._tell(self._done, self._total, {})

@@ -94,8 +94,9 @@ def train(
         checkpoint_seconds: write a checkpoint so often.
         checkpoint_steps: and after every so many steps.
         tensorboard: also write the measurements there, after every epoch, for TensorBoard.
-        progress: `True` for a bar on standard error, or a function that is called after every
-            step with the steps done, their total, and the latest known values.
+        progress: `True` for a bar on standard error (a line now and then where that is no
+            terminal), or a function that is called after every step with the steps done, their
+            total, and the latest known values.
 
     Returns:
         A `Run`. A loss that is not finite ends the run early: its status is `"diverged"`.

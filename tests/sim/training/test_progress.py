@@ -1,0 +1,93 @@
+"""What somebody who watches a run or a sweep sees, on a terminal and in a file."""
+
+import io
+import re
+import sys
+
+import pytest
+
+import sim
+from sim.training import _progress
+
+CONFIG = {"samples": 64, "batch_size": 16, "epochs": 2, "model_options": {"hidden": [4]}}
+COUNT = r"{}/8 0:00:0\d eta "
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+def terminal(monkeypatch):
+    """Standard error as a terminal; pytest puts its own there before each test."""
+    for name, value in {"COLUMNS": "80", "TERM": "xterm"}.items():
+        monkeypatch.setenv(name, value)
+    for name in ("FORCE_COLOR", "NO_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE"):
+        monkeypatch.delenv(name, raising=False)
+    stream = Terminal()
+    monkeypatch.setattr(sys, "stderr", stream)
+    return stream
+
+
+def drawn(stream):
+    """The lines that were drawn over one another, without colours and movements."""
+    plain = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", stream.getvalue())
+    return [line.rstrip() for line in re.split(r"[\r\n]+", plain) if line.strip()]
+
+
+def test_a_terminal_of_80_columns_shows_the_time_that_is_left(monkeypatch):
+    """The values are cut off, not the count and the time."""
+    stream = terminal(monkeypatch)
+    config = sim.TrainConfig.read(CONFIG)
+    sim.train(config, progress=True)
+    last = drawn(stream)[-1]
+    assert last.startswith(config.hash)
+    assert re.search(r" 8/8 0:00:0\d eta 0:00:00 train_loss ", last)
+    assert last.endswith("…")
+    assert all(len(line) <= 80 for line in drawn(stream))
+
+
+def test_a_file_gets_lines_on_the_way(monkeypatch, capsys):
+    monkeypatch.setattr(_progress, "PAUSE", 0.0)
+    config = sim.TrainConfig.read(CONFIG)
+    sim.train(config, progress=True)
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 8
+    for number, line in enumerate(lines, start=1):
+        assert re.match(rf"{config.hash} {number}/8 0:00:0\d eta ", line)
+    assert "eta -:--:--" in lines[0]
+    assert re.search(r"eta 0:00:00 train_loss [\d.]+ train_accuracy [\d.]+ test_acc", lines[-1])
+
+
+def test_lines_are_some_seconds_apart(monkeypatch, capsys):
+    """And the last one always comes, wherever the run ends."""
+    clock = iter(range(0, 1000, 4))
+    monkeypatch.setattr(_progress.time, "monotonic", lambda: float(next(clock)))
+    with _progress.shown(True, "title") as tell:
+        for done in range(1, 9):  # 4 s each
+            tell(done, 20, {})
+    lines = capsys.readouterr().err.splitlines()
+    assert [line.split()[1] for line in lines] == ["3/20", "6/20", "8/20"]
+    assert lines[0] == "title 3/20 0:00:08 eta 0:01:08"
+    assert lines[-1] == "title 8/20 0:00:28 eta 0:00:48"
+
+
+def test_a_sweep_tells_how_many_runs_are_left(monkeypatch, capsys):
+    monkeypatch.setattr(_progress, "PAUSE", 0.0)
+    sim.sweep(sim.training.grid(CONFIG, seed=range(3)), jobs=1, progress=True)
+    counts = [line.split()[1] for line in capsys.readouterr().err.splitlines()]
+    assert counts == ["0/3", "1/3", "2/3", "3/3"]
+
+
+@pytest.mark.parametrize("where", ["terminal", "file"])
+def test_what_is_refused_is_not_preceded_by_anything(where, monkeypatch, capsys):
+    stream = terminal(monkeypatch) if where == "terminal" else None
+    with pytest.raises(ValueError, match=r"^samples: got 99999"):
+        sim.train({**CONFIG, "samples": 99999}, progress=True)
+    assert (stream.getvalue() if stream else capsys.readouterr().err) == ""
+
+
+def test_nothing_is_shown_unasked(capsys):
+    sim.train(CONFIG)
+    sim.sweep([sim.TrainConfig.read(CONFIG)], jobs=1)
+    assert capsys.readouterr() == ("", "")
