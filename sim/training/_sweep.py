@@ -3,7 +3,7 @@
 import os
 import threading
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -13,16 +13,20 @@ import pandas as pd
 import torch
 
 from sim import _arguments
-from sim.training._config import TrainConfig
+from sim.training import _store
+from sim.training._config import VERSION, TrainConfig
 from sim.training._options import plain
 from sim.training._progress import bar
 from sim.training._record import TABLES
 from sim.training._run import Run
-from sim.training._train import Interrupted, Loop
+from sim.training._train import CHECKPOINT, Interrupted, Loop
 from sim.training._vectorise import groups
 
 # Seconds to wait for a scheduler.
 PATIENCE = 30.0
+# What the folders of lanes that train together begin with.
+LANES = "lanes-"
+Rows = pd.DataFrame | dict[str, Any]
 # One run at a time in a process: they share its random state and number of threads.
 _ONE = threading.Lock()
 
@@ -55,7 +59,8 @@ def sweep(
             `out` must then be a folder that they share.
         vectorise: train seeds of one configuration together in one process, which is equal to
             rounding, not bit for bit. Networks that cannot (dropout, batch norm, `cblr`, a
-            curvature measurement) train one by one.
+            curvature measurement) train one by one. Where there are fewer groups of seeds than
+            `jobs` (if given) or workers of a cluster, groups are cut, so that all have work.
         threads: torch threads of each run. Results depend on it, by rounding.
         checkpoint_seconds, checkpoint_steps: as for `train`.
         progress: a bar on standard error, with the estimated time.
@@ -88,41 +93,87 @@ def sweep(
     if jobs is not None:
         _arguments.integer("jobs", jobs, 1)
     unique = list(dict.fromkeys(every))
-    tasks = groups(unique) if vectorise else [[config] for config in unique]
+    folder = None if out is None else Path(out).absolute()
     options = {
-        "out": None if out is None else str(Path(out).absolute()),
+        "out": None if folder is None else str(folder),
         "root": None if root is None else str(root),
         "table": table,
         "threads": threads,
         "checkpoint_seconds": checkpoint_seconds,
         "checkpoint_steps": checkpoint_steps,
     }
-    found: dict[TrainConfig, pd.DataFrame] = {}
-    with _backend(jobs, scheduler, len(tasks)) as parallel:
+    found: dict[TrainConfig, Rows] = {}
+    with _backend(jobs, scheduler) as (workers, parallel):
+        tasks = _tasks(unique, vectorise, workers, folder)
         calls = (
             joblib.delayed(_task)(number, [c.plain() for c in task], options)
             for number, task in enumerate(tasks)
         )
         with bar(disable=not progress) as shown:
             line = shown.add_task("runs", total=len(unique))
-            for number, frames in parallel(calls):
-                found.update(zip(tasks[number], frames, strict=True))
-                shown.advance(line, len(frames))
+            for number, rows in parallel(len(tasks))(calls):
+                found.update(zip(tasks[number], rows, strict=True))
+                shown.advance(line, len(rows))
     return _joined(every, found)
 
 
+def _tasks(
+    configs: list[TrainConfig], vectorise: bool, workers: int, out: Path | None
+) -> list[list[TrainConfig]]:
+    """What is trained together: one run each, or lanes.
+
+    Lanes that have begun stay together, whatever is asked for beside them, or they would begin
+    anew; and no run that has come to its end is a lane again.
+    """
+    if not vectorise:
+        return [[config] for config in configs]
+    tasks, left = [], dict.fromkeys(configs)
+    if out is not None:
+        tasks += _begun(out, left)
+        for group in tasks:
+            for config in group:
+                del left[config]
+        finished = [config for config in left if (out / config.hash / "run.json").is_file()]
+        tasks += [[config] for config in finished]
+        for config in finished:
+            del left[config]
+    return tasks + groups(list(left), workers)
+
+
+def _begun(out: Path, among: Container[TrainConfig]) -> list[list[TrainConfig]]:
+    """The groups of lanes that stand in a checkpoint, and are all among those wanted."""
+    found: list[list[TrainConfig]] = []
+    for path in sorted(out.glob(f"{LANES}*/{CHECKPOINT}")):
+        try:
+            saved = _store.read_tensors(path)
+            group = [TrainConfig.read(config) for config in saved["configs"]]
+        except Exception:  # whoever trains in this folder says what is wrong with it
+            continue
+        taken = [config for other in found for config in other]
+        if saved.get("version") == VERSION and all(c in among and c not in taken for c in group):
+            found.append(group)
+    return found
+
+
 @contextmanager
-def _backend(jobs: int | None, scheduler: str | None, tasks: int) -> Iterator[joblib.Parallel]:
-    """What runs the tasks, and yields their results as they come."""
+def _backend(
+    jobs: int | None, scheduler: str | None
+) -> Iterator[tuple[int, Callable[[int], joblib.Parallel]]]:
+    """For how many workers lanes are to be cut, and what runs so many tasks, as they come."""
     kind = "generator_unordered"
     if scheduler is None:
-        count = min(tasks, jobs or joblib.cpu_count())
+
+        def local(tasks: int) -> joblib.Parallel:
+            count = min(tasks, jobs or joblib.cpu_count())
+            return joblib.Parallel(
+                n_jobs=count, return_as=kind, batch_size=1, pre_dispatch=2 * count
+            )
+
         with warnings.catch_warnings():
             # joblib starts a worker anew whose memory has grown; between runs nothing is lost.
             warnings.filterwarnings("ignore", "A worker stopped while", UserWarning)
-            yield joblib.Parallel(
-                n_jobs=count, return_as=kind, batch_size=1, pre_dispatch=2 * count
-            )
+            # Unasked lanes are not cut: to start a process may take longer than all of them.
+            yield jobs or 1, local
         return
     try:
         from distributed import Client
@@ -139,12 +190,13 @@ def _backend(jobs: int | None, scheduler: str | None, tasks: int) -> Iterator[jo
             "give the address that dask scheduler prints, as in tcp://host:8786"
         ) from None
     with client, joblib.parallel_config("dask"):
-        yield joblib.Parallel(n_jobs=-1, return_as=kind, batch_size=1, pre_dispatch="all")
+        everywhere = joblib.Parallel(n_jobs=-1, return_as=kind, batch_size=1, pre_dispatch="all")
+        yield max(1, len(client.nthreads())), lambda tasks: everywhere
 
 
 def _task(
     number: int, plains: list[dict[str, Any]], options: dict[str, Any]
-) -> tuple[int, list[pd.DataFrame]]:
+) -> tuple[int, list[Rows]]:
     """Train one group of configurations in this process; what goes wrong is in the table."""
     configs = [TrainConfig.read(each) for each in plains]
     with _ONE:
@@ -159,7 +211,7 @@ def _task(
         finally:
             torch.set_num_threads(before)
     pairs = zip(configs, runs, strict=True)
-    return number, [_frame(config, run, options["table"]) for config, run in pairs]
+    return number, [_rows(config, run, options["table"]) for config, run in pairs]
 
 
 def _train(configs: list[TrainConfig], options: dict[str, Any]) -> list[Run]:
@@ -171,7 +223,7 @@ def _train(configs: list[TrainConfig], options: dict[str, Any]) -> list[Run]:
         shared = folders[0]
         if len(configs) > 1:
             # The group as a whole goes on, or the lanes would be others and round otherwise.
-            shared = out / f"lanes-{_arguments.digest([c.hash for c in configs])}"
+            shared = out / f"{LANES}{_arguments.digest([c.hash for c in configs])}"
     return Loop(
         configs,
         folders,
@@ -182,35 +234,38 @@ def _train(configs: list[TrainConfig], options: dict[str, Any]) -> list[Run]:
     ).run()
 
 
-def _frame(config: TrainConfig, run: Run | BaseException, table: str) -> pd.DataFrame:
+def _rows(config: TrainConfig, run: Run | BaseException, table: str) -> Rows:
+    """A row of the table of runs, or a table of the run."""
     if isinstance(run, Run):
         if table == "runs":
-            return pd.DataFrame([run.summary()])
+            return run.summary()
         frame: pd.DataFrame = getattr(run, table)
         return frame.assign(hash=config.hash)
     reason = f"{type(run).__name__}: {run}"
     row = {"hash": config.hash, "status": "failed", "reason": reason}
-    return pd.DataFrame([row] if table == "runs" else [])
+    return row if table == "runs" else pd.DataFrame([])
 
 
-def _joined(configs: list[TrainConfig], found: dict[TrainConfig, pd.DataFrame]) -> pd.DataFrame:
+def _joined(configs: list[TrainConfig], found: dict[TrainConfig, Rows]) -> pd.DataFrame:
     """All tables under one another, each with the fields in which the configurations differ."""
     flat = [_flat(plain(config)) for config in configs]
     names = dict.fromkeys(name for each in flat for name in each)
     differing = [n for n in names if len({repr(each.get(n)) for each in flat}) > 1]
     if "seed" not in differing:
         differing.append("seed")
-    parts = []
-    for config, values in zip(configs, flat, strict=True):
-        part = found[config].copy()
-        for position, name in enumerate(differing):
-            value = values.get(name)
-            column = [value] * len(part)
-            label = name if name not in part.columns else f"config.{name}"
-            part.insert(position, label, column)
-        parts.append(part)
-    kept = [part for part in parts if len(part)] or parts[:1]
-    return pd.concat(kept, ignore_index=True)
+    each = [found[config] for config in configs]
+    frames = [rows for rows in each if isinstance(rows, pd.DataFrame)]
+    if frames:
+        kept = [frame for frame in frames if len(frame)] or frames[:1]
+        whole = pd.concat(kept, ignore_index=True)
+    else:
+        whole = pd.DataFrame(each)
+    lengths = [len(rows) if isinstance(rows, pd.DataFrame) else 1 for rows in each]
+    for position, name in enumerate(differing):
+        values = [v for one, k in zip(flat, lengths, strict=True) for v in [one.get(name)] * k]
+        column = pd.Series(values, dtype=object).infer_objects()
+        whole.insert(position, f"config.{name}" if name in whole.columns else name, column)
+    return whole
 
 
 def _flat(values: Any, prefix: str = "") -> dict[str, Any]:

@@ -1,27 +1,49 @@
 """Which configurations can train together as lanes of one network."""
 
+import itertools
+
 from sim.training._config import TrainConfig
 from sim.training._network import obstacle
 from sim.training._options import canonical
 
 # Lanes that train together; beyond this many their weights leave the cache.
 MOST = 32
+# What a step costs beside its lanes, in lanes: measured for small networks.
+BESIDE = 2
 
 
-def groups(configs: list[TrainConfig]) -> list[list[TrainConfig]]:
+def groups(configs: list[TrainConfig], workers: int = 1) -> list[list[TrainConfig]]:
     """The configurations in groups that differ in their seeds only, the rest one by one.
 
+    Args:
+        configs: all different.
+        workers: that train a group each at a time; where there are fewer groups, they are cut.
+
     >>> from sim.training import grid
-    >>> [len(group) for group in groups(grid({"epochs": 1}, lr=[0.1, 0.2], seed=range(3)))]
-    [3, 3]
+    >>> configs = grid({"epochs": 1}, lr=[0.1, 0.2], seed=range(3))
+    >>> [len(group) for group in groups(configs)], [len(group) for group in groups(configs, 4)]
+    ([3, 3], [2, 1, 2, 1])
     """
     found: dict[str, list[TrainConfig]] = {}
     for config in configs:
         fields = canonical(config.plain()) | {"seed": None, "order_seed": None}
         found.setdefault(repr(fields), []).append(config)
-    parts = []
-    for group in found.values():
-        # An obstacle is the architecture's or an option's, never a seed's: one look is enough.
-        most = MOST if len(group) > 1 and obstacle(group[0]) is None else 1
-        parts += [group[start : start + most] for start in range(0, len(group), most)]
-    return parts
+    whole = list(found.values())
+    # An obstacle is the architecture's or an option's, never a seed's: one look is enough.
+    able = [len(group) > 1 and obstacle(group[0]) is None for group in whole]
+
+    def cut(most: int) -> list[list[TrainConfig]]:
+        pairs = zip(whole, able, strict=True)
+        return [part for group, lanes in pairs for part in _cut(group, most if lanes else 1)]
+
+    def cost(parts: list[list[TrainConfig]]) -> int:
+        return -(-len(parts) // workers) * (BESIDE + max(map(len, parts)))
+
+    return min((cut(most) for most in range(MOST, 0, -1)), key=cost) if whole else []
+
+
+def _cut(group: list[TrainConfig], most: int) -> list[list[TrainConfig]]:
+    """As few parts as can be, of nearly equal size."""
+    count = -(-len(group) // most)
+    starts = [-(-len(group) * k // count) for k in range(count + 1)]
+    return [group[a:b] for a, b in itertools.pairwise(starts)]

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 
+import joblib
 import numpy as np
 import pandas as pd
 import pytest
@@ -187,7 +188,7 @@ def test_only_seeds_share_a_group_and_never_too_many():
     rates = grid(BASE, lr=[0.7, 0.8], order_seed=[None, 5], seed=range(2))
     apart = grid(BASE.replace(model_options={"hidden": [8], "dropout": 0.5}), seed=range(2))
     found = groups([*apart, *rates, *many])
-    assert [len(group) for group in found] == [1, 1, 4, 4, 32, 2]
+    assert [len(group) for group in found] == [1, 1, 4, 4, 17, 17]
     assert [config for group in found[:2] for config in group] == apart
     assert {config.lr for config in found[2]} == {0.7}
     assert {(c.seed, c.order_seed) for c in found[3]} == {(0, None), (0, 5), (1, None), (1, 5)}
@@ -215,7 +216,13 @@ def test_what_cannot_be_lanes_trains_alone():
         configs = grid(TrainConfig.read({"epochs": 1, **changes}), seed=range(2))
         assert [len(group) for group in groups(configs)] == [1, 1]
     mixed = grid(BASE, lr=[0.1, 0.2], seed=range(40))
-    assert [len(group) for group in groups(mixed)] == [32, 8, 32, 8]
+    assert [len(group) for group in groups(mixed)] == [20, 20, 20, 20]
+    # For many workers lanes are cut, as evenly as can be, and down to single ones.
+    few = grid(BASE, lr=[0.1, 0.2], seed=range(5))
+    for workers, sizes in ((2, [5, 5]), (4, [3, 2, 3, 2]), (7, [2, 2, 1, 2, 2, 1]), (10, [1] * 10)):
+        found = groups(few, workers)
+        assert [len(group) for group in found] == sizes
+        assert [config for group in found for config in group] == few
 
 
 def test_one_lane_diverges_and_the_others_go_on(monkeypatch):
@@ -264,6 +271,58 @@ def test_lanes_resume_bit_for_bit(tmp_path, monkeypatch):
             for name in ("whole", "cut")
         )
         equal(a, b)
+
+
+def test_lanes_that_have_begun_stay_together_and_finished_ones_are_not_lanes_again(
+    tmp_path, monkeypatch
+):
+    configs = grid(BASE, seed=range(6))
+    whole = sim.sweep(configs, jobs=1, vectorise=True, out=tmp_path / "whole")
+    cut = tmp_path / "cut"
+    sim.sweep(configs[:2], jobs=1, vectorise=True, out=cut)
+    trained, state = [], sim.training._train.State
+
+    class Watched(state):
+        def __init__(self, configs, *rest):
+            super().__init__(configs, *rest)
+            trained.append([c.seed for c in configs])
+
+        def _step(self, each, step, *rest):
+            if len(trained) == 1 and step == 3:
+                raise OSError("broken")
+            trained[-1].append(f"step {step}")
+            return super()._step(each, step, *rest)
+
+    monkeypatch.setattr(sim.training._train, "State", Watched)
+    found = sim.sweep(configs[2:5], jobs=1, vectorise=True, out=cut, checkpoint_steps=2)
+    assert set(found.status) == {"failed"}
+    # Two finished, three stand in a checkpoint after two steps, and one is new.
+    found = sim.sweep(configs, jobs=1, vectorise=True, out=cut)
+    assert [each[:4] for each in trained[1:]] == [
+        [2, 3, 4, "step 2"],
+        [5, "step 0", "step 1", "step 2"],
+    ]
+    found, whole = (frame.drop(columns="seconds") for frame in (found, whole))
+    # Other lanes beside them change the rounding.
+    pd.testing.assert_frame_equal(found, whole, check_exact=False, rtol=1e-9)
+
+
+def test_as_many_groups_as_jobs(monkeypatch):
+    seen = []
+    task = sim.training._sweep._task
+
+    def watched(number, plains, options):
+        seen.append(len(plains))
+        return task(number, plains, options)
+
+    monkeypatch.setattr(sim.training._sweep, "_task", watched)
+    monkeypatch.setattr(
+        joblib, "Parallel", lambda n_jobs, **rest: lambda calls: [f(*a) for f, a, _ in calls]
+    )
+    for jobs, sizes in ((None, [5]), (1, [5]), (2, [3, 2]), (8, [1] * 5)):
+        seen.clear()
+        sim.sweep(grid(BASE, seed=range(5)), jobs=jobs, vectorise=True)
+        assert seen == sizes
 
 
 # torchrun
