@@ -2,14 +2,11 @@
 
 import contextlib
 import os
-import signal
-import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import numpy as np
@@ -39,6 +36,7 @@ from sim.training._progress import Progress, shown
 from sim.training._record import Recorder, frames
 from sim.training._run import Run
 from sim.training._schedules import Pass, steps_in
+from sim.training._signals import stoppable
 from sim.training._tensorboard import Board
 from sim.training._units import moved
 from sim.training._world import World
@@ -187,7 +185,7 @@ class Loop:
             begun = [each.first for each in state.plan if each.first <= state.done]
             state.board = Board(self.tensorboard, begun[-1])
         written = time.monotonic()
-        with _stoppable(self.folder is not None) as stop, contextlib.closing(state):
+        with stoppable(self.folder is not None) as stop, contextlib.closing(state):
             for _ in state.steps():
                 if progress is not None and world.first:
                     progress(state.done, state.total, state.latest())
@@ -614,25 +612,3 @@ def _check_alone(
             "batch_size: a batch, or a part of one, is a single sample, and batch norm has one "
             "number of it to normalise; give drop_last=True, or another batch_size or micro_batch"
         ) from None
-
-
-@contextmanager
-def _stoppable(wanted: bool) -> Iterator[list[int]]:
-    """A list that is not empty any more once Ctrl-C or SIGTERM has come; the second one counts."""
-    caught: list[int] = []
-    if not wanted or threading.current_thread() is not threading.main_thread():
-        yield caught
-        return
-
-    def handle(number: int, frame: FrameType | None) -> None:
-        if caught:
-            raise KeyboardInterrupt
-        caught.append(number)
-
-    numbers = (signal.SIGINT, signal.SIGTERM)
-    before = [signal.signal(number, handle) for number in numbers]
-    try:
-        yield caught
-    finally:
-        for number, handler in zip(numbers, before, strict=True):
-            signal.signal(number, handler)

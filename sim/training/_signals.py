@@ -1,0 +1,48 @@
+"""What Ctrl-C and SIGTERM, by which batch systems announce the end of the time, do to a run."""
+
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+NUMBERS = (signal.SIGINT, signal.SIGTERM)
+Handler = Callable[[int, FrameType | None], None]
+
+
+@contextmanager
+def stoppable(wanted: bool) -> Iterator[list[int]]:
+    """A list that is not empty any more once one of them has come; the second one counts."""
+    caught: list[int] = []
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        if caught:
+            raise KeyboardInterrupt
+        caught.append(number)
+
+    with _handled(NUMBERS if wanted else (), handle):
+        yield caught
+
+
+@contextmanager
+def terminable() -> Iterator[None]:
+    """SIGTERM as Ctrl-C, so that the processes that work for this one are ended with it."""
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    with _handled((signal.SIGTERM,), handle):
+        yield
+
+
+@contextmanager
+def _handled(numbers: tuple[signal.Signals, ...], handler: Handler) -> Iterator[None]:
+    """The handler in their place; nothing outside the main thread, where Python allows none."""
+    if threading.current_thread() is not threading.main_thread():
+        numbers = ()
+    before = [signal.signal(number, handler) for number in numbers]
+    try:
+        yield
+    finally:
+        for number, handle in zip(numbers, before, strict=True):
+            signal.signal(number, handle)
