@@ -1,5 +1,6 @@
 """Which configurations can train together as lanes of one network."""
 
+import heapq
 import itertools
 
 from sim.training._config import TrainConfig
@@ -36,10 +37,14 @@ def groups(configs: list[TrainConfig], workers: int = 1) -> list[list[TrainConfi
         pairs = zip(whole, able, strict=True)
         return [part for group, lanes in pairs for part in _cut(group, most if lanes else 1)]
 
-    def cost(parts: list[list[TrainConfig]]) -> int:
-        return -(-len(parts) // workers) * (BESIDE + max(map(len, parts)))
+    def until(parts: list[list[TrainConfig]]) -> int:
+        """When the last worker is ready, each taking the largest group that is left."""
+        busy = [0] * workers
+        for size in sorted(map(len, parts), reverse=True):
+            heapq.heapreplace(busy, busy[0] + BESIDE + size)
+        return max(busy)
 
-    return min((cut(most) for most in range(MOST, 0, -1)), key=cost) if whole else []
+    return min((cut(most) for most in range(MOST, 0, -1)), key=until)
 
 
 def _cut(group: list[TrainConfig], most: int) -> list[list[TrainConfig]]:
