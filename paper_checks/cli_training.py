@@ -69,8 +69,6 @@ def train(
     quiet: Quiet = False,
 ) -> None:
     """Train a network, measured on the way; start it again to go on where it stood."""
-    from paper_checks.cli import INTERRUPTED
-
     short = {
         "dataset": dataset,
         "model": model,
@@ -82,7 +80,7 @@ def train(
         "seed": seed,
         "device": device,
     }
-    with complete(), refusing():
+    with interruptible("start it again with the same folder to go on"), complete(), refusing():
         from sim.training import Interrupted
         from sim.training import train as run_training
 
@@ -104,8 +102,7 @@ def train(
                 progress=not quiet,
             )
         except Interrupted as stop:
-            typer.echo(f"cblr: {stop}", err=True)
-            raise typer.Exit(INTERRUPTED) from None
+            raise KeyboardInterrupt(str(stop)) from None
     report(run)
     typer.echo(f"Run: {folder}")
     if run.status != "finished":
@@ -140,10 +137,8 @@ def sweep(
     quiet: Quiet = False,
 ) -> None:
     """Train a grid of networks; start it again to go on where it stood."""
-    from paper_checks.cli import INTERRUPTED
-
     again = f"what is done is kept in {out}; start the same sweep again to go on"
-    with complete(), refusing():
+    with interruptible(again), complete(), refusing():
         from sim.training import Interrupted
         from sim.training import sweep as run_sweep
 
@@ -164,9 +159,8 @@ def sweep(
                 checkpoint_seconds=checkpoint,
                 progress=not quiet,
             )
-        except (KeyboardInterrupt, Interrupted):
-            typer.echo(f"cblr: interrupted; {again}", err=True)
-            raise typer.Exit(INTERRUPTED) from None
+        except Interrupted:
+            raise KeyboardInterrupt from None
         if csv is not None:
             frame.to_csv(csv, index=False)
         if parquet is not None:
@@ -201,6 +195,19 @@ def data(
             typer.echo(f"cblr: {download_cifar10(folder)} is complete", err=True)
         for line in describe(name, folder):
             typer.echo(line)
+
+
+@contextmanager
+def interruptible(again: str) -> Iterator[None]:
+    """Ctrl-C and SIGTERM as one line and status 130, from the first import on."""
+    from paper_checks.cli import INTERRUPTED, terminable
+
+    try:
+        with terminable():
+            yield
+    except KeyboardInterrupt as stop:
+        typer.echo(f"cblr: {str(stop) or f'interrupted; {again}'}", err=True)
+        raise typer.Exit(INTERRUPTED) from None
 
 
 @contextmanager

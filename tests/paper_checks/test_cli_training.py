@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -15,6 +16,7 @@ from typer.testing import CliRunner
 
 from paper_checks.cli import app
 from paper_checks.cli_training import grid_of, merged
+from sim.training import _store
 
 GRID = """
 [base]
@@ -224,20 +226,64 @@ def start(folder, grid, jobs, output=subprocess.PIPE):
     )
 
 
-def test_ctrl_c_in_a_sweep_leaves_what_can_go_on(tmp_path):
-    long = GRID.replace("epochs = 3", "epochs = 400")
+@pytest.mark.parametrize(
+    ("number", "jobs"), [(signal.SIGINT, 1), (signal.SIGTERM, 1), (signal.SIGTERM, 2)]
+)
+def test_an_interrupted_sweep_leaves_what_can_go_on(number, jobs, tmp_path):
+    long = GRID.replace("epochs = 3", "epochs = 4000")
     (tmp_path / "grid.toml").write_text(long)
-    process = start(tmp_path / "runs", str(tmp_path / "grid.toml"), 1)
+    process = start(tmp_path / "runs", str(tmp_path / "grid.toml"), jobs)
     deadline = time.monotonic() + 60
-    while not list((tmp_path / "runs").glob("*/checkpoint.pt")):
+    while len(list((tmp_path / "runs").glob("*/checkpoint.pt"))) < jobs:
         assert time.monotonic() < deadline
         time.sleep(0.05)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 130, errors
-    assert "start the same sweep again to go on" in errors
+    assert errors.strip().splitlines()[-1].endswith("start the same sweep again to go on")
     assert "Traceback" not in errors
+    # Nobody trains any more.
+    deadline = time.monotonic() + 20
+    for folder in (tmp_path / "runs").iterdir():
+        while True:
+            assert time.monotonic() < deadline
+            try:
+                with _store.locked(folder):
+                    break
+            except BlockingIOError:
+                time.sleep(0.1)
     assert list((tmp_path / "runs").glob("*/checkpoint.pt"))
+
+
+def test_terminated_before_there_is_a_run(tmp_path):
+    """While the packages are imported or the data are read: the same line and the same status."""
+    command = [sys.executable, "-m", "paper_checks.cli", "train", "--epochs", "9999", "-q"]
+    process = subprocess.Popen(
+        [*command, "--out", tmp_path / "run"], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    while "libtorch" not in Path(f"/proc/{process.pid}/maps").read_text():
+        time.sleep(0.01)
+    process.terminate()
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130, errors
+    assert errors.startswith(b"cblr: interrupted")
+    assert len(errors.splitlines()) == 1
+
+
+def test_ctrl_c_is_one_line_wherever_it_comes(tmp_path, monkeypatch):
+    def pressed(*args, **options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("sim.training._train._load", pressed)
+    (tmp_path / "grid.toml").write_text(GRID)
+    for command, again in (
+        (["train", "--epochs", 1], "start it again with the same folder to go on"),
+        (["sweep", tmp_path / "grid.toml", "-j", 1], "start the same sweep again to go on"),
+    ):
+        result = cblr(*command, "--out", tmp_path / "runs", "-q")
+        assert result.exit_code == 130
+        assert result.stderr.startswith("cblr: interrupted; ")
+        assert result.stderr.rstrip().endswith(again)
 
 
 def state_of(folder):
