@@ -34,6 +34,8 @@ PAUSE = 10.0
 @contextmanager
 def shown(progress: Progress | bool | None, title: str) -> Iterator[Progress | None]:
     """The function to call with what is done: the given one, one that shows it, or `None`."""
+    if progress is not None and not isinstance(progress, bool) and not callable(progress):
+        raise TypeError(f"progress: got {progress!r}; give True, False or a function")
     if progress is not True:
         yield progress or None
         return
@@ -134,34 +136,3 @@ def _values(latest: dict[str, float]) -> str:
     'train_loss 0.25 test_accuracy 0.5'
     """
     return " ".join(f"{name} {value:.4g}" for name, value in latest.items())
-
-
-class bar:
-    """What a sweep still calls."""
-
-    def __init__(self, disable: bool = False) -> None:
-        self._wanted = not disable
-
-    def __enter__(self) -> "bar":
-        """Nothing is shown yet."""
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """The end."""
-        if self._wanted:
-            self._shown.__exit__(None, None, None)
-
-    def add_task(self, title: str, total: int) -> int:
-        """Show it."""
-        self._done, self._total = 0, total
-        if self._wanted:
-            self._shown = shown(True, title)
-            self._tell = self._shown.__enter__()
-        self.advance(0, 0)
-        return 0
-
-    def advance(self, task: int, n: int) -> None:
-        """So many more."""
-        self._done += n
-        if self._wanted and self._tell is not None:
-            self._tell(self._done, self._total, {})

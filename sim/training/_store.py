@@ -117,6 +117,28 @@ def reading(path: Path) -> Iterator[None]:
         ) from None
 
 
+def make(folder: Path) -> None:
+    """The folder is there in the end.
+
+    Raises:
+        OSError: it cannot be made.
+    """
+    with _kept_in(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+
+
+@contextmanager
+def _kept_in(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise OSError(
+            error.errno,
+            f"out: no run can be kept in {str(folder)!r} ({error.strerror}); "
+            "give a folder that can be made and written to",
+        ) from None
+
+
 LOCK = ".lock"
 
 
@@ -148,15 +170,9 @@ def locked(folder: Path) -> Iterator[None]:
 def _held(folder: Path, path: Path) -> int:
     """The descriptor of the lock's file, which is held while it is open."""
     while True:
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
+        make(folder)
+        with _kept_in(folder):
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
-        except OSError as error:
-            raise OSError(
-                error.errno,
-                f"out: no run can be kept in {str(folder)!r} ({error.strerror}); "
-                "give a folder that can be made and written to",
-            ) from None
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             # Whoever held it before may have removed the folder, and this file with it.

@@ -13,13 +13,15 @@ import pandas as pd
 import torch
 
 from sim import _arguments
+from sim.data._load import check_files
 from sim.training import _store
 from sim.training._config import VERSION, TrainConfig
 from sim.training._options import plain
-from sim.training._progress import bar
+from sim.training._progress import Progress, shown
 from sim.training._record import TABLES
 from sim.training._run import Run
-from sim.training._train import CHECKPOINT, Interrupted, Loop
+from sim.training._signals import terminable
+from sim.training._train import CHECKPOINT, Interrupted, Loop, check_device, check_pace
 from sim.training._vectorise import groups
 
 # Seconds to wait for a scheduler.
@@ -43,7 +45,7 @@ def sweep(
     threads: int = 1,
     checkpoint_seconds: float = 60.0,
     checkpoint_steps: int | None = None,
-    progress: bool = False,
+    progress: Progress | bool = False,
 ) -> pd.DataFrame:
     """Train many networks and return one tidy table.
 
@@ -63,7 +65,7 @@ def sweep(
             `jobs` (if given) or workers of a cluster, groups are cut, so that all have work.
         threads: torch threads of each run. Results depend on it, by rounding.
         checkpoint_seconds, checkpoint_steps: as for `train`.
-        progress: a bar on standard error, with the estimated time.
+        progress: as for `train`, but in runs.
 
     Returns:
         A frame. First come the fields in which the configurations differ (dotted where they are
@@ -73,9 +75,11 @@ def sweep(
         `seconds`. Rows are in the order of the configurations, whoever is ready first.
 
     Raises:
-        ValueError, TypeError: no configurations, or one that `TrainConfig` refuses, before any
-            run starts. What goes wrong later in one run is in its `reason`, and the others go on.
-        Interrupted, KeyboardInterrupt: Ctrl-C; the same call goes on from there.
+        ValueError, TypeError: no configurations, or one that `TrainConfig` refuses; no scheduler;
+            no run that could begin on this machine, for want of a device or of the data's files.
+            What goes wrong later in one run is in its `reason`, and the others go on.
+        OSError: `out` cannot be made.
+        Interrupted, KeyboardInterrupt: Ctrl-C or SIGTERM; the same call goes on from there.
 
     >>> from sim.training import grid
     >>> base = {"model_options": {"hidden": [8]}, "samples": 128, "epochs": 1}
@@ -85,6 +89,8 @@ def sweep(
     """
     if isinstance(configs, TrainConfig | Mapping):
         raise TypeError("configs: got one configuration; give a list of them, or use train")
+    if isinstance(configs, str) or not isinstance(configs, Iterable):
+        raise TypeError(f"configs: got {configs!r}; give a list of configurations, see grid")
     every = [TrainConfig.read(config) for config in configs]
     if not every:
         raise ValueError("configs: got none; give at least one")
@@ -92,6 +98,7 @@ def sweep(
     threads = _arguments.integer("threads", threads, 1)
     if jobs is not None:
         _arguments.integer("jobs", jobs, 1)
+    check_pace(checkpoint_seconds, checkpoint_steps)
     unique = list(dict.fromkeys(every))
     folder = None if out is None else Path(out).absolute()
     options = {
@@ -102,19 +109,43 @@ def sweep(
         "checkpoint_seconds": checkpoint_seconds,
         "checkpoint_steps": checkpoint_steps,
     }
+    if scheduler is None:
+        _check_machine(unique, folder, root)
     found: dict[TrainConfig, Rows] = {}
-    with _backend(jobs, scheduler) as (workers, parallel):
+    with terminable(), _backend(jobs, scheduler) as (workers, parallel):
         tasks = _tasks(unique, vectorise, workers, folder)
         calls = (
             joblib.delayed(_task)(number, [c.plain() for c in task], options)
             for number, task in enumerate(tasks)
         )
-        with bar(disable=not progress) as shown:
-            line = shown.add_task("runs", total=len(unique))
+        with shown(progress, "runs") as tell:
+            if tell is not None:
+                tell(0, len(unique), {})
             for number, rows in parallel(len(tasks))(calls):
                 found.update(zip(tasks[number], rows, strict=True))
-                shown.advance(line, len(rows))
+                if tell is not None:
+                    tell(len(found), len(unique), {})
     return _joined(every, found)
+
+
+def _check_machine(
+    configs: list[TrainConfig], out: Path | None, root: str | os.PathLike[str] | None
+) -> None:
+    """Refuse what no run could begin with; what some cannot do will be in their rows."""
+    if out is not None:
+        configs = [c for c in configs if not (out / c.hash / "run.json").is_file()]
+        _store.make(out)
+    errors = []
+    for device, dataset in dict.fromkeys((config.device, config.dataset) for config in configs):
+        try:
+            check_device(device)
+            check_files(dataset, root)
+        except (ValueError, OSError) as error:
+            errors.append(error)
+        else:
+            return
+    if errors:
+        raise errors[0]
 
 
 def _tasks(
@@ -184,7 +215,7 @@ def _backend(
         ) from None
     try:
         client = Client(scheduler, timeout=PATIENCE)
-    except (OSError, ValueError) as error:
+    except (OSError, TypeError, ValueError) as error:
         raise ValueError(
             f"scheduler: there is none at {scheduler!r} ({type(error).__name__}); "
             "give the address that dask scheduler prints, as in tcp://host:8786"

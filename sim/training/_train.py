@@ -114,8 +114,6 @@ def train(
     ('finished', 12, True)
     """
     config = TrainConfig.read(config)
-    if progress is not None and not isinstance(progress, bool) and not callable(progress):
-        raise TypeError(f"progress: got {progress!r}; give True, False or a function")
     folder = None if out is None else Path(out)
     loop = Loop([config], [folder], folder, root, checkpoint_seconds, checkpoint_steps, tensorboard)
     with shown(progress, config.hash) as tell:
@@ -143,10 +141,8 @@ class Loop:
         tensorboard: str | os.PathLike[str] | None = None,
     ) -> None:
         self.tensorboard = tensorboard
-        self.checkpoint_seconds = _arguments.number("checkpoint_seconds", checkpoint_seconds, 0.0)
-        self.checkpoint_steps = checkpoint_steps
-        if checkpoint_steps is not None:
-            _arguments.integer("checkpoint_steps", checkpoint_steps, 1)
+        check_pace(checkpoint_seconds, checkpoint_steps)
+        self.checkpoint_seconds, self.checkpoint_steps = checkpoint_seconds, checkpoint_steps
         self.configs, self.folders, self.folder, self.root = configs, folders, folder, root
         self.config = configs[0]
 
@@ -528,6 +524,13 @@ def _load(config: TrainConfig, root: str | os.PathLike[str] | None) -> tuple[Dat
         data = replace(data, inputs=data.inputs.to(DTYPES[config.dtype]))
         found.append(data.to(config.device))
     return found[0], found[1]
+
+
+def check_pace(seconds: float, steps: int | None) -> None:
+    """Refuse what is no pace of checkpoints."""
+    _arguments.number("checkpoint_seconds", seconds, 0.0)
+    if steps is not None:
+        _arguments.integer("checkpoint_steps", steps, 1)
 
 
 def check_device(name: str) -> None:

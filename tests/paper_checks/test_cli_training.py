@@ -201,6 +201,18 @@ def test_what_a_sweep_would_ignore_or_find_out_too_late(tmp_path):
     assert not (tmp_path / "runs").exists()
 
 
+def test_a_sweep_that_cannot_begin_is_refused_in_one_line(tmp_path):
+    (tmp_path / "grid.toml").write_text(GRID)
+    command = ["sweep", tmp_path / "grid.toml", "-j", 1]
+    for more, part in (
+        (["-s", "device=hpu", "--out", tmp_path / "runs"], "device: 'hpu' cannot be used here"),
+        (["--data", "here", "--out", tmp_path / "runs"], "--data: got 'here', but gaussian needs"),
+        (["--checkpoint", -1, "--out", tmp_path / "runs"], "checkpoint_seconds: got -1"),
+        (["--out", tmp_path / "grid.toml"], "out: no run can be kept in"),
+    ):
+        assert part in refused(cblr(*command, *more))
+
+
 def test_later_words_go_first():
     found = merged({"lr": 1, "steps": 3}, ["lr=2", "optimizer=lars"], {"lr": 3, "epochs": 4})
     assert found == {"lr": 3, "optimizer": "lars", "epochs": 4}

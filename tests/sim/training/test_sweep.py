@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 
@@ -100,9 +101,15 @@ def test_a_dask_cluster_gives_the_same_table(tmp_path):
     ) as cluster:
         found = sim.sweep(CONFIGS, scheduler=cluster.scheduler_address, out=tmp_path)
         steps = sim.sweep(CONFIGS, scheduler=cluster.scheduler_address, table="steps")
+        seeds, out = grid(BASE, seed=range(6)), tmp_path / "lanes"
+        lanes = sim.sweep(seeds, scheduler=cluster.scheduler_address, out=out, vectorise=True)
     equal(found, sim.sweep(CONFIGS, jobs=1))
     equal(steps, sim.sweep(CONFIGS, jobs=1, table="steps"))
     assert len(list(tmp_path.glob("*/run.json"))) == 4
+    # Three lanes for each of the two workers.
+    assert len(list(out.glob("lanes-*"))) == 2
+    parts = [sim.sweep(part, jobs=1, vectorise=True) for part in (seeds[:3], seeds[3:])]
+    equal(lanes, pd.concat(parts, ignore_index=True))
 
 
 def test_no_scheduler_at_the_address(monkeypatch):
@@ -143,11 +150,63 @@ def test_a_run_that_diverges_is_kept(tmp_path):
         ({"table": "step"}, ValueError, r"^table: unknown value 'step'.*; did you mean 'steps'\?"),
         ({"jobs": 0}, ValueError, r"^jobs: got 0"),
         ({"threads": 0}, ValueError, r"^threads: got 0"),
+        ({"configs": None}, TypeError, r"^configs: got None; give a list of configurations"),
+        ({"configs": "grid"}, TypeError, r"^configs: got 'grid'; give a list of config"),
+        ({"checkpoint_seconds": -1}, ValueError, r"^checkpoint_seconds: got -1"),
+        ({"checkpoint_steps": 0}, ValueError, r"^checkpoint_steps: got 0"),
+        ({"progress": 3}, TypeError, r"^progress: got 3; give True, False or a function"),
+        ({"scheduler": 3}, ValueError, r"^scheduler: there is none at 3"),
     ],
 )
 def test_arguments_that_are_refused(arguments, kind, message):
     with pytest.raises(kind, match=message):
         sim.sweep(**{"configs": CONFIGS, **arguments})
+
+
+def test_what_no_run_could_begin_with(tmp_path, monkeypatch):
+    """It is told once, not run by run; what some runs cannot do is in their rows."""
+    monkeypatch.delenv("CBLR_DATA", raising=False)
+    missing = [config.replace(device="hpu") for config in CONFIGS]
+    far = [TrainConfig(epochs=1, dataset="cifar10", seed=seed) for seed in range(2)]
+    for configs, message in (
+        (missing, r"^device: 'hpu' cannot be used here"),
+        (far, r"^root: not given, and the environment variable CBLR_DATA is not set"),
+        ([*missing, *far], r"^device: "),
+    ):
+        with pytest.raises(ValueError, match=message):
+            sim.sweep(configs, jobs=1)
+    with pytest.raises(ValueError, match=r"^root: got 'here', but gaussian needs no files"):
+        sim.sweep(CONFIGS, jobs=1, root="here")
+    found = sim.sweep([*missing, CONFIGS[0]], jobs=1)
+    assert found.status.tolist() == ["failed"] * 4 + ["finished"]
+    (tmp_path / "file").write_text("")
+    with pytest.raises(FileExistsError, match=r"out: no run can be kept in"):
+        sim.sweep(CONFIGS, jobs=1, out=tmp_path / "file")
+
+
+def test_finished_runs_are_read_where_they_could_not_be_trained(tmp_path, monkeypatch):
+    sim.sweep(CONFIGS, jobs=1, out=tmp_path)
+    monkeypatch.setattr(sim.training._sweep, "check_device", lambda name: 1 / 0)
+    assert len(sim.sweep(CONFIGS, jobs=1, out=tmp_path)) == 4
+
+
+def test_somebody_may_watch_a_sweep():
+    seen = []
+    sim.sweep(CONFIGS, jobs=1, progress=lambda *told: seen.append(told))
+    assert seen == [(done, 4, {}) for done in range(5)]
+
+
+def test_sigterm_ends_a_sweep_as_ctrl_c_does():
+    """Where it would end this process only, and leave the ones that train."""
+    came = []
+    before = signal.signal(signal.SIGTERM, lambda *_: came.append("the caller's"))
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            sim.sweep(CONFIGS, jobs=1, progress=lambda *_: os.kill(os.getpid(), signal.SIGTERM))
+        os.kill(os.getpid(), signal.SIGTERM)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert came == ["the caller's"]
 
 
 # lanes
@@ -219,6 +278,7 @@ def test_what_cannot_be_lanes_trains_alone():
     assert [len(group) for group in groups(mixed)] == [20, 20, 20, 20]
     # For many workers lanes are cut, as evenly as can be, and down to single ones.
     few = grid(BASE, lr=[0.1, 0.2], seed=range(5))
+    assert [len(g) for g in groups(grid(BASE, lr=[1, 2, 3], seed=range(5)), 2)] == [5, 5, 5]
     for workers, sizes in ((2, [5, 5]), (4, [3, 2, 3, 2]), (7, [2, 2, 1, 2, 2, 1]), (10, [1] * 10)):
         found = groups(few, workers)
         assert [len(group) for group in found] == sizes
@@ -296,6 +356,17 @@ def test_lanes_that_have_begun_stay_together_and_finished_ones_are_not_lanes_aga
     monkeypatch.setattr(sim.training._train, "State", Watched)
     found = sim.sweep(configs[2:5], jobs=1, vectorise=True, out=cut, checkpoint_steps=2)
     assert set(found.status) == {"failed"}
+    # Not all of them are wanted, and what another version wrote is left to whoever trains there.
+    shutil.copytree(cut, tmp_path / "part")
+    shutil.copytree(cut, tmp_path / "old")
+    (path,) = (tmp_path / "old").glob("lanes-*/checkpoint.pt")
+    saved = sim.training._store.read_tensors(path)
+    sim.training._store.write_tensors(path, saved | {"version": 0})
+    for name, wanted in (("part", configs[2:4]), ("old", configs)):
+        found = sim.sweep(wanted, jobs=1, vectorise=True, out=tmp_path / name)
+        assert set(found.status) == {"finished"}
+    assert [each[:3] for each in trained[1:]] == [[2, 3, "step 0"], [2, 3, 4]]
+    del trained[1:]
     # Two finished, three stand in a checkpoint after two steps, and one is new.
     found = sim.sweep(configs, jobs=1, vectorise=True, out=cut)
     assert [each[:4] for each in trained[1:]] == [
