@@ -4,9 +4,11 @@ import pytest
 import torch
 from torch import nn
 
-from sim import models
+from sim import data, models
+from sim.training import TrainConfig
 from sim.training._batch import predicted
 from sim.training._lanewise import SIZES, lanewise
+from sim.training._network import Network
 
 LANES = 3
 
@@ -107,6 +109,20 @@ def test_other_networks_are_left_to_vmap():
     ):
         assert lanewise(model, [], []) is None
     assert lanewise(nn.Sequential(nn.Flatten(), linear, nn.ReLU(), linear), [], []) is not None
+
+
+def test_lanes_of_a_multilayer_perceptron_are_trained_so():
+    base = TrainConfig(epochs=1, model_options={"hidden": [4]})
+    for changes, by_hand in (
+        ({}, True),
+        ({"precision": "bfloat16"}, False),
+        ({"model": "lenet"}, False),
+    ):
+        options = {} if "model" in changes else {"hidden": [4]}
+        config = base.replace(**changes, model_options=options)
+        configs = [config.replace(seed=seed) for seed in range(2)]
+        network = Network(configs, data.load("digits"))
+        assert (network._lanewise is not None) == by_hand
 
 
 def test_of_equal_outputs_the_first_class_is_predicted():
