@@ -103,6 +103,10 @@ def train(
             )
         except Interrupted as stop:
             raise KeyboardInterrupt(str(stop)) from None
+        from sim.training._world import World
+
+        if not World.found().first:  # torchrun's other processes have nothing to say
+            raise typer.Exit(0 if run.status == "finished" else 1)
     report(run)
     typer.echo(f"Run: {folder}")
     if run.status != "finished":

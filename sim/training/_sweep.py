@@ -1,9 +1,11 @@
 """Many runs: over local processes, a Dask cluster, or many seeds at once in one process."""
 
+import errno
 import os
 import threading
 import warnings
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -78,7 +80,7 @@ def sweep(
         ValueError, TypeError: no configurations, or one that `TrainConfig` refuses; no scheduler;
             no run that could begin on this machine, for want of a device or of the data's files.
             What goes wrong later in one run is in its `reason`, and the others go on.
-        OSError: `out` cannot be made.
+        OSError: `out` cannot be made; a worker process was killed, or the cluster was lost.
         Interrupted, KeyboardInterrupt: Ctrl-C or SIGTERM; the same call goes on from there.
 
     >>> from sim.training import grid
@@ -118,7 +120,7 @@ def sweep(
             joblib.delayed(_task)(number, [c.plain() for c in task], options)
             for number, task in enumerate(tasks)
         )
-        with shown(progress, "runs") as tell:
+        with shown(progress, "runs") as tell, _losses_told(scheduler):
             if tell is not None:
                 tell(0, len(unique), {})
             for number, rows in parallel(len(tasks))(calls):
@@ -126,6 +128,26 @@ def sweep(
                 if tell is not None:
                     tell(len(found), len(unique), {})
     return _joined(every, found)
+
+
+@contextmanager
+def _losses_told(scheduler: str | None) -> Iterator[None]:
+    """Say of processes that are lost what to do: no run has failed, and what is done is kept."""
+    again = "what is done is kept in out; start the same sweep again to go on"
+    try:
+        yield
+    except BrokenProcessPool:
+        raise ChildProcessError(
+            errno.ECHILD,
+            f"jobs: a worker process was killed, perhaps for want of memory; {again}, with fewer",
+        ) from None
+    except Exception as error:
+        if scheduler is None or not type(error).__module__.startswith("distributed."):
+            raise
+        raise ConnectionAbortedError(
+            errno.ECONNABORTED,
+            f"scheduler: {scheduler!r} or its workers were lost ({type(error).__name__}); {again}",
+        ) from None
 
 
 def _check_machine(

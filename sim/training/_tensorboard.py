@@ -15,6 +15,7 @@ class Board:
 
     Raises:
         ValueError: it is not installed.
+        OSError: the folder cannot be made.
     """
 
     def __init__(self, folder: str | os.PathLike[str], first: int) -> None:
@@ -25,7 +26,14 @@ class Board:
                 "tensorboard: it is not installed; pip install 'cblr[tensorboard]', "
                 "or leave it out: the tables hold the same"
             ) from None
-        self._writer: Any = SummaryWriter(str(folder), purge_step=first)
+        try:
+            self._writer: Any = SummaryWriter(str(folder), purge_step=first)
+        except OSError as error:
+            raise OSError(
+                error.errno,
+                f"tensorboard: nothing can be written to {str(folder)!r} ({error.strerror}); "
+                "give a folder that can be made and written to",
+            ) from None
 
     def epoch(self, recorder: Recorder, first: int, rates: list[float]) -> None:
         """The steps from `first` on, of the first lane, and the last epoch's values."""

@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from joblib.externals.loky.process_executor import TerminatedWorkerError
 
 import sim
 from sim.training import TrainConfig, grid, load
@@ -119,6 +120,22 @@ def test_no_scheduler_at_the_address(monkeypatch):
         sim.sweep(CONFIGS, scheduler="tcp://127.0.0.1:1")
 
 
+def test_a_cluster_that_is_lost_on_the_way():
+    from distributed.client import FutureCancelledError
+
+    lost = FutureCancelledError("a task", "scheduler-connection-lost")
+    with (
+        pytest.raises(
+            ConnectionAbortedError, match=r"scheduler: 'tcp://a:1' or its workers were l"
+        ),
+        sim.training._sweep._losses_told("tcp://a:1"),
+    ):
+        raise lost
+    # Whatever else goes wrong is not the cluster's fault.
+    with pytest.raises(KeyError), sim.training._sweep._losses_told("tcp://a:1"):
+        raise KeyError
+
+
 def test_dask_is_not_installed(monkeypatch):
     monkeypatch.setitem(sys.modules, "distributed", None)
     with pytest.raises(ValueError, match=r"^scheduler: .* is for Dask, which is not inst"):
@@ -208,6 +225,18 @@ def test_sigterm_ends_a_sweep_as_ctrl_c_does():
     finally:
         signal.signal(signal.SIGTERM, before)
     assert came == ["the caller's"]
+
+
+def test_a_worker_that_is_killed(tmp_path, monkeypatch):
+    """For want of memory, say: one line, not a traceback, and the sweep can go on."""
+
+    def killed(*args, **options):
+        raise TerminatedWorkerError("A worker process managed by the executor was unexpectedly")
+        yield
+
+    monkeypatch.setattr(joblib.Parallel, "__call__", killed)
+    with pytest.raises(ChildProcessError, match=r"jobs: a worker process was killed, perhaps for"):
+        sim.sweep(CONFIGS, jobs=2, out=tmp_path)
 
 
 # lanes
@@ -461,6 +490,12 @@ def test_processes_need_a_choice_of_batch_norm_and_a_sample_each():
 
 
 # TensorBoard
+
+
+def test_tensorboard_cannot_write_there(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OSError, match=r"tensorboard: nothing can be written to .* give a folder"):
+        sim.train(BASE, tensorboard=tmp_path / "file")
 
 
 def test_tensorboard_shows_what_the_tables_hold(tmp_path):
