@@ -2,7 +2,13 @@
 
 import heapq
 import itertools
+from typing import Any
 
+import torch
+from torch import Tensor, nn
+
+from sim import models
+from sim.data._load import shape_of
 from sim.training._config import TrainConfig
 from sim.training._network import obstacle
 from sim.training._options import canonical
@@ -11,6 +17,11 @@ from sim.training._options import canonical
 MOST = 32
 # What a step costs beside its lanes, in lanes: measured for small networks.
 BESIDE = 2
+# How large a network may be for lanes to gain anything on a CPU, as measured on one core:
+# multiplications of one step forwards, those of convolutions, which `vmap` makes slow, and weights.
+WORK = 2**24
+CONVOLUTIONS = 2**22
+WEIGHTS = 2**17
 
 
 def groups(configs: list[TrainConfig], workers: int = 1) -> list[list[TrainConfig]]:
@@ -30,8 +41,8 @@ def groups(configs: list[TrainConfig], workers: int = 1) -> list[list[TrainConfi
         fields = canonical(config.plain()) | {"seed": None, "order_seed": None}
         found.setdefault(repr(fields), []).append(config)
     whole = list(found.values())
-    # An obstacle is the architecture's or an option's, never a seed's: one look is enough.
-    able = [len(group) > 1 and obstacle(group[0]) is None for group in whole]
+    # It is the architecture that counts, or an option, never a seed: one look is enough.
+    able = [len(g) > 1 and obstacle(g[0]) is None and small(g[0]) for g in whole]
 
     def cut(most: int) -> list[list[TrainConfig]]:
         pairs = zip(whole, able, strict=True)
@@ -45,6 +56,35 @@ def groups(configs: list[TrainConfig], workers: int = 1) -> list[list[TrainConfi
         return max(busy)
 
     return min((cut(most) for most in range(MOST, 0, -1)), key=until)
+
+
+def small(config: TrainConfig) -> bool:
+    """Whether the network is so small that lanes are faster than one network after another.
+
+    >>> wide = {"model_options": {"hidden": [512, 512]}}
+    >>> small(TrainConfig(epochs=1)), small(TrainConfig(epochs=1, **wide))
+    (True, False)
+    """
+    if torch.device(config.device).type != "cpu":
+        return True  # not measured; what is small there is large here
+    shape = shape_of(config.dataset, config.dataset_options)
+    options: dict[str, Any] = dict(config.model_options)
+    model = models.build(config.model, in_shape=shape, classes=10, seed=0, **options)
+    if sum(p.numel() for p in model.parameters()) > WEIGHTS:
+        return False
+    products = {nn.Linear: 0, nn.Conv2d: 0}
+
+    def count(module: nn.Module, _: Any, output: Tensor) -> None:
+        assert isinstance(module.weight, Tensor)
+        products[type(module)] += output.numel() * module.weight[0].numel()
+
+    for module in model.modules():
+        if type(module) in products:
+            module.register_forward_hook(count)
+    with torch.no_grad():
+        model.eval()(torch.zeros(1, *shape))
+    n = max([config.batch_size, *(phase.batch_size or 0 for phase in config.phases)])
+    return n * sum(products.values()) <= WORK and n * products[nn.Conv2d] <= CONVOLUTIONS
 
 
 def _cut(group: list[TrainConfig], most: int) -> list[list[TrainConfig]]:

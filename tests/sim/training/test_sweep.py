@@ -315,6 +315,25 @@ def test_what_cannot_be_lanes_trains_alone():
         assert [config for group in found for config in group] == few
 
 
+@pytest.mark.parametrize(
+    ("changes", "lanes"),
+    [
+        ({"batch_size": 128}, True),
+        ({"batch_size": 1024}, False),
+        ({"batch_size": 8, "phases": [{"epochs": 1, "batch_size": 1024}]}, False),
+        ({"batch_size": 8, "model_options": {"hidden": [512, 512]}}, False),
+        ({"model": "lenet", "batch_size": 32}, True),
+        ({"model": "lenet", "batch_size": 128}, False),
+        ({"model": "transformer", "batch_size": 32, "model_options": {"width": 0.5}}, True),
+        ({"model": "transformer", "batch_size": 128, "model_options": {"width": 0.5}}, False),
+        ({"dataset": "gaussian", "dataset_options": {"features": 2000}}, False),
+    ],
+)
+def test_lanes_are_for_small_networks(changes, lanes):
+    configs = grid(TrainConfig.read({"epochs": 2, **changes}), seed=range(2))
+    assert [len(group) for group in groups(configs)] == ([2] if lanes else [1, 1])
+
+
 def test_one_lane_diverges_and_the_others_go_on(monkeypatch):
     build = sim.training._network._build
 
