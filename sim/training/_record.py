@@ -287,9 +287,9 @@ class Recorder:
         for unit, part in zip(
             units, rows.split([lanes * sum(unit.rows) for unit in units], -1), strict=True
         ):
-            split = part.unflatten(-1, (lanes, -1)).split(unit.rows, -1)
+            split = part.split([lanes * count for count in unit.rows], -1)
             for number, each in zip(unit.members, split, strict=True):
-                found[number] = each.sum(-1, dtype=self.wide)
+                found[number] = each.unflatten(-1, (lanes, -1)).sum(-1, dtype=self.wide)
         return torch.stack([found[k] for k in sorted(found)], -1) / self._sizes
 
     def add(self, step: int, values: Tensor, at: int = 0) -> None:

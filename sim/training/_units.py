@@ -24,7 +24,7 @@ class Unit:
 
     Attributes:
         members: their numbers.
-        leaf: what an optimizer takes: `[lanes, entries]`, or the large parameter itself.
+        leaf: what an optimizer takes: `[entries]`, member by member, or the large parameter itself.
         rows: how many rows of `ROW` entries each lane of each member fills, the last in part.
         gradients: of the members where they are joined, in the members' shapes, not copies.
     """
@@ -39,16 +39,21 @@ class Unit:
         if not self.joined:
             self.leaf = first
             return
-        flat = first.detach().new_zeros(lanes, ROW * sum(self.rows))
+        flat = first.detach().new_zeros(lanes * ROW * sum(self.rows))
         gradient = torch.zeros_like(flat)
         self.gradients: list[Tensor] = []
         start = 0
         for parameter, size, rows in zip(self._parameters, sizes, self.rows, strict=True):
-            place = _shaped(flat[:, start : start + size], parameter, lanes)
+            part = slice(start, start + lanes * ROW * rows)
+            # All lanes of one tensor lie together: as whole rows, most of them without a gap.
+            place, gradients = (
+                _shaped(whole[part].view(lanes, -1)[:, :size], parameter, lanes)
+                for whole in (flat, gradient)
+            )
             place.copy_(parameter.detach())
             parameter.data = place
-            self.gradients.append(_shaped(gradient[:, start : start + size], parameter, lanes))
-            start += ROW * rows
+            self.gradients.append(gradients)
+            start = part.stop
         self.leaf = nn.Parameter(flat)
         self.leaf.grad = gradient
         # The pieces of this gradient, which stays where it is.
