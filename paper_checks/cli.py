@@ -82,8 +82,8 @@ def one_line(error: BaseException) -> str:
 
 
 Data = cli_training.Root
+Device = cli_training.Device
 Name = Annotated[str, typer.Option("--dataset", help="digits, cifar10 or gaussian.")]
-Device = Annotated[str | None, typer.Option("--device", help="A torch device: cpu, cuda, …")]
 
 
 @app.command()
@@ -243,10 +243,8 @@ def curvature(
     plan: Annotated[
         bool, typer.Option("--plan", help="Only say how each parameter would be differentiated.")
     ] = False,
-    csv: Annotated[Path | None, typer.Option("--csv", help="Write the whole table here.")] = None,
-    parquet: Annotated[
-        Path | None, typer.Option("--parquet", help="Write the whole table here.")
-    ] = None,
+    csv: cli_training.Csv = None,
+    parquet: cli_training.Parquet = None,
     out: Annotated[
         Path, typer.Option("--out", help="Folder that gets the page of what may be trusted.")
     ] = Path("curvature"),

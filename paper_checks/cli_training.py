@@ -34,6 +34,10 @@ Root = Annotated[
     Path | None,
     typer.Option("--data", help="Folder of the data set's files (not needed for digits)."),
 ]
+Device = Annotated[str | None, typer.Option("--device", help="A torch device: cpu, cuda, …")]
+Checkpoint = Annotated[float, typer.Option("--checkpoint", help="Seconds between checkpoints.")]
+Csv = Annotated[Path | None, typer.Option("--csv", help="Write the whole table here.")]
+Parquet = Annotated[Path | None, typer.Option("--parquet", help="Write the whole table here.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")]
 Sets = Annotated[list[str] | None, typer.Option("--set", "-s", metavar="FIELD=VALUE", help=SET)]
 
@@ -55,14 +59,12 @@ def train(
     epochs: Annotated[int | None, typer.Option(help="Passes over the data.")] = None,
     steps: Annotated[int | None, typer.Option(help="Steps, instead of epochs.")] = None,
     seed: Annotated[int | None, typer.Option(help="Of the weights and the order.")] = None,
-    device: Annotated[str | None, typer.Option(help="A torch device: cpu, cuda, …")] = None,
+    device: Device = None,
     data: Root = None,
     out: Annotated[
         Path | None, typer.Option("--out", help="The run's folder (runs/<hash>).")
     ] = None,
-    checkpoint: Annotated[
-        float, typer.Option("--checkpoint", help="Seconds between checkpoints.")
-    ] = 60.0,
+    checkpoint: Checkpoint = 60.0,
     tensorboard: Annotated[
         Path | None, typer.Option("--tensorboard", help="Also write events for TensorBoard here.")
     ] = None,
@@ -115,7 +117,7 @@ def train(
 
 
 def sweep(
-    file: Annotated[Path, typer.Argument(help="A grid in TOML or JSON, with [base] and [grid].")],
+    file: Annotated[Path, typer.Argument(help="A grid in TOML or JSON: tables base and grid.")],
     sets: Sets = None,
     data: Root = None,
     out: Annotated[Path, typer.Option("--out", help="Folder of the runs.")] = RUNS,
@@ -130,14 +132,12 @@ def sweep(
         bool, typer.Option("--vectorise", help="Train many seeds of a small network as one.")
     ] = False,
     threads: Annotated[int, typer.Option("--threads", help="Torch threads of each run.")] = 1,
-    checkpoint: Annotated[
-        float, typer.Option("--checkpoint", help="Seconds between checkpoints.")
-    ] = 60.0,
+    checkpoint: Checkpoint = 60.0,
     table: Annotated[
         str, typer.Option("--table", help="runs, or steps, epochs, layer_steps, layer_epochs, …")
     ] = "runs",
-    csv: Annotated[Path | None, typer.Option("--csv", help="Write the table here.")] = None,
-    parquet: Annotated[Path | None, typer.Option("--parquet", help="Write the table here.")] = None,
+    csv: Csv = None,
+    parquet: Parquet = None,
     quiet: Quiet = False,
 ) -> None:
     """Train a grid of networks; start it again to go on where it stood."""

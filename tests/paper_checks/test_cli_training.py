@@ -4,14 +4,17 @@ import errno
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
 import time
+import tomllib
 from pathlib import Path
 
 import pandas as pd
 import pytest
+import typer
 from typer.testing import CliRunner
 
 from paper_checks.cli import app
@@ -218,6 +221,22 @@ def test_later_words_go_first():
     assert found == {"lr": 3, "optimizer": "lars", "epochs": 4}
     configs = grid_of({"base": {"epochs": 1}, "grid": {"discard": {"share": [0.1]}}}, ["seed=4"])
     assert (configs[0].seed, configs[0].discard.share) == (4, 0.1)
+
+
+def test_the_grid_of_the_documentation():
+    text = (Path(__file__).parents[2] / "docs" / "training.md").read_text(encoding="utf-8")
+    (block,) = re.findall(r"```toml\n(.*?)```", text, flags=re.S)
+    configs = grid_of(tomllib.loads(block), [])
+    assert len({config.hash for config in configs}) == 3 * 2 * 3
+    assert {config.optimizer_options["momentum"] for config in configs} == {0, 0.9}
+
+
+def test_no_help_has_brackets():
+    """They are marks of a style there, and vanish."""
+    commands = typer.main.get_command(app).commands
+    for name, command in commands.items():
+        for parameter in command.params:
+            assert "[" not in (getattr(parameter, "help", None) or ""), (name, parameter.name)
 
 
 def test_data(tmp_path):
