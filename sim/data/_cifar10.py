@@ -1,5 +1,6 @@
 """CIFAR-10 from its standard binary files (Krizhevsky 2009)."""
 
+import errno
 import hashlib
 import os
 from collections.abc import Callable, Mapping
@@ -75,6 +76,7 @@ def download_cifar10(
 
     Raises:
         ValueError: the archive or a file in it is not the published one.
+        ConnectionError: it cannot be fetched.
 
     An archive that is not the published one is refused, whatever delivered it:
 
@@ -87,14 +89,23 @@ def download_cifar10(
     ...
     ValueError: SHA256 hash of downloaded file ... does not match the known hash...
     """
-    pooch.retrieve(
-        URL,
-        known_hash=f"sha256:{SHA256}",
-        fname="cifar-10-binary.tar.gz",
-        path=Path(root),
-        processor=pooch.Untar(extract_dir="."),
-        downloader=downloader,
-    )
+    try:
+        pooch.retrieve(
+            URL,
+            known_hash=f"sha256:{SHA256}",
+            fname="cifar-10-binary.tar.gz",
+            path=Path(root),
+            processor=pooch.Untar(extract_dir="."),
+            downloader=downloader,
+        )
+    except OSError as error:
+        if error.errno is not None:  # of the disk, and it says what
+            raise
+        raise ConnectionError(
+            errno.ENETUNREACH,
+            f"{URL} cannot be fetched ({type(error).__name__}); see to the network, or "
+            f"unpack it in {str(root)!r} yourself",
+        ) from None
     folder = Path(root) / FOLDER
     for name in (name for part in FILES.values() for name in part):
         _check_size(folder / name)

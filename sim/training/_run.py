@@ -132,6 +132,24 @@ def load(folder: str | Path) -> Run:
     )
 
 
+def finished(config: TrainConfig, folder: Path | None) -> Run | None:
+    """The run of a configuration, if it has come to its end there.
+
+    Raises:
+        ValueError: it is that of another configuration or version, or damaged.
+    """
+    if folder is None or not (folder / "run.json").is_file():
+        return None
+    record = _store.read_json(folder / "run.json")
+    check_same(folder, TrainConfig.read(record["config"]).plain(), config)
+    if record["hash"] != config.hash:
+        raise ValueError(
+            f"out: {str(folder)!r} holds a run that another version of cblr made, with which the "
+            "results may be others; give another folder, or read it with sim.training.load"
+        )
+    return load(folder)
+
+
 def check_same(folder: Path, found: dict[str, Any], config: TrainConfig) -> None:
     """Refuse a folder that belongs to another configuration, and say in what it differs."""
     names = differences(found, config.plain())

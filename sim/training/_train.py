@@ -101,8 +101,8 @@ def train(
 
     Raises:
         ValueError: the folder holds a run of another configuration (the message names the
-            fields); a batch larger than the data; batch norm in parts without `batch_norm`; a
-            device that is not there; what `TrainConfig`, `load` and `build` refuse.
+            fields), of other data or of another version; a batch larger than the data; batch norm
+            in parts without `batch_norm`; a device that is not there; what `TrainConfig`, `load` and `build` refuse.
         Interrupted: Ctrl-C or SIGTERM, after a checkpoint.
         OSError: the disk is full; the last checkpoint is whole.
         BlockingIOError: another process trains in the same folder.
@@ -153,7 +153,8 @@ class Loop:
         if self.folder is not None and world.first:
             lock = _store.locked(self.folder)
         with lock:
-            found = [_finished(*each) for each in zip(self.configs, self.folders, strict=True)]
+            pairs = zip(self.configs, self.folders, strict=True)
+            found = [_run.finished(config, folder) for config, folder in pairs]
             finished = [run for run in found if run is not None]
             if len(finished) == len(found):
                 return finished
@@ -176,6 +177,11 @@ class Loop:
                 )
             for config, other in zip(self.configs, saved["configs"], strict=False):
                 _run.check_same(self.folder, other, config)
+            if saved.get("data", state.content) != state.content:
+                raise ValueError(
+                    f"out: {str(self.folder)!r} holds a run that began with other data of "
+                    f"{self.config.dataset}; give the root that it began with, or another folder"
+                )
             state.load(saved)
         if self.tensorboard is not None and world.first:
             begun = [each.first for each in state.plan if each.first <= state.done]
@@ -205,19 +211,11 @@ class Loop:
 
     def _keep(self, runs: list[Run]) -> None:
         for run in runs:
-            if run.folder is not None and _finished(run.config, run.folder) is None:
+            if run.folder is not None and _run.finished(run.config, run.folder) is None:
                 run.folder.mkdir(parents=True, exist_ok=True)
                 run.write(run.folder)
         if self.folder is not None:
             (self.folder / CHECKPOINT).unlink(missing_ok=True)
-
-
-def _finished(config: TrainConfig, folder: Path | None) -> Run | None:
-    if folder is None or not (folder / "run.json").is_file():
-        return None
-    run = _run.load(folder)
-    _run.check_same(folder, run.config.plain(), config)
-    return run
 
 
 class State:
@@ -230,6 +228,7 @@ class State:
         config = self.config
         self.device = torch.device(config.device)
         self.training, self.held = _load(config, root)
+        self.content = self.training.provenance["sha256"]
         self.plan, self.rates = config.plan(len(self.training))
         self.total = len(self.rates)
         self.counts = [
@@ -463,6 +462,7 @@ class State:
         return {
             "version": VERSION,
             "configs": [config.plain() for config in self.configs],
+            "data": self.content,
             "done": self.done,
             "network": self.network.state(),
             "optimizer": self.optimizer.state_dict(),

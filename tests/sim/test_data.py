@@ -1,3 +1,4 @@
+import errno
 import hashlib
 import math
 import shutil
@@ -185,6 +186,20 @@ def test_download_refuses_another_archive(archive, tmp_path):
     with pytest.raises(ValueError, match="hash"):
         data.download_cifar10(tmp_path / "new", downloader=downloader)
     assert not (tmp_path / "new" / "cifar-10-batches-bin").exists()
+
+
+def test_download_without_a_network(tmp_path):
+    def downloader(url, target, _):
+        raise OSError("as requests says it, on pages")
+
+    with pytest.raises(ConnectionError, match=r"https://.* cannot be fetched \(OSError\); see"):
+        data.download_cifar10(tmp_path / "new", downloader=downloader)
+
+    def full(url, target, _):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with pytest.raises(OSError, match="No space left on device"):
+        data.download_cifar10(tmp_path / "new", downloader=full)
 
 
 def test_the_published_checksum():

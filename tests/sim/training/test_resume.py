@@ -118,6 +118,25 @@ def test_a_folder_of_another_configuration(tmp_path):
             sim.train(other, out=tmp_path / name)
 
 
+def test_a_finished_run_of_another_version(tmp_path):
+    """Its results are not passed off as those of this one; to read it is another matter."""
+    sim.train(CONFIG, out=tmp_path)
+    record = json.loads((tmp_path / "run.json").read_text())
+    (tmp_path / "run.json").write_text(json.dumps({**record, "hash": "0123456789abcdef"}))
+    with pytest.raises(ValueError, match=r"^out: .* holds a run that another version of cblr made"):
+        sim.train(CONFIG, out=tmp_path)
+    assert load(tmp_path).status == "finished"
+
+
+def test_a_checkpoint_of_other_data(tmp_path):
+    with pytest.raises(Stop):
+        sim.train(CONFIG, out=tmp_path, checkpoint_steps=1, progress=stopping_after(3))
+    saved = torch.load(tmp_path / "checkpoint.pt", weights_only=True)
+    torch.save({**saved, "data": "0" * 64}, tmp_path / "checkpoint.pt")
+    with pytest.raises(ValueError, match=r"^out: .* began with other data of gaussian; give the"):
+        sim.train(CONFIG, out=tmp_path)
+
+
 def test_a_checkpoint_of_another_version(tmp_path):
     with pytest.raises(Stop):
         sim.train(CONFIG, out=tmp_path, checkpoint_steps=1, progress=stopping_after(3))
