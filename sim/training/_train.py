@@ -102,7 +102,8 @@ def train(
     Raises:
         ValueError: the folder holds a run of another configuration (the message names the
             fields), of other data or of another version; a batch larger than the data; batch norm
-            in parts without `batch_norm`; a device that is not there; what `TrainConfig`, `load` and `build` refuse.
+            in parts without `batch_norm`; a device that is not there; what `TrainConfig`, `load` and
+            `build` refuse.
         Interrupted: Ctrl-C or SIGTERM, after a checkpoint.
         OSError: the disk is full; the last checkpoint is whole.
         BlockingIOError: another process trains in the same folder.
