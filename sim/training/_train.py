@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from sim import _arguments
 from sim import data as datasets
 from sim.data import Dataset
+from sim.models._build import check as check_model
 from sim.optimizers import CBLR
 from sim.training import _optimizers, _run, _store
 from sim.training._batch import (
@@ -102,8 +103,8 @@ def train(
     Raises:
         ValueError: the folder holds a run of another configuration (the message names the
             fields), of other data or of another version; a batch larger than the data; batch norm
-            in parts without `batch_norm`; a device that is not there; what `TrainConfig`, `load` and
-            `build` refuse.
+            in parts without `batch_norm`; a device that is not there; what `TrainConfig`,
+            `load` and `build` refuse.
         Interrupted: Ctrl-C or SIGTERM, after a checkpoint.
         OSError: the disk is full; the last checkpoint is whole.
         BlockingIOError: another process trains in the same folder.
@@ -239,6 +240,12 @@ class State:
         ]
         if config.augment is not None:
             config.augment.check(self.training.shape, config.dataset)
+        try:
+            check_model(config.model, self.training.shape, config.model_options)
+        except ValueError as error:
+            raise ValueError(
+                f"model: {config.model!r} cannot take the inputs of {config.dataset}; {error}"
+            ) from None
         self.network = Network(configs, self.training)
         _check_parts(config, self.network.model, self.counts, world)
         _check_alone(config, self.network, self.training, self.counts, world)

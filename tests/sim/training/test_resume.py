@@ -378,6 +378,13 @@ def test_a_watcher_that_cannot_be_called():
         sim.train(CONFIG, progress=3)
 
 
+def test_a_model_for_other_inputs():
+    with pytest.raises(
+        ValueError, match=r"^model: 'lenet' cannot take the inputs of gaussian; in_s"
+    ):
+        sim.train(CONFIG.replace(model="lenet", model_options={}))
+
+
 def test_more_samples_than_there_are():
     with pytest.raises(ValueError, match=r"^samples: got 61, but gaussian has 60 training samples"):
         sim.train(CONFIG.replace(samples=61))
