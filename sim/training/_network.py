@@ -111,6 +111,9 @@ class Network:
                 self._views.append((view, number, lane))
                 pairs.append((f"{lane}.{self.names[number]}", view))
             groups.append({"params": pairs})
+        if options.get("grouping") != "group":
+            # Every tensor is for itself, and all lanes' go through the rule in one list.
+            groups = [{"params": [pair for group in groups for pair in group["params"]]}]
         return _optimizers.make(name, groups, config.lr, options)
 
     def join_gradients(self) -> None:
@@ -221,6 +224,8 @@ def obstacle(config: TrainConfig) -> str | None:
         return "exact curvature is computed network by network"
     if config.compile or config.channels_last:
         return "compile and channels_last are for a single network"
+    if _optimizers.couples(config.optimizer, config.optimizer_options):
+        return "the optimizer looks at all gradients together (max_grad_norm)"
     options: dict[str, Any] = dict(config.model_options)
     shape = (1, 32, 32)
     model = models.build(config.model, in_shape=shape, classes=2, seed=0, **options)

@@ -111,6 +111,18 @@ def check(name: str, lr: float, options: Mapping[str, Any]) -> None:
     make(name, [("w", torch.nn.Parameter(torch.zeros(1)))], lr, options)
 
 
+def couples(name: str, options: Mapping[str, Any]) -> bool:
+    """Whether a step on some tensors depends on other ones that are not in their group.
+
+    >>> couples("lamb", {"like": "timm"}), couples("lamb", {"like": "you2020"})
+    (True, False)
+    """
+    if name != "lamb":
+        return False
+    made = make(name, [("w", torch.nn.Parameter(torch.zeros(1)))], 0.0, options)
+    return made.param_groups[0]["max_grad_norm"] is not None
+
+
 def stride_of(name: str, options: Mapping[str, Any]) -> str:
     """What a step is the rate times of, in size: `"gradient"`, `"momentum"`, else `"weights"`.
 

@@ -249,6 +249,9 @@ def test_a_worker_that_is_killed(tmp_path, monkeypatch):
         {"optimizer": "adam", "optimizer_options": {}, "lr": 0.01},
         {"optimizer": "lars", "lr": 0.01},
         {"optimizer": "mclr", "lr": 0.01, "optimizer_options": {"grouping": "group"}},
+        {"optimizer": "mclr", "lr": 0.01, "optimizer_options": {"one_dimensional": "plain"}},
+        {"optimizer": "lamb", "lr": 0.01, "optimizer_options": {"like": "you2020"}},
+        {"optimizer": "percent-delta", "lr": 0.01, "optimizer_options": {"weight_decay": 0.01}},
         {"discard": {"share": 0.3}, "loss": "power"},
         {"discard": {"kind": "random", "share": 0.3, "normaliser": "batch"}},
         {"discard_gradients": {"kind": "random", "share": 0.3}},
@@ -301,6 +304,8 @@ def test_what_cannot_be_lanes_trains_alone():
         {"model": "resnet18", "model_options": {"width": 0.1}},
         {"measure": {"curvature_every": 1}},
         {"channels_last": True},
+        {"optimizer": "lamb", "optimizer_options": {"like": "timm"}},
+        {"optimizer": "lamb", "optimizer_options": {"max_grad_norm": 3.0}},
     ):
         configs = grid(TrainConfig.read({"epochs": 1, **changes}), seed=range(2))
         assert [len(group) for group in groups(configs)] == [1, 1]
