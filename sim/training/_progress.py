@@ -27,8 +27,9 @@ from rich.text import Text
 
 # Called with the steps done, their total, and the latest values by name.
 Progress = Callable[[int, int, dict[str, float]], None]
-# Seconds between two lines.
-PAUSE = 10.0
+Say = Callable[[float, int, int, dict[str, float]], None]
+# Seconds between two lines, and between two looks at what the bar is to show.
+PAUSE, REDRAWN = 10.0, 0.1
 
 
 @contextmanager
@@ -59,7 +60,7 @@ def _bar(console: Console, title: str) -> Iterator[Progress]:
     )
     tasks: list[TaskID] = []
 
-    def tell(done: int, total: int, latest: dict[str, float]) -> None:
+    def say(now: float, done: int, total: int, latest: dict[str, float]) -> None:
         # Not before the first call: what is refused until then is one line, without a bar.
         if not tasks:
             made.start()
@@ -67,7 +68,8 @@ def _bar(console: Console, title: str) -> Iterator[Progress]:
         made.update(tasks[0], completed=done, latest=latest)
 
     try:
-        yield tell
+        with _now_and_then(say, REDRAWN) as tell:
+            yield tell
     finally:
         if tasks:
             made.stop()
@@ -83,25 +85,37 @@ class _Latest(ProgressColumn):
 
 @contextmanager
 def _lines(title: str) -> Iterator[Progress]:
-    """A line every few seconds, and one in the end."""
+    """A line in the beginning, every few seconds, and in the end."""
     pace = Pace()
-    said = time.monotonic()
-    last = ""
+
+    def say(now: float, done: int, total: int, latest: dict[str, float]) -> None:
+        text = [title, pace.told(now, done, total), _values(latest)]
+        print(*filter(None, text), file=sys.stderr, flush=True)
+
+    with _now_and_then(say, PAUSE) as tell:
+        yield tell
+
+
+@contextmanager
+def _now_and_then(say: Say, pause: float) -> Iterator[Progress]:
+    """Pass on the first call, others after a pause of so many seconds, and the last one."""
+    said: float | None = None
+    left: tuple[float, int, int, dict[str, float]] | None = None
 
     def tell(done: int, total: int, latest: dict[str, float]) -> None:
-        nonlocal said, last
-        now = time.monotonic()
-        last = " ".join(filter(None, [title, pace.told(now, done, total), _values(latest)]))
-        if now - said >= PAUSE:
+        nonlocal said, left
+        left = time.monotonic(), done, total, latest
+        now = left[0]
+        if said is None or now - said >= pause:
             said = now
-            print(last, file=sys.stderr, flush=True)
-            last = ""
+            say(*left)
+            left = None
 
     try:
         yield tell
     finally:
-        if last:
-            print(last, file=sys.stderr, flush=True)
+        if left is not None:
+            say(*left)
 
 
 class Pace:
