@@ -143,8 +143,10 @@ def norms(tensors: list[Tensor], group: dict[str, Any], order: int = 2) -> Tenso
     flat = torch._foreach_norm(
         [part for each in parts for part in each], order, dtype=torch.float64
     )
-    values = torch.stack(list(flat)).split([len(each) for each in parts])
-    each = torch.stack([torch.linalg.vector_norm(value, order) for value in values])
+    each = torch.stack(list(flat))
+    if len(each) > len(parts):
+        values = each.split([len(every) for every in parts])
+        each = torch.stack([torch.linalg.vector_norm(value, order) for value in values])
     if group["grouping"] == "tensor":
         return each
     total = each.sum() if order == 1 else torch.linalg.vector_norm(each)
