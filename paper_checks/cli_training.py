@@ -131,7 +131,13 @@ def sweep(
     vectorise: Annotated[
         bool, typer.Option("--vectorise", help="Train many seeds of a small network as one.")
     ] = False,
-    threads: Annotated[int, typer.Option("--threads", help="Torch threads of each run.")] = 1,
+    threads: Annotated[
+        int | None,
+        typer.Option(
+            "--threads",
+            help="Torch threads of each run; by default one, or all for seeds trained as one here.",
+        ),
+    ] = None,
     checkpoint: Checkpoint = 60.0,
     table: Annotated[
         str, typer.Option("--table", help="runs, or steps, epochs, layer_steps, layer_epochs, …")

@@ -75,6 +75,7 @@ def _measure(context: "Context") -> dict[str, Any]:
             grid(base.replace(optimizer=rule, lr=gamma), batch_size=sizes, order_seed=range(runs)),
             jobs=1,
             vectorise=True,
+            threads=1,
         )
         losses = [
             [

@@ -98,6 +98,7 @@ def tables(lab: Lab, configs: "Sequence[TrainConfig]", *names: str) -> "tuple[pd
                 root=lab.root,
                 table=name,
                 jobs=lab.jobs,
+                threads=1,
                 vectorise=lab.vectorise,
                 progress=lab.runs is not None,
             )

@@ -24,7 +24,7 @@ from sim.training._record import TABLES
 from sim.training._run import Run
 from sim.training._signals import terminable
 from sim.training._train import CHECKPOINT, Interrupted, Loop, check_device, check_pace
-from sim.training._vectorise import groups
+from sim.training._vectorise import groups, split
 
 # Seconds to wait for a scheduler.
 PATIENCE = 30.0
@@ -44,7 +44,7 @@ def sweep(
     jobs: int | None = None,
     scheduler: str | None = None,
     vectorise: bool = False,
-    threads: int = 1,
+    threads: int | None = None,
     checkpoint_seconds: float = 60.0,
     checkpoint_steps: int | None = None,
     progress: Progress | bool = False,
@@ -65,7 +65,8 @@ def sweep(
             rounding, not bit for bit. Networks that cannot (dropout, batch norm, `cblr`, a
             curvature measurement) train one by one. Where there are fewer groups of seeds than
             `jobs` (if given) or workers of a cluster, groups are cut, so that all have work.
-        threads: torch threads of each run. Results depend on it, by rounding.
+        threads: torch threads of each run. Results depend on it, by rounding. `None`: one, but for
+            lanes that train in this process all that torch has, where they are enough work.
         checkpoint_seconds, checkpoint_steps: as for `train`.
         progress: as for `train`, but in runs.
 
@@ -97,7 +98,8 @@ def sweep(
     if not every:
         raise ValueError("configs: got none; give at least one")
     _arguments.choice("table", table, ("runs", *TABLES))
-    threads = _arguments.integer("threads", threads, 1)
+    if threads is not None:
+        _arguments.integer("threads", threads, 1)
     if jobs is not None:
         _arguments.integer("jobs", jobs, 1)
     check_pace(checkpoint_seconds, checkpoint_steps)
@@ -107,7 +109,6 @@ def sweep(
         "out": None if folder is None else str(folder),
         "root": None if root is None else str(root),
         "table": table,
-        "threads": threads,
         "checkpoint_seconds": checkpoint_seconds,
         "checkpoint_steps": checkpoint_steps,
     }
@@ -116,14 +117,18 @@ def sweep(
     found: dict[TrainConfig, Rows] = {}
     with terminable(), _backend(jobs, scheduler) as (workers, parallel):
         tasks = _tasks(unique, vectorise, workers, folder)
+        train = parallel(len(tasks))
+        here = train.n_jobs == 1
         calls = (
-            joblib.delayed(_task)(number, [c.plain() for c in task], options)
+            joblib.delayed(_task)(
+                number, [c.plain() for c in task], options, threads or (split(task) if here else 1)
+            )
             for number, task in enumerate(tasks)
         )
         with shown(progress, "runs") as tell, _losses_told(scheduler):
             if tell is not None:
                 tell(0, len(unique), {})
-            for number, rows in parallel(len(tasks))(calls):
+            for number, rows in train(calls):
                 found.update(zip(tasks[number], rows, strict=True))
                 if tell is not None:
                     tell(len(found), len(unique), {})
@@ -248,13 +253,13 @@ def _backend(
 
 
 def _task(
-    number: int, plains: list[dict[str, Any]], options: dict[str, Any]
+    number: int, plains: list[dict[str, Any]], options: dict[str, Any], threads: int
 ) -> tuple[int, list[Rows]]:
     """Train one group of configurations in this process; what goes wrong is in the table."""
     configs = [TrainConfig.read(each) for each in plains]
     with _ONE:
         before = torch.get_num_threads()
-        torch.set_num_threads(options["threads"])
+        torch.set_num_threads(threads)
         try:
             runs: Sequence[Run | BaseException] = _train(configs, options)
         except Interrupted:

@@ -2,6 +2,7 @@
 
 import heapq
 import itertools
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -22,6 +23,8 @@ BESIDE = 2
 WORK = 2**24
 CONVOLUTIONS = 2**22
 WEIGHTS = 2**17
+# Multiplications of one step of all lanes from which on two threads are faster than one.
+SHARED = 2**24
 
 
 def groups(configs: list[TrainConfig], workers: int = 1) -> list[list[TrainConfig]]:
@@ -67,11 +70,36 @@ def small(config: TrainConfig) -> bool:
     """
     if torch.device(config.device).type != "cpu":
         return True  # not measured; what is small there is large here
+    cost = _cost(config)
+    return cost.weights <= WEIGHTS and cost.products <= WORK and cost.convolutions <= CONVOLUTIONS
+
+
+def split(group: list[TrainConfig]) -> int:
+    """Among how many threads lanes are shared that have this process for themselves.
+
+    >>> few = [TrainConfig(epochs=1, seed=seed) for seed in range(2)]
+    >>> split(few), split(few[:1])
+    (1, 1)
+    """
+    if len(group) == 1 or torch.device(group[0].device).type != "cpu":
+        return 1
+    enough = len(group) * _cost(group[0]).products >= SHARED
+    return torch.get_num_threads() if enough else 1
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a step of one network takes: weights, and multiplications forwards."""
+
+    weights: int
+    products: int
+    convolutions: int
+
+
+def _cost(config: TrainConfig) -> Cost:
     shape = shape_of(config.dataset, config.dataset_options)
     options: dict[str, Any] = dict(config.model_options)
     model = models.build(config.model, in_shape=shape, classes=10, seed=0, **options)
-    if sum(p.numel() for p in model.parameters()) > WEIGHTS:
-        return False
     products = {nn.Linear: 0, nn.Conv2d: 0}
 
     def count(module: nn.Module, _: Any, output: Tensor) -> None:
@@ -84,7 +112,8 @@ def small(config: TrainConfig) -> bool:
     with torch.no_grad():
         model.eval()(torch.zeros(1, *shape))
     n = max([config.batch_size, *(phase.batch_size or 0 for phase in config.phases)])
-    return n * sum(products.values()) <= WORK and n * products[nn.Conv2d] <= CONVOLUTIONS
+    weights = sum(p.numel() for p in model.parameters())
+    return Cost(weights, n * sum(products.values()), n * products[nn.Conv2d])
 
 
 def _cut(group: list[TrainConfig], most: int) -> list[list[TrainConfig]]:

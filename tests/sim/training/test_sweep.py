@@ -1,6 +1,7 @@
 """Sweeps: one table, whoever trains: this process, others, a Dask cluster, or lanes."""
 
 import json
+import math
 import os
 import shutil
 import signal
@@ -15,7 +16,7 @@ import torch
 from joblib.externals.loky.process_executor import TerminatedWorkerError
 
 import sim
-from sim.training import TrainConfig, grid, load
+from sim.training import TrainConfig, _vectorise, grid, load
 from sim.training._record import TABLES
 from sim.training._vectorise import groups
 
@@ -436,18 +437,53 @@ def test_as_many_groups_as_jobs(monkeypatch):
     seen = []
     task = sim.training._sweep._task
 
-    def watched(number, plains, options):
-        seen.append(len(plains))
-        return task(number, plains, options)
+    def watched(number, plains, options, threads):
+        seen.append((len(plains), threads))
+        return task(number, plains, options, threads)
+
+    class Serial:
+        def __init__(self, n_jobs, **rest):
+            self.n_jobs = n_jobs
+
+        def __call__(self, calls):
+            return [f(*a) for f, a, _ in calls]
 
     monkeypatch.setattr(sim.training._sweep, "_task", watched)
-    monkeypatch.setattr(
-        joblib, "Parallel", lambda n_jobs, **rest: lambda calls: [f(*a) for f, a, _ in calls]
-    )
-    for jobs, sizes in ((None, [5]), (1, [5]), (2, [3, 2]), (8, [1] * 5)):
+    monkeypatch.setattr(joblib, "Parallel", Serial)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 4)
+    # The threads of a process are for lanes that have it for themselves, and are enough work.
+    for enough in (True, False):
+        monkeypatch.setattr(_vectorise, "SHARED", 0 if enough else math.inf)
+        many = 4 if enough else 1
+        for jobs, sizes in ((None, [5]), (1, [5]), (2, [3, 2]), (8, [1] * 5)):
+            seen.clear()
+            sim.sweep(grid(BASE, seed=range(5)), jobs=jobs, vectorise=True)
+            assert seen == [(size, many if len(sizes) == 1 else 1) for size in sizes]
+    monkeypatch.setattr(_vectorise, "SHARED", 0)
+    for options, threads in (({"threads": 3, "vectorise": True}, 3), ({"vectorise": False}, 1)):
         seen.clear()
-        sim.sweep(grid(BASE, seed=range(5)), jobs=jobs, vectorise=True)
-        assert seen == sizes
+        sim.sweep(grid(BASE, seed=range(2)), jobs=1, **options)
+        assert {each for _, each in seen} == {threads}
+
+
+def test_lanes_have_the_threads_of_the_process(monkeypatch):
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        for n, threads in ((128, 2), (8, 1)):
+            lanes = grid({"epochs": 1, "batch_size": n}, seed=range(32))
+            assert _vectorise.split(lanes) == threads
+        monkeypatch.setattr(_vectorise, "SHARED", 0)
+        run = sim.training._run.environment
+        seen = []
+        monkeypatch.setattr(
+            sim.training._run, "environment", lambda *a: seen.append(run(*a)["threads"]) or run(*a)
+        )
+        sim.sweep(grid(BASE, seed=range(2)), jobs=1, vectorise=True)
+        assert seen == [2, 2]
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
 
 
 # torchrun
