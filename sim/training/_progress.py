@@ -68,7 +68,7 @@ def _bar(console: Console, title: str) -> Iterator[Progress]:
         made.update(tasks[0], completed=done, latest=latest)
 
     try:
-        with _now_and_then(say, REDRAWN) as tell:
+        with _now_and_then(say, REDRAWN, at_once=True) as tell:
             yield tell
     finally:
         if tasks:
@@ -85,27 +85,35 @@ class _Latest(ProgressColumn):
 
 @contextmanager
 def _lines(title: str) -> Iterator[Progress]:
-    """A line in the beginning, every few seconds, and in the end."""
-    pace = Pace()
+    """A line every few seconds, and one in the end."""
+    pace: list[Pace] = []
 
     def say(now: float, done: int, total: int, latest: dict[str, float]) -> None:
-        text = [title, pace.told(now, done, total), _values(latest)]
+        text = [title, pace[0].told(now, done, total), _values(latest)]
         print(*filter(None, text), file=sys.stderr, flush=True)
 
-    with _now_and_then(say, PAUSE) as tell:
+    with _now_and_then(say, PAUSE, at_once=False) as later:
+
+        def tell(done: int, total: int, latest: dict[str, float]) -> None:
+            if not pace:
+                pace.append(Pace(time.monotonic(), done))
+            later(done, total, latest)
+
         yield tell
 
 
 @contextmanager
-def _now_and_then(say: Say, pause: float) -> Iterator[Progress]:
-    """Pass on the first call, others after a pause of so many seconds, and the last one."""
+def _now_and_then(say: Say, pause: float, *, at_once: bool) -> Iterator[Progress]:
+    """Pass on a call after a pause of so many seconds, the last one, and the first if `at_once`."""
     said: float | None = None
     left: tuple[float, int, int, dict[str, float]] | None = None
 
     def tell(done: int, total: int, latest: dict[str, float]) -> None:
         nonlocal said, left
-        left = time.monotonic(), done, total, latest
-        now = left[0]
+        now = time.monotonic()
+        left = now, done, total, latest
+        if said is None and not at_once:
+            said = now
         if said is None or now - said >= pause:
             said = now
             say(*left)
@@ -121,20 +129,23 @@ def _now_and_then(say: Say, pause: float) -> Iterator[Progress]:
 class Pace:
     """How much is done, since when, and when the rest will be.
 
-    >>> pace = Pace()
+    Args:
+        began: when the first call came.
+        before: what was done then, and is not part of the pace.
+
+    >>> pace = Pace(0.0, 1)
     >>> pace.told(0.0, 1, 11)
     '1/11 0:00:00 eta -:--:--'
     >>> pace.told(60.0, 3, 11)
     '3/11 0:01:00 eta 0:04:00'
     """
 
-    def __init__(self) -> None:
-        self._first: tuple[float, int] | None = None
+    def __init__(self, began: float, before: int) -> None:
+        self._began, self._before = began, before
 
     def told(self, now: float, done: int, total: int) -> str:
-        """A line's part; what was done before the first call is not part of the pace."""
-        self._first = self._first or (now, done)
-        took, made = now - self._first[0], done - self._first[1]
+        """A line's part."""
+        took, made = now - self._began, done - self._before
         left = _clock(took * (total - done) / made) if made else "-:--:--"
         return f"{done}/{total} {_clock(took)} eta {left}"
 
