@@ -185,4 +185,6 @@ def lanewise(
         return None
     if not all(type(m) in ELEMENTWISE for m in functions) or len(linear) != len(functions) + 1:
         return None
+    if any(isinstance(m, nn.GELU) and m.approximate != "none" for m in functions):
+        return None
     return Lanewise(functions, parameters, gradients)

@@ -103,6 +103,7 @@ def test_other_networks_are_left_to_vmap():
         nn.Sequential(linear, linear),
         nn.Sequential(linear, nn.Dropout(0.5), linear),
         nn.Sequential(linear, nn.Softmax(-1), linear),
+        nn.Sequential(linear, nn.GELU("tanh"), linear),
         nn.Sequential(nn.Linear(2, 2, bias=False), nn.ReLU(), linear),
         nn.Sequential(nn.Conv1d(2, 2, 1), nn.ReLU(), linear),
         linear,
