@@ -41,7 +41,7 @@ def shown(progress: Progress | bool | None, title: str) -> Iterator[Progress | N
         yield progress or None
         return
     console = Console(file=sys.stderr)
-    with _bar(console, title) if console.is_terminal else _lines(title) as tell:
+    with _bar(console, title) if console.is_interactive else _lines(title) as tell:
         yield tell
 
 
@@ -71,8 +71,7 @@ def _bar(console: Console, title: str) -> Iterator[Progress]:
         with _now_and_then(say, REDRAWN, at_once=True) as tell:
             yield tell
     finally:
-        if tasks:
-            made.stop()
+        made.stop()
 
 
 class _Latest(ProgressColumn):

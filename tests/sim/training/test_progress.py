@@ -80,6 +80,15 @@ def test_a_sweep_tells_how_many_runs_are_left(monkeypatch, capsys):
     assert counts == ["0/3", "1/3", "2/3", "3/3"]
 
 
+def test_a_terminal_that_cannot_redraw_gets_lines(monkeypatch):
+    stream = terminal(monkeypatch)
+    monkeypatch.setenv("TERM", "dumb")
+    sim.train(CONFIG, progress=True)
+    assert len(drawn(stream)) == 1
+    assert " 8/8 0:00:0" in drawn(stream)[0]
+    assert "━" not in stream.getvalue()
+
+
 @pytest.mark.parametrize("where", ["terminal", "file"])
 def test_what_is_refused_is_not_preceded_by_anything(where, monkeypatch, capsys):
     stream = terminal(monkeypatch) if where == "terminal" else None
