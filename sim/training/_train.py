@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from hessian._allocator import keep_freed
 from sim import _arguments
 from sim import data as datasets
 from sim.data import Dataset
@@ -229,6 +230,7 @@ class State:
         self.configs, self.config, self.world = configs, configs[0], world
         config = self.config
         self.device = torch.device(config.device)
+        keep_freed()
         self.training, self.held = _load(config, root)
         self.content = self.training.provenance["sha256"]
         self.plan, self.rates = config.plan(len(self.training))
