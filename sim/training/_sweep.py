@@ -25,6 +25,7 @@ from sim.training._run import Run
 from sim.training._signals import terminable
 from sim.training._train import CHECKPOINT, Interrupted, Loop, check_device, check_pace
 from sim.training._vectorise import groups, split
+from sim.training._world import torchrun
 
 # Seconds to wait for a scheduler.
 PATIENCE = 30.0
@@ -102,6 +103,12 @@ def sweep(
         _arguments.integer("threads", threads, 1)
     if jobs is not None:
         _arguments.integer("jobs", jobs, 1)
+    if torchrun():
+        # Its processes train every run together; what they start would wait for each other.
+        if scheduler is not None or (jobs or 1) > 1:
+            which = f"jobs: got {jobs}" if scheduler is None else f"scheduler: got {scheduler!r}"
+            raise ValueError(f"{which}, but torchrun's processes share each run; leave it out")
+        jobs = 1
     check_pace(checkpoint_seconds, checkpoint_steps)
     unique = list(dict.fromkeys(every))
     folder = None if out is None else Path(out).absolute()

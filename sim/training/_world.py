@@ -9,6 +9,11 @@ import torch.distributed as dist
 from torch import Tensor
 
 
+def torchrun() -> bool:
+    """Whether torchrun started this process."""
+    return "TORCHELASTIC_RUN_ID" in os.environ
+
+
 @dataclass(frozen=True)
 class World:
     """How many processes there are, and which one this is.
@@ -25,7 +30,7 @@ class World:
         """The world of the process group, which is made here if torchrun asks for one."""
         if not dist.is_available():
             return cls()
-        if not dist.is_initialized() and "TORCHELASTIC_RUN_ID" in os.environ:
+        if not dist.is_initialized() and torchrun():
             dist.init_process_group("nccl" if device.startswith("cuda") else "gloo")
         if not dist.is_initialized():
             return cls()

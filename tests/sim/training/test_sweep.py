@@ -19,6 +19,7 @@ import sim
 from sim.training import TrainConfig, _vectorise, grid, load
 from sim.training._record import TABLES
 from sim.training._vectorise import groups
+from sim.training._world import World
 
 from . import reference
 
@@ -464,6 +465,21 @@ def test_as_many_groups_as_jobs(monkeypatch):
         seen.clear()
         sim.sweep(grid(BASE, seed=range(2)), jobs=1, **options)
         assert {each for _, each in seen} == {threads}
+
+
+def test_under_torchrun_a_sweep_starts_no_processes(monkeypatch):
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "1")
+    for options in ({"jobs": 2}, {"scheduler": "tcp://127.0.0.1:1"}):
+        name, value = next(iter(options.items()))
+        with pytest.raises(ValueError, match=rf"^{name}: got '?{value}'?, but torchrun's"):
+            sim.sweep(CONFIGS, **options)
+    parallel, seen = joblib.Parallel, []
+    monkeypatch.setattr(
+        joblib, "Parallel", lambda n_jobs, **o: seen.append(n_jobs) or parallel(1, **o)
+    )
+    monkeypatch.setattr(sim.training._train.World, "found", lambda device: World())
+    assert set(sim.sweep(CONFIGS).status) == {"finished"}
+    assert seen == [1]
 
 
 def test_lanes_have_the_threads_of_the_process(monkeypatch):
