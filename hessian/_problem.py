@@ -12,7 +12,6 @@ import torch
 from torch import Tensor, nn
 
 from hessian import _data
-from hessian._allocator import keep_freed
 from hessian._batch import METHOD_CHOICES, Batch, Problem, Start
 from hessian._draws import NotInParts
 from hessian._forward import TooLarge, put_back
@@ -131,7 +130,6 @@ def lend(
     parameters = selected(model, names)
     memory = memory or default_memory(parameters.values())
     problem = Problem(model, loss, forward, parameters, method, memory)
-    keep_freed()
     wanted = {id(p) for p in parameters.values()}
     modules = problem.modules()
     every = [p for module in modules for p in module.parameters()]

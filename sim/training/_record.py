@@ -6,6 +6,7 @@ Nothing here waits for the device: numbers go into buffers there and come over i
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -443,7 +444,12 @@ def _rows(
     rows: list[dict[str, Any]], columns: tuple[str, ...], lane: int, key: str, last: float
 ) -> pd.DataFrame:
     kept = [row for row in rows if row["lane"] == lane and row[key] <= last]
-    return pd.DataFrame(kept, columns=list(columns))
+    return pd.DataFrame(kept, columns=list(columns)) if kept else _empty(columns).copy()
+
+
+@lru_cache
+def _empty(columns: tuple[str, ...]) -> pd.DataFrame:
+    return pd.DataFrame([], columns=list(columns))
 
 
 def _steps(

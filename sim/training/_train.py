@@ -1,6 +1,7 @@
 """One run: from a configuration to its tables and weights."""
 
 import contextlib
+import copy
 import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,13 +14,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from hessian._allocator import keep_freed
 from sim import _arguments
 from sim import data as datasets
 from sim.data import Dataset
 from sim.models._build import check as check_model
 from sim.optimizers import CBLR
 from sim.training import _optimizers, _run, _store
+from sim.training._allocator import keep_freed
 from sim.training._batch import (
     AUGMENT,
     HELD_OUT,
@@ -491,6 +492,8 @@ class State:
 
     def runs(self, folders: Sequence[Path | None]) -> list[Run]:
         """What came of each lane."""
+        environment = _run.environment(self.config.device, self.world.size)
+        data = plain(self.training.provenance)
         found = []
         for lane, (config, folder) in enumerate(zip(self.configs, folders, strict=True)):
             weights = self.network.weights(lane)
@@ -507,11 +510,11 @@ class State:
                     reason=reason,
                     **frames(self.recorder, lane, self.plan, self.rates, self.counts),
                     weights=weights,
-                    data=plain(self.training.provenance),
+                    data=copy.deepcopy(data),
                     shape=self.training.shape,
                     classes=self.training.classes,
                     seconds=self.seconds / len(self.configs),
-                    environment=_run.environment(config.device, self.world.size),
+                    environment=dict(environment),
                     folder=folder,
                 )
             )

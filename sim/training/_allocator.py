@@ -15,9 +15,8 @@ def keep_freed() -> None:
     """Let the C library keep up to 64 MB of freed memory for the next tensors.
 
     Otherwise glibc gives it back whenever some of it lies at the end of the heap, and the system
-    has to find and clear the same pages again: a tenth of the time of a quarter-width AlexNet's
-    diagonal, and up to a fifth of that of training a small network. It learns from the largest
-    block that it has seen freed, so one is shown to it, which nothing is written to and which
-    takes no memory. Another C library does what it did before.
+    has to find and clear the same pages again: up to a fifth of the time of training a small
+    network. It learns from the largest block that it has seen freed, so one is shown to it, which
+    nothing is written to and which takes no memory. Another C library does what it did before.
     """
     torch.empty(BLOCK, dtype=torch.uint8)
