@@ -161,6 +161,7 @@ class Loop:
             found = [_run.finished(config, folder) for config, folder in pairs]
             finished = [run for run in found if run is not None]
             if len(finished) == len(found):
+                self._tidy(world)  # whoever was killed before it could
                 return finished
             check_device(self.config.device)
             device = torch.device(self.config.device)
@@ -207,6 +208,7 @@ class Loop:
         runs = state.runs(self.folders)
         if world.first:
             self._keep(runs)
+        self._tidy(world)
         return runs
 
     def _checkpoint(self, state: "State") -> None:
@@ -218,7 +220,9 @@ class Loop:
             if run.folder is not None and _run.finished(run.config, run.folder) is None:
                 run.folder.mkdir(parents=True, exist_ok=True)
                 run.write(run.folder)
-        if self.folder is not None:
+
+    def _tidy(self, world: World) -> None:
+        if self.folder is not None and world.first:
             (self.folder / CHECKPOINT).unlink(missing_ok=True)
 
 

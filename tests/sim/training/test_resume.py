@@ -128,6 +128,14 @@ def test_a_finished_run_of_another_version(tmp_path):
     assert load(tmp_path).status == "finished"
 
 
+def test_a_checkpoint_of_a_finished_run_is_removed(tmp_path):
+    """The process was killed after the last file of the results, and before it could."""
+    run = sim.train(CONFIG, out=tmp_path)
+    (tmp_path / "checkpoint.pt").write_bytes(b"")
+    assert sim.train(CONFIG, out=tmp_path).steps.equals(run.steps)
+    assert not (tmp_path / "checkpoint.pt").exists()
+
+
 def test_a_checkpoint_of_other_data(tmp_path):
     with pytest.raises(Stop):
         sim.train(CONFIG, out=tmp_path, checkpoint_steps=1, progress=stopping_after(3))
