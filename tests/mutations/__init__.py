@@ -1,0 +1,1 @@
+"""Deliberate errors, and the tests that must see them."""

@@ -1,0 +1,258 @@
+"""Deliberate errors in `hessian`, each of which some test must see.
+
+`before` stands exactly once in the file; `after` takes its place. `tests` are where it is looked
+for first; what survives there is looked for in all of the tests of the package.
+"""
+
+from typing import NamedTuple
+
+
+class Mutation(NamedTuple):
+    """One deliberate error: what it is, where, the right text and the wrong one, who sees it."""
+
+    what: str
+    file: str
+    before: str
+    after: str
+    tests: str
+
+
+MUTATIONS = [
+    # ---------------------------------------------------------------- the certificate's lists
+    Mutation(
+        "tanh is taken for piecewise linear",
+        "_operations.py",
+        '_PIECEWISE = _names(\n    """Relu',
+        '_PIECEWISE = _names(\n    """Tanh Relu',
+        "test_exactness.py test_certificate.py",
+    ),
+    Mutation(
+        "a product of two factors with the same parameter is affine",
+        "_operations.py",
+        '"Mul": ((0, 1),),',
+        '"Mul": (),',
+        "test_certificate.py test_random.py test_exactness.py",
+    ),
+    Mutation(
+        "a matrix product with the same parameter on both sides is affine",
+        "_operations.py",
+        '"Mm": ((0, 1),),',
+        '"Mm": (),',
+        "test_certificate.py test_random.py test_exactness.py",
+    ),
+    Mutation(
+        "layer norm is affine in its input",
+        "_operations.py",
+        '"NativeLayerNorm": (0,),',
+        '"NativeLayerNorm": (),',
+        "test_exactness.py test_certificate.py",
+    ),
+    Mutation(
+        "batch norm in training mode is affine in its input",
+        "_operations.py",
+        "Dependence(nonlinear=(0,)) if training else",
+        "Dependence(products=((0, 1),)) if training else",
+        "test_exactness.py test_certificate.py",
+    ),
+    Mutation(
+        "a sum over samples keeps them apart",
+        "_operations.py",
+        "return [Mark.CONFLICT if axis in axes else lay._replace(axis=axis)]",
+        "return [lay._replace(axis=axis)]",
+        "test_exactness.py test_certificate.py test_random.py",
+    ),
+    Mutation(
+        "a softmax along the samples keeps them apart",
+        "_operations.py",
+        "return [Mark.CONFLICT if axis == lay.axis and not whole else lay] * len(dims)",
+        "return [lay] * len(dims)",
+        "test_exactness.py test_certificate.py test_random.py",
+    ),
+    Mutation(
+        "a permutation leaves samples on the axis they had",
+        "_operations.py",
+        "source = _axes(order[lay.axis], len(out)).pop()",
+        "source = lay.axis",
+        "test_certificate.py test_random.py test_modules.py",
+    ),
+    Mutation(
+        "a loss that multiplies two outputs is linear in them",
+        "_certificate.py",
+        "return not multiplied and not at & set(rule.nonlinear)",
+        "return not at & set(rule.nonlinear)",
+        "test_exactness.py test_diagonal.py test_random.py",
+    ),
+    Mutation(
+        "terms that join two entries of a parameter are sums over entries",
+        "_certificate.py",
+        "        elif linear or (\n",
+        "        elif linear or entries or (\n",
+        "test_exactness.py test_diagonal.py test_certificate.py",
+    ),
+    # -------------------------------------------------------------------- the affine route
+    Mutation(
+        "the columns' weights are left out of the squares",
+        "_contraction.py",
+        "return values.mul_(weights.unsqueeze(-1))",
+        "return values",
+        "test_exactness.py test_contraction.py",
+    ),
+    Mutation(
+        "a position is paired with itself twice",
+        "_contraction.py",
+        "row[0] *= 0.5  # a position",
+        "row[0] *= 1.0  # a position",
+        "test_contraction.py",
+    ),
+    Mutation(
+        "pairs of positions are counted once",
+        "_contraction.py",
+        "twice = 2 * x",
+        "twice = 1 * x",
+        "test_contraction.py",
+    ),
+    Mutation(
+        "the scale of a product is not squared",
+        "_contraction.py",
+        "s2 *= self.site.scale**2",
+        "s2 *= self.site.scale",
+        "test_modules.py test_random.py test_diagonal.py test_contraction.py",
+    ),
+    Mutation(
+        "several uses of a parameter are squared apart",
+        "_site.py",
+        "total = total + site.gradient(adjoint[some], place)",
+        "total = (total.square() + site.gradient(adjoint[some], place).square()).sqrt()",
+        "test_exactness.py test_random.py",
+    ),
+    Mutation(
+        "a column's weight is another's in the columns route",
+        "_affine.py",
+        "weights = torch.stack([factor.weights[c, s] for c, s in jobs])",
+        "weights = torch.stack([factor.weights[0, s] for c, s in jobs])",
+        "test_exactness.py test_modules.py test_random.py",
+    ),
+    # --------------------------------------------------------------------- the chain route
+    Mutation(
+        "tanh's second derivative is halved",
+        "_step.py",
+        "self.second = (-2 * y if tanh",
+        "self.second = (-1 * y if tanh",
+        "test_chain.py test_exactness.py",
+    ),
+    Mutation(
+        "layer norm's Jacobian leaves out the variance",
+        "_step.py",
+        "got = (base - base.mean(-1, keepdim=True)).sub_(hat * share)",
+        "got = (base - base.mean(-1, keepdim=True)).sub_(0 * hat * share)",
+        "test_chain.py test_exactness.py",
+    ),
+    Mutation(
+        "softmax's own curvature is left out in one term",
+        "_step.py",
+        "block = torch.diag_embed(g) - outer - outer.transpose(-1, -2)",
+        "block = torch.diag_embed(g) - outer",
+        "test_chain.py test_exactness.py test_random.py",
+    ),
+    Mutation(
+        "the curvature of an elementwise function is left out",
+        "_step.py",
+        "self.second = self.where.flat(second.detach(), self.children[0])",
+        "self.second = 0 * self.where.flat(second.detach(), self.children[0])",
+        "test_chain.py test_exactness.py",
+    ),
+    Mutation(
+        "an embedding's repeated rows do not meet",
+        "_site.py",
+        "sums = (curved * same.unsqueeze(1)).sum(3)  # [n, c, p]",
+        "sums = curved.diagonal(dim1=2, dim2=3).clone()",
+        "test_chain.py test_exactness.py test_modules.py",
+    ),
+    # ------------------------------------------------------- pre-activation and parameter route
+    Mutation(
+        "products at a site are halved",
+        "_preactivation.py",
+        "curved[:, c, :, q] = product[part[:, c]]",
+        "curved[:, c, :, q] = product[part[:, c]] / 2",
+        "test_modules.py test_random.py test_diagonal.py",
+    ),
+    Mutation(
+        "the batched products run along twice the unit vector",
+        "_parameter.py",
+        "units[rows, entries] = 1.0",
+        "units[rows, entries] = 2.0",
+        "test_exactness.py test_diagonal.py",
+    ),
+    Mutation(
+        "single products read a neighbour's entry",
+        "_parameter.py",
+        "got.reshape(-1)[entry].detach()",
+        "got.reshape(-1)[entry - 1].detach()",
+        "test_diagonal.py test_random.py test_exactness.py",
+    ),
+    # ------------------------------------------------------------------ batches, parts, loaders
+    Mutation(
+        "batches of a loader weigh the same",
+        "_problem.py",
+        "return 1.0 / sum(items) if weight is None else 1.0",
+        "return 1.0 / len(items) if weight is None else 1.0",
+        "test_exactness.py test_diagonal.py",
+    ),
+    Mutation(
+        "what the loss adds by itself is added by every part",
+        "_pieces.py",
+        "    division.note(len(slices))\n    return whole.own()[0]",
+        "    division.note(len(slices))\n    return {k: len(slices) * v for k, v in whole.own()[0].items()}",
+        "test_pieces.py test_parts.py",
+    ),
+    Mutation(
+        "a batch's part of the operator has no weight",
+        "_operator.py",
+        "into.add_(h, alpha=item.a)",
+        "into.add_(h, alpha=1.0)",
+        "test_operator.py",
+    ),
+    # --------------------------------------------------------------------------- estimators
+    Mutation(
+        "the empirical Fisher of a mean is that of a sum",
+        "_estimate.py",
+        'count = 1.0 if weight == "sum" else float(of_all(batch))',
+        "count = 1.0",
+        "test_estimate.py",
+    ),
+    Mutation(
+        "the sampled Gauss-Newton takes the negative part for positive",
+        "_estimate.py",
+        "weights.append(exact.weights.new_full((n,), sign))",
+        "weights.append(exact.weights.new_full((n,), 1.0))",
+        "test_estimate.py",
+    ),
+    Mutation(
+        "what is taken exactly is probed again",
+        "_probe.py",
+        "at[edge] = probe, h - a * (weights * dot)",
+        "at[edge] = probe, h - 0 * a * (weights * dot)",
+        "test_estimate.py",
+    ),
+    Mutation(
+        "Becker and LeCun's rule does not square the weights",
+        "_becker_lecun.py",
+        "left = None if b is None else alpha * (out @ b.square().transpose(-1, -2))",
+        "left = None if b is None else alpha * (out @ b.abs().transpose(-1, -2))",
+        "test_becker_lecun.py",
+    ),
+    Mutation(
+        "the standard error divides by n instead of n - 1",
+        "_standard_error.py",
+        "self.count / (self.count - 1)",
+        "1.0",
+        "test_standard_error.py",
+    ),
+    Mutation(
+        "sampled values are those of the next entry",
+        "_sample.py",
+        "part = item.a * h[name].reshape(-1)[at]",
+        "part = item.a * h[name].reshape(-1).roll(-1)[at]",
+        "test_sample.py",
+    ),
+]
