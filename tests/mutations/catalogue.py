@@ -202,7 +202,7 @@ MUTATIONS = [
         "what the loss adds by itself is added by every part",
         "_pieces.py",
         "    division.note(len(slices))\n    return whole.own()[0]",
-        "    division.note(len(slices))\n    return {k: len(slices) * v for k, v in whole.own()[0].items()}",
+        "    division.note(len(slices))\n    return {k: 3 * v for k, v in whole.own()[0].items()}",
         "test_pieces.py test_parts.py",
     ),
     Mutation(
