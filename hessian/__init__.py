@@ -10,8 +10,10 @@
 | v → Hv for SciPy's eigensolvers | `operator` |
 | radius of curvature from gradient and second derivative | `radius` |
 | a matrix product, by the library that is faster here | `product` |
+| is it exact on a network or operation of one's own? | `testing.assert_exact` |
 """
 
+from hessian import testing as testing
 from hessian._coordinate import CoordinateMinima as CoordinateMinima
 from hessian._coordinate import CoordinateMinimum as CoordinateMinimum
 from hessian._coordinate import coordinate_minimum as coordinate_minimum
@@ -48,4 +50,5 @@ __all__ = [
     "product",
     "radius",
     "sample",
+    "testing",
 ]
