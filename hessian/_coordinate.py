@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, grad_and_value, vmap
 
 from hessian import _data
+from hessian._ledger import Guard
 from hessian._problem import Item, Problem, lend, scale, ticker, walk
 from hessian._sample import entries
 
@@ -138,6 +139,7 @@ def coordinate_minimum(
     }
     result = CoordinateMinima()
     with (
+        Guard(),
         lend(model, loss, "auto", forward, names, memory, dtype) as problem,
         ticker(progress) as bar,
     ):

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from hessian import _data, _parameter
 from hessian._batch import Problem
 from hessian._distributed import Facts, joined, size_of
+from hessian._ledger import Guard
 from hessian._pieces import Division, Sum, added
 from hessian._plan import Plan
 from hessian._problem import Item, lend, scale, ticker, walk
@@ -142,6 +143,7 @@ def diagonal(
         (tensor([[5.]]), tensor([[3.]]))
     """
     with (
+        Guard(),
         joined(group, split) as team,
         lend(model, loss, method, forward, names, memory, dtype) as problem,
     ):
@@ -236,7 +238,7 @@ def plan(
         >>> found["0.weight"].method, found["2.weight"].method
         ('chain', 'chain')
     """
-    with lend(model, loss, method, forward, names, memory, dtype) as problem:
+    with Guard(), lend(model, loss, method, forward, names, memory, dtype) as problem:
         for item in walk(problem, data, dtype, weight):
             return item.planned().plan
     raise AssertionError("walk() yields or raises")

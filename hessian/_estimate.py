@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from hessian import _affine, _becker_lecun, _data, _loss
 from hessian._batch import Batch, Problem
+from hessian._ledger import Guard
 from hessian._loss import Factor, by_sample
 from hessian._pieces import Division, Extra, gathered, is_first, of_all
 from hessian._probe import Noise, blocks_bytes, factored, hutchinson, preactivation, signs
@@ -136,6 +137,7 @@ def estimate(
     count = 0
     division = Division()
     with (
+        Guard(),
         # "parameter" keeps the analysis of a batch from factoring what is not needed.
         lend(model, loss, "parameter", forward, names, memory, dtype) as problem,
         ticker(progress) as bar,

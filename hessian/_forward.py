@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
+from hessian._ledger import owe, settled
 from hessian._tape import Node, is_leaf, size
 
 Written = list[tuple[Tensor, Tensor]]
@@ -73,12 +74,15 @@ class Watch(TorchFunctionMode):
 @contextmanager
 def put_back(written: Written) -> Iterator[None]:
     """Restore what calls inside wrote to parameters."""
-    try:
+    with settled():
+        owe(lambda: _rewrite(written))
         yield
-    finally:
-        for tensor, value in written:
-            tensor.data.copy_(value)
-        written.clear()
+
+
+def _rewrite(written: Written) -> None:
+    for tensor, value in written:
+        tensor.data.copy_(value)
+    written.clear()
 
 
 def _embedding(
@@ -181,11 +185,10 @@ def _cdist(
 def _without_cudnn(watch: Watch, func: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
     """cuDNN's recurrent layers have no second derivative; torch's own do."""
     enabled = torch.backends.cudnn.enabled
-    try:
+    with settled():
+        owe(lambda: setattr(torch.backends.cudnn, "enabled", enabled))
         torch.backends.cudnn.enabled = False
         return func(*args, **kwargs)
-    finally:
-        torch.backends.cudnn.enabled = enabled
 
 
 _RULES: dict[Callable[..., Any], Callable[..., Any]] = {

@@ -12,6 +12,7 @@ from scipy.sparse.linalg import LinearOperator
 from torch import Tensor, nn
 
 from hessian import _data
+from hessian._ledger import Guard
 from hessian._pieces import Division, added
 from hessian._problem import lend, scale, ticker, walk
 from hessian._state import Randomness
@@ -90,7 +91,7 @@ def operator(
         [[8.0, 4.0], [4.0, 2.0]]
     """
     kept = list(data) if isinstance(data, Iterator) else data
-    with lend(model, loss, "auto", forward, names, memory, dtype) as problem:
+    with Guard(), lend(model, loss, "auto", forward, names, memory, dtype) as problem:
         parameters = problem.parameters
         start = Randomness(problem.devices())
     first = next(iter(parameters.values()))
@@ -101,6 +102,7 @@ def operator(
         if vector.shape[0] != sum(p.numel() for p in parameters.values()):
             raise ValueError(f"the vector has {vector.shape[0]} entries, the Hessian another size")
         with (
+            Guard(),
             lend(model, loss, "auto", forward, list(parameters), memory, dtype) as problem,
             ticker(progress) as bar,
         ):

@@ -15,6 +15,7 @@ from hessian import _data
 from hessian._batch import METHOD_CHOICES, Batch, Problem, Start
 from hessian._draws import NotInParts
 from hessian._forward import TooLarge, put_back
+from hessian._ledger import alone
 from hessian._parts import Parts, Whole
 from hessian._scratch import within
 from hessian._state import Randomness, as_found, cast, exact_math, only
@@ -109,7 +110,10 @@ def lend(
     memory: int | None,
     dtype: torch.dtype | None,
 ) -> Iterator[Problem]:
-    """Check the arguments, then lend the model to an exact computation."""
+    """Check the arguments, then lend the model to an exact computation.
+
+    A `Guard` must stand around it, which an interrupt on the way in or out cannot pass.
+    """
     if not isinstance(model, nn.Module):
         raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
     if not callable(loss):
@@ -134,6 +138,7 @@ def lend(
     modules = problem.modules()
     every = [p for module in modules for p in module.parameters()]
     with (
+        alone(),
         exact_math(),
         as_found(modules, problem.devices()),
         only(every, wanted),

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from hessian import _data
+from hessian._ledger import Guard
 from hessian._plan import Plan
 from hessian._problem import lend, scale, ticker, walk
 
@@ -135,7 +136,7 @@ def sample(
     total: dict[str, Tensor] = {}
     weights: list[float] = []
     plan: Plan | None = None
-    with lend(model, loss, "auto", forward, names, memory, dtype) as problem:
+    with Guard(), lend(model, loss, "auto", forward, names, memory, dtype) as problem:
         index = {name: drawn[name] for name in problem.parameters}
         with ticker(progress) as bar:
             for item in walk(problem, data, dtype, weight):

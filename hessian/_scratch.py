@@ -14,6 +14,8 @@ from contextlib import contextmanager
 
 from torch import Tensor
 
+from hessian._ledger import owe, settled
+
 # Bytes of the largest piece that is kept; a few names exist for each thread.
 MOST = 2**22
 # The same as a share of the working set that the user allows.
@@ -33,14 +35,19 @@ _limit = MOST
 def within(memory: int) -> Iterator[None]:
     """Keep little inside where little memory is allowed."""
     global _limit
-    before, _limit = _limit, min(MOST, memory // SHARE)
-    for key, held in list(_KEPT.held.items()):
-        if held.numel() * held.element_size() > _limit:
-            del _KEPT.held[key]
-    try:
+    before = _limit
+    with settled():
+        owe(lambda: _allow(before))
+        _limit = min(MOST, memory // SHARE)
+        for key, held in list(_KEPT.held.items()):
+            if held.numel() * held.element_size() > _limit:
+                del _KEPT.held[key]
         yield
-    finally:
-        _limit = before
+
+
+def _allow(limit: int) -> None:
+    global _limit
+    _limit = limit
 
 
 def scratch(name: str, dims: Sequence[int], like: Tensor) -> Tensor:

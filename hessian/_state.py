@@ -5,15 +5,17 @@ from __future__ import annotations
 import random
 import warnings
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager, suppress
+from functools import lru_cache, partial
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_map
+
+from hessian._ledger import owe, settled
 
 
 class Randomness:
@@ -57,25 +59,26 @@ class Buffers:
 @contextmanager
 def as_found(modules: list[nn.Module], devices: set[torch.device]) -> Iterator[None]:
     """Leave buffers and the random state as they were, also after an error or an interrupt."""
-    randomness, buffers = Randomness(devices), Buffers(modules)
-    try:
+    with settled():
+        owe(Randomness(devices).restore)
+        owe(Buffers(modules).restore)
         yield
-    finally:
-        buffers.restore()
-        randomness.restore()
 
 
 @contextmanager
 def only(parameters: Iterable[Tensor], wanted: set[int]) -> Iterator[None]:
     """Freeze the parameters whose ``id`` is not wanted: the tape then leaves them out."""
     frozen = [p for p in parameters if p.requires_grad and id(p) not in wanted]
-    for p in frozen:
-        p.requires_grad_(False)
-    try:
-        yield
-    finally:
+    with settled():
+        owe(lambda: _free(frozen))
         for p in frozen:
-            p.requires_grad_(True)
+            p.requires_grad_(False)
+        yield
+
+
+def _free(parameters: list[Tensor]) -> None:
+    for p in parameters:
+        p.requires_grad_(True)
 
 
 class _Promote(TorchFunctionMode):
@@ -122,7 +125,8 @@ def cast(modules: list[nn.Module], dtype: torch.dtype | None) -> Iterator[None]:
         return
     kept: list[tuple[Tensor, Tensor]] = []
     seen: set[int] = set()
-    try:
+    with settled():
+        owe(lambda: _refill(kept))
         for module in modules:
             for tensor in (*module.parameters(), *module.buffers()):
                 if id(tensor) in seen or not tensor.is_floating_point():
@@ -133,67 +137,104 @@ def cast(modules: list[nn.Module], dtype: torch.dtype | None) -> Iterator[None]:
                     tensor.data = tensor.data.to(dtype)
         with _Promote(dtype):
             yield
-    finally:
-        for tensor, data in kept:
-            tensor.data = data
+
+
+def _refill(kept: list[tuple[Tensor, Tensor]]) -> None:
+    for tensor, data in kept:
+        tensor.data = data
 
 
 @contextmanager
 def exact_math() -> Iterator[None]:
-    """Switch off what has no second derivative or computes in reduced precision."""
-    fastpath = torch.backends.mha.get_fastpath_enabled()
-    with ExitStack() as stack:
-        stack.enter_context(_full_float32())
-        stack.enter_context(torch.inference_mode(False))
-        stack.enter_context(torch.enable_grad())
-        stack.enter_context(sdpa_kernel(SDPBackend.MATH))
-        for device in ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",):
-            stack.enter_context(torch.autocast(device, enabled=False))
-        stack.enter_context(warnings.catch_warnings())
+    """Switch off what has no second derivative or computes in reduced precision.
+
+    Settings of the process are the caller's again afterwards; nothing but `alone` keeps two
+    threads from mixing them up.
+    """
+    with settled():
+        _gradients()
+        _switch(torch.backends.mha.set_fastpath_enabled, torch.backends.mha.get_fastpath_enabled())
+        cuda = torch.backends.cuda
+        _switch(cuda.enable_math_sdp, cuda.math_sdp_enabled(), True)
+        _switch(cuda.enable_flash_sdp, cuda.flash_sdp_enabled())
+        _switch(cuda.enable_mem_efficient_sdp, cuda.mem_efficient_sdp_enabled())
+        _switch(cuda.enable_cudnn_sdp, cuda.cudnn_sdp_enabled())
+        _full_float32()
+        for device in ("cpu", "cuda"):
+            on = torch.is_autocast_enabled(device)
+            _switch(partial(torch.set_autocast_enabled, device), on)
+        filters = warnings.catch_warnings()
+        owe(lambda: _leave(filters))
+        filters.__enter__()
         # Batched backward falls back to a loop for operations without a batching rule.
         warnings.filterwarnings("ignore", message=".*performance drop.*")
         warnings.filterwarnings("ignore", message=".*CPU Autocast.*")
-        try:
-            torch.backends.mha.set_fastpath_enabled(False)
-            yield
-        finally:
-            torch.backends.mha.set_fastpath_enabled(fastpath)
+        yield
 
 
-_FLOAT32 = (
-    "", "cuda.matmul", "cudnn", "cudnn.conv", "cudnn.rnn",
-    "mkldnn", "mkldnn.matmul", "mkldnn.conv", "mkldnn.rnn",
-)  # fmt: skip
+def _switch(setting: Callable[[bool], object], now: bool, wanted: bool = False) -> None:
+    """Set a switch that must be put back."""
+    if now != wanted:
+        owe(partial(setting, now))
+        setting(wanted)
 
 
-@contextmanager
-def _full_float32() -> Iterator[None]:
+def _leave(filters: warnings.catch_warnings[Any]) -> None:
+    # Not entered yet, or not entirely: then nothing was changed.
+    with suppress(RuntimeError, AttributeError):
+        filters.__exit__(None, None, None)
+
+
+def _gradients() -> None:
+    """Gradients are recorded, whatever the caller has switched off."""
+    if torch.is_inference_mode_enabled():
+        mode: Any = torch.inference_mode(False)
+
+        def back() -> None:
+            if not torch.is_inference_mode_enabled():
+                mode.__exit__(None, None, None)
+
+        owe(back)
+        mode.__enter__()
+    _switch(torch._C._set_grad_enabled, torch.is_grad_enabled(), True)
+
+
+_CPU = ("", "mkldnn", "mkldnn.matmul", "mkldnn.conv", "mkldnn.rnn")
+_GPU = ("cuda.matmul", "cudnn", "cudnn.conv", "cudnn.rnn")
+
+
+@lru_cache(maxsize=1)
+def _float32_settings() -> list[Any]:
+    """The owners of `fp32_precision` in this build of torch; none before 2.9."""
+    owners = []
+    for path in _CPU + (_GPU if torch.backends.cuda.is_built() else ()):
+        owner: Any = torch.backends
+        for name in path.split(".") if path else ():
+            owner = getattr(owner, name, None)
+        owners.append(owner)
+    return [owner for owner in owners if hasattr(owner, "fp32_precision")]
+
+
+def _full_float32() -> None:
     """Float32 products in float32: no TF32 on a GPU, no bfloat16 on a CPU.
 
     torch has two sets of switches for it, and refuses to read the older one once the newer one
     was used; the newer one restores both.
     """
-    owners = [torch.backends]
-    for path in _FLOAT32[1:]:
-        owner: Any = torch.backends
-        for name in path.split("."):
-            owner = getattr(owner, name, None)
-        owners.append(owner)
-    kept = [(o, p) for o in owners if (p := getattr(o, "fp32_precision", None)) is not None]
-    if not kept:  # torch before 2.9
+    owners = _float32_settings()
+    if not owners:
         precision, tf32 = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
-        try:
+        if precision != "highest":
+            owe(lambda: torch.set_float32_matmul_precision(precision))
             torch.set_float32_matmul_precision("highest")
+        if tf32:
+            owe(lambda: setattr(torch.backends.cudnn, "allow_tf32", tf32))
             torch.backends.cudnn.allow_tf32 = False
-            yield
-        finally:
-            torch.set_float32_matmul_precision(precision)
-            torch.backends.cudnn.allow_tf32 = tf32
         return
-    try:
-        for owner, _ in kept:
+    # "none" takes what stands above it, and float32 where nothing does: one that inherits is read
+    # after what it inherits from was changed, and stays as it is.
+    for owner in owners:
+        precision = owner.fp32_precision
+        if precision not in ("ieee", "none"):
+            owe(partial(setattr, owner, "fp32_precision", precision))
             owner.fp32_precision = "ieee"
-        yield
-    finally:
-        for owner, precision in kept:
-            owner.fp32_precision = precision

@@ -9,14 +9,18 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
 
 import torch
+
+from hessian._ledger import owe, settled
 
 # More would fight for Python's interpreter lock.
 MOST = 8
 
 # The number of threads is one setting for the process: one caller at a time changes it.
-_LOCK = threading.Lock()
+_LOCK: Any = threading.RLock()
 
 Check = Callable[[], None]
 Job = Callable[[Check], None]
@@ -37,13 +41,26 @@ def run(jobs: Sequence[Job]) -> None:
     Each gets a function to call now and then: it ends the job where another one has failed. The
     first failure is raised here, an interrupt too.
     """
-    if len(jobs) == 1 or not _LOCK.acquire(blocking=False):
-        for job in jobs:
-            job(lambda: None)
-        return
-    failed: list[BaseException] = []
-    total = torch.get_num_threads()
-    each = max(1, total // len(jobs))
+    with settled():
+        owe(_release)
+        if len(jobs) == 1 or _LOCK._is_owned() or not _LOCK.acquire(blocking=False):
+            for job in jobs:
+                job(lambda: None)
+            return
+        failed: list[BaseException] = []
+        owe(partial(torch.set_num_threads, torch.get_num_threads()))
+        _at_once(jobs, failed)
+    if failed:
+        raise failed[0]
+
+
+def _release() -> None:
+    if _LOCK._is_owned():
+        _LOCK.release()
+
+
+def _at_once(jobs: Sequence[Job], failed: list[BaseException]) -> None:
+    each = max(1, torch.get_num_threads() // len(jobs))
 
     def check() -> None:
         if failed:
@@ -61,19 +78,21 @@ def run(jobs: Sequence[Job]) -> None:
             failed.append(error)
 
     others = [threading.Thread(target=carry, args=(job,), daemon=True) for job in jobs[1:]]
+    owe(partial(_end, others, failed))
     try:
-        try:
-            for thread in others:
-                thread.start()
-            carry(jobs[0])
-        except BaseException as error:  # an interrupt between the lines
-            failed.append(error)
-        _join(others, failed)
-    finally:
-        torch.set_num_threads(total)
-        _LOCK.release()
-    if failed:
-        raise failed[0]
+        for thread in others:
+            thread.start()
+        carry(jobs[0])
+    except BaseException as error:  # an interrupt between the lines
+        failed.append(error)
+    _join(others, failed)
+
+
+def _end(threads: Sequence[threading.Thread], failed: list[BaseException]) -> None:
+    """Stop what still runs after an interrupt."""
+    if any(thread.is_alive() for thread in threads):
+        failed.append(Stopped())
+        _join(threads, failed)
 
 
 def _join(threads: Sequence[threading.Thread], failed: list[BaseException]) -> None:

@@ -1,5 +1,8 @@
 """Everything is as found: after a result, an error or Ctrl-C at any point of any route."""
 
+import random
+import signal
+import sys
 import warnings
 
 import pytest
@@ -8,6 +11,7 @@ import torch.nn.functional as F
 from torch import nn
 
 import hessian
+from hessian import _ledger
 
 from .networks import build, mlp
 
@@ -225,3 +229,128 @@ def test_a_default_dtype_of_the_user_stays():
         assert_same(before, snapshot(model))
     finally:
         torch.set_default_dtype(torch.float32)
+
+
+class Interrupt:
+    """Raises KeyboardInterrupt at the n-th call or line of Python code, whosoever's it is."""
+
+    def __init__(self, at=None):
+        self.at, self.count = at, 0
+
+    def trace(self, frame, event, argument):
+        if event in ("call", "line"):
+            self.count += 1
+            if self.count == self.at:
+                raise KeyboardInterrupt
+        return self.trace
+
+    def __enter__(self):
+        sys.settrace(self.trace)
+        return self
+
+    def __exit__(self, *_):
+        sys.settrace(None)
+
+
+@pytest.mark.parametrize("name", ["diagonal", "in parts", "verified", "operator", "coordinates"])
+def test_an_interrupt_between_any_two_lines_leaves_everything_as_found(name):
+    """Drawn lines of the whole call, and many of its ends, where settings change hands."""
+    make, call = CALLS[name]
+
+    def run(at=None):
+        model, x, y = make()
+        before = snapshot(model)
+        with Interrupt(at) as interrupt:
+            try:
+                call(model, x, y, F.cross_entropy)
+            except KeyboardInterrupt:
+                pass
+            except (ValueError, RuntimeError) as error:
+                # torch loses an interrupt while it takes a mode off its stack.
+                if "empty" not in str(error):
+                    raise
+        assert_same(before, snapshot(model))
+        assert not _ledger._LOCK._is_owned()
+        return interrupt.count
+
+    run()  # what is computed once a process
+    total = run()
+    draw = random.Random(0)
+    ends = [*range(1, 200), *range(total - 200, total)]
+    for at in draw.sample(range(1, total), 8) + draw.sample(ends, 16):
+        run(at)
+
+
+def test_an_interrupt_of_the_system_leaves_everything_as_found():
+    """As Ctrl-C does it: a signal after a time, handled by Python between two instructions."""
+    if not hasattr(signal, "setitimer"):
+        pytest.skip("no timers here")
+
+    def stop(number, frame):
+        raise KeyboardInterrupt
+
+    make, call = CALLS["diagonal"]
+    model, x, y = make()
+    call(model, x, y, F.cross_entropy)
+    before, draw = snapshot(model), random.Random(0)
+    old, interrupts = signal.signal(signal.SIGALRM, stop), 0
+    try:
+        for _ in range(60):
+            try:
+                signal.setitimer(signal.ITIMER_REAL, draw.uniform(1e-5, 0.02))
+                call(model, x, y, F.cross_entropy)
+                signal.setitimer(signal.ITIMER_REAL, 0)
+            except KeyboardInterrupt:
+                interrupts += 1
+            except (ValueError, RuntimeError) as error:
+                if "empty" not in str(error):
+                    raise
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            assert_same(before, snapshot(model))
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, old)
+    assert interrupts
+
+
+def test_an_interrupt_between_the_steps_of_an_undoing_is_made_good():
+    """Undoing goes on where it was, and the interrupt is raised afterwards."""
+    done, raised = [], []
+
+    def undo(name):
+        if name == "second" and not raised:
+            raised.append(name)
+            raise KeyboardInterrupt
+        done.append(name)
+
+    def block():
+        with _ledger.Guard(), _ledger.settled():
+            for name in ("third", "second", "first"):
+                _ledger.owe(lambda name=name: undo(name))
+
+    with pytest.raises(KeyboardInterrupt):
+        block()
+    assert done == ["first", "second", "third"]
+
+
+def test_a_mode_left_on_the_stack_is_taken_off():
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    class Left(torch.overrides.BaseTorchFunctionMode):
+        pass
+
+    class LeftBelow(TorchDispatchMode):
+        pass
+
+    with torch.no_grad():
+        with _ledger.Guard():
+            Left().__enter__()
+            LeftBelow().__enter__()
+            torch._C._functorch._vmap_increment_nesting(2, "error")
+            torch.enable_grad().__enter__()
+            torch.autocast("cpu", dtype=torch.bfloat16).__enter__()
+        assert torch._C._len_torch_function_stack() == 0
+        assert torch._C._len_torch_dispatch_stack() == 0
+        assert torch._C._functorch.maybe_current_level() is None
+        assert not torch.is_grad_enabled()
+        assert not torch.is_autocast_enabled("cpu")

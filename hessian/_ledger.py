@@ -1,0 +1,175 @@
+"""What an exact computation changes and owes back, and the order of computations in threads.
+
+A computation changes settings of the process (math modes, the random state) and of the model that
+is lent to it. Every change is written down before it is made (`owe`) and undone in reverse order
+(`settled`). An interrupt may strike between any two instructions, also inside a context manager on
+its way in or out, so a second one stands around the first (`Guard`): whatever the inner one did not
+come to is done by the outer one.
+
+Which settings are whose, in torch 2.13. Of a thread: gradient and inference mode, autocast, the
+stacks of function modes, dispatch modes and transforms, hooks on saved tensors, the default device.
+Of the process: the attention fast path and its kernels, `fp32_precision`, deterministic algorithms,
+anomaly mode, the default dtype, the number of threads, warning filters, and the random states of
+torch, Python and NumPy. Two computations that save and restore the latter while they overlap
+restore each other's values; so they come one after the other (`alone`).
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+Undo = Callable[[], object]
+
+
+class _Ledger(threading.local):
+    def __init__(self) -> None:
+        self.entries: list[Any] = []
+
+
+_LEDGER = _Ledger()
+_LOCK: Any = threading.RLock()
+
+
+def _fresh_lock() -> None:
+    """In a forked process the thread that held the lock does not exist."""
+    global _LOCK
+    _LOCK = threading.RLock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_fresh_lock)
+
+
+def owe(undo: Undo) -> None:
+    """Write down how to undo a change, before it is made; undoing twice must do no harm."""
+    _LEDGER.entries.append(undo)
+
+
+class _Mark:
+    """The place in the ledger where a block begins."""
+
+
+@contextmanager
+def settled() -> Iterator[None]:
+    """Undo what is owed inside, the last first, also after an error or an interrupt."""
+    mark = _Mark()
+    _LEDGER.entries.append(mark)
+    try:
+        yield
+    finally:
+        _settle(mark)
+
+
+def _settle(mark: _Mark) -> None:
+    """Undo down to a mark, unless that was done already."""
+    entries = _LEDGER.entries
+    if mark not in entries:
+        return
+    failure: Exception | None = None
+    while entries[-1] is not mark:
+        undo = entries[-1]
+        if not isinstance(undo, _Mark):
+            try:
+                undo()
+            except Exception as error:
+                failure = failure or error
+        if entries[-1] is undo:
+            entries.pop()
+    entries.pop()
+    if failure is not None:
+        raise failure
+
+
+@contextmanager
+def alone() -> Iterator[None]:
+    """Wait until no other thread computes; a computation inside another one goes on at once."""
+    if _LOCK._is_owned():
+        yield
+        return
+    with settled():
+        owe(_release)
+        _LOCK.acquire()
+        yield
+
+
+def _release() -> None:
+    if _LOCK._is_owned():
+        _LOCK.release()
+
+
+class Guard:
+    """Stands around all else: what an interrupt kept the blocks inside from undoing is undone."""
+
+    def __enter__(self) -> None:
+        self.mark = _Mark()
+        self.thread = _Thread()
+        _LEDGER.entries.append(self.mark)
+
+    def __exit__(self, *_: object) -> None:
+        interrupt: KeyboardInterrupt | None = None
+        while True:
+            try:
+                self.thread.restore()
+                _settle(self.mark)
+                self.thread.restore()
+                break
+            except KeyboardInterrupt as error:
+                interrupt = error
+        if interrupt is not None:
+            raise interrupt
+
+
+_C: Any = torch._C
+_DEVICES = ("cpu", "cuda") if torch.backends.cuda.is_built() else ("cpu",)
+
+
+class _Thread:
+    """The modes of this thread, as they are."""
+
+    def __init__(self) -> None:
+        self.grad = torch.is_grad_enabled()
+        self.functions = _functions()
+        self.dispatchers = _C._len_torch_dispatch_stack()
+        self.transforms = _transforms()
+        self.hooks = _hooks()
+        self.autocast = [
+            (torch.is_autocast_enabled(d), torch.get_autocast_dtype(d)) for d in _DEVICES
+        ]
+
+    def restore(self) -> None:
+        """Put back what differs."""
+        if _functions() != self.functions:
+            while _C._len_torch_function_stack():
+                _C._pop_torch_function_stack()
+            for mode in self.functions:
+                _C._push_on_torch_function_stack(mode)
+        if _transforms() > self.transforms:
+            _C._functorch.pop_dynamic_layer_stack_and_undo_to_depth(self.transforms)
+        while _C._len_torch_dispatch_stack() > self.dispatchers:
+            _C._pop_torch_dispatch_stack(None)
+        while (top := _hooks()) is not None and top != self.hooks:
+            _C._autograd._pop_saved_tensors_default_hooks()
+        for device, (enabled, dtype) in zip(_DEVICES, self.autocast, strict=True):
+            torch.set_autocast_enabled(device, enabled)
+            torch.set_autocast_dtype(device, dtype)
+        torch._C._set_grad_enabled(self.grad)
+
+
+def _functions() -> list[Any]:
+    return [_C._get_function_stack_at(i) for i in range(_C._len_torch_function_stack())]
+
+
+def _transforms() -> int:
+    depth = getattr(_C._functorch, "get_dynamic_layer_stack_depth", None)
+    return 0 if depth is None else int(depth())
+
+
+def _hooks() -> Any:
+    top = getattr(_C._autograd, "_top_saved_tensors_default_hooks", None)
+    return None if top is None else top(True)
