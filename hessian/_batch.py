@@ -284,8 +284,9 @@ class Batch:
         self.tape = Tape.of([self.outputs[i] for i in self.used]) if self.used else Tape([])
         found = self.tape.leaves()
         self.leaf_nodes = {
-            name: found[id(p)] for name, p in self.problem.parameters.items() if id(p) in found
-        }
+            name: found[id(p)] for name, p in self.problem.parameters.items()
+            if id(p) in found and p.numel()
+        }  # fmt: skip
         self.affine = affinity(self.tape, list(self.leaf_nodes.values()))
         self.tape_bytes = self.tape.bytes()
 
@@ -412,8 +413,9 @@ class Batch:
         labels = sample_labels(tape, roots, self.samples)
         leaves = tape.leaves()
         nodes = {
-            name: leaves[id(p)] for name, p in self.problem.parameters.items() if id(p) in leaves
-        }
+            name: leaves[id(p)] for name, p in self.problem.parameters.items()
+            if id(p) in leaves and p.numel()
+        }  # fmt: skip
         apart = uncoupled(tape, labels, list(nodes.values()))
         self.mixed = [name for name, node in nodes.items() if node not in apart]
         places: dict[str, list[Site]] = {}
@@ -509,6 +511,8 @@ class Batch:
                 )
             return Entry(name, dims, "parameter", why, 1, HVP * count)
 
+        if not count:
+            return Entry(name, dims, "zero", "it has no entries", 0, 0)
         if not reaches and not read:
             return Entry(name, dims, "zero", "the loss does not depend on it", 0, 0)
         if self.problem.method == "parameter":

@@ -27,12 +27,13 @@ from typing import cast
 import torch
 from torch import Tensor
 
+from hessian._choose import step
 from hessian._columns import Columns, Meter, Quadratic
 from hessian._ghost import Ghost
 from hessian._operations import Label
 from hessian._share import ALL, Share
 from hessian._site import Site, second
-from hessian._step import ByNode, Step, Where, step
+from hessian._step import ByNode, Step, Where
 from hessian._tape import Edge, Node, Tape, shape
 
 CACHE = 2**23

@@ -283,7 +283,7 @@ class _Check:
         )
         found: Sum = []
         for (name, index), gradient in zip(self.index.items(), gradients, strict=True):
-            if gradient is None or not gradient.requires_grad:
+            if gradient is None or not gradient.requires_grad or not len(index):
                 found.append(None)
                 continue
             single = [_parameter.single(gradient, parameters[name], k) for k in index.tolist()]

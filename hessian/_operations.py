@@ -176,6 +176,8 @@ def _broadcast(layout: Layout, out: Shape, given: Shape) -> Label:
 
 
 def _reshape(layout: Layout, out: Shape, given: Shape, n: int) -> Label:
+    if not math.prod(given):  # nothing lies anywhere
+        return next(iter(candidates(given, n)), Mark.CONFLICT)
     # In both shapes sample = (flat index // stride) % n; a view keeps the flat index.
     stride = layout.inner * math.prod(out[layout.axis + 1 :])
     for axis, size in enumerate(given):

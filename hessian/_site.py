@@ -20,7 +20,7 @@ from hessian._loss import by_sample
 from hessian._operations import BATCH_NORMS, Label, Layout
 from hessian._product import product
 from hessian._scratch import scratch
-from hessian._tape import Edge, Node, Tape, operation, shape
+from hessian._tape import Edge, Node, Tape, is_transpose, operation, shape
 
 # (adjoint of the output with samples first [m, q, ...], slice of samples) → [m, *shared shape]
 PerSample = Callable[[Tensor, slice], Tensor]
@@ -95,7 +95,7 @@ def sites(tape: Tape, labels: dict[Edge, Label], leaf: Node, n: int) -> list[Sit
     for consumer, index in tape.consumers[leaf]:
         transposed = False
         pairs = [(consumer, index)]
-        if operation(consumer) in ("T", "Transpose") and len(shape((leaf, 0)) or ()) == 2:
+        if is_transpose(consumer):
             transposed = True
             pairs = tape.consumers[consumer]
         for node, argument in pairs:

@@ -16,23 +16,14 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import FunctionCtx
 from torch.autograd.graph import GradientEdge
 
 from hessian._columns import Columns, Meter, Quadratic
 from hessian._loss import by_sample, from_samples
-from hessian._operations import (
-    BATCH_NORMS,
-    Label,
-    Layout,
-    Mark,
-    dependence,
-    elementwise,
-    keeps_flat_order,
-)
+from hessian._operations import Label, Layout
 from hessian._product import product
 from hessian._site import TRAFFIC
-from hessian._tape import Edge, Node, complex_valued, operation, shape
+from hessian._tape import Edge, Node, operation, shape
 
 Pulled = list[tuple[Edge, Columns]]
 Sources = list[tuple[Quadratic, list[tuple[Edge, Columns]]]]
@@ -122,13 +113,27 @@ def call(node: Node, index: int, adjoint: Tensor) -> list[Tensor | None]:
     return list(got) if isinstance(got, tuple) else [got]
 
 
-def _second(node: Node, edge: Edge, slot: int, adjoint: Tensor, along: Tensor) -> Tensor | None:
-    """d/dx of (λᵀ dy/dx) applied to `along`, for the input in `slot`, by autograd."""
+def summed_to(gradient: Tensor, child: Edge) -> Tensor:
+    """A node's gradient for an input, summed to its shape as autograd's engine does."""
+    dims = shape(child)
+    if dims is None or tuple(gradient.shape) == dims:
+        return gradient
+    lead = gradient.dim() - len(dims)
+    axes = [*range(lead), *(lead + a for a, s in enumerate(dims) if gradient.shape[lead + a] != s)]
+    return gradient.sum(axes, keepdim=True).reshape(dims)
+
+
+def _second(
+    node: Node, edge: Edge, slot: int, adjoint: Tensor, along: Tensor | None
+) -> Tensor | None:
+    """d/dx of (λᵀ dy/dx) applied to `along` (ones), for the input in `slot`, by autograd."""
     with torch.enable_grad():
         first = call(node, edge[1], adjoint)[slot]
         if first is None or not first.requires_grad:
             return None
+        first = summed_to(first, node.next_functions[slot])
         child = GradientEdge(*node.next_functions[slot])
+        along = torch.ones_like(first) if along is None else along
         (got,) = torch.autograd.grad(first, [child], along, retain_graph=True, allow_unused=True)
     return got
 
@@ -171,13 +176,16 @@ class Elementwise(Step):
         ones = torch.ones(tuple(meta.shape), dtype=meta.dtype, device=meta.device)
         with torch.no_grad():
             got = call(node, index, ones)
+        # At the output's size, also where an input is smaller (`_broadcast`).
         self.factor = [
-            None if (g := got[slot]) is None else self.where.flat(g.detach(), child)
-            for slot, child in zip(self.data, self.children, strict=True)
+            None
+            if (g := got[slot]) is None
+            else self.where.flat(g.detach().expand_as(ones), self.edge)
+            for slot in self.data
         ]
         if self.curved and adjoint is not None:
             slot = self.data[0]
-            second = _second(node, self.edge, slot, adjoint, ones)
+            second = _second(node, self.edge, slot, adjoint, None)
             if second is not None:
                 self.second = self.where.flat(second.detach(), self.children[0])
 
@@ -193,13 +201,14 @@ class Elementwise(Step):
         ]
 
     def sources(self, part: slice, like: Tensor) -> Sources:
+        width = self.widths[0]
         if like.is_meta:
-            values = like.new_empty((1, self.d)) if self.curved else None
+            values = like.new_empty((1, width)) if self.curved else None
         else:
             values = None if self.second is None else self.second[part]
         if values is None:
             return []
-        return [(Quadratic("diagonal", values), [(self.children[0], Columns(self.d, self.d))])]
+        return [(Quadratic("diagonal", values), [(self.children[0], Columns(width, width))])]
 
 
 class Saturating(Elementwise):
@@ -321,8 +330,10 @@ class MaxPool(Step):
         self.apart = all(
             s >= k for k, s in zip(kernel, stride * (len(kernel) // len(stride)), strict=True)
         )
-        self.space = math.prod((shape(self.children[0]) or ())[2:])
-        self.spots = math.prod((shape(edge) or ())[2:])
+        # From the end: an image may come without its sample axis, samples then being channels.
+        axes = 3 if operation(node).startswith("MaxPool3D") else 2
+        self.space = math.prod((shape(self.children[0]) or ())[-axes:])
+        self.spots = math.prod((shape(edge) or ())[-axes:])
 
     def cost(self) -> float:
         return TRAFFIC * (self.d + self.widths[0])
@@ -482,10 +493,10 @@ class Product(Step):
         self.up: Tensor
 
     def prepare(self, adjoint: Tensor | None) -> None:
-        a, b = self.node._saved_self.detach(), self.node._saved_other.detach()
+        out = shape(self.edge) or ()
         self.factors = [
-            self.where.flat(b, self.children[0]),
-            self.where.flat(a, self.children[1]),
+            self.where.flat(factor.detach().expand(out), self.edge)
+            for factor in (self.node._saved_other, self.node._saved_self)
         ]
         if adjoint is not None:
             self.up = self.where.flat(adjoint, self.edge)
@@ -600,7 +611,10 @@ class ByNode(Step):
             found = []
             for slot, child, width in zip(self.data, self.children, self.widths, strict=True):
                 g = got[slot]
-                found.append(row.new_zeros((where.n, width)) if g is None else where.flat(g, child))
+                found.append(
+                    row.new_zeros((where.n, width)) if g is None
+                    else where.flat(summed_to(g, child), child)
+                )  # fmt: skip
             return tuple(found)
 
         return one
@@ -647,84 +661,3 @@ class ByNode(Step):
             columns.append(unit.zero_() if got is None else self.where.flat(got.detach(), child))
         full = torch.stack([c[part] for c in columns], 1)
         return [(Quadratic("full", full), [(child, Columns(d, d))])]
-
-
-def step(node: Node, indices: list[int], where: Where) -> Step | str:
-    """The step of an operation whose outputs `indices` are in use, or why there is none."""
-    name = operation(node)
-    if isinstance(node, FunctionCtx):
-        return f"{name} is a custom function"
-    slots = [
-        i for i, (child, nr) in enumerate(node.next_functions)
-        if child is not None and where.layout((child, nr)) is not None
-    ]  # fmt: skip
-    edges = [(node, i) for i in indices]
-    edge = edges[0]
-    if any(where.layout(e) is None for e in edges) or any(
-        where.labels.get(child) is Mark.CONFLICT for child in node.next_functions
-    ):
-        return f"{node.name()} mixes samples"
-    if any(complex_valued(e) for e in (*edges, *(node.next_functions[i] for i in slots))):
-        return f"{node.name()} is complex"
-    out = shape(edge)
-    layout = where.layout(edge)
-    alike = all(
-        shape(node.next_functions[i]) == out and where.layout(node.next_functions[i]) == layout
-        for i in slots
-    )
-    rule = dependence(node)
-    bent = rule is None or any(i in rule.nonlinear for i in slots)
-    crossed = rule is not None and any(i in slots and j in slots for i, j in rule.products)
-    if (
-        slots
-        and keeps_flat_order(node)
-        and where.first(edge)
-        and where.first(node.next_functions[slots[0]])
-    ):
-        return Same(node, edge, slots, where, [1.0])
-    if name in ("Add", "Sub") and alike:
-        alpha = float(getattr(node, "_saved_alpha", 1.0)) * (-1.0 if name == "Sub" else 1.0)
-        return Same(node, edge, slots, where, [1.0 if i == 0 else alpha for i in slots])
-    flat = elementwise(node) or (name in BATCH_NORMS and not getattr(node, "_saved_training", True))
-    if crossed:
-        if name == "Mul" and alike and len(slots) == 2:
-            return Product(node, edge, slots, where)
-        if name == "Bmm" and all(where.first(node.next_functions[i]) for i in slots):
-            return Batched(node, edge, slots, where)
-        return f"{node.name()} multiplies two values of the same sample"
-    if bent and len(slots) > 1:
-        return f"{node.name()} is curved in several inputs"
-    if name == "Relu" and alike and where.first(edge):  # flat rows are then a view
-        return Rectified(node, edge, slots, where)
-    if name in ("Tanh", "Sigmoid") and alike:
-        return Saturating(node, edge, slots, where, bent)
-    if flat and alike:
-        return Elementwise(node, edge, slots, where, bent)
-    led = where.first(edge) and all(where.first(node.next_functions[i]) for i in slots)
-    if name == "Addmm" and slots == [1] and led:
-        return Linear(node, edge, slots, where)
-    if name == "Mm" and slots == [0] and led:
-        return Linear(node, edge, slots, where)
-    if name == "Convolution" and slots == [0] and led:
-        first = where.layout(node.next_functions[0])
-        if first is not None and first.inner == 1:
-            return Convolution(node, edge, slots, where)
-    if name in ("MaxPool2DWithIndices", "MaxPool3DWithIndices") and led and indices == [0]:
-        first = where.layout(node.next_functions[0])
-        if first is not None and first.inner == 1 and len(out or ()) == len(shape(edge) or ()):
-            return MaxPool(node, edge, slots, where)
-    if name == "NativeLayerNorm" and slots == [0] and indices == [0]:
-        return LayerNorm(node, edge, slots, where)
-    if name == "Softmax" and len(out or ()) - 1 == _last(node, out) and layout is not None and (
-        layout.axis < len(out or ()) - 1
-    ):  # fmt: skip
-        return Softmax(node, edge, slots, where)
-    if bent and indices != [0]:
-        return f"{node.name()} is curved in several outputs"
-    return ByNode(node, edge, slots, where, bent)
-
-
-def _last(node: Node, out: tuple[int, ...] | None) -> int:
-    axis = int(node._saved_dim)
-    axis = axis - 2**64 if axis >= 2**63 else axis
-    return axis % len(out or (1,))

@@ -50,6 +50,16 @@ def shape(edge: Edge) -> tuple[int, ...] | None:
         return None
 
 
+def is_transpose(node: Node) -> bool:
+    """Whether the node swaps the two axes of a matrix; ``w.transpose(0, 0)`` swaps none."""
+    name, dims = operation(node), shape((node, 0))
+    if dims is None or len(dims) != 2:
+        return False
+    if name == "Transpose":  # negative axes are kept as unsigned: only their parity is asked for
+        return (int(node._saved_dim0) - int(node._saved_dim1)) % 2 == 1
+    return name == "T" or (name == "Permute" and int(node._saved_dims[0]) % 2 == 1)
+
+
 def element_size(edge: Edge) -> int:
     """Bytes of one element of the tensor an edge stands for (8 where the tape does not say)."""
     try:
@@ -134,7 +144,7 @@ def fresh_gradient(tape: Tape, leaf: Node) -> bool:
     if len(tape.consumers[leaf]) != 1:
         return False
     node, argument = tape.consumers[leaf][0]
-    if operation(node) in ("T", "Transpose"):
+    if is_transpose(node):
         if len(tape.consumers[node]) != 1:
             return False
         node, argument = tape.consumers[node][0]

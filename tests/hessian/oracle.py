@@ -52,7 +52,7 @@ def gap(got, want, every=None):
     """
     assert list(got) == list(want)
     gaps = {}
-    floor = 1e-6 * max(float(h.abs().max()) for h in (every or want).values())
+    floor = 1e-6 * max(float(h.abs().max()) for h in (every or want).values() if h.numel())
     for name, h in want.items():
         assert got[name].shape == h.shape
         size = float(h.abs().max()) if h.numel() else 0.0
