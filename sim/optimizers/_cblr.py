@@ -1,5 +1,6 @@
 """Curvature-based learning rates with the exact second derivative (equations 9 to 11)."""
 
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
@@ -8,6 +9,7 @@ from torch import Tensor
 
 from sim import _arguments
 from sim.optimizers._rule import Bucket, Rule, options, pieces, working
+from sim.optimizers._saved import bare
 
 DECAYS = ("coupled", "decoupled")
 NEGATIVE = ("absolute", "gradient", "zero")
@@ -75,6 +77,8 @@ class CBLR(Rule):
         >>> round(w.item(), 6)
         0.292893
     """
+
+    _keys = ("curvature", "momentum_buffer")
 
     def __init__(
         self,
@@ -144,6 +148,9 @@ class CBLR(Rule):
         """
         if closure is not None or (callable(curvature) and not isinstance(curvature, Mapping)):
             raise TypeError(f"closure: CBLR takes none, it needs a curvature; {REMEDY}")
+        if curvature is None and self._at_rest():
+            self._begin()
+            return
         found, buckets = self._gather(curvature)
         if curvature is not None:
             self._store(found)
@@ -202,7 +209,7 @@ class CBLR(Rule):
         ]
         for bucket in (bucket for members in buckets for bucket in members):
             for name, parameter in zip(bucket.names, bucket.parameters, strict=True):
-                if parameter not in found and "curvature" not in self.state[parameter]:
+                if parameter not in found and "curvature" not in self.state.get(parameter, ()):
                     raise ValueError(
                         f"curvature: {name} has a gradient but no curvature yet; {REMEDY}"
                     )
@@ -216,6 +223,25 @@ class CBLR(Rule):
         for weights, gradients, second, *velocities in pieces(lists):
             _descend(group, weights, gradients, second, velocities[0] if velocities else None)
         bucket.write()
+
+    def _at_rest(self) -> bool:
+        """Whether there is no curvature yet, and none is needed: γ and all gradients are 0.
+
+        So torch.distributed.checkpoint makes a new optimizer's state, to have a place to load into.
+        """
+        if self.state or any(group["lr"] != 0 for group in self.param_groups):
+            return False
+        gradients = [p.grad for group in self.param_groups for p in group["params"]]
+        known = [gradient for gradient in gradients if gradient is not None]
+        return bool(known) and not any(bool(gradient.any()) for gradient in known)
+
+    def _begin(self) -> None:
+        """The state before the first step; the next one needs a curvature all the same."""
+        for index, group in enumerate(self.param_groups):
+            for bucket in self._buckets(index):
+                self._state(bucket, "curvature")
+                if group["momentum"]:
+                    self._state(bucket, "momentum_buffer")
 
     def _check_age(self) -> None:
         for group in self.param_groups:
@@ -253,6 +279,7 @@ class CBLR(Rule):
     def _by_parameter(self, part: str, values: Mapping[str, Any]) -> dict[Tensor, Tensor]:
         known = {}
         found = {}
+        values = self._renamed(values)
         for group in self.param_groups:
             for name, parameter in zip(*_named(group), strict=True):
                 known[name] = parameter
@@ -277,6 +304,19 @@ class CBLR(Rule):
                     "optimizer, or leave it out with hessian.diagonal(…, names=…)"
                 )
         return found
+
+    def _renamed(self, values: Mapping[str, Any]) -> Mapping[str, Any]:
+        """The same under this optimizer's names, which wrappers may have changed."""
+        names = [name for group in self.param_groups for name in group["param_names"]]
+        if all(name in values for name in names):
+            return values
+        ours = {bare(name): name for name in names if name not in values}
+        stripped = Counter(bare(name) for name in values)
+        renamed = {}
+        for name, value in values.items():
+            alone = name not in names and stripped[bare(name)] == 1
+            renamed[ours.get(bare(name), name) if alone else name] = value
+        return renamed
 
     def _store(self, found: Mapping[Tensor, Tensor]) -> None:
         for parameter, value in found.items():
@@ -339,7 +379,7 @@ def _descend(
     curvatures: list[Tensor],
     velocities: list[Tensor] | None,
 ) -> None:
-    lr, beta = group["lr"], group["weight_decay"]
+    lr, beta = float(group["lr"]), group["weight_decay"]
     gradients, steps = _rates(group, weights, gradients, curvatures)
     torch._foreach_mul_(steps, gradients)
     if velocities is not None:

@@ -84,6 +84,8 @@ class LAMB(LayerWise):
     """
 
     ZERO_NORMS = ("floor", "literal", "one")
+    _keys = ("exp_avg", "exp_avg_sq", "step")
+    _references = REFERENCES
 
     def __init__(
         self,
@@ -153,7 +155,7 @@ class LAMB(LayerWise):
         counts = []
         for parameter in bucket.parameters:
             state = self.state[parameter]
-            state["step"] = state.get("step", 0) + 1
+            state["step"] = int(state.get("step", 0)) + 1
             counts.append(state["step"])
         one, two = [1.0] * len(counts), [1.0] * len(counts)
         if group["bias_correction"]:
@@ -168,7 +170,7 @@ class LAMB(LayerWise):
             torch._foreach_add_(directions, bucket.weights, alpha=beta)
         rates = self._rates(group, bucket, directions, beta) if adapted else None
         rates = bounded(group, rates, directions[0].dtype)
-        torch._foreach_sub_(bucket.weights, scaled(directions, rates, group["lr"]))
+        torch._foreach_sub_(bucket.weights, scaled(directions, rates, float(group["lr"])))
         bucket.write()
 
     def _rates(

@@ -114,6 +114,7 @@ class LARS(LayerWise):
     """
 
     ZERO_NORMS = ("floor", "literal", "one", "one-denominator", "skip")
+    _references = REFERENCES
 
     def __init__(
         self,
@@ -189,5 +190,5 @@ class LARS(LayerWise):
         elif zero == "floor":
             ratio = torch.where(denominator == 0, 0.0, ratio)
         if group["clip"] and group["lr"] > 0:
-            ratio = torch.clamp(ratio / group["lr"], max=1.0)
+            ratio = torch.clamp(ratio / float(group["lr"]), max=1.0)
         return torch.where(present, ratio, 1.0) if zero == "skip" else ratio

@@ -94,7 +94,7 @@ class LayerWise(Rule):
         directions: list[Tensor],
         rates: Tensor | None,
     ) -> None:
-        lr, momentum = group["lr"], group["momentum"]
+        lr, momentum = float(group["lr"]), group["momentum"]
         rates = bounded(group, rates, directions[0].dtype)
         form = group["momentum_form"] if momentum else "rate-outside"
         if form == "rate-on-history":

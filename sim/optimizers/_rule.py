@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from sim import _arguments
+from sim.optimizers import _groups, _saved
 
 # Sixteen bits are too few to sum in: work and state are float32 there, the weight is rounded once.
 HALF = (torch.bfloat16, torch.float16)
@@ -70,57 +71,66 @@ def pieces(lists: list[list[Tensor]]) -> Iterator[list[list[Tensor]]]:
 
 
 class Rule(Optimizer):
-    """Base of the rules: a group is checked when it is added, a state is resumed bit for bit."""
+    """Base of the rules: a group is checked when it is added, a state is resumed bit for bit.
+
+    A subclass names the state it keeps of a parameter (`_keys`), and the options that `like` stands
+    for (`_references`), where it has any.
+    """
+
+    _keys: tuple[str, ...] = ("momentum_buffer",)
+    _references: Mapping[str, Mapping[str, Any]] = {}
 
     def __init__(self, params: Any, defaults: dict[str, Any]) -> None:
         super().__init__(params, defaults)
 
     def _check(self, group: dict[str, Any]) -> None:
         """Refuse a wrong option of a group; rules add their own."""
-        group["lr"] = _arguments.number("lr", group["lr"], 0.0)
+        group["lr"] = _groups.rate(group["lr"])
         group["momentum"] = _arguments.number("momentum", group["momentum"], 0.0, 1.0)
         group["weight_decay"] = _arguments.number("weight_decay", group["weight_decay"], 0.0)
         if group["foreach"] not in (None, True, False):
             raise ValueError(f"foreach: got {group['foreach']!r}; give True, False or None")
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """Add a group, as in torch, after a check of its options and tensors."""
+        """Add a group, as in torch, after a check of its options and tensors.
+
+        The dictionary is copied: a second optimizer that is made of it does not get the options
+        of the first.
+        """
+        if isinstance(param_group, dict):
+            param_group = _groups.prepared(
+                param_group, type(self).__name__, self.defaults, self._references, self.param_groups
+            )
         super().add_param_group(param_group)
         try:
+            _groups.without_duplicates(self.param_groups[-1])
             self._check(self.param_groups[-1])
             for name, parameter in self._named(len(self.param_groups) - 1):
-                if not parameter.is_floating_point():
-                    raise ValueError(
-                        f"params: {name} has dtype {parameter.dtype}; "
-                        "only real floating-point parameters can be updated"
-                    )
+                self._check_parameter(name, parameter)
         except ValueError:
             self.param_groups.pop()
             raise
 
+    def _check_parameter(self, name: str, parameter: Tensor) -> None:
+        """Refuse a tensor that the rule cannot update."""
+        if not parameter.is_floating_point():
+            raise ValueError(
+                f"params: {name} has dtype {parameter.dtype}; "
+                "only real floating-point parameters can be updated"
+            )
+
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Resume; the state keeps the dtype in which it was saved, so the next step is the same.
 
+        Hooks come as in torch: what they make of the state is checked and taken. Names may differ
+        by the prefixes of wrappers (`module.`, `_orig_mod.`), and stay this optimizer's own.
+
         Raises:
-            ValueError: the state was saved for parameters of other names or another order.
+            TypeError: no dictionary.
+            ValueError: the state of another optimizer, or of parameters of other names, another
+                order, number or shape. Nothing has been changed then.
         """
-        for ours, theirs in zip(self.param_groups, state_dict["param_groups"], strict=False):
-            here, saved = ours.get("param_names"), theirs.get("param_names")
-            if here is not None and saved is not None and here != saved:
-                raise ValueError(
-                    f"state_dict: it was saved for parameters {_short(saved)} and these are "
-                    f"{_short(here)}; build the optimizer with the same parameters in order"
-                )
-        super().load_state_dict(state_dict)
-        # torch has just cast all floating-point state to the parameter's dtype; what was lost is
-        # still in the argument.
-        numbers = [i for group in state_dict["param_groups"] for i in group["params"]]
-        parameters = [p for group in self.param_groups for p in group["params"]]
-        for number, parameter in zip(numbers, parameters, strict=True):
-            for key, value in state_dict["state"].get(number, {}).items():
-                if isinstance(value, Tensor) and value.is_floating_point():
-                    value = value.detach().to(device=parameter.device, copy=True)
-                    self.state[parameter][key] = value
+        _saved.load(self, super().load_state_dict, state_dict, self._keys)
 
     def _named(self, index: int) -> Iterator[tuple[str, Tensor]]:
         """The tensors of a group with a name for messages."""
@@ -213,7 +223,3 @@ def evaluate(closure: Callable[[], Any] | None) -> Any:
         return None
     with torch.enable_grad():
         return closure()
-
-
-def _short(names: list[str]) -> str:
-    return ", ".join(names[:3]) + (", …" if len(names) > 3 else "")
