@@ -25,7 +25,7 @@ from hessian._batch import Batch
 from hessian._loss import Factor, by_sample, from_samples
 from hessian._operations import BATCH_NORMS
 from hessian._step import call
-from hessian._tape import Edge, Node, Tape, is_leaf, operation, shape
+from hessian._tape import Edge, Node, Tape, is_leaf, operation, shape, title
 
 Inputs = list[Tensor | None]
 
@@ -159,7 +159,7 @@ def _total(values: tuple[Tensor | None, ...]) -> Tensor | None:
 
 def _refusal(node: Node) -> ValueError:
     return ValueError(
-        f"kind='becker-lecun' has no diagonal rule for {node.name()}, which lies between a "
+        f"kind='becker-lecun' has no diagonal rule for {title(node)}, which lies between a "
         "parameter and the output; use kind='hutchinson' or 'preactivation', or names= with the "
         "parameters above it"
     )

@@ -26,7 +26,7 @@ from hessian._operations import (
     elementwise,
     keeps_flat_order,
 )
-from hessian._tape import Edge, Node, Tape, operation, shape
+from hessian._tape import Edge, Node, Tape, operation, shape, title
 
 
 class Affinity(NamedTuple):
@@ -64,7 +64,7 @@ def affinity(tape: Tape, leaves: list[Node]) -> Affinity:
             total |= d
             bad |= curved.get(child, 0) if child is not None else 0
         rule = dependence(node)
-        name = node.name()
+        name = title(node)
         if rule is None:
             if total:
                 known = operation(node) in CURVED or operation(node) in LOSSES

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from torch.autograd.function import FunctionCtx
-
 from hessian._broadcast import UNREDUCED, Broadcast, summed_axes
 from hessian._operations import BATCH_NORMS, Mark, dependence, elementwise, keeps_flat_order
 from hessian._step import (
@@ -22,14 +20,14 @@ from hessian._step import (
     Step,
     Where,
 )
-from hessian._tape import Node, complex_valued, operation, shape
+from hessian._tape import Node, complex_valued, is_custom, operation, shape, title
 
 
 def step(node: Node, indices: list[int], where: Where) -> Step | str:
     """The step of an operation whose outputs `indices` are in use, or why there is none."""
     name = operation(node)
-    if isinstance(node, FunctionCtx):
-        return f"{name} is a custom function"
+    if is_custom(type(node)):
+        return f"{title(node)} has no known step"
     slots = [
         i for i, (child, nr) in enumerate(node.next_functions)
         if child is not None and where.layout((child, nr)) is not None

@@ -11,9 +11,9 @@ import math
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.autograd.graph import get_gradient_edge
 
@@ -22,21 +22,44 @@ Node = Any
 Edge = tuple[Node, int]
 
 _SUFFIX = re.compile(r"Backwards?\d*$")
+# Starts the name of what is not torch's own; no list of operations holds such a name.
+UNKNOWN = "custom function"
+_NAMES: dict[type, str] = {}  # of torch's own types of nodes
 
 
 def operation(node: Node) -> str:
-    """The operation's name without autograd's suffix, e.g. ``"Addmm"`` for ``AddmmBackward0``."""
-    return _short(node.name())
+    """The operation's name without autograd's suffix, e.g. ``"Addmm"`` for ``AddmmBackward0``.
+
+    Only nodes that torch itself made have the name of an operation: a custom function may be
+    called anything, and may have a method or an attribute of any name.
+    """
+    kind = type(node)
+    name = _NAMES.get(kind)
+    if name is None:
+        if is_custom(kind):
+            return f"{UNKNOWN} {kind.__name__}"
+        name = _NAMES[kind] = _SUFFIX.sub("", kind.__name__)
+    return name
 
 
-@lru_cache(maxsize=1024)
-def _short(name: str) -> str:
-    return _SUFFIX.sub("", name.split("::")[-1])
+def is_custom(kind: type) -> bool:
+    """Whether nodes of a type are not torch's own: custom functions in Python or in C++."""
+    return getattr(torch._C._functions, kind.__name__, None) is not kind
+
+
+def title(node: Node) -> str:
+    """The node's name for a message."""
+    kind = type(node)
+    if not is_custom(kind):
+        return str(node.name())
+    if kind.__mro__ == (kind, object):  # one type for all that C++ extensions bring
+        return f"the C++ function {node.name()}"
+    return f"the custom function {kind.__name__.removesuffix('Backward')}"
 
 
 def is_leaf(node: Node) -> bool:
     """Whether the node is a leaf tensor's gradient accumulator."""
-    return hasattr(node, "variable")
+    return operation(node) == "AccumulateGrad"
 
 
 def shape(edge: Edge) -> tuple[int, ...] | None:
