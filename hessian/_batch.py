@@ -17,7 +17,7 @@ from hessian import _affine, _data, _loss, _parameter, _preactivation
 from hessian._certificate import LINEAR, affinity, loss_labels, sample_labels, separable, uncoupled
 from hessian._chain import Chain
 from hessian._columns import Meter, Quadratic
-from hessian._forward import TooLarge, Watch, Written
+from hessian._forward import TooLarge, Watch
 from hessian._operations import Label, Layout, Mark, candidates
 from hessian._plan import SHARING, Entry, Plan
 from hessian._product import prefers_onednn
@@ -34,6 +34,7 @@ from hessian._tape import (
     refuse_undifferentiable,
     size,
 )
+from hessian._written import Written
 
 METHOD_CHOICES = ("auto", "affine", "chain", "preactivation", "parameter")
 CHAIN = "samples stay apart, every operation above has a known step; above it "
@@ -56,8 +57,8 @@ class Problem:
     parameters: dict[str, Tensor]
     method: str
     bound: int  # bytes of working set
-    written: Written = field(default_factory=list)  # parameters that a call wrote to, as found
     share: Share = ALL  # of the work: what `run` gives is summed over processes
+    written: Written = field(default_factory=Written)  # parameters that a call wrote to
 
     @property
     def memory(self) -> int:
@@ -91,12 +92,16 @@ class Problem:
 
     def scalar(self, output: Any, inputs: Any, targets: Any, index: int) -> Tensor:
         """What the loss makes of an output."""
+        value = self.unchecked(output, targets, index)
+        return _data.check_loss(value, index, inputs, self.parameters)
+
+    def unchecked(self, output: Any, targets: Any, index: int) -> Any:
+        """The same, whatever it is."""
         with (
             _data.named("loss could not be computed with targets", targets, index),
             Watch(self.written, None),
         ):
-            value = self.loss(output, targets)
-        return _data.check_loss(value, index, inputs, self.parameters)
+            return self.loss(output, targets)
 
 
 class Start:
@@ -105,10 +110,12 @@ class Start:
     def __init__(self, problem: Problem) -> None:
         self._randomness = Randomness(problem.devices())
         self._buffers = Buffers(problem.modules())
+        self._written = problem.written
 
     def rewind(self, randomness: Randomness | None = None) -> None:
         """Back to the start: the same running statistics and, unless others are given, masks."""
         self._buffers.restore()
+        self._written.restore()
         (randomness or self._randomness).restore()
 
 

@@ -219,7 +219,7 @@ class _Line:
     def _loss(self, item: Item) -> Tensor:
         item.start.rewind()
         output = self.problem.output(item.inputs, item.index)
-        return self.problem.loss(output, item.targets).reshape(())
+        return self.problem.unchecked(output, item.targets, item.index).reshape(())
 
     def __call__(self, name: str, at: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
         """Values and slopes at displacements t of the flat entries `at`, float64 on the CPU."""
@@ -252,6 +252,7 @@ class _Line:
     def _one(self, name: str, entry: int, t: float) -> tuple[float, float]:
         p = self.problem.parameters[name]
         place = tuple(int(i) for i in torch.unravel_index(torch.tensor(entry), p.shape))
+        self.problem.written.restore()
         kept = p.data[place].clone()
         value = slope = 0.0
         try:
@@ -263,6 +264,7 @@ class _Line:
                     (g,) = torch.autograd.grad(part, p, allow_unused=True)
                     slope += 0.0 if g is None else item.a * float(g[place])
         finally:
+            self.problem.written.restore()  # before, as it holds the displaced entry
             p.data[place] = kept
         return self.factor * value, self.factor * slope
 
@@ -293,8 +295,8 @@ class _Whole(nn.Module):
         self.model, self.problem = problem.model, problem
 
     def forward(self, inputs: Any, targets: Any) -> Tensor:
-        output = _data.call(self.model, inputs, self.problem.forward)
-        return self.problem.loss(output, targets).reshape(())
+        output = self.problem.output(inputs, 0)
+        return self.problem.unchecked(output, targets, 0).reshape(())
 
 
 class _Ask(Protocol):

@@ -135,7 +135,14 @@ def named(what: str, values: Any, index: int) -> Iterator[None]:
         yield
     except torch.OutOfMemoryError:
         raise
-    except (RuntimeError, ValueError, TypeError, IndexError) as error:
+    except (
+        RuntimeError,
+        ValueError,
+        TypeError,
+        LookupError,
+        AttributeError,
+        AssertionError,
+    ) as error:
         first = (str(error).strip() or type(error).__name__).splitlines()[0]
         leaves = tree_leaves(_plain(values))
         dims = [str(tuple(v.shape)) if isinstance(v, Tensor) else type(v).__name__ for v in leaves]

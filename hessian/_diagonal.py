@@ -17,6 +17,7 @@ from hessian._plan import Plan
 from hessian._problem import Item, lend, scale, ticker, walk
 from hessian._standard_error import Spread
 from hessian._state import cast
+from hessian._written import put_back
 
 
 class Diagonal(dict[str, Tensor]):
@@ -264,7 +265,8 @@ class _Check:
         if not self.index:
             return
         inputs, targets = (_data.convert(values, torch.float64) for values in item.raw)
-        with cast(self.problem.modules(), torch.float64):
+        self.problem.written.restore()  # before the parameters hold other memory, and after
+        with cast(self.problem.modules(), torch.float64), put_back(self.problem.written):
             # In parts where the tape of all exceeds the memory, as twice the size it may here.
             found, own = added(item, self._take, Division(), inputs, targets)
         for (name, index), second in zip(self.index.items(), found, strict=False):

@@ -1,26 +1,28 @@
 """A call of the user's model or loss: what is done differently inside, and what it may hold.
 
-A few operations have no second derivative in torch, or write to a parameter on their way. Inside
-an exact computation they are replaced by equal expressions that have one, and what was written is
-noted, so that it can be put back. The size of the tape is watched as it grows: where it would
-exceed a limit the call is broken off (`TooLarge`) and the batch taken in parts instead.
+A few operations have no second derivative in torch (`_replacements`), or write to a parameter on
+their way (`_written`). Inside an exact computation they are replaced by equal expressions that
+have one, and what was written is noted, so that it can be put back. Hooks that a call puts on
+gradients end with it (`_hooks`). The size of the tape is watched as it grows: where it would exceed
+a limit the call is broken off (`TooLarge`) and the batch taken in parts instead.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
+from torch.utils.hooks import RemovableHandle
 
-from hessian._ledger import owe, settled
+from hessian._hooks import silence
+from hessian._replacements import REPLACEMENTS
 from hessian._tape import Node, is_leaf, size
+from hessian._written import Written, writes
 
-Written = list[tuple[Tensor, Tensor]]
+Function = Callable[..., Any]
 
 
 class TooLarge(BaseException):
@@ -34,17 +36,33 @@ class Watch(TorchFunctionMode):
         super().__init__()
         self.written, self.limit, self.bytes = written, limit, 0
         self.seen: set[Node] = set()
+        self.handles: list[Any] = []  # of hooks that the call put on tensors
+        self.nodes: list[Node] = []  # that the call has asked for, and may have put hooks on
+
+    def __exit__(self, *error: Any) -> None:
+        super().__exit__(*error)
+        for handle in self.handles:
+            handle.remove()
+        silence(self.nodes)
+        self.handles, self.nodes = [], []
 
     def __torch_function__(
         self,
-        func: Callable[..., Any],
+        func: Function,
         types: Any,
         args: tuple[Any, ...] = (),
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
-        rule = _RULES.get(func)
-        kwargs = kwargs or {}
-        result = func(*args, **kwargs) if rule is None else rule(self, func, *args, **kwargs)
+        try:
+            rule = _RULES[func]
+        except KeyError:
+            rule = _rule(func)
+        if not kwargs:
+            result = func(*args) if rule is None else rule(self, func, *args)
+        else:
+            if "out" in kwargs or "inplace" in kwargs:
+                self.written.beside(args, kwargs)
+            result = func(*args, **kwargs) if rule is None else rule(self, func, *args, **kwargs)
         if self.limit is not None:
             self._count(result)
         return result
@@ -65,137 +83,54 @@ class Watch(TorchFunctionMode):
         if self.limit is not None and self.bytes > self.limit:
             raise TooLarge
 
-    def keep(self, weight: Tensor, max_norm: float | None) -> None:
-        """Note a weight that is about to be renormalised in place."""
-        if max_norm is not None and not any(weight is kept for kept, _ in self.written):
-            self.written.append((weight, weight.detach().clone()))
+
+def _rule(func: Function) -> Function | None:
+    """What to do in place of a function that is met for the first time."""
+    if len(_RULES) > 10_000:  # someone makes functions as they go
+        _RULES.clear()
+        _RULES.update(_KNOWN)
+    _RULES[func] = rule = _write if writes(func) else None
+    return rule
 
 
-@contextmanager
-def put_back(written: Written) -> Iterator[None]:
-    """Restore what calls inside wrote to parameters."""
-    with settled():
-        owe(lambda: _rewrite(written))
-        yield
+def _write(watch: Watch, func: Function, *args: Any, **kwargs: Any) -> Any:
+    watch.written.before(args[0] if args else next(iter(kwargs.values()), None))
+    return func(*args, **kwargs)
 
 
-def _rewrite(written: Written) -> None:
-    for tensor, value in written:
-        tensor.data.copy_(value)
-    written.clear()
+def _data(watch: Watch, func: Function, tensor: Tensor) -> Tensor:
+    """The same values under another name, by which they may be written."""
+    alias: Tensor = func(tensor)
+    watch.written.alias(tensor)
+    return alias
 
 
-def _embedding(
-    watch: Watch,
-    func: Callable[..., Any],
-    input: Tensor,
-    weight: Tensor,
-    padding_idx: int | None = None,
-    max_norm: float | None = None,
-    norm_type: float = 2.0,
-    scale_grad_by_freq: bool = False,
-    sparse: bool = False,
-) -> Any:
-    """With dense gradients: sparse ones have no second derivative."""
-    watch.keep(weight, max_norm)
-    return func(input, weight, padding_idx, max_norm, norm_type, scale_grad_by_freq, False)
+def _assign(watch: Watch, func: Function, tensor: Tensor, data: Tensor) -> Any:
+    watch.written.moved(tensor, data)
+    return func(tensor, data)
 
 
-def _embedding_bag(
-    watch: Watch,
-    func: Callable[..., Any],
-    input: Tensor,
-    weight: Tensor,
-    offsets: Tensor | None = None,
-    max_norm: float | None = None,
-    norm_type: float = 2,
-    scale_grad_by_freq: bool = False,
-    mode: str = "mean",
-    sparse: bool = False,
-    per_sample_weights: Tensor | None = None,
-    include_last_offset: bool = False,
-    padding_idx: int | None = None,
-) -> Any:
-    """Rows looked up and summed."""
-    watch.keep(weight, max_norm)
-    if mode == "max" or scale_grad_by_freq or input.is_floating_point():
-        return func(
-            input, weight, offsets, max_norm, norm_type, scale_grad_by_freq, mode, False,
-            per_sample_weights, include_last_offset, padding_idx,
-        )  # fmt: skip
-    rows = F.embedding(input, weight, None, max_norm, norm_type)
-    share = torch.ones_like(rows[..., :1])
-    if padding_idx is not None:
-        share = share * (input != padding_idx % len(weight)).unsqueeze(-1)
-    scaled = rows * (share if per_sample_weights is None else
-                     share * per_sample_weights.unsqueeze(-1))  # fmt: skip
-    if input.dim() == 2:
-        total, count = scaled.sum(1), share.sum(1)
-    else:
-        assert offsets is not None
-        bags = len(offsets) - int(include_last_offset)
-        at = torch.arange(len(input), device=input.device)
-        bag = torch.bucketize(at, offsets[:bags], right=True) - 1
-        total = rows.new_zeros((bags, rows.shape[-1])).index_add(0, bag, scaled)
-        count = rows.new_zeros((bags, 1)).index_add(0, bag, share)
-    return total if mode == "sum" else total / count.clamp_min(1)
+def _hook(watch: Watch, func: Function, tensor: Tensor, hook: Function) -> Any:
+    if not tensor.requires_grad and not torch.is_grad_enabled():  # a run for the values alone
+        return RemovableHandle({})
+    handle = func(tensor, hook)
+    watch.handles.append(handle)
+    return handle
 
 
-def _hardsigmoid(
-    watch: Watch, func: Callable[..., Any], input: Tensor, inplace: bool = False
-) -> Tensor:
-    if inplace:
-        return F.hardtanh_(input.div_(6).add_(0.5), 0.0, 1.0)
-    return F.hardtanh(input / 6 + 0.5, 0.0, 1.0)
+def _node(watch: Watch, func: Function, tensor: Tensor) -> Node | None:
+    node = func(tensor)
+    if node is not None:
+        watch.nodes.append(node)
+    return node
 
 
-def _pad(
-    watch: Watch,
-    func: Callable[..., Any],
-    input: Tensor,
-    pad: Any,
-    mode: str = "constant",
-    value: float | None = None,
-) -> Tensor:
-    """Circular padding by joining slices; torch copies them in place, which hides what is below."""
-    sizes = [int(p) for p in pad]
-    if mode != "circular" or min(sizes) < 0 or len(sizes) % 2:
-        return func(input, pad, mode, value)
-    for i in range(0, len(sizes), 2):
-        axis = input.dim() - 1 - i // 2
-        size = input.shape[axis]
-        if max(sizes[i : i + 2]) > size:
-            return func(input, pad, mode, value)  # raises, as it would outside
-        parts = [input.narrow(axis, size - sizes[i], sizes[i]), input]
-        input = torch.cat([*parts, input.narrow(axis, 0, sizes[i + 1])], axis)
-    return input
-
-
-def _cdist(
-    watch: Watch,
-    func: Callable[..., Any],
-    x1: Tensor,
-    x2: Tensor,
-    p: float = 2.0,
-    compute_mode: str = "",
-) -> Tensor:
-    return torch.linalg.vector_norm(x1.unsqueeze(-2) - x2.unsqueeze(-3), p, dim=-1)
-
-
-def _without_cudnn(watch: Watch, func: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-    """cuDNN's recurrent layers have no second derivative; torch's own do."""
-    enabled = torch.backends.cudnn.enabled
-    with settled():
-        owe(lambda: setattr(torch.backends.cudnn, "enabled", enabled))
-        torch.backends.cudnn.enabled = False
-        return func(*args, **kwargs)
-
-
-_RULES: dict[Callable[..., Any], Callable[..., Any]] = {
-    F.embedding: _embedding,
-    F.embedding_bag: _embedding_bag,
-    F.hardsigmoid: _hardsigmoid,
-    F.pad: _pad,
-    torch.cdist: _cdist,
-    **dict.fromkeys((torch.lstm, torch.gru, torch.rnn_tanh, torch.rnn_relu), _without_cudnn),
+_TENSOR: Any = Tensor  # whose properties are descriptors, which typing does not know
+_KNOWN: dict[Function, Function | None] = {
+    **REPLACEMENTS,
+    _TENSOR.data.__get__: _data,
+    _TENSOR.data.__set__: _assign,
+    _TENSOR.grad_fn.__get__: _node,
+    _TENSOR.register_hook: _hook,
 }
+_RULES: dict[Function, Function | None] = dict(_KNOWN)

@@ -14,11 +14,13 @@ from torch import Tensor, nn
 from hessian import _data
 from hessian._batch import METHOD_CHOICES, Batch, Problem, Start
 from hessian._draws import NotInParts
-from hessian._forward import TooLarge, put_back
+from hessian._forward import TooLarge
+from hessian._hooks import without_hooks
 from hessian._ledger import alone
 from hessian._parts import Parts, Whole
 from hessian._scratch import within
 from hessian._state import Randomness, as_found, cast, exact_math, only
+from hessian._written import Written, put_back
 
 DEFAULT_MEMORY = 2**30
 
@@ -136,6 +138,7 @@ def lend(
     problem = Problem(model, loss, forward, parameters, method, memory)
     wanted = {id(p) for p in parameters.values()}
     modules = problem.modules()
+    problem.written = Written(modules)
     every = [p for module in modules for p in module.parameters()]
     with (
         alone(),
@@ -144,6 +147,7 @@ def lend(
         only(every, wanted),
         cast(modules, dtype),
         put_back(problem.written),
+        without_hooks(modules),
         within(memory),
         _twice_differentiable(),
     ):

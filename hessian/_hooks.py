@@ -1,0 +1,77 @@
+"""Hooks on gradients, which change what autograd reports and not the loss: silent in a call."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+from torch import Tensor, nn
+from torch.nn.modules import module as _module
+
+from hessian._ledger import owe, settled
+from hessian._tape import Node, is_leaf
+
+Hooks = dict[int, Any]
+
+
+@contextmanager
+def without_hooks(modules: Iterable[nn.Module]) -> Iterator[None]:
+    """Gradients of modules and their parameters are what the loss's are, not what hooks make.
+
+    The dictionaries that hold the hooks are emptied and filled again, as torch's engine holds the
+    same ones.
+
+    Raises:
+        ValueError: backward hooks are registered for all modules of the process.
+    """
+    if _module._global_backward_hooks or _module._global_backward_pre_hooks:
+        raise ValueError(
+            "model: backward hooks are registered for all modules (torch.nn.modules.module."
+            "register_module_full_backward_hook or register_module_full_backward_pre_hook), which "
+            "may change gradients; remove them for this call"
+        )
+    full = [hooks for module in modules for hooks in _of(module) if hooks]
+    with settled():
+        for hooks in full:
+            owe(partial(_refill, hooks, dict(hooks)))
+            hooks.clear()
+        yield
+
+
+def _of(module: nn.Module) -> Iterator[Hooks | None]:
+    for part in module.modules():
+        yield part._backward_hooks
+        yield part._backward_pre_hooks
+        for tensor in (*part._parameters.values(), *part._buffers.values(), *vars(part).values()):
+            if isinstance(tensor, Tensor):
+                yield tensor._backward_hooks
+                yield getattr(tensor, "_post_accumulate_grad_hooks", None)
+
+
+def _refill(hooks: Hooks, content: Hooks) -> None:
+    new = {key: hook for key, hook in hooks.items() if key not in content}  # put there meanwhile
+    hooks.clear()
+    hooks.update(content | new)
+
+
+def silence(nodes: Iterable[Node]) -> None:
+    """Take all hooks off the nodes of the tapes that lead to some nodes."""
+    stack, seen = list(nodes), set()
+    while stack:
+        node = stack.pop()
+        if node is None or node in seen or is_leaf(node):
+            continue
+        seen.add(node)
+        for register in (node.register_hook, getattr(node, "register_prehook", None)):
+            if register is None:
+                continue
+            hooks = register(_nothing).hooks_dict_ref()
+            if hooks is not None:
+                hooks.clear()
+        stack += [child for child, _ in node.next_functions]
+
+
+def _nothing(*gradients: Any) -> None:
+    """A hook that leaves gradients as they are."""
