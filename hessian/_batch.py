@@ -11,9 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge, get_gradient_edge
-from torch.utils._pytree import tree_flatten, tree_unflatten
 
-from hessian import _affine, _data, _loss, _parameter, _preactivation
+from hessian import _affine, _data, _hidden, _loss, _outputs, _parameter, _preactivation
 from hessian._certificate import LINEAR, affinity, loss_labels, sample_labels, separable, uncoupled
 from hessian._chain import Chain
 from hessian._columns import Meter, Quadratic
@@ -187,14 +186,10 @@ class Batch:
         self.inputs, self.targets = inputs, targets
         self.samples = _data.size(inputs)
         self.start = start or Start(problem)
-        leaves, spec = tree_flatten(self._output())
-        self.places = [
-            i
-            for i, leaf in enumerate(leaves)
-            if isinstance(leaf, Tensor) and leaf.requires_grad and leaf.is_floating_point()
-        ]
+        leaves, self.structure = _outputs.opened(self._output())
+        self.places, self.again = _outputs.distinct(leaves)
         self.outputs: list[Tensor] = [leaves[i] for i in self.places]
-        at = self._read(leaves, spec)
+        at = self._read(leaves)
         self._affinity()
         factored = problem.method in ("auto", "affine", "chain") and bool(self.leaf_nodes)
         self.curved = self._curvature(at) if factored else Curved([], [], refusal="not needed")
@@ -212,7 +207,7 @@ class Batch:
         tape = sum(
             size(node) for node in self.tape.order
             if not is_leaf(node) and labels.get((node, 0)) is not Mark.SHARED
-        )  # fmt: skip
+        ) + self.hidden_bytes  # fmt: skip
         item = self.outputs[0].element_size() if self.outputs else 0
         methods = {e.method for e in self.plan}
         twice = methods & {"preactivation", "parameter"}
@@ -239,23 +234,18 @@ class Batch:
 
     # ------------------------------------------------------------ analysis
 
-    def _read(self, leaves: list[Any], spec: Any) -> Mapping[int, Any]:
+    def _read(self, leaves: list[Any]) -> Mapping[int, Any]:
         """Read the loss's own tape; where samples lie in the outputs it is given."""
         # It is read on detached outputs: its own tape shows what it does to them, and whether it
         # reads parameters by itself.
         self.detached = [t.detach().requires_grad_() for t in self.outputs]
-        handed = list(leaves)
-        for i, base in zip(self.places, self.detached, strict=True):
-            handed[i] = base.clone()  # a loss may change its argument in place
-        self.loss = self._value(tree_unflatten(handed, spec))
-        self.end = Randomness(self.problem.devices())
+        tape = self._cut(leaves) or self._joined()
         names = self.problem.parameters
         self.gradient_out: list[Tensor | None] = [None] * len(self.detached)
         self.direct: dict[str, Tensor | None] = {}
         labels: dict[Edge, Any] = {}
         loss_leaves: dict[int, Node] = {}
         if self.loss.requires_grad:
-            tape = Tape.of([self.loss])
             loss_leaves = tape.leaves()
             labels = loss_labels(tape, self.samples)
             read = [name for name, p in names.items() if id(p) in loss_leaves]
@@ -275,6 +265,64 @@ class Batch:
             self.separable = set()
         self.used = [i for i, g in enumerate(self.gradient_out) if g is not None]
         return {i: labels.get((loss_leaves[id(self.detached[i])], 0), LINEAR) for i in self.used}
+
+    def _handed(self, leaves: list[Any]) -> list[Any]:
+        """The leaves that the loss is called with: its outputs are cut off the tape."""
+        handed = list(leaves)
+        for i, base in zip(self.places, self.detached, strict=True):
+            handed[i] = base.clone()  # a loss may change its argument in place
+            handed[i].__dict__.update(leaves[i].__dict__)
+        for i, first in self.again.items():
+            handed[i] = handed[first]
+        return handed
+
+    def _look_behind(self, tape: Tape, begin: int) -> None:
+        """Note what the tape of the loss, begun at node `begin`, holds of the network."""
+        nodes = _hidden.older(tape, begin, self.problem.parameters.values(), self.outputs)
+        self.hidden = nodes[0].name() if nodes else ""
+        self.hidden_bytes = sum(size(node) for node in nodes)
+
+    def _cut(self, leaves: list[Any]) -> Tape | None:
+        """The loss's tape on outputs that are cut off; `None` where that is another loss."""
+        begin = _hidden.now()
+        handed = self._handed(leaves)
+        try:
+            self.loss = self._value(self.structure.rebuilt(handed))
+        except ValueError:
+            if not self.structure.objects:
+                raise
+            return None  # a copy of an object is not as good as the object
+        self.end = Randomness(self.problem.devices())
+        tape = Tape.of([self.loss]) if self.loss.requires_grad else Tape([])
+        self._look_behind(tape, begin)
+        if any(handed[i]._version > 0 for i in self.places) and _shared(self.outputs):
+            return None  # what is written to one of them shows in the others
+        if (self.hidden or self.structure.objects) and not self._alike():
+            return None
+        return tape
+
+    def _alike(self) -> bool:
+        """Whether the loss of the outputs as they are is that of the cut ones put in their place.
+
+        Without a tape, and on another call of the model: a loss may write to what it is given.
+        """
+        self.start.rewind()
+        try:
+            with torch.no_grad():
+                value = self._value(self._output())
+        except ValueError:  # a loss that takes derivatives
+            return False
+        return _hidden.equal(value, self.loss)
+
+    def _joined(self) -> Tape:
+        """The tape of the loss as one scalar of the parameters, without outputs between them."""
+        self.places, self.again, self.outputs, self.detached = [], {}, [], []
+        self.start.rewind()
+        self.loss = self._value(self._output())
+        self.end = Randomness(self.problem.devices())
+        tape = Tape.of([self.loss]) if self.loss.requires_grad else Tape([])
+        self._look_behind(tape, _hidden.now())
+        return tape
 
     def _log_softmax(
         self, tape: Tape, labels: Mapping[Edge, Any], leaves: Mapping[int, Node]
@@ -441,8 +489,12 @@ class Batch:
 
     def relocated(self, output: Any) -> dict[str, list[Site]]:
         """The sites on the tape of another, equal output."""
-        leaves = [tree_flatten(output)[0][i] for i in self.places]
-        return self._locate([leaves[i] for i in self.used])[0]
+        return self._locate(self.used_of(output))[0]
+
+    def used_of(self, output: Any) -> list[Tensor]:
+        """The leaves that the loss reads, of such an output."""
+        leaves = _outputs.opened(output)[0]
+        return [leaves[self.places[i]] for i in self.used]
 
     # ---------------------------------------------------------------- plan
 
@@ -873,3 +925,12 @@ class Batch:
         self.tape, self.leaf_nodes, self.sites = Tape([]), {}, {}
         self.direct = {}
         self.curved, self.chain = Curved([], []), None
+
+
+def _shared(outputs: list[Tensor]) -> bool:
+    """Whether two of the outputs lie in the same memory."""
+    try:
+        places = [t.untyped_storage().data_ptr() for t in outputs]
+    except (RuntimeError, NotImplementedError):  # a sparse tensor, which has no storage
+        return True
+    return len(set(places)) < len(places)

@@ -259,8 +259,12 @@ def _of_columns(
     problem = batch.problem
     parameters = problem.parameters
     used = batch.used
-    if not used:
-        return [_zeros(parameters) for _ in noise]
+    if batch.hidden and kind == "empirical-fisher":
+        raise ValueError(
+            f"kind={kind!r} knows the loss through the model's outputs, but it reads more of the "
+            f"network than these ({batch.hidden} is older than the call of the loss); return what "
+            'the loss reads as a tensor of the output, or use kind="hutchinson"'
+        )
     sites = batch.sites
     if kind == "becker-lecun":
         missing = "" if batch.layouts else next(iter(batch.leaf_nodes), "")
@@ -280,6 +284,9 @@ def _of_columns(
             f"{coupled[0]!r} in a way that is not a sum over its entries; "
             'use kind="hutchinson", or leave the parameter out with names='
         )
+    if not used:
+        own = {} if kind == "empirical-fisher" else batch.separable_terms()
+        return [_zeros(parameters) | own for _ in noise]
     n = batch.samples
     outputs = [batch.outputs[i] for i in used]
     if kind == "empirical-fisher":

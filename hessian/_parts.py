@@ -23,9 +23,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
+from torch.utils._pytree import tree_map
 
-from hessian import _data
+from hessian import _data, _hidden, _outputs
 from hessian._batch import BLOCKS, TAPES, Batch, Curved, Problem, Start
 from hessian._certificate import LINEAR
 from hessian._columns import Quadratic
@@ -34,6 +34,7 @@ from hessian._loss import Products, by_sample, from_samples
 from hessian._operations import Layout, candidates
 from hessian._plan import Plan
 from hessian._state import Randomness, only
+from hessian._tape import Tape
 
 
 class Whole(Batch):
@@ -52,24 +53,47 @@ class Whole(Batch):
         self.inputs, self.targets = inputs, targets
         self.samples = _data.size(inputs)
         self.start = Start(problem)
-        draws = Draws()
-        with torch.no_grad(), draws:
-            output = problem.output(inputs, index)
-        self.drawn = draws.noted
-        self.leaves, self.spec = tree_flatten(output)
+        output = self._bare()
         self.after = Randomness(problem.devices())
+        # What the loss is right after the model was called on all samples. Whatever else it is
+        # called after, it must be that again.
+        marks = [t._version for t in self.leaves if isinstance(t, Tensor)]
+        self.value = self._value(output).detach()
+        if marks != [t._version for t in self.leaves if isinstance(t, Tensor)]:
+            self.start.rewind()
+            self._bare()
         self.places: list[int] = []
+        self.again: dict[int, int] = {}
         self.known: dict[int, Layout] = {}
         self.at: Mapping[int, Any] = {}
         self.is_read = False
 
-    def read(self, places: list[int]) -> None:
-        """Read the loss, given which leaves of the output depend on the parameters."""
-        self.is_read, self.places = True, places
+    def _bare(self) -> Any:
+        """What the model makes of all samples, without a tape."""
+        draws = Draws()
+        with torch.no_grad(), draws:
+            output = self.problem.output(self.inputs, self.index)
+        self.drawn = draws.noted
+        self.leaves, self.structure = _outputs.opened(output)
+        return output
+
+    def read(self, part: list[Any], places: list[int], again: dict[int, int]) -> None:
+        """Read the loss, given which leaves of the output depend on the parameters.
+
+        That is after the model was called on a part, and with a tape: what the loss reads of the
+        network beside its outputs shows on its own tape, or in its value. `part` are the leaves of
+        the part, of which those are handed on that are not known to be free of a tape.
+        """
+        self.is_read, self.places, self.again, self.part = True, places, again, part
         self.outputs = [self.leaves[i] for i in places]
-        if any(not isinstance(t, Tensor) for t in self.outputs):
+        if len(part) != len(self.leaves) or any(not isinstance(t, Tensor) for t in self.outputs):
             raise NotInParts("the model returns something else for a part")
-        self.at = self._read(self.leaves, self.spec)
+        for i, first in again.items():
+            if not torch.equal(self.leaves[i], self.leaves[first]):
+                raise NotInParts("the model returns something else for a part")
+        self.after.restore()
+        self.at = self._read(self.leaves)
+        self.part = []
         if set(self.direct) - self.separable:
             raise NotInParts("the loss reads a parameter in a way that is not a sum over entries")
         curved = [i for i in self.used if self.at[i] != LINEAR]
@@ -79,6 +103,36 @@ class Whole(Batch):
             if self.curved.layouts is None:
                 raise NotInParts("the loss couples samples")
             self.known = dict(zip(curved, self.curved.layouts, strict=True))
+
+    def _handed(self, leaves: list[Any]) -> list[Any]:
+        handed = super()._handed(leaves)
+        for i, leaf in enumerate(self.part):
+            if i in self.places:
+                handed[i].__dict__.update(leaf.__dict__)
+            elif i not in self.again and _outputs.unseen(leaf):
+                handed[i] = leaf
+        return handed
+
+    def _cut(self, leaves: list[Any]) -> Tape:
+        begin = _hidden.now()
+        handed = self._handed(leaves)
+        try:
+            self.loss = self._value(self.structure.rebuilt(handed))
+        except ValueError as error:
+            raise NotInParts(
+                f"the loss depends on what the model was called with: {error}"
+            ) from error
+        self.end = Randomness(self.problem.devices())
+        tape = Tape.of([self.loss]) if self.loss.requires_grad else Tape([])
+        self._look_behind(tape, begin)
+        if self.hidden:
+            raise NotInParts(
+                f"the loss reads more of the network than its outputs ({self.hidden} is older than "
+                "the call of the loss)"
+            )
+        if not _hidden.equal(self.loss, self.value):
+            raise NotInParts("the loss depends on what the model was called with last")
+        return tape
 
     @property
     def width(self) -> int:
@@ -153,31 +207,40 @@ class Part(Batch):
 
     def _value(self, output: Any) -> Tensor:
         """The whole's loss, with this part's outputs put among the others'."""
+        return self.among(self.used_of(output))
+
+    def among(self, outputs: list[Tensor]) -> Tensor:
+        """The whole's loss, with these outputs that it reads put among the others'."""
         whole, n = self.whole, self.whole.samples
-        leaves, handed = tree_flatten(output)[0], list(whole.leaves)
-        for i in self.used:
+        handed = list(whole.leaves)
+        for i, own in zip(self.used, outputs, strict=True):
             at, layout = self.places[i], whole.known[i]
             full = by_sample(whole.leaves[at], layout, n)
-            mine = by_sample(leaves[at], layout, self.samples)
-            joined = torch.cat([full[: self.part.start], mine, full[self.part.stop :]])
+            rows = by_sample(own, layout, self.samples)
+            joined = torch.cat([full[: self.part.start], rows, full[self.part.stop :]])
             handed[at] = from_samples(joined, layout, n, whole.leaves[at].shape)
+            handed[at].__dict__.update(whole.leaves[at].__dict__)
+        for i, first in self.again.items():
+            handed[i] = handed[first]
         whole.after.restore()
         every = [p for module in self.problem.modules() for p in module.parameters()]
         with only(every, set()):  # what the loss reads by itself is counted once, by the whole
             return self.problem.scalar(
-                tree_unflatten(handed, whole.spec), whole.inputs, whole.targets, self.index
+                whole.structure.rebuilt(handed), whole.inputs, whole.targets, self.index
             )
 
-    def _read(self, leaves: list[Any], spec: Any) -> Mapping[int, Any]:
+    def _read(self, leaves: list[Any]) -> Mapping[int, Any]:
         whole, n = self.whole, self.whole.samples
         if not whole.is_read:
-            whole.read(self.places)
-        if self.places != whole.places or spec != whole.spec:
+            whole.read(leaves, self.places, self.again)
+        same = self.structure.same(whole.structure)
+        if not same or (self.places, self.again) != (whole.places, whole.again):
             raise NotInParts("the model returns something else for a part")
         self.loss, self.end, self.used = whole.loss, whole.end, whole.used
         self.detached = [t.detach() for t in self.outputs]
         self.gradient_out = [None] * len(self.outputs)
         self.direct = dict.fromkeys(whole.direct)
+        self.hidden, self.hidden_bytes = "", 0
         self.softmax = whole.softmax
         self.separable = whole.separable
         for i in self.used:

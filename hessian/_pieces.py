@@ -71,10 +71,7 @@ def _over_parts(
 
 def connected(part: Part) -> Tensor:
     """The batch's loss with all other samples' outputs held, on the tape of the part."""
-    leaves: list[Any] = [None] * len(part.whole.leaves)
-    for at, output in zip(part.places, part.outputs, strict=True):
-        leaves[at] = output
-    return part._value(leaves)
+    return part.among([part.outputs[i] for i in part.used])
 
 
 def limit(item: Item) -> int | None:

@@ -20,7 +20,6 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.autograd.graph import GradientEdge, get_gradient_edge
-from torch.utils._pytree import tree_flatten
 
 from hessian import _loss
 from hessian._batch import BLOCKS, Batch
@@ -243,8 +242,7 @@ def _places(batch: Batch, output: Any, known: bool) -> _Places:
     coupled = {name for name in batch.direct if name not in batch.separable}
     found = batch.relocated(output) if batch.sites else {}
     single = {k: s[0] for k, s in found.items() if len(s) == 1 and k not in coupled}
-    leaves = tree_flatten(output)[0]
-    outputs = [leaves[batch.places[i]] for i in batch.used]
+    outputs = batch.used_of(output)
     roots = [(e.node, e.output_nr) for e in map(get_gradient_edge, outputs)]
     used = Tape.of(outputs).consumers  # an output that other outputs are made of is not an end
     ends = {edge: i for i, edge in enumerate(roots) if roots.count(edge) == 1 and not used[edge[0]]}
