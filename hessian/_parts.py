@@ -33,6 +33,7 @@ from hessian._draws import Draws, NotInParts
 from hessian._loss import Products, by_sample, from_samples
 from hessian._operations import Layout, candidates
 from hessian._plan import Plan
+from hessian._rehearsal import OTHER, alike, listened, rehearse, rows_of
 from hessian._state import Randomness, only
 from hessian._tape import Tape
 
@@ -103,6 +104,17 @@ class Whole(Batch):
             if self.curved.layouts is None:
                 raise NotInParts("the loss couples samples")
             self.known = dict(zip(curved, self.curved.layouts, strict=True))
+
+    def used_outputs(self) -> list[Tensor]:
+        """The outputs that the loss reads."""
+        return [self.outputs[i] for i in self.used]
+
+    def rows(self, part: slice) -> Any:
+        """The inputs of some samples."""
+        inputs = rows(self.inputs, part, self.samples)
+        if _data.size(inputs) != part.stop - part.start:
+            raise NotInParts("the inputs are not laid out sample by sample")
+        return inputs
 
     def _handed(self, leaves: list[Any]) -> list[Any]:
         handed = super()._handed(leaves)
@@ -185,11 +197,7 @@ class Part(Batch):
     def __init__(self, whole: Whole, part: slice) -> None:
         self.whole, self.part = whole, part
         whole.start.rewind()
-        n = whole.samples
-        inputs = rows(whole.inputs, part, n)
-        if _data.size(inputs) != part.stop - part.start:
-            raise NotInParts("the inputs are not laid out sample by sample")
-        super().__init__(whole.problem, inputs, whole.targets, whole.index, whole.sampled)
+        super().__init__(whole.problem, whole.rows(part), whole.targets, whole.index, whole.sampled)
 
     def _output(self) -> Any:
         whole = self.whole
@@ -255,20 +263,19 @@ class Part(Batch):
     def _same(self, i: int) -> Layout:
         """The layout under which an output is the whole's own."""
         whole, n = self.whole, self.whole.samples
-        full, mine = whole.outputs[i], self.detached[i]
+        full, slope = whole.outputs[i], whole.gradient_out[i]
+        assert slope is not None
         options = [whole.known[i]] if i in whole.known else candidates(tuple(full.shape), n)
         options += [lay._replace(outer=lay.inner, inner=lay.outer) for lay in options]
-        # Sums run in another order in a part; a dependence between samples shows far above that.
-        loose = torch.finfo(full.dtype).eps ** (2 / 3) * float(full.abs().max())
         for layout in options[: 1 if i in whole.known else None]:
-            dims = list(full.shape)
-            dims[layout.axis] = dims[layout.axis] // n * self.samples
-            if tuple(dims) != tuple(mine.shape):
+            rows = rows_of(self.detached[i], full, layout, self.samples, n)
+            if rows is None:
                 continue
-            gap = by_sample(mine, layout, self.samples) - by_sample(full, layout, n)[self.part]
-            if float(gap.abs().max()) <= loose:
+            values = by_sample(full, layout, n)
+            size = listened(values, by_sample(slope.detach(), layout, n))
+            if alike(rows, values[self.part], size):
                 return layout
-        raise NotInParts("the model gives some samples other outputs than it gives all of them")
+        raise NotInParts(OTHER)
 
     def _samples(self, at: Mapping[int, Any]) -> None:
         super()._samples(self.whole.known)
@@ -303,7 +310,9 @@ def divided(
     most = max(1, min(n, int(whole.problem.memory / max(1.0, need))))
     count = -(-n // most)
     cuts = [n * i // count for i in range(count + 1)]
-    return [slice(a, b) for a, b in pairwise(cuts)], need
+    slices = [slice(a, b) for a, b in pairwise(cuts)]
+    rehearse(whole, slices)
+    return slices, need
 
 
 class Parts:

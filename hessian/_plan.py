@@ -89,10 +89,10 @@ class Plan:
         """Forward passes per batch in total.
 
         In parts, each part's own, one of the whole batch for its outputs and one of two samples
-        for the proof.
+        for the proof; and at weights nearby, one of the whole batch and one of each part.
         """
         each = 1 + any(entry.method in ("parameter", "preactivation") for entry in self.entries)
-        return each if self.parts == 1 else self.parts * each + 2
+        return each if self.parts == 1 else self.parts * (each + 1) + 3
 
     @property
     def backward(self) -> int:

@@ -1,0 +1,156 @@
+"""Whether the samples of a part get the outputs that they get among all: here, and nearby.
+
+At the weights as they are a way between samples may be shut: a branch whose last layer is zero at
+the start couples nothing yet, but its derivative does. So the comparison is made again with all
+parameters moved at random, on every part. No tape is built for it, and the parameters get their
+values back bit for bit.
+
+What this shows, and what it does not: two analytic functions that agree at a random point, in every
+entry that the loss listens to, agree everywhere, so values cannot hide a way between samples. A way
+that only the tape sees (a value that is added and taken off again, detached) must show on the tape
+of the first two samples.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from contextlib import nullcontext
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from hessian import _outputs
+from hessian._draws import Draw, Draws, NotInParts
+from hessian._ledger import owe, settled
+from hessian._loss import by_sample
+from hessian._operations import Layout
+
+if TYPE_CHECKING:
+    from hessian._parts import Whole
+
+# Steps in units of a tensor's root mean square; the smaller ones where the larger overflow.
+STEPS = (0.1, 0.01, 0.001)
+# A tensor that is zero, or next to it, moves as if it had this part of the others' size.
+LEAST = 1 / 3
+BLOCK = 65537  # random numbers, laid out again and again: a prime, so that rows differ
+OTHER = "the model gives some samples other outputs than it gives all of them"
+
+
+def listened(values: Tensor, slope: Tensor) -> Tensor:
+    """The size of the outputs that a loss listens to, by place of a sample: ``[1, positions, …]``.
+
+    A mean over samples, weighed by the loss's slope: a logit that a mask has put to -1e9 counts
+    nothing, as the loss does not change with it. No place is larger than the mean of all.
+    """
+    there = values.isfinite() & slope.isfinite()
+    size, weight = (torch.where(there, t, 0.0).abs() for t in (values, slope))
+    total, mass = (size * weight).sum(0, keepdim=True), weight.sum(0, keepdim=True)
+    plain = size.sum(0, keepdim=True) / there.sum(0, keepdim=True).clamp_min(1)
+    here = torch.where(mass > 0, total / mass, plain)
+    every = total.sum() / mass.sum() if bool(mass.any()) else plain.mean()
+    return torch.minimum(here, every)
+
+
+def alike(part: Tensor, whole: Tensor, size: Tensor) -> bool:
+    """Whether outputs are the same to rounding, entry by entry; samples come first.
+
+    Sums run in another order in a part, which changes an entry by some eps of its terms; a
+    dependence between samples shows far above that.
+    """
+    loose = torch.finfo(whole.dtype).eps ** (2 / 3) * torch.maximum(whole.abs(), size)
+    same = ((part - whole).abs() <= loose) | (part == whole) | (part.isnan() & whole.isnan())
+    return bool(same.all())
+
+
+def rows_of(output: Tensor, whole: Tensor, layout: Layout, m: int, n: int) -> Tensor | None:
+    """A part's output, samples first, if it has the whole's shape but for the samples."""
+    dims = list(whole.shape)
+    dims[layout.axis] = dims[layout.axis] // n * m
+    return by_sample(output, layout, m) if tuple(dims) == tuple(output.shape) else None
+
+
+def rehearse(whole: Whole, slices: Sequence[slice]) -> None:
+    """Compare the outputs of all parts with the whole's, at weights nearby.
+
+    Raises:
+        NotInParts: they differ, or there are none to compare.
+    """
+    for step in STEPS:
+        with settled():
+            _move(whole.problem.parameters.values(), step)
+            try:
+                full, drawn = _outputs_at(whole, None, [])
+            except ValueError:  # the model itself refuses such weights
+                continue
+            if not all(_as_finite(a, b) for a, b in zip(full, whole.used_outputs(), strict=True)):
+                continue
+            for part in slices:
+                _compare(whole, part, full, drawn)
+            whole.start.rewind()
+            return
+    raise NotInParts("the model has no finite outputs at weights nearby")
+
+
+def _outputs_at(
+    whole: Whole, part: slice | None, drawn: list[Draw]
+) -> tuple[list[Tensor], list[Draw]]:
+    """The outputs that the loss reads, of all samples or some, without a tape; the draws."""
+    whole.start.rewind()
+    draws = Draws() if part is None else Draws(drawn, part, whole.samples)
+    inputs = whole.inputs if part is None else whole.rows(part)
+    with torch.no_grad(), draws if whole.drawn else nullcontext():
+        output = whole.problem.output(inputs, whole.index)
+    if part is not None and draws.count != len(drawn):
+        raise NotInParts("a part draws other random numbers than the whole")
+    leaves, structure = _outputs.opened(output)
+    if not structure.same(whole.structure):
+        raise NotInParts("the model returns something else at weights nearby")
+    return [leaves[whole.places[i]] for i in whole.used], draws.noted
+
+
+def _compare(whole: Whole, part: slice, full: list[Tensor], drawn: list[Draw]) -> None:
+    n, m = whole.samples, part.stop - part.start
+    try:
+        outputs, _ = _outputs_at(whole, part, drawn)
+    except ValueError as error:
+        raise NotInParts(f"the model cannot be called on a part ({error})") from error
+    for i, output, every in zip(whole.used, outputs, full, strict=True):
+        layout, slope = whole.known[i], whole.gradient_out[i]
+        assert slope is not None
+        rows = rows_of(output, every, layout, m, n)
+        values = by_sample(every, layout, n)
+        size = listened(values, by_sample(slope.detach(), layout, n))
+        if rows is None or not alike(rows, values[part], size):
+            raise NotInParts(OTHER)
+
+
+def _as_finite(moved: Tensor, here: Tensor) -> bool:
+    return moved.shape == here.shape and bool((moved.isfinite() | ~here.isfinite()).all())
+
+
+def _move(parameters: Iterable[Tensor], step: float) -> None:
+    """Move all parameters at random; that they come back is owed."""
+    every = [p for p in parameters if p.numel()]
+    values = [(p, p.data.clone()) for p in every]
+    owe(lambda: _put_back(values))
+    sizes = [float(p.data.square().mean().sqrt()) for p in every]
+    usual = sorted(s for s in sizes if 0 < s < float("inf"))
+    least = LEAST * usual[len(usual) // 2] if usual else 1.0
+    generator = torch.Generator().manual_seed(0)
+    pattern = torch.randn(BLOCK, generator=generator)
+    for p, size in zip(every, sizes, strict=True):
+        amount = step * (max(size, least) if size < float("inf") else least)
+        block = (amount * pattern).to(device=p.device, dtype=p.dtype)
+        data, count = p.data, p.numel()
+        if count <= BLOCK or not data.is_contiguous():
+            data.add_(block.repeat(-(-count // BLOCK))[:count].view(p.shape))
+            continue
+        flat, full = data.view(-1), count // BLOCK * BLOCK
+        flat[:full].view(-1, BLOCK).add_(block)
+        flat[full:].add_(block[: count - full])
+
+
+def _put_back(values: list[tuple[Tensor, Tensor]]) -> None:
+    for p, value in values:
+        p.data.copy_(value)
