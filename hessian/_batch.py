@@ -17,6 +17,7 @@ from hessian._certificate import LINEAR, affinity, loss_labels, sample_labels, s
 from hessian._chain import Chain
 from hessian._columns import Meter, Quadratic
 from hessian._forward import TooLarge, Watch
+from hessian._opaque import refuse_opaque
 from hessian._operations import Label, Layout, Mark, candidates
 from hessian._plan import SHARING, Entry, Plan
 from hessian._product import prefers_onednn
@@ -56,6 +57,7 @@ class Problem:
     parameters: dict[str, Tensor]
     method: str
     bound: int  # bytes of working set
+    read: bool = False  # whether a tape of model and loss was looked at for what it hides
     share: Share = ALL  # of the work: what `run` gives is summed over processes
     written: Written = field(default_factory=Written)  # parameters that a call wrote to
 
@@ -248,6 +250,7 @@ class Batch:
         if self.loss.requires_grad:
             loss_leaves = tape.leaves()
             labels = loss_labels(tape, self.samples)
+            refuse_opaque(tape, [self.loss], [torch.ones_like(self.loss)], names)
             read = [name for name, p in names.items() if id(p) in loss_leaves]
             self.softmax = self._log_softmax(tape, labels, loss_leaves)
             closed = [] if self.softmax is None else [GradientEdge(*self.softmax)]
@@ -336,7 +339,10 @@ class Batch:
         return _loss.log_softmax(tape, lambda edge: labels.get(edge) == LINEAR, leaf)
 
     def _affinity(self) -> None:
-        self.tape = Tape.of([self.outputs[i] for i in self.used]) if self.used else Tape([])
+        ends = [self.outputs[i] for i in self.used]
+        self.tape = Tape.of(ends) if ends else Tape([])
+        slopes = [g.detach() for i in self.used if (g := self.gradient_out[i]) is not None]
+        refuse_opaque(self.tape, ends, slopes, self.problem.parameters)
         found = self.tape.leaves()
         self.leaf_nodes = {
             name: found[id(p)] for name, p in self.problem.parameters.items()

@@ -13,14 +13,17 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from hessian._batch import TAPES, Batch
 from hessian._draws import NotInParts
 from hessian._forward import TooLarge
+from hessian._opaque import refuse_opaque
 from hessian._parts import Part, Whole, divided
 from hessian._problem import Item
 from hessian._state import Randomness
+from hessian._tape import Tape
 
 # Of a batch or a part: bytes for each sample beyond what its plan tells.
 Extra = Callable[[Batch], float]
@@ -176,6 +179,9 @@ def _value(item: Item, inputs: Any, targets: Any, most: int | None) -> Tensor:
     output = problem.output(inputs, item.index, most)
     value = problem.scalar(output, inputs, targets, item.index)
     item.end = item.end or Randomness(problem.devices())
+    if value.requires_grad and not problem.read:
+        refuse_opaque(Tape.of([value]), [value], [torch.ones_like(value)], problem.parameters)
+        problem.read = True
     return value
 
 

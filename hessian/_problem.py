@@ -20,6 +20,7 @@ from hessian._ledger import alone
 from hessian._parts import Parts, Whole
 from hessian._scratch import within
 from hessian._state import Randomness, as_found, cast, exact_math, only
+from hessian._wrapped import refuse_shards, unwrapped
 from hessian._written import Written, put_back
 
 DEFAULT_MEMORY = 2**30
@@ -133,6 +134,7 @@ def lend(
         )
     if dtype is not None and not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
         raise ValueError(f"dtype must be a floating torch.dtype, got {dtype!r}")
+    refuse_shards(model)
     parameters = selected(model, names)
     memory = memory or default_memory(parameters.values())
     problem = Problem(model, loss, forward, parameters, method, memory)
@@ -148,6 +150,7 @@ def lend(
         cast(modules, dtype),
         put_back(problem.written),
         without_hooks(modules),
+        unwrapped(modules),
         within(memory),
         _twice_differentiable(),
     ):
