@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 import hessian
 from sim import _arguments
+from sim._isolation import isolated
 from sim._statistics import median, quantiles, spearman
 from sim.data import Dataset
 
@@ -115,7 +116,8 @@ def compare_radii(
         raise ValueError("model: it has no parameter that requires a gradient; unfreeze one")
     if curvature is None:
         pairs = data.pair if isinstance(data, Dataset) else data
-        curvature = hessian.diagonal(model, loss, pairs, memory=memory, progress=progress)
+        with isolated():
+            curvature = hessian.diagonal(model, loss, pairs, memory=memory, progress=progress)
     _check(parameters, curvature)
 
     kinds = _kinds(model)
@@ -208,7 +210,7 @@ def _divide(numerator: float, denominator: float) -> float:
 
 
 # Quotients by zero and overflow mean what the docstring says: infinite, and nan for 0/0.
-@np.errstate(divide="ignore", invalid="ignore", over="ignore")
+@np.errstate(divide="ignore", invalid="ignore", over="ignore", under="ignore")
 def _statistics(
     weight: Tensor,
     gradient: Tensor,

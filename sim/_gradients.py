@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 
 from sim import _arguments
+from sim._isolation import isolated, seeded
 from sim.data import Dataset
 
 Loss = Callable[..., Any]
@@ -291,8 +292,9 @@ def _pair(data: Any) -> tuple[Tensor, Tensor]:
         pairs = list(data)
         if not pairs:
             raise ValueError("data: it holds no batch; give a pair or an iterable of pairs")
-        inputs = torch.cat([x for x, _ in pairs])
-        targets = torch.cat([y for _, y in pairs])
+        with isolated():
+            inputs = torch.cat([x for x, _ in pairs])
+            targets = torch.cat([y for _, y in pairs])
     if len(inputs) == 0 or len(inputs) != len(targets):
         raise ValueError(
             f"data: {len(inputs)} inputs and {len(targets)} targets; "
@@ -550,11 +552,7 @@ def _dropout(model: nn.Module, on: bool | None) -> Iterator[None]:
 def _seeded(seed: int | list[int], device: torch.device) -> Iterator[None]:
     """The global random state set from a seed, and left as it was."""
     word = int(np.random.SeedSequence(seed).generate_state(1, np.uint64)[0]) >> 1
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        torch.default_generator.manual_seed(word)
-        if device.type == "cuda":
-            with torch.cuda.device(device):
-                torch.cuda.manual_seed(word)
+    with isolated(), seeded(word, device):
         yield
 
 

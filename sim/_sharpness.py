@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 import hessian
 from sim import _arguments
+from sim._isolation import isolated
 
 # Lanczos vectors kept at a time: few, because each is as long as the network has parameters.
 VECTORS = 8
@@ -65,6 +66,18 @@ def sharpness(
         2.0
     """
     _arguments.number("tolerance", tolerance, 0.0, 1.0, open_=True)
+    with isolated():
+        return _largest(model, loss, data, radius, tolerance, forward)
+
+
+def _largest(
+    model: nn.Module,
+    loss: Callable[[Any, Any], Tensor],
+    data: Any,
+    radius: Mapping[str, Tensor] | None,
+    tolerance: float,
+    forward: Callable[[nn.Module, Any], Any] | None,
+) -> float:
     operator = hessian.operator(model, loss, data, forward=forward)
     root = _root(operator, radius)
 

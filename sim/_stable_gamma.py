@@ -1,8 +1,7 @@
 """CBLR's γ, cap and interval from the largest eigenvalue of the scaled Hessian."""
 
-import copy
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +11,7 @@ from torch import Tensor, nn
 
 import hessian
 from sim import _arguments
+from sim._isolation import isolated, seeded
 from sim._sharpness import sharpness
 from sim.optimizers import CBLR
 
@@ -112,8 +112,8 @@ def stable_gamma(
     the noise between batches, and all that comes after the trial; hence the margin. Stable also
     says nothing of fast: λ_max is between 1 and the number of parameters.
 
-    The trials run on copies in the model's mode; model and random state are left as found. A
-    step costs an exact diagonal and, where measured, some 10 to 30 Hessian-vector products.
+    The trials run in the model's mode; model and random state are left as found. A step costs an
+    exact diagonal and, where measured, some 10 to 30 Hessian-vector products.
 
     Args:
         model, loss, forward: as for `hessian.diagonal`.
@@ -130,7 +130,8 @@ def stable_gamma(
         A `Stability`.
 
     Raises:
-        ValueError: an argument is out of its range; no batches.
+        ValueError: an argument is out of its range; no batches; one that no step can be made on
+            (a single sample before batch norm, a wrong label, nan), which the message numbers.
         RuntimeError: no stable γ was found.
 
     Source: the bound is that of gradient descent and of Polyak's (1964) heavy ball on a quadratic,
@@ -160,7 +161,15 @@ def stable_gamma(
     for argument, values in (("data", batches), ("max_radius", caps)):
         if not values:
             raise ValueError(f"{argument}: got none; give at least one")
-    run = _Runs(model, loss, batches, momentum, margin, every, forward, options)
+    with isolated():
+        _check(model, loss, batches, forward)
+        return _search(
+            _Runs(model, loss, batches, momentum, margin, every, forward, options), caps, intervals
+        )
+
+
+def _search(run: "_Runs", caps: list[float], intervals: list[int]) -> Stability:
+    """The three steps."""
     trials: list[Trial] = []
     for cap in caps:
         gamma: float | None = None
@@ -182,7 +191,7 @@ def stable_gamma(
         if not trials[-1].stable:
             break
         longest = interval
-    return Stability(best.gamma, best.max_radius, longest, momentum, tuple(trials))
+    return Stability(best.gamma, best.max_radius, longest, run.momentum, tuple(trials))
 
 
 @dataclass
@@ -212,9 +221,25 @@ class _Runs:
         return self.limit / top * (1 - 1e-12)  # a rounding must not break the limit at once
 
     def __call__(self, cap: float, gamma: float | None = None, interval: int = 1) -> Trial:
-        """A run with γ, or with the largest that the first batch allows."""
-        model = copy.deepcopy(self.model)
-        parameters = dict(model.named_parameters())
+        """A run with γ, or with the largest that the first batch allows; the weights are put back.
+
+        The model itself is run, not a copy: its loss may read its weights, and not every module
+        can be copied.
+        """
+        start = [(p, p.detach().clone()) for p in self.model.parameters()]
+        try:
+            return self._trial(cap, gamma, interval)
+        finally:
+            for parameter, value in start:
+                parameter.data.copy_(value)
+
+    def _trial(self, cap: float, gamma: float | None, interval: int) -> Trial:
+        model = self.model
+        # The same memory; but the model's own tensors keep their gradients and versions.
+        parameters = {
+            name: nn.Parameter(parameter.data, parameter.requires_grad)
+            for name, parameter in model.named_parameters()
+        }
         optimizer = CBLR(
             parameters.items(),
             gamma or 0.0,
@@ -261,14 +286,55 @@ class _Runs:
 
 def _share(radius: dict[str, Tensor], cap: float) -> float:
     """The share of entries at the cap."""
-    at_cap = sum(int((value == torch.tensor(cap).to(value)).sum()) for value in radius.values())
+    at_cap = sum(int((value == value.new_tensor(cap)).sum()) for value in radius.values())
     return at_cap / sum(value.numel() for value in radius.values())
 
 
 @contextmanager
 def _seeded(model: nn.Module, seed: int) -> Iterator[None]:
     """The same random draws (dropout) for the diagonal and the products of one step."""
-    devices = {p.device for p in model.parameters() if p.device.type == "cuda"}
-    with torch.random.fork_rng(devices):
-        torch.manual_seed(seed)
+    with seeded(seed, *{p.device for p in model.parameters()}):
         yield
+
+
+def _check(
+    model: nn.Module,
+    loss: Callable[[Any, Any], Tensor],
+    batches: Sequence[Any],
+    forward: Callable[[nn.Module, Any], Any] | None,
+) -> None:
+    """Refuse a batch that no step could be made on, before any trial is made.
+
+    Raises:
+        ValueError, TypeError: its number, and what is wrong with it.
+    """
+    for number, batch in enumerate(batches):
+        before = [(buffer, buffer.clone()) for buffer in model.buffers()]
+        try:
+            with torch.no_grad(), _seeded(model, number):
+                x, y = batch
+                good = (
+                    bool(torch.isfinite(loss(_output(model, x, forward), y)).all()) and len(y) > 0
+                )
+        except Exception:
+            good = False
+        finally:
+            for buffer, value in before:
+                buffer.data.copy_(value)
+        if good:
+            continue
+        try:
+            with _seeded(model, number):
+                hessian.plan(model, loss, batch, forward=forward)
+        except (ValueError, TypeError) as error:
+            text = str(error).replace(" in batch 0", "").replace(" on batch 0", "")
+            raise type(error)(f"data: batch {number} of {len(batches)}: {text}") from None
+
+
+def _output(model: nn.Module, x: Any, forward: Callable[[nn.Module, Any], Any] | None) -> Any:
+    """What the model makes of the inputs, called as `hessian` calls it."""
+    if forward is not None:
+        return forward(model, x)
+    if isinstance(x, Mapping):
+        return model(**x)
+    return model(*x) if isinstance(x, tuple | list) else model(x)

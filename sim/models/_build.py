@@ -1,13 +1,14 @@
 """From a model's name to the model."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
 from torch import nn
 
 from sim import _arguments
+from sim._isolation import Drawing
 from sim.models._alexnet import alexnet
 from sim.models._lenet import lenet
 from sim.models._mlp import mlp
@@ -37,6 +38,9 @@ def build(
     **options: Any,
 ) -> nn.Module:
     """Build a network, in training mode, on the CPU, with PyTorch's default initialisation.
+
+    From a seed it is the same network in float32 whatever torch's default dtype is, and whoever
+    else draws from the global random state meanwhile.
 
     | name | layers | options | parameters |
     |---|---|---|---|
@@ -83,7 +87,7 @@ def build(
     if not shape:
         raise ValueError("in_shape: got an empty shape; give the shape of one input")
     classes = _arguments.integer("classes", classes, 1)
-    with _seeded(seed), torch.device("cpu"):
+    with torch.inference_mode(False), torch.device("cpu"), _seeded(seed):
         return builder(shape, classes, **options)
 
 
@@ -132,17 +136,9 @@ def first_linear(model: nn.Module) -> str:
     )
 
 
-@contextmanager
-def _seeded(seed: int | None) -> Iterator[None]:
+def _seeded(seed: int | None) -> AbstractContextManager[Any]:
     if seed is None:
-        yield
-        return
+        return nullcontext()
     seed = _arguments.integer("seed", seed, 0)
     _arguments.at_most("seed", seed, MOST_SEED)
-    state = torch.get_rng_state()
-    try:
-        # Not torch.manual_seed, which would reseed the GPUs too.
-        torch.default_generator.manual_seed(seed)
-        yield
-    finally:
-        torch.set_rng_state(state)
+    return Drawing(torch.Generator().manual_seed(seed))

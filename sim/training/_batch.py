@@ -95,8 +95,8 @@ class Gradient:
         return found
 
     def _at_once(self, batch: Batch) -> Found:
-        self._reseed(batch, 0)
-        losses, output = self.losses(batch.x, batch.y)
+        with self._masks(batch, 0):
+            losses, output = self.losses(batch.x, batch.y)
         values = losses.detach()
         weights = self._even(batch)
         if self._discards(batch):
@@ -151,10 +151,9 @@ class Gradient:
         return torch.cat([self._part(batch, part)[0] for part in parts], 1)
 
     def _part(self, batch: Batch, part: slice) -> tuple[Tensor, Tensor]:
-        self._reseed(batch, part.start)
         y = batch.y[:, part].contiguous()
-        losses, output = self.losses(batch.x[:, part], y)
-        return losses, output
+        with self._masks(batch, part.start):
+            return self.losses(batch.x[:, part], y)
 
     def _statistics(self, batch: Batch, parts: list[slice]) -> AbstractContextManager[None]:
         """Batch norm over all parts together, where that is wanted and there are several."""
@@ -186,9 +185,10 @@ class Gradient:
             for name, parameter in self.network.model.named_parameters()
         }
         for part in self.parts(len(y)):
-            self._reseed(batch, part.start)
             pair = x[part], (y[part], values[part])
-            for name, value in hessian.diagonal(self.network.model, loss, pair).items():
+            with self._masks(batch, part.start):
+                diagonal = hessian.diagonal(self.network.model, loss, pair)
+            for name, value in diagonal.items():
                 h[name] += value
         self.world.sum(h.values())
         return h
@@ -202,8 +202,8 @@ class Gradient:
         discard = self.config.discard
         return discard is not None and discard.active(batch.epoch)
 
-    def _reseed(self, batch: Batch, start: int) -> None:
-        self.network.reseed(self.seeds[0], MASKS, batch.step, self.world.rank, start)
+    def _masks(self, batch: Batch, start: int) -> AbstractContextManager[None]:
+        return self.network.masks(self.seeds[0], MASKS, batch.step, self.world.rank, start)
 
     def _weights(self, batch: Batch, losses: Tensor) -> Tensor:
         discard = self.config.discard

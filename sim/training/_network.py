@@ -1,7 +1,7 @@
 """The network of a run, or several of one architecture that train as one."""
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import numpy as np
@@ -11,6 +11,7 @@ from torch.func import functional_call, stack_module_state, vmap
 from torch.optim import Optimizer
 
 from sim import models
+from sim._isolation import mask, seeded
 from sim.data import Dataset
 from sim.training import _optimizers
 from sim.training._config import DTYPES, TrainConfig
@@ -47,6 +48,10 @@ class Network:
         self._random = any(
             isinstance(m, nn.modules.dropout._DropoutNd) and m.p > 0 for m in self.model.modules()
         )
+        self._generator: torch.Generator | None = None
+        if self._random and device.type == "cpu" and not config.compile and not curved(config):
+            generator = torch.Generator()
+            self._generator = generator if mask(self.model, generator) else None
         self._call: Callable[[Tensor], Tensor] = self.model
         self._lanewise: Lanewise | None = None
         self.channels_last = self.lanes == 1 and channels_last(config)
@@ -76,7 +81,8 @@ class Network:
         """
         if self._precision == "full":
             return self._forward(x)
-        with torch.autocast(self._device.type, dtype=torch.bfloat16):
+        # Inside an autocast of the caller's torch would keep what was made of older weights.
+        with torch.autocast(self._device.type, dtype=torch.bfloat16, cache_enabled=False):
             return self._forward(x).to(self.dtype)
 
     def _forward(self, x: Tensor) -> Tensor:
@@ -151,14 +157,19 @@ class Network:
             for name, value in self.state().items():
                 value.copy_(state[name])
 
-    def reseed(self, *seed: int) -> None:
-        """Draw the next masks from this seed. Nothing is done for a network without any."""
-        if self._random:
-            word = _word(seed)
-            torch.default_generator.manual_seed(word)
-            if self._device.type == "cuda":
-                with torch.cuda.device(self._device):
-                    torch.cuda.manual_seed(word)
+    def masks(self, *seed: int) -> AbstractContextManager[None]:
+        """Masks of the passes inside come from this seed; nothing is done for a network without.
+
+        They are drawn from a generator of the network's own, where they can be; on a GPU, compiled
+        or for exact curvature from torch's global one, which no other run uses meanwhile.
+        """
+        if not self._random:
+            return nullcontext()
+        word = _word(seed)
+        if self._generator is None:
+            return seeded(word, self._device)
+        self._generator.manual_seed(word)
+        return nullcontext()
 
     @contextmanager
     def buffers_kept(self) -> Iterator[None]:

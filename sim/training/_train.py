@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from sim import _arguments
 from sim import data as datasets
+from sim._isolation import isolated
 from sim.data import Dataset
 from sim.models._build import check as check_model
 from sim.optimizers import CBLR
@@ -164,11 +165,7 @@ class Loop:
                 self._tidy(world)  # whoever was killed before it could
                 return finished
             check_device(self.config.device)
-            device = torch.device(self.config.device)
-            with (
-                torch.random.fork_rng([device] if device.type == "cuda" else []),
-                _memory(self.config),
-            ):
+            with isolated(torch.device(self.config.device).type), _memory(self.config):
                 return self._train(world, progress)
 
     def _train(self, world: World, progress: Progress | None) -> list[Run]:
@@ -625,7 +622,7 @@ def _check_alone(
     if not _norms(network.model) or not {1} & {n for s in shares for n in (s % size, min(s, size))}:
         return
     try:
-        with torch.no_grad(), network.buffers_kept():
+        with torch.no_grad(), network.buffers_kept(), network.masks(0):
             network.model(data.inputs[:1])
     except ValueError:
         raise ValueError(

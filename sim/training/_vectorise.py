@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from sim import models
+from sim._isolation import isolated
 from sim.data._load import shape_of
 from sim.training._config import TrainConfig
 from sim.training._network import obstacle
@@ -109,8 +110,8 @@ def _cost(config: TrainConfig) -> Cost:
     for module in model.modules():
         if type(module) in products:
             module.register_forward_hook(count)
-    with torch.no_grad():
-        model.eval()(torch.zeros(1, *shape))
+    with isolated("cpu"), torch.no_grad():
+        model.eval()(torch.zeros(1, *shape, dtype=torch.float32))
     n = max([config.batch_size, *(phase.batch_size or 0 for phase in config.phases)])
     weights = sum(p.numel() for p in model.parameters())
     return Cost(weights, n * sum(products.values()), n * products[nn.Conv2d])
