@@ -18,6 +18,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils.hooks import RemovableHandle
 
 from hessian._hooks import silence
+from hessian._penalties import written_out
 from hessian._replacements import REPLACEMENTS
 from hessian._tape import Node, is_leaf, size
 from hessian._written import Written, writes
@@ -118,6 +119,12 @@ def _hook(watch: Watch, func: Function, tensor: Tensor, hook: Function) -> Any:
     return handle
 
 
+def _grad(watch: Watch, func: Function, outputs: Any, *args: Any, **kwargs: Any) -> Any:
+    """A derivative that the call takes by itself, and may differentiate."""
+    with written_out(outputs):
+        return func(outputs, *args, **kwargs)
+
+
 def _node(watch: Watch, func: Function, tensor: Tensor) -> Node | None:
     node = func(tensor)
     if node is not None:
@@ -132,5 +139,6 @@ _KNOWN: dict[Function, Function | None] = {
     _TENSOR.data.__set__: _assign,
     _TENSOR.grad_fn.__get__: _node,
     _TENSOR.register_hook: _hook,
+    **dict.fromkeys((torch.autograd.grad, torch.autograd.backward, _TENSOR.backward), _grad),
 }
 _RULES: dict[Function, Function | None] = dict(_KNOWN)

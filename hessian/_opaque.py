@@ -92,7 +92,9 @@ def _hidden(
             )
         except RuntimeError as error:
             if "checkpoint" in str(error).lower():  # which refuses to be asked for this
-                return next(name for name, g in reached.items() if g is not None)
+                return next(
+                    (name for name, g in reached.items() if g is not None), next(iter(reached))
+                )
             raise
     for (name, g), h in zip(reached.items(), shown, strict=True):
         if g is None and h is None:
