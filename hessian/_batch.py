@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge, get_gradient_edge
 
-from hessian import _affine, _data, _hidden, _loss, _outputs, _parameter, _preactivation
+from hessian import _affine, _data, _hidden, _loss, _outputs, _parameter, _preactivation, _precision
 from hessian._certificate import LINEAR, affinity, loss_labels, sample_labels, separable, uncoupled
 from hessian._chain import Chain
 from hessian._columns import Meter, Quadratic
@@ -60,6 +60,20 @@ class Problem:
     read: bool = False  # whether a tape of model and loss was looked at for what it hides
     share: Share = ALL  # of the work: what `run` gives is summed over processes
     written: Written = field(default_factory=Written)  # parameters that a call wrote to
+    asked: torch.dtype | None = None  # the dtype that the user wants the results in
+
+    def __post_init__(self) -> None:
+        self.dtypes = {name: self.asked or p.dtype for name, p in self.parameters.items()}
+
+    def hold(self, dtype: torch.dtype) -> None:
+        """Compute in a precision of at least this one from here on."""
+        _precision.convert(self.modules(), dtype, self.asked)
+
+    def returned(self, values: Mapping[str, Tensor], what: str) -> dict[str, Tensor]:
+        """Results by parameter in the dtype they are wanted in."""
+        return {
+            name: _precision.fit(v, self.dtypes[name], name, what) for name, v in values.items()
+        }
 
     @property
     def memory(self) -> int:
@@ -88,6 +102,7 @@ class Problem:
         with (
             _data.named("model could not be called on inputs", inputs, index),
             Watch(self.written, limit),
+            _precision.held(),
         ):
             return _data.call(self.model, inputs, self.forward)
 
@@ -101,6 +116,7 @@ class Problem:
         with (
             _data.named("loss could not be computed with targets", targets, index),
             Watch(self.written, None),
+            _precision.held(),
         ):
             return self.loss(output, targets)
 

@@ -12,6 +12,7 @@ from torch.func import functional_call, grad_and_value, vmap
 
 from hessian import _data
 from hessian._ledger import Guard
+from hessian._precision import held
 from hessian._problem import Item, Problem, lend, scale, ticker, walk
 from hessian._sample import entries
 
@@ -193,7 +194,10 @@ def _here(
     """The batches, g and h at the wanted entries, and how many lanes a pass can take."""
     items: list[Item] = []
     lanes = LANES
-    g, h = ({name: torch.zeros(len(at)).double() for name, at in index.items()} for _ in range(2))
+    g, h = (
+        {name: torch.zeros(len(at), device="cpu").double() for name, at in index.items()}
+        for _ in range(2)
+    )
     for item in walk(problem, data, dtype, weight):
         batch = item.planned(index)
         lanes = min(lanes, problem.memory // (4 * batch.tape_bytes + 1))
@@ -238,11 +242,14 @@ class _Line:
             strict=True,
         )
         double = torch.float64
-        return torch.tensor(values, dtype=double), torch.tensor(slopes, dtype=double)
+        return (
+            torch.tensor(values, dtype=double, device="cpu"),
+            torch.tensor(slopes, dtype=double, device="cpu"),
+        )
 
     def _agrees(self, name: str, at: Tensor, t: Tensor, found: tuple[Tensor, Tensor]) -> bool:
         value, slope = self._one(name, int(at[0]), float(t[0]))
-        exact = torch.tensor([value, slope], dtype=torch.float64)
+        exact = torch.tensor([value, slope], dtype=torch.float64, device="cpu")
         got = torch.stack([found[0][0], found[1][0]])
         loose = 1e3 * torch.finfo(self.problem.parameters[name].dtype).eps
         if torch.allclose(got, exact, rtol=loose, atol=loose * (1 + abs(value)), equal_nan=True):
@@ -251,7 +258,9 @@ class _Line:
 
     def _one(self, name: str, entry: int, t: float) -> tuple[float, float]:
         p = self.problem.parameters[name]
-        place = tuple(int(i) for i in torch.unravel_index(torch.tensor(entry), p.shape))
+        place = tuple(
+            int(i) for i in torch.unravel_index(torch.tensor(entry, device="cpu"), p.shape)
+        )
         self.problem.written.restore()
         kept = p.data[place].clone()
         value = slope = 0.0
@@ -273,7 +282,10 @@ class _Line:
         lanes = torch.arange(len(at), device=p.device)
         moved = p.reshape(1, -1).repeat(len(at), 1)
         moved[lanes, at] += t.to(p)
-        values, slopes = torch.zeros(len(at)).double(), torch.zeros(len(at)).double()
+        values, slopes = (
+            torch.zeros(len(at), device="cpu").double(),
+            torch.zeros(len(at), device="cpu").double(),
+        )
         whole = _Whole(self.problem)
         for item in self.items:
             item.start.rewind()
@@ -281,7 +293,8 @@ class _Line:
             def loss(q: Tensor, item: Item = item) -> Tensor:
                 return functional_call(whole, {f"model.{name}": q}, (item.inputs, item.targets))
 
-            g, v = vmap(grad_and_value(loss), randomness="same")(moved.view(-1, *p.shape))
+            with held():
+                g, v = vmap(grad_and_value(loss), randomness="same")(moved.view(-1, *p.shape))
             values += item.a * v.detach().cpu().double()
             slopes += item.a * g.reshape(len(at), -1)[lanes, at].detach().cpu().double()
         return self.factor * values, self.factor * slopes
@@ -355,7 +368,7 @@ class _Search:
         least = step.clone()
         b, vb, sb = a.clone(), va.clone(), sa.clone()
         walking = (way != 0).nonzero().flatten()
-        endless = torch.zeros(k, dtype=torch.bool)
+        endless = torch.zeros(k, dtype=torch.bool, device="cpu")
         while len(walking):
             t = (a + way * step).clamp(-self.reach, self.reach)[walking]
             v, s = self._at(walking, t)
@@ -384,9 +397,12 @@ class _Search:
     def lowest(self, points: int) -> tuple[Tensor, Tensor, Tensor]:
         """The same at the lowest of the values on a grid, and on from there."""
         k = len(self.g)
-        grid = torch.linspace(-self.reach, self.reach, points, dtype=torch.float64)
-        every = torch.arange(k)
-        table = [self._at(every, torch.full((k,), float(t), dtype=torch.float64)) for t in grid]
+        grid = torch.linspace(-self.reach, self.reach, points, dtype=torch.float64, device="cpu")
+        every = torch.arange(k, device="cpu")
+        table = [
+            self._at(every, torch.full((k,), float(t), dtype=torch.float64, device="cpu"))
+            for t in grid
+        ]
         values = torch.stack([v for v, _ in table])  # [points, k]
         slopes = torch.stack([s for _, s in table])
         best = values.argmin(0)
@@ -425,7 +441,7 @@ class _Search:
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Shrink the brackets: secant steps on the slope and halvings, in turn."""
         t, v = a.clone(), va.clone()
-        kink = torch.zeros(len(a), dtype=torch.bool)
+        kink = torch.zeros(len(a), dtype=torch.bool, device="cpu")
         lanes, start, turn = moving.nonzero().flatten(), sa.abs(), 0
         while len(lanes):
             turn += 1

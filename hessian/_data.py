@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map
 
+from hessian._precision import Precision
+
 Batch = tuple[Any, Any]
 Forward = Callable[[nn.Module, Any], Any]
 Loss = Callable[[Any, Any], Tensor]
@@ -104,15 +106,25 @@ def _plain(inputs: Any) -> Any:
     return dict(inputs) if isinstance(inputs, Mapping) else inputs
 
 
-def convert(values: Any, dtype: torch.dtype | None) -> Any:
+def tensors(values: Any) -> list[Tensor]:
+    """The tensors in a nest of containers."""
+    if isinstance(values, Tensor):
+        return [values]
+    return [leaf for leaf in tree_leaves(_plain(values)) if isinstance(leaf, Tensor)]
+
+
+def convert(values: Any, dtype: torch.dtype | Precision | None) -> Any:
     """Floating tensors of a nest of containers in `dtype`; everything else as it is."""
-    if dtype is None:
+    if dtype is None and not any(t.is_inference() for t in tensors(values)):
         return values
+    dtype = dtype.dtype if isinstance(dtype, Precision) else dtype
 
     def to(leaf: Any) -> Any:
-        if isinstance(leaf, Tensor) and leaf.is_floating_point():
-            return leaf.to(dtype)
-        return leaf
+        if not isinstance(leaf, Tensor):
+            return leaf
+        if leaf.is_inference():  # which autograd cannot use
+            leaf = leaf.clone()
+        return leaf.to(dtype) if leaf.is_floating_point() else leaf
 
     return tree_map(to, _plain(values))
 

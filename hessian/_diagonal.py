@@ -96,7 +96,10 @@ def diagonal(
             needs more is taken in parts of its samples, with the same result, where samples are
             proved to stay apart; where they are not, its tape is held whole and `plan.held` says
             why.
-        dtype: compute in this dtype instead of the parameters' own.
+        dtype: compute in this dtype instead of the parameters' own (float32 at least), and give
+            results in it. Without it a network of half types or of several precisions is computed
+            in the highest that occurs, float32 at least, and every result rounded once to its
+            parameter's dtype.
         weight: ``None``, ``"sum"`` (a_b = 1), or a function of the batch that returns a_b.
         progress: show a progress bar.
         group: a ``torch.distributed`` process group whose processes compute one result together:
@@ -200,11 +203,12 @@ def diagonal(
         else:
             team.same(g.values())
     assert plan is not None
-    result.update(h)
-    result.plan, result.gradient = plan, g
+    result.update(problem.returned(h, "second derivative"))
+    result.plan, result.gradient = plan, problem.returned(g, "gradient")
     result.loss, result.samples = every.value * factor, every.samples
     result.deviation = check.deviation(h, factor)
-    result.standard_error = {} if spread is None else spread.standard_error(h, factor)
+    errors = {} if spread is None else spread.standard_error(h, factor)
+    result.standard_error = problem.returned(errors, "standard error")
     return result
 
 
@@ -252,13 +256,14 @@ class _Check:
         self.problem = problem
         generator = torch.Generator().manual_seed(0)
         self.index = {
-            name: torch.randperm(p.numel(), generator=generator)[:entries]
+            name: torch.randperm(p.numel(), generator=generator, device="cpu")[:entries]
             if p.numel() < 2**20
             else torch.randint(p.numel(), (entries,), generator=generator)
             for name, p in problem.parameters.items()
         } if entries else {}  # fmt: skip
         self.total = {
-            name: torch.zeros(len(index), dtype=torch.float64) for name, index in self.index.items()
+            name: torch.zeros(len(index), dtype=torch.float64, device="cpu")
+            for name, index in self.index.items()
         }
 
     def add(self, item: Item) -> None:

@@ -147,7 +147,10 @@ def estimate(
         done = False
         while count < wanted and not done:
             together = _together(problem, wanted - count, None if relative_error is None else count)
-            seeds = [int(torch.randint(2**62, (), generator=generator)) for _ in range(together)]
+            seeds = [
+                int(torch.randint(2**62, (), generator=generator, device="cpu"))
+                for _ in range(together)
+            ]
             for one in _pass(problem, kept, dtype, weight, kind, seeds, division):
                 count += 1
                 for name, value in one.items():  # Welford's update
@@ -163,8 +166,9 @@ def estimate(
                     done = result.relative_error() <= relative_error
                 if done:
                     break
-        result.update(mean)
-        result.standard_error = _errors(spread, count, kind)
+        result.update(problem.returned(mean, "estimate"))
+        errors = _errors(spread, count, kind)
+        result.standard_error = problem.returned(errors, "standard error")
     result.kind, result.probes = kind, count
     result.parts, result.held = division.parts, division.held
     return result

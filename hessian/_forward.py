@@ -19,6 +19,7 @@ from torch.utils.hooks import RemovableHandle
 
 from hessian._hooks import silence
 from hessian._penalties import written_out
+from hessian._precision import expected, mixed, under_autocast
 from hessian._replacements import REPLACEMENTS
 from hessian._tape import Node, is_leaf, size
 from hessian._written import Written, writes
@@ -37,6 +38,7 @@ class Watch(TorchFunctionMode):
         super().__init__()
         self.written, self.limit, self.bytes = written, limit, 0
         self.seen: set[Node] = set()
+        self.dtype = expected()
         self.handles: list[Any] = []  # of hooks that the call put on tensors
         self.nodes: list[Node] = []  # that the call has asked for, and may have put hooks on
 
@@ -54,6 +56,8 @@ class Watch(TorchFunctionMode):
         args: tuple[Any, ...] = (),
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
+        if under_autocast():
+            mixed(self.dtype)
         try:
             rule = _RULES[func]
         except KeyError:
@@ -64,6 +68,8 @@ class Watch(TorchFunctionMode):
             if "out" in kwargs or "inplace" in kwargs:
                 self.written.beside(args, kwargs)
             result = func(*args, **kwargs) if rule is None else rule(self, func, *args, **kwargs)
+        if type(result) is Tensor and result.dtype is not self.dtype:
+            mixed(self.dtype, result)
         if self.limit is not None:
             self._count(result)
         return result

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from hessian import _data
 from hessian._ledger import Guard
 from hessian._pieces import Division, added
+from hessian._precision import highest
 from hessian._problem import lend, scale, ticker, walk
 from hessian._state import Randomness
 from hessian._tape import refuse_undifferentiable
@@ -75,7 +76,8 @@ def operator(
         progress: show a bar of the batches in every product.
 
     Returns:
-        A `Hessian` of shape ``(P, P)``, P the number of entries of the parameters.
+        A `Hessian` of shape ``(P, P)``, P the number of entries of the parameters, in float64
+        where a parameter (or `dtype`) is, else in float32; vectors may be in either.
 
     Raises:
         TypeError, ValueError, NotImplementedError: as `diagonal`, at the first product where only
@@ -94,9 +96,8 @@ def operator(
     with Guard(), lend(model, loss, "auto", forward, names, memory, dtype) as problem:
         parameters = problem.parameters
         start = Randomness(problem.devices())
-    first = next(iter(parameters.values()))
-    real = dtype or first.dtype
-    numpy_type = np.dtype(np.float32 if real.itemsize < 8 else np.float64)
+    widest = highest([dtype] if dtype is not None else [p.dtype for p in parameters.values()])
+    numpy_type = np.dtype(np.float64 if widest is torch.float64 else np.float32)
 
     def multiply(vector: NDArray[Any]) -> tuple[NDArray[Any], int, Division]:
         if vector.shape[0] != sum(p.numel() for p in parameters.values()):
@@ -144,7 +145,9 @@ def product(
     gradients = torch.autograd.grad(value, parameters, create_graph=True, allow_unused=True)
     refuse_undifferentiable(gradients)
     live = [
-        (g, v) for g, v in zip(gradients, vectors, strict=True) if g is not None and g.requires_grad
+        (g, v.to(g.dtype))
+        for g, v in zip(gradients, vectors, strict=True)
+        if g is not None and g.requires_grad
     ]
     if not live:
         return (None,) * len(parameters)

@@ -103,6 +103,12 @@ def added(
     Returns:
         The sum, and by name the diagonal of what the loss adds by itself, in parts only.
     """
+    return item.uniform(lambda: _added(item, take, division, inputs, targets))
+
+
+def _added(
+    item: Item, take: Callable[[Tensor], Sum], division: Division, inputs: Any, targets: Any
+) -> tuple[Sum, dict[str, Tensor]]:
     if inputs is None:
         inputs, targets = item.inputs, item.targets
     try:
@@ -132,6 +138,12 @@ def gathered(
     `take` is given the whole batch or one part after the other, the first samples first; where it
     is given the whole after all, that is from the start.
     """
+    return item.uniform(lambda: _gathered(item, take, division, extra))
+
+
+def _gathered(
+    item: Item, take: Callable[[Batch], Diagonals], division: Division, extra: Extra
+) -> tuple[Diagonals, dict[str, Tensor]]:
     given = (item.problem, item.inputs, item.targets, item.index)
     try:
         batch = Batch(*given, bounded=True, start=item.start)

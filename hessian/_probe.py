@@ -38,7 +38,7 @@ WIDEST = 512
 
 def signs(shape: Any, generator: torch.Generator, like: Tensor) -> Tensor:
     """Independent ±1 with probability one half each."""
-    bits = torch.randint(0, 2, tuple(shape), generator=generator)
+    bits = torch.randint(0, 2, tuple(shape), generator=generator, device="cpu")
     return (2 * bits - 1).to(device=like.device, dtype=like.dtype)
 
 
@@ -114,7 +114,7 @@ class Noise:
     """
 
     def __init__(self, generator: torch.Generator) -> None:
-        self._seed = int(torch.randint(2**62, (), generator=generator))
+        self._seed = int(torch.randint(2**62, (), generator=generator, device="cpu"))
         self.rewind()
 
     def rewind(self) -> None:
@@ -125,7 +125,7 @@ class Noise:
     def draw(self, place: int, n: int, width: int, like: Tensor) -> Tensor:
         """Signs of the next n samples, ``[n, width]``."""
         while len(self._streams) <= place:
-            seed = int(torch.randint(2**62, (), generator=self._source))
+            seed = int(torch.randint(2**62, (), generator=self._source, device="cpu"))
             self._streams.append(torch.Generator().manual_seed(seed))
         return signs((n, width), self._streams[place], like)
 

@@ -3,27 +3,29 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from hessian import _data
+from hessian import _data, _precision
 from hessian._batch import METHOD_CHOICES, Batch, Problem, Start
 from hessian._draws import NotInParts
 from hessian._forward import TooLarge
 from hessian._hooks import without_hooks
 from hessian._ledger import alone
 from hessian._parts import Parts, Whole
+from hessian._precision import Mixed, current
 from hessian._scratch import within
-from hessian._state import Randomness, as_found, cast, exact_math, only
+from hessian._state import Randomness, as_found, exact_math, only
 from hessian._wrapped import refuse_shards, unwrapped
 from hessian._written import Written, put_back
 
 DEFAULT_MEMORY = 2**30
+T = TypeVar("T")
 
 
 @dataclass
@@ -54,8 +56,25 @@ class Item:
         self.end = batch.end
         return batch
 
+    def uniform(self, take: Callable[[], T]) -> T:
+        """What `take` gives, in a higher precision where the user's code turns out to need one."""
+        while True:
+            try:
+                return take()
+            except Mixed as mixed:
+                dtype = mixed.dtype
+            # Beyond this block nothing holds the tape that was begun.
+            self.start.rewind()
+            self.problem.hold(dtype)
+            self.inputs, self.targets = (_data.convert(v, current()) for v in self.raw)
+            self.end = None
+            self.start.rewind()
+
     def planned(self, sampled: Mapping[str, Tensor] | None = None) -> Batch | Parts:
         """The same, in parts of the samples where the tape of all would exceed the memory."""
+        return self.uniform(lambda: self._planned(sampled))
+
+    def _planned(self, sampled: Mapping[str, Tensor] | None) -> Batch | Parts:
         problem, why = self.problem, ""
         given = (problem, self.inputs, self.targets, self.index, sampled)
         try:
@@ -91,7 +110,9 @@ def walk(
 ) -> Iterator[Item]:
     """The batches of `data`, each with the random state a plain loop would meet it in."""
     for index, (inputs, targets) in enumerate(_data.batches(data)):
-        x, y = _data.convert(inputs, dtype), _data.convert(targets, dtype)
+        if current() is None and any(map(_precision.half, _data.tensors(inputs))):
+            problem.hold(torch.float32)
+        x, y = (_data.convert(v, current()) for v in (inputs, targets))
         a = _data.batch_weight(weight, (inputs, targets), _data.size(x))
         item = Item(index, (inputs, targets), x, y, a, Start(problem), problem)
         yield item
@@ -137,7 +158,7 @@ def lend(
     refuse_shards(model)
     parameters = selected(model, names)
     memory = memory or default_memory(parameters.values())
-    problem = Problem(model, loss, forward, parameters, method, memory)
+    problem = Problem(model, loss, forward, parameters, method, memory, asked=dtype)
     wanted = {id(p) for p in parameters.values()}
     modules = problem.modules()
     problem.written = Written(modules)
@@ -147,7 +168,7 @@ def lend(
         exact_math(),
         as_found(modules, problem.devices()),
         only(every, wanted),
-        cast(modules, dtype),
+        _precision.uniform(modules, dtype),
         put_back(problem.written),
         without_hooks(modules),
         unwrapped(modules),
@@ -214,6 +235,11 @@ def selected(model: nn.Module, names: Iterable[str] | None) -> dict[str, Tensor]
 
 def _real(parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
     for name, p in parameters.items():
+        if p.is_inference():
+            raise ValueError(
+                f"parameter {name!r} was made under torch.inference_mode(), and autograd cannot "
+                "use it; build the model outside, or pass copy.deepcopy(model)"
+            )
         if p.is_complex():
             raise ValueError(
                 f"parameter {name!r} is complex, and d²L/dw² is one number for a real w only; keep "

@@ -104,8 +104,8 @@ def _agrees() -> bool:
         return False
     # Sine waves: values of ordinary size without touching the random state.
     with torch.inference_mode(False), torch.no_grad():
-        a = torch.arange(64.0 * 96).sin().view(64, 96)
-        b = torch.arange(96.0 * 48).cos().view(96, 48)
+        a = torch.arange(64.0 * 96, device="cpu").sin().view(64, 96)
+        b = torch.arange(96.0 * 48, device="cpu").cos().view(96, 48)
         try:
             got, want = _onednn(a.t().contiguous().t(), b), a @ b
         except (AttributeError, RuntimeError, TypeError, NotImplementedError):

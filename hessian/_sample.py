@@ -151,6 +151,7 @@ def sample(
         result = Samples()
         for name, at in index.items():
             values = total[name] * scale(weights, weight)
+            values = problem.returned({name: values}, "second derivative")[name]
             result[name] = Sample(at, values, problem.parameters[name].numel())
     assert plan is not None
     result.plan = plan
@@ -160,11 +161,11 @@ def sample(
 def entries(numel: int, wanted: int, generator: torch.Generator | None) -> Tensor:
     """`wanted` different numbers below `numel`, ascending."""
     if wanted >= numel:
-        return torch.arange(numel)
+        return torch.arange(numel, device="cpu")
     if numel <= 2**20:
-        return torch.randperm(numel, generator=generator)[:wanted].sort().values
-    found = torch.randint(numel, (wanted,), generator=generator).unique()
+        return torch.randperm(numel, generator=generator, device="cpu")[:wanted].sort().values
+    found = torch.randint(numel, (wanted,), generator=generator, device="cpu").unique()
     while len(found) < wanted:
-        more = torch.randint(numel, (wanted - len(found),), generator=generator)
+        more = torch.randint(numel, (wanted - len(found),), generator=generator, device="cpu")
         found = torch.cat([found, more]).unique()
     return found

@@ -85,7 +85,9 @@ class Site:
         assert dims is not None
         axis, outer, inner = self.layout
         rest = [s for a, s in enumerate(dims) if a != axis]
-        index = torch.arange(outer * inner * math.prod(rest)).view(1, outer * inner, *rest)
+        index = torch.arange(outer * inner * math.prod(rest), device="cpu").view(
+            1, outer * inner, *rest
+        )
         return at.rows(index)[0].flatten(0, 1)
 
 

@@ -130,7 +130,11 @@ def _gradients(batch: Batch | Parts, n: int, index: int) -> list[Tensor]:
     leaves = [g.detach() for i in batch.used if (g := batch.gradient_out[i]) is not None]
     layouts = batch.layouts
     if n == 1:  # one sample needs no layout
-        return [torch.cat([g.reshape(-1) for g in leaves])] if leaves else [torch.zeros(1)]
+        return (
+            [torch.cat([g.reshape(-1) for g in leaves])]
+            if leaves
+            else [torch.zeros(1, device="cpu")]
+        )
     if not layouts or len(layouts) != len(leaves):
         raise ValueError(f"standard_error: batch {index} cannot be taken apart; {REMEDY}")
     rows = [by_sample(g, lay, n).reshape(n, -1) for g, lay in zip(leaves, layouts, strict=True)]

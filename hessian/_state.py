@@ -1,4 +1,4 @@
-"""What an exact computation borrows and gives back: buffers, random state, dtypes, math modes."""
+"""What an exact computation borrows and gives back: buffers, random state, math modes."""
 
 from __future__ import annotations
 
@@ -12,10 +12,9 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
-from torch.utils._pytree import tree_map
 
 from hessian._ledger import owe, settled
+from hessian._precision import cast as cast
 
 
 class Randomness:
@@ -52,8 +51,7 @@ class Buffers:
         """Put names, tensors and values back; values without marking them as modified."""
         for owner, name, buffer, value in self._kept:
             owner._buffers[name] = buffer
-            if buffer.dtype == value.dtype:
-                buffer.data.copy_(value)
+            buffer.data.copy_(value)  # in another dtype where the computation is
 
 
 @contextmanager
@@ -79,69 +77,6 @@ def only(parameters: Iterable[Tensor], wanted: set[int]) -> Iterator[None]:
 def _free(parameters: list[Tensor]) -> None:
     for p in parameters:
         p.requires_grad_(True)
-
-
-class _Promote(TorchFunctionMode):
-    """Turn floating tensors of other dtypes to `dtype` on their way into any torch function.
-
-    A loss may hold constants (class weights) that no module owns.
-    """
-
-    def __init__(self, dtype: torch.dtype) -> None:
-        super().__init__()
-        self.dtype = dtype
-
-    def _cast(self, value: Any) -> Any:
-        if isinstance(value, Tensor) and value.is_floating_point() and value.dtype != self.dtype:
-            return value.to(self.dtype)
-        return value
-
-    def __torch_function__(
-        self,
-        func: Callable[..., Any],
-        types: Any,
-        args: tuple[Any, ...] = (),
-        kwargs: dict[str, Any] | None = None,
-    ) -> Any:
-        if getattr(func, "__name__", "") in _PROPERTIES:
-            return func(*args, **(kwargs or {}))
-        with torch._C.DisableTorchFunction():
-            args, kwargs = tree_map(self._cast, (args, kwargs or {}))
-        return func(*args, **kwargs)
-
-
-_PROPERTIES = frozenset({"__get__", "__set__", "__delete__", "to", "is_floating_point", "type"})
-
-
-@contextmanager
-def cast(modules: list[nn.Module], dtype: torch.dtype | None) -> Iterator[None]:
-    """Compute in `dtype`: the live parameters and buffers hold converted values meanwhile.
-
-    The tensors themselves stay the same objects, so whatever else reads them (a loss with an L2
-    term) sees the conversion too.
-    """
-    if dtype is None:
-        yield
-        return
-    kept: list[tuple[Tensor, Tensor]] = []
-    seen: set[int] = set()
-    with settled():
-        owe(lambda: _refill(kept))
-        for module in modules:
-            for tensor in (*module.parameters(), *module.buffers()):
-                if id(tensor) in seen or not tensor.is_floating_point():
-                    continue
-                seen.add(id(tensor))
-                if tensor.dtype != dtype:
-                    kept.append((tensor, tensor.data))
-                    tensor.data = tensor.data.to(dtype)
-        with _Promote(dtype):
-            yield
-
-
-def _refill(kept: list[tuple[Tensor, Tensor]]) -> None:
-    for tensor, data in kept:
-        tensor.data = data
 
 
 @contextmanager

@@ -144,7 +144,7 @@ class Guard:
 
 def place(p: Tensor, entry: int) -> tuple[int, ...]:
     """Where the flat entry lies."""
-    return tuple(int(i) for i in torch.unravel_index(torch.tensor(entry), p.shape))
+    return tuple(int(i) for i in torch.unravel_index(torch.tensor(entry, device="cpu"), p.shape))
 
 
 @contextmanager
@@ -168,7 +168,9 @@ def plain(modules: list[nn.Module]) -> bool:
 def shares(sizes: Mapping[str, int], budget: int, generator: torch.Generator) -> dict[str, int]:
     """How many entries of each tensor: in turn, in a random order, at most its size."""
     names = list(sizes)
-    order = [names[i] for i in torch.randperm(len(names), generator=generator).tolist()]
+    order = [
+        names[i] for i in torch.randperm(len(names), generator=generator, device="cpu").tolist()
+    ]
     result, left = dict.fromkeys(names, 0), min(budget, sum(sizes.values()))
     while left:
         for name in order:
