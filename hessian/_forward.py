@@ -34,6 +34,8 @@ class TooLarge(BaseException):
 class Watch(TorchFunctionMode):
     """Replaces operations, notes parameters that are written to, and counts the tape's bytes."""
 
+    internal = True
+
     def __init__(self, written: Written, limit: int | None) -> None:
         super().__init__()
         self.written, self.limit, self.bytes = written, limit, 0

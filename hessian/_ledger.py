@@ -19,7 +19,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import torch
@@ -145,10 +145,7 @@ class _Thread:
     def restore(self) -> None:
         """Put back what differs."""
         if _functions() != self.functions:
-            while _C._len_torch_function_stack():
-                _C._pop_torch_function_stack()
-            for mode in self.functions:
-                _C._push_on_torch_function_stack(mode)
+            _stack(self.functions)
         if _transforms() > self.transforms:
             _C._functorch.pop_dynamic_layer_stack_and_undo_to_depth(self.transforms)
         while _C._len_torch_dispatch_stack() > self.dispatchers:
@@ -159,6 +156,41 @@ class _Thread:
             torch.set_autocast_enabled(device, enabled)
             torch.set_autocast_dtype(device, dtype)
         torch._C._set_grad_enabled(self.grad)
+
+
+def set_aside() -> list[Any]:
+    """Take the function modes of the caller (a default device) off the stack until it is settled.
+
+    They are meant for the caller's code, not for what is computed around it.
+    """
+    modes = _functions()
+    if modes:
+        owe(lambda: _stack(modes))
+        _stack([])
+    return modes
+
+
+def _stack(modes: list[Any]) -> None:
+    while _C._len_torch_function_stack():
+        _C._pop_torch_function_stack()
+    for mode in modes:
+        _C._push_on_torch_function_stack(mode)
+
+
+class Among:
+    """Runs code under function modes that were set aside."""
+
+    def __init__(self, modes: list[Any], inner: AbstractContextManager[Any]) -> None:
+        self.modes, self.inner = modes, inner
+
+    def __enter__(self) -> None:
+        self.before = _functions()
+        _stack([*self.before, *self.modes])
+        self.inner.__enter__()
+
+    def __exit__(self, *error: Any) -> None:
+        self.inner.__exit__(*error)
+        _stack(self.before)
 
 
 def _functions() -> list[Any]:

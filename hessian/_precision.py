@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from hessian._ledger import owe, settled
+from hessian._ledger import Among, owe, set_aside, settled
 
 Call = Callable[..., Any]
 
@@ -185,6 +185,10 @@ def _eighth(values: Iterable[Any]) -> torch.dtype | None:
 class _Now(threading.local):
     precision: Precision | None = None
     expected: torch.dtype | None = None
+    modes: list[Any]  # of the caller
+
+    def __init__(self) -> None:
+        self.modes = []
 
 
 _NOW = _Now()
@@ -221,27 +225,29 @@ def mixed(expected: torch.dtype | None, result: Tensor | None = None) -> None:
 def uniform(modules: list[nn.Module], dtype: torch.dtype | None) -> Iterator[None]:
     """Compute in one precision: `dtype` where it is given, else as the modules need it."""
     with settled():
-        before = _NOW.expected, _NOW.precision
+        before = _NOW.expected, _NOW.precision, _NOW.modes
         owe(lambda: _set(*before))
+        modes = [mode for mode in set_aside() if not getattr(mode, "internal", False)]
         # A buffer that enters the tape shows there (`mixed`).
         dtypes = {p.dtype for m in modules for p in m.parameters() if p.is_floating_point()}
         wanted = shared(dtypes if dtype is None else {*dtypes, highest([dtype])})
-        _set(next(iter(dtypes)) if wanted is None else None, None)
+        _set(next(iter(dtypes)) if wanted is None else None, None, modes)
         if wanted is not None:
             convert(modules, wanted, dtype)
         yield
 
 
-def _set(expected: torch.dtype | None, precision: Precision | None) -> None:
-    _NOW.expected, _NOW.precision = expected, precision
+def _set(expected: torch.dtype | None, precision: Precision | None, modes: list[Any]) -> None:
+    _NOW.expected, _NOW.precision, _NOW.modes = expected, precision, modes
 
 
 def held() -> AbstractContextManager[Any]:
     """A call of the user's code, held to the precision of the computation."""
     precision = _NOW.precision
-    if precision is None or precision.everywhere:
-        return nullcontext()
-    return _Promote(precision)
+    inner: AbstractContextManager[Any] = (
+        nullcontext() if precision is None or precision.everywhere else _Promote(precision)
+    )
+    return Among(_NOW.modes, inner) if _NOW.modes else inner
 
 
 def half(value: Tensor) -> bool:
@@ -330,6 +336,8 @@ def convert(
 
 class _Promote(TorchFunctionMode):
     """Holds all code inside to a precision."""
+
+    internal = True
 
     def __init__(self, precision: Precision) -> None:
         super().__init__()

@@ -17,6 +17,7 @@ from torch.autograd.graph import saved_tensors_hooks
 
 from hessian import _data
 from hessian._differences import Difference, noise, second_difference, spaced
+from hessian._precision import held
 from hessian._problem import Item
 
 # Entries along which the noise of the loss is measured.
@@ -70,7 +71,7 @@ class Values:
         self.item.start.rewind()
         self.evaluations += 1
         try:
-            with nullcontext() if self.taped else torch.no_grad():
+            with nullcontext() if self.taped else torch.no_grad(), held():
                 output = _data.call(self.problem.model, self.inputs, self.problem.forward)
                 return self.problem.loss(output, self.targets)
         finally:

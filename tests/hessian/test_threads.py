@@ -209,3 +209,24 @@ def test_inherited_precision_stays_inherited(precision):
     finally:
         torch.backends.fp32_precision = "none"
     assert settings() == first
+
+
+def test_a_function_mode_of_the_caller_sees_the_callers_code():
+    """It is on the stack where the model runs, also for a check, and back there at the end."""
+
+    class Seen(torch.overrides.TorchFunctionMode):
+        names: list[str] = []  # noqa: RUF012 - of this test
+
+        def __torch_function__(self, func, types, args=(), kwargs=None):
+            self.names.append(getattr(func, "__name__", ""))
+            return func(*args, **(kwargs or {}))
+
+    model, data = nn.Linear(3, 2), (torch.randn(4, 3), torch.arange(4) % 2)
+    with Seen() as mode:
+        hessian.diagonal(model, F.cross_entropy, data)
+        plain = mode.names.count("linear")
+        hessian.diagonal(model, F.cross_entropy, data, verify=1)
+        assert torch.overrides._get_current_function_mode_stack() == [mode]
+    assert 0 < plain < mode.names.count("linear") - plain
+    assert "svd" not in mode.names
+    assert "_linalg_eigh" not in mode.names
