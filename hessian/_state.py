@@ -134,15 +134,17 @@ def _gradients() -> None:
     _switch(torch._C._set_grad_enabled, torch.is_grad_enabled(), True)
 
 
-_CPU = ("", "mkldnn", "mkldnn.matmul", "mkldnn.conv", "mkldnn.rnn")
-_GPU = ("cuda.matmul", "cudnn", "cudnn.conv", "cudnn.rnn")
+_FLOAT32 = (
+    "", "cuda.matmul", "cudnn", "cudnn.conv", "cudnn.rnn",
+    "mkldnn", "mkldnn.matmul", "mkldnn.conv", "mkldnn.rnn",
+)  # fmt: skip
 
 
 @lru_cache(maxsize=1)
 def _float32_settings() -> list[Any]:
     """The owners of `fp32_precision` in this build of torch; none before 2.9."""
     owners = []
-    for path in _CPU + (_GPU if torch.backends.cuda.is_built() else ()):
+    for path in _FLOAT32:
         owner: Any = torch.backends
         for name in path.split(".") if path else ():
             owner = getattr(owner, name, None)
@@ -166,10 +168,10 @@ def _full_float32() -> None:
             owe(lambda: setattr(torch.backends.cudnn, "allow_tf32", tf32))
             torch.backends.cudnn.allow_tf32 = False
         return
-    # "none" takes what stands above it, and float32 where nothing does: one that inherits is read
-    # after what it inherits from was changed, and stays as it is.
+    # "none" takes what stands above it: one that inherits is read after what it inherits from was
+    # changed, and stays as it is.
     for owner in owners:
         precision = owner.fp32_precision
-        if precision not in ("ieee", "none"):
+        if precision != "ieee":
             owe(partial(setattr, owner, "fp32_precision", precision))
             owner.fp32_precision = "ieee"
