@@ -12,7 +12,18 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge, get_gradient_edge
 
-from hessian import _affine, _data, _hidden, _loss, _outputs, _parameter, _preactivation, _precision
+from hessian import (
+    _affine,
+    _data,
+    _hidden,
+    _loss,
+    _outputs,
+    _parameter,
+    _preactivation,
+    _precision,
+    _rehearsal,
+)
+from hessian._attributes import Attributes
 from hessian._certificate import LINEAR, affinity, loss_labels, sample_labels, separable, uncoupled
 from hessian._chain import Chain
 from hessian._columns import Meter, Quadratic
@@ -45,6 +56,10 @@ HVP = 2
 ONCE, TAPES = 3, 6
 # Bytes for an entry of the loss's second derivative: itself, and its factorisation in float64.
 BLOCKS = 32
+AGAIN = (
+    "{} batch {} differ from one call to the next; keep no state outside of buffers and attributes "
+    "of modules (in a global, a closure, an object of another kind), or reset it in forward"
+)
 
 
 @dataclass
@@ -58,6 +73,7 @@ class Problem:
     method: str
     bound: int  # bytes of working set
     read: bool = False  # whether a tape of model and loss was looked at for what it hides
+    firsts: _hidden.Firsts = field(default_factory=_hidden.Firsts)  # losses of a first pass
     share: Share = ALL  # of the work: what `run` gives is summed over processes
     written: Written = field(default_factory=Written)  # parameters that a call wrote to
     asked: torch.dtype | None = None  # the dtype that the user wants the results in
@@ -122,15 +138,17 @@ class Problem:
 
 
 class Start:
-    """Random state and buffers at the start of a batch, so that every pass sees the same."""
+    """Random state, buffers and attributes at the start of a batch: every pass sees the same."""
 
     def __init__(self, problem: Problem) -> None:
         self._randomness = Randomness(problem.devices())
         self._buffers = Buffers(problem.modules())
+        self._attributes = Attributes(problem.modules())
         self._written = problem.written
 
     def rewind(self, randomness: Randomness | None = None) -> None:
         """Back to the start: the same running statistics and, unless others are given, masks."""
+        self._attributes.restore()
         self._buffers.restore()
         self._written.restore()
         (randomness or self._randomness).restore()
@@ -208,6 +226,7 @@ class Batch:
         self.places, self.again = _outputs.distinct(leaves)
         self.outputs: list[Tensor] = [leaves[i] for i in self.places]
         at = self._read(leaves)
+        self.seen = [self.outputs[i].detach() for i in self.used]
         self._affinity()
         factored = problem.method in ("auto", "affine", "chain") and bool(self.leaf_nodes)
         self.curved = self._curvature(at) if factored else Curved([], [], refusal="not needed")
@@ -809,10 +828,8 @@ class Batch:
         if not at_sites and not entries:
             return
         problem, parameters = self.problem, self.problem.parameters
-        self.start.rewind()
-        output = self._output()
+        output, value = self.repeated()
         places = self.relocated(output) if at_sites else {}
-        value = self._value(output)
         if not value.requires_grad:
             return
         size, memory = Tape.of([value]).bytes(), problem.memory
@@ -835,6 +852,25 @@ class Batch:
             if index is not None:
                 for name, at, values in zip(entries, index, found, strict=True):
                     into[name].view(-1)[at] = values
+
+    def repeated(self) -> tuple[Any, Tensor]:
+        """Output and loss of another call, on a tape that connects them with the parameters.
+
+        Raises:
+            ValueError: they are not those of the first call.
+        """
+        self.start.rewind()
+        output = self._output()
+        for new, old in zip(self.used_of(output), self.seen, strict=True):
+            if not _rehearsal.repeats(new.detach(), old):
+                raise ValueError(AGAIN.format("model: its outputs on", self.index))
+        value = self._value(output)
+        if not self._repeats(value):
+            raise ValueError(AGAIN.format("loss: its value on", self.index))
+        return output, value
+
+    def _repeats(self, value: Tensor) -> bool:
+        return _hidden.equal(value, self.loss)
 
     def _bent_edges(self) -> list[Edge]:
         """Where the chain route needs adjoints."""

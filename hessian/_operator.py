@@ -95,7 +95,7 @@ def operator(
     kept = list(data) if isinstance(data, Iterator) else data
     with Guard(), lend(model, loss, "auto", forward, names, memory, dtype) as problem:
         parameters = problem.parameters
-        start = Randomness(problem.devices())
+        start, firsts = Randomness(problem.devices()), problem.firsts
     widest = highest([dtype] if dtype is not None else [p.dtype for p in parameters.values()])
     numpy_type = np.dtype(np.float64 if widest is torch.float64 else np.float32)
 
@@ -108,6 +108,7 @@ def operator(
             ticker(progress) as bar,
         ):
             start.restore()
+            problem.firsts = firsts
             wanted = list(problem.parameters.values())
             parts = [
                 torch.as_tensor(piece, device=p.device, dtype=p.dtype).reshape(p.shape)

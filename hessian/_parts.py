@@ -33,7 +33,7 @@ from hessian._draws import Draws, NotInParts
 from hessian._loss import Products, by_sample, from_samples
 from hessian._operations import Layout, candidates
 from hessian._plan import Plan
-from hessian._rehearsal import OTHER, alike, listened, rehearse, rows_of
+from hessian._rehearsal import OTHER, Rows, rehearse
 from hessian._state import Randomness, only
 from hessian._tape import Tape
 
@@ -66,6 +66,7 @@ class Whole(Batch):
         self.places: list[int] = []
         self.again: dict[int, int] = {}
         self.known: dict[int, Layout] = {}
+        self.rows_at: dict[tuple[int, Layout], Rows] = {}
         self.at: Mapping[int, Any] = {}
         self.is_read = False
 
@@ -268,14 +269,22 @@ class Part(Batch):
         options = [whole.known[i]] if i in whole.known else candidates(tuple(full.shape), n)
         options += [lay._replace(outer=lay.inner, inner=lay.outer) for lay in options]
         for layout in options[: 1 if i in whole.known else None]:
-            rows = rows_of(self.detached[i], full, layout, self.samples, n)
-            if rows is None:
-                continue
-            values = by_sample(full, layout, n)
-            size = listened(values, by_sample(slope.detach(), layout, n))
-            if alike(rows, values[self.part], size):
+            key = (i, layout)
+            if key not in whole.rows_at:
+                whole.rows_at[key] = Rows(full, slope.detach(), layout, n)
+            if whole.rows_at[key].has(self.detached[i], self.part):
                 return layout
         raise NotInParts(OTHER)
+
+    def _repeats(self, value: Tensor) -> bool:
+        """The outputs of a part differ from the whole's by rounding, and the loss follows them."""
+        eps = torch.finfo(value.dtype).eps
+        terms = sum(
+            float((g * self.whole.outputs[i]).detach().nan_to_num(0.0, 0.0, 0.0).abs().sum())
+            for i in self.used if (g := self.whole.gradient_out[i]) is not None
+        )  # fmt: skip
+        here, there = float(value.detach()), float(self.loss.detach())
+        return abs(here - there) <= eps ** (2 / 3) * (terms + abs(there))
 
     def _samples(self, at: Mapping[int, Any]) -> None:
         super()._samples(self.whole.known)

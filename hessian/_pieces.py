@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hessian._batch import TAPES, Batch
+from hessian._batch import AGAIN, TAPES, Batch
 from hessian._draws import NotInParts
 from hessian._forward import TooLarge
 from hessian._opaque import refuse_opaque
@@ -190,6 +190,8 @@ def _value(item: Item, inputs: Any, targets: Any, most: int | None) -> Tensor:
     problem = item.problem
     output = problem.output(inputs, item.index, most)
     value = problem.scalar(output, inputs, targets, item.index)
+    if inputs is item.inputs and not problem.firsts.meets(item.index, item.raw[0], value):
+        raise ValueError(AGAIN.format("loss: its value on", item.index))
     item.end = item.end or Randomness(problem.devices())
     if value.requires_grad and not problem.read:
         refuse_opaque(Tape.of([value]), [value], [torch.ones_like(value)], problem.parameters)

@@ -161,9 +161,7 @@ def _preactivation(batch: Batch, fixed: Sequence[Probe], noise: Sequence[Noise])
     width = sum(batch.detached[i].numel() for i in batch.used) // n
     factor = factored(batch) if batch.layouts and 0 < width <= WIDEST else None
     own = batch.separable_terms()
-    batch.start.rewind()
-    output = batch._output()
-    value = batch._value(output)
+    output, value = batch.repeated()
     # What needs no probe, and then what every probe adds to it.
     base = {name: torch.zeros_like(p, requires_grad=False) for name, p in parameters.items()}
     if not value.requires_grad:

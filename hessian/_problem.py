@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from hessian import _data, _precision
+from hessian._attributes import uncached
 from hessian._batch import METHOD_CHOICES, Batch, Problem, Start
 from hessian._draws import NotInParts
 from hessian._forward import TooLarge
@@ -167,6 +168,7 @@ def lend(
         alone(),
         exact_math(),
         as_found(modules, problem.devices()),
+        uncached(),
         only(every, wanted),
         _precision.uniform(modules, dtype),
         put_back(problem.written),

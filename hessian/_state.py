@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from hessian._attributes import Attributes
 from hessian._ledger import owe, settled
 from hessian._precision import cast as cast
 
@@ -56,10 +57,11 @@ class Buffers:
 
 @contextmanager
 def as_found(modules: list[nn.Module], devices: set[torch.device]) -> Iterator[None]:
-    """Leave buffers and the random state as they were, also after an error or an interrupt."""
+    """Leave buffers, attributes and the random state as they were, whatever happens."""
     with settled():
         owe(Randomness(devices).restore)
         owe(Buffers(modules).restore)
+        owe(Attributes(modules).restore)
         yield
 
 
