@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol
 
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, grad_and_value, vmap
 
 from hessian import _data
-from hessian._ledger import Guard
+from hessian._ledger import Guard, owe, settled
 from hessian._precision import held
 from hessian._problem import Item, Problem, lend, scale, ticker, walk
 from hessian._sample import entries
@@ -262,9 +263,9 @@ class _Line:
             int(i) for i in torch.unravel_index(torch.tensor(entry, device="cpu"), p.shape)
         )
         self.problem.written.restore()
-        kept = p.data[place].clone()
         value = slope = 0.0
-        try:
+        with settled():
+            owe(partial(self._put_back, p, place, p.data[place].clone()))
             p.data[place] += t
             for item in self.items:
                 part = self._loss(item)
@@ -272,10 +273,11 @@ class _Line:
                 if part.requires_grad:
                     (g,) = torch.autograd.grad(part, p, allow_unused=True)
                     slope += 0.0 if g is None else item.a * float(g[place])
-        finally:
-            self.problem.written.restore()  # before, as it holds the displaced entry
-            p.data[place] = kept
         return self.factor * value, self.factor * slope
+
+    def _put_back(self, p: Tensor, place: tuple[int, ...], value: Tensor) -> None:
+        self.problem.written.restore()  # before, as it holds the displaced entry
+        p.data[place] = value
 
     def _together(self, name: str, at: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
         p = self.problem.parameters[name].detach()
