@@ -8,16 +8,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hessian import _data, _parameter
-from hessian._batch import Problem
+from hessian import _data
 from hessian._distributed import Facts, joined, size_of
 from hessian._ledger import Guard
-from hessian._pieces import Division, Sum, added
 from hessian._plan import Plan
-from hessian._problem import Item, lend, scale, ticker, walk
+from hessian._problem import lend, scale, ticker, walk
 from hessian._standard_error import Spread
-from hessian._state import cast
-from hessian._written import put_back
+from hessian._verify import Check, Deviation, Verification
 
 
 class Diagonal(dict[str, Tensor]):
@@ -28,8 +25,11 @@ class Diagonal(dict[str, Tensor]):
         gradient: mapping from name to dL/dw of the same L.
         loss: L itself.
         samples: number of samples in the data.
-        deviation: with ``verify=k``, for each parameter max|Δ| / max|h| over k random entries
-            against a float64 double backward (|Δ| itself where all of h is zero); else empty.
+        deviation: with ``verify=k``, for each parameter that was looked at max|Δ| / max|h| over
+            its entries among k random ones of the network (|Δ| itself where all of h is zero);
+            NaN for every other name.
+        verification: the same entry by entry: second differences of the loss's value with their
+            error, a double backward, and a word; ``print`` shows a table.
         standard_error: with ``standard_error=True``, name → the standard error of every entry as
             an estimate of the population's second derivative; else empty.
     """
@@ -38,7 +38,8 @@ class Diagonal(dict[str, Tensor]):
     gradient: dict[str, Tensor]
     loss: float
     samples: int
-    deviation: dict[str, float]
+    deviation: Deviation
+    verification: Verification
     standard_error: dict[str, Tensor]
 
 
@@ -82,7 +83,10 @@ def diagonal(
             as ``model(x)``, ``model(*x)`` for a tuple, ``model(**x)`` for a mapping.
         method: ``"auto"``; ``"affine"`` or ``"preactivation"`` to refuse whatever that method is
             not proved for; ``"parameter"`` for Hessian-vector products along every entry.
-        verify: number of random entries per parameter to compare with a float64 double backward.
+        verify: number of random entries of the whole network, spread over its tensors in turn, to
+            compare with second differences of the loss's value in float64, which know no autograd,
+            and with a double backward. Each takes some 10 to 30 forward passes of all data and a
+            Hessian-vector product, all of them together one gradient; see ``.verification``.
         standard_error: also take every sample alone, for the spread of its second derivative over
             samples. The data are then a draw from a population, L = Σ α_i ℓ_i is a weighted mean
             (or sum) of the losses of single samples, and ``.standard_error`` holds
@@ -165,7 +169,7 @@ def diagonal(
         value = 0.0
         h: dict[str, Tensor] = {}
         g: dict[str, Tensor] = {}
-        check = _Check(problem, verify)
+        check = Check(problem, verify)
         spread = Spread() if standard_error else None
         plan: Plan | None = None
         with ticker(progress) as bar:
@@ -176,6 +180,7 @@ def diagonal(
                 if spread is not None:
                     spread.add(item, batch)
                 h_b, g_b = batch.run(bar.tick)
+                check.add(item, h_b)
                 value += item.a * float(batch.loss.detach())
                 weights.append(item.a)
                 # In units of the first batch's weight: a single batch is not passed over again.
@@ -186,7 +191,6 @@ def diagonal(
                             kept[name].add_(tensor, alpha=item.a / unit)
                         else:
                             kept[name] = tensor if item.a == unit else tensor.mul_(item.a / unit)
-                check.add(item)
                 samples += batch.samples
         mine = Facts(sum(weights), value, samples, size_of(problem.parameters) if group else 0.0)
         every = team.meet(mine)
@@ -199,14 +203,14 @@ def diagonal(
                     tensor.mul_(whole)
         team.sum(h.values())
         if team.splits_data:
-            team.sum([*g.values(), *check.total.values()])
+            team.sum([*g.values(), *check.sums.values()])
         else:
             team.same(g.values())
     assert plan is not None
     result.update(problem.returned(h, "second derivative"))
     result.plan, result.gradient = plan, problem.returned(g, "gradient")
     result.loss, result.samples = every.value * factor, every.samples
-    result.deviation = check.deviation(h, factor)
+    result.deviation, result.verification = check.result(h, factor)
     errors = {} if spread is None else spread.standard_error(h, factor)
     result.standard_error = problem.returned(errors, "standard error")
     return result
@@ -247,65 +251,3 @@ def plan(
         for item in walk(problem, data, dtype, weight):
             return item.planned().plan
     raise AssertionError("walk() yields or raises")
-
-
-class _Check:
-    """A float64 double backward at a few random entries, weighted like the diagonal itself."""
-
-    def __init__(self, problem: Problem, entries: int) -> None:
-        self.problem = problem
-        generator = torch.Generator().manual_seed(0)
-        self.index = {
-            name: torch.randperm(p.numel(), generator=generator, device="cpu")[:entries]
-            if p.numel() < 2**20
-            else torch.randint(p.numel(), (entries,), generator=generator)
-            for name, p in problem.parameters.items()
-        } if entries else {}  # fmt: skip
-        self.total = {
-            name: torch.zeros(len(index), dtype=torch.float64, device="cpu")
-            for name, index in self.index.items()
-        }
-
-    def add(self, item: Item) -> None:
-        if not self.index:
-            return
-        inputs, targets = (_data.convert(values, torch.float64) for values in item.raw)
-        self.problem.written.restore()  # before the parameters hold other memory, and after
-        with cast(self.problem.modules(), torch.float64), put_back(self.problem.written):
-            # In parts where the tape of all exceeds the memory, as twice the size it may here.
-            found, own = added(item, self._take, Division(), inputs, targets)
-        for (name, index), second in zip(self.index.items(), found, strict=False):
-            if second is not None:
-                self.total[name] += item.a * second
-            if name in own:
-                self.total[name] += item.a * own[name].reshape(-1).cpu()[index]
-
-    def _take(self, value: Tensor) -> Sum:
-        """Second derivatives of a loss at the entries."""
-        parameters = self.problem.parameters
-        if not value.requires_grad:
-            return [None] * len(parameters)
-        gradients = torch.autograd.grad(
-            value, list(parameters.values()), create_graph=True, allow_unused=True
-        )
-        found: Sum = []
-        for (name, index), gradient in zip(self.index.items(), gradients, strict=True):
-            if gradient is None or not gradient.requires_grad or not len(index):
-                found.append(None)
-                continue
-            single = [_parameter.single(gradient, parameters[name], k) for k in index.tolist()]
-            found.append(torch.stack(single).cpu())
-        return found
-
-    def deviation(self, h: dict[str, Tensor], scale: float) -> dict[str, float]:
-        found = {}
-        for name, index in self.index.items():
-            if not len(index):
-                found[name] = 0.0
-                continue
-            flat = h[name].detach().reshape(-1)
-            got = flat[index.to(flat.device)].cpu().to(torch.float64)
-            gap = float((got - scale * self.total[name]).abs().max())
-            size = float(flat.abs().max())
-            found[name] = gap / size if size > 0 else gap
-        return found

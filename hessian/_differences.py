@@ -143,9 +143,9 @@ class _Ladder:
         sides = self.pair(step)
         if sides is None:  # beyond a pole: only what is nearer counts
             self.steps, self.sides = [], []
-        else:
-            self.steps.append(step)
-            self.sides.append(sides)
+            return
+        self.steps.append(step)
+        self.sides.append(sides)
 
     def central(self) -> _Tableau:
         """Extrapolation of D(s)."""
@@ -154,10 +154,10 @@ class _Ladder:
             tableau.add((up + down) / s**2, 4 * self.sigma / s**2)
         return tableau
 
-    def one_sided(self, side: int) -> _Tableau:
-        """Extrapolation of (f(2s) - 2 f(s) + f(0)) / s², or of its mirror image."""
+    def one_sided(self, side: int, start: int) -> _Tableau:
+        """Extrapolation of (f(2s) - 2 f(s) + f(0)) / s², or of its mirror image, from a step on."""
         tableau = _Tableau(2.0)
-        for k in range(1, len(self.steps)):
+        for k in range(start + 1, len(self.steps)):
             s = self.steps[k]
             wide, near = self.sides[k - 1][side], self.sides[k][side]
             tableau.add((wide - 2 * near) / s**2, 4 * self.sigma / s**2)
@@ -176,18 +176,22 @@ class _Ladder:
             last = clear[-1]
             # The part of s·D(s) that is linear in s, and of s²·D(s) that is so, taken away.
             limits = [2 * terms[k][0] - terms[k - 1][0] for k in (last, last - 1, last - 2)]
+            if any(abs(limits[0]) > 50 * error for _, error in terms[last + 1 :]):
+                continue  # smaller steps would show it, and do not
             near = abs(terms[last][0] - limits[0]) <= 0.1 * abs(limits[0])
             if near and all(abs(a - limits[0]) <= 0.1 * abs(limits[0]) for a in limits):
                 return True
         return False
 
-    def bends(self) -> bool:
-        """Whether the second derivative differs between the sides."""
+    def bends(self, start: int) -> bool:
+        """Whether the second derivative differs between the sides, by the steps from one on."""
+        while len(self.steps) < start + 4:
+            self.climb(self.steps[-1] / 2)
+            if not self.steps:  # not finite nearer by
+                return False
         limits = []
         for side in (0, 1):
-            tableau = self.one_sided(side)
-            if len(tableau.rows) < 3:
-                return False
+            tableau = self.one_sided(side, start)
             k, j, error = tableau.cell()
             limits.append((tableau.rows[k][j].value, error))
         (up, up_error), (down, down_error) = limits
@@ -269,16 +273,13 @@ def _steps(ladder: _Ladder, unit: float, enough: float) -> Iterator[float]:
 
 def _read(ladder: _Ladder, extra: int) -> Difference:
     """What the values of a ladder say."""
-    evaluations = ladder.evaluations + extra
     if len(ladder.steps) < 2:
-        return Difference(math.nan, math.inf, "unclear", 0.0, evaluations)
+        return Difference(math.nan, math.inf, "unclear", 0.0, ladder.evaluations + extra)
     tableau = ladder.central()
     k, j, error = tableau.cell()
-    value = tableau.rows[k][j].value
-    if (error > 1e-3 * abs(value) and ladder.jumps()) or ladder.bends():
-        return Difference(math.nan, math.inf, "kink", ladder.steps[k - j], evaluations)
-    noisy = tableau.rows[k][j].noise
-    clear = error <= max(0.1 * abs(value), 4 * noisy)
-    return Difference(
-        value, error, "smooth" if clear else "unclear", ladder.steps[k - j], evaluations
-    )
+    value, step = tableau.rows[k][j].value, ladder.steps[k - j]
+    if (error > 1e-3 * abs(value) and ladder.jumps()) or ladder.bends(k - j):
+        return Difference(math.nan, math.inf, "kink", step, ladder.evaluations + extra)
+    clear = error <= max(0.1 * abs(value), 4 * tableau.rows[k][j].noise)
+    word = "smooth" if clear else "unclear"
+    return Difference(value, error, word, step, ladder.evaluations + extra)

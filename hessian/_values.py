@@ -17,6 +17,7 @@ from torch.autograd.graph import saved_tensors_hooks
 
 from hessian import _data
 from hessian._differences import Difference, noise, second_difference, spaced
+from hessian._ledger import owe, settled
 from hessian._precision import held
 from hessian._problem import Item
 
@@ -37,10 +38,10 @@ class Values:
         self.problem = item.problem
         self.sigma: float | None = None
         self.evaluations = 0
-        self.guard = Guard(self.problem.modules())
+        self.originals = Originals(self.problem.modules())
         self.taped = True
         self.here = self._first()
-        self.guard.narrow()
+        self.originals.narrow()
 
     def _first(self) -> float:
         """L_b at the point; settles whether the calls need a tape.
@@ -70,12 +71,10 @@ class Values:
         """The user's own call, in the state that the batch started with."""
         self.item.start.rewind()
         self.evaluations += 1
-        try:
-            with nullcontext() if self.taped else torch.no_grad(), held():
-                output = _data.call(self.problem.model, self.inputs, self.problem.forward)
-                return self.problem.loss(output, self.targets)
-        finally:
-            self.guard.restore()
+        with settled(), nullcontext() if self.taped else torch.no_grad(), held():
+            owe(self.originals.restore)
+            output = _data.call(self.problem.model, self.inputs, self.problem.forward)
+            return self.problem.loss(output, self.targets)
 
     def _value(self) -> float:
         """The loss as a number, finite or not."""
@@ -120,7 +119,7 @@ class Values:
         )
 
 
-class Guard:
+class Originals:
     """The parameters of modules, put back after calls that write to them (a momentum encoder)."""
 
     def __init__(self, modules: list[nn.Module]) -> None:
@@ -153,11 +152,10 @@ def displaced(p: Tensor, entry: int, displacement: float) -> Iterator[None]:
     """Add a number to one entry meanwhile."""
     data, where = p.data, place(p, entry)
     start = data[where].clone()
-    try:
+    with settled():
+        owe(partial(data.__setitem__, where, start))
         data[where] = start + displacement
         yield
-    finally:
-        data[where] = start
 
 
 def plain(modules: list[nn.Module]) -> bool:

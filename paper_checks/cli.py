@@ -238,7 +238,7 @@ def curvature(
         str | None, typer.Option("--memory", help="Working set, as in 512MiB or 2GiB.")
     ] = None,
     verify: Annotated[
-        int, typer.Option("--verify", help="Cross-check so many entries per tensor in float64.")
+        int, typer.Option("--verify", help="Cross-check so many entries of all in float64.")
     ] = 0,
     plan: Annotated[
         bool, typer.Option("--plan", help="Only say how each parameter would be differentiated.")

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from sim.data import Dataset
 
-# Images on which the exact diagonal is compared with a double backward.
+# Images on which the exact diagonal is compared with differences of the loss's value.
 CROSS_CHECKED = 32
 # Measured at the value by which it will be judged.
 WEIGHT_DECAY = CLAIMS["claim-weight-decay-centres-minimum"].thresholds["beta"]
@@ -43,7 +43,7 @@ class Snapshot:
     """The exact curvature of one network at one point, reduced to one row a parameter tensor.
 
     `rows` hold `sim.compare_radii`'s columns and `tensor_statistics`; `deviation` is the largest
-    one against a double backward in float64 where that was asked for.
+    one against differences of the loss in float64 where that was asked for.
     """
 
     seed: int
@@ -182,9 +182,10 @@ class Context:
         self._exact = {seed: Exact(model, pair, entries)}
         deviation: dict[str, float] = {}
         if self.profile.verify and seed == self.profile.seeds[0]:
-            # Apart from the timed computation, and on few samples: a double backward is dear.
+            # Apart from the timed computation, and on few samples: it takes many passes.
             few = tuple(part[:CROSS_CHECKED] for part in pair)
-            checked = hessian.diagonal(model, cross_entropy, few, verify=self.profile.verify)
+            budget = self.profile.verify * len(found)
+            checked = hessian.diagonal(model, cross_entropy, few, verify=budget)
             deviation = checked.deviation
         return Snapshot(
             seed=seed,

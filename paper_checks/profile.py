@@ -12,10 +12,10 @@ class Profile:
     `width` scales AlexNet's channels; `sample` images carry the exact curvature; `population`
     images are the training set of figure 3; a layer's law is averaged over at most `entries` of
     its entries; `batches` random batches are drawn for each batch size; `draws` random numbers
-    back each equation's Monte Carlo. `verify` entries a tensor are compared with a double backward,
-    and `passes` rounds of fresh dropout masks are averaged for figure 3. Training figures train the
-    network `trains`, figure 16 the network `compares`, over `runs` seeds for `epochs`, on at most
-    `images` of the training set.
+    back each equation's Monte Carlo. `verify` entries a tensor are compared with differences of
+    the loss, and `passes` rounds of fresh dropout masks are averaged for figure 3. Training figures
+    train the network `trains`, figure 16 the network `compares`, over `runs` seeds for `epochs`, on
+    at most `images` of the training set.
     """
 
     name: str

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from hessian import _data
 from hessian._differences import Difference
+from hessian._ledger import Guard
 from hessian._problem import lend, scale, walk
 from hessian._sample import entries as drawn
 from hessian._values import Values, plain, shares
@@ -104,7 +105,7 @@ def differences(
         [m for m in (model, loss) if isinstance(m, nn.Module)]
     )
     dtype = None if double else torch.float64
-    with lend(model, loss, "auto", forward, names, None, dtype) as problem:
+    with Guard(), lend(model, loss, "auto", forward, names, None, dtype) as problem:
         index = chosen(problem.parameters, entries, seed)
         sums = [_Sum(name, entry) for name, at in index.items() for entry in at]
         weights, value, evaluations = [], 0.0, 0

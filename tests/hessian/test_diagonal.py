@@ -294,7 +294,7 @@ def test_verify_reports_the_deviation_from_float64(network):
     x = inputs(5, torch.Generator().manual_seed(1))
     weights = torch.tensor([0.5, 2.0, 1.0, 3.0])  # float32, owned by no module
     loss = lambda o, t: F.cross_entropy(o, t, weight=weights)  # noqa: E731
-    got = hessian.diagonal(model, loss, (x.float(), torch.tensor([0, 1, 2, 3, 0])), verify=4)
+    got = hessian.diagonal(model, loss, (x.float(), torch.tensor([0, 1, 2, 3, 0])), verify=24)
     assert set(got.deviation) == set(got)
     # float32 rounding, amplified by a batch norm over few samples
     assert 0 < max(got.deviation.values()) < 1e-3

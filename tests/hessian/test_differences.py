@@ -74,6 +74,14 @@ def test_at_a_kink_there_is_no_second_derivative(name):
     assert math.isinf(found.error)
 
 
+@pytest.mark.parametrize("distance", [0.1, 1e-3, 1e-5])
+def test_a_step_beside_the_point_is_none_at_it(distance):
+    found = second_difference(lambda t: float(t >= distance) + t * t, enough=1e-4)
+    assert found.word == "smooth"
+    assert found.step < distance
+    assert abs(found.value - 2) <= found.error <= 1e-10 + 1e-13 / distance**2
+
+
 def test_several_kinks_around_the_point():
     places = (0.01, 0.02, 0.05, 0.3, -0.013, -0.07, -0.3)
     found = second_difference(

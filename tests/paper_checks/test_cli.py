@@ -123,7 +123,9 @@ class TestCurvature:
         assert "exact second derivatives on 16 samples" in result.stdout
         frame = pd.read_csv(table)
         assert list(frame["parameter"])[:2] == ["fc1.weight", "fc1.bias"]
-        assert (frame["deviation"] < 1e-4).all()
+        looked_at = frame["deviation"].dropna()  # two entries of the network
+        assert len(looked_at) == 2
+        assert (looked_at < 1e-4).all()
         assert len(pd.read_parquet(other)) == len(frame)
 
     def test_the_plan_alone(self):

@@ -1,0 +1,95 @@
+"""The loss with every number held that the tape takes for a constant.
+
+What ``detach``, ``.data``, ``.item()`` or a block without gradients hands on has no derivative by
+the user's own definition, though the loss's value depends on it. Here such numbers are noted at
+the point itself and handed out again wherever an entry is displaced; then values of the loss have
+the derivative that the tape means.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.graph import saved_tensors_hooks
+from torch.overrides import TorchFunctionMode
+
+from hessian._values import Values
+
+# What hands on numbers without their derivative, wherever it stands.
+CUTS = frozenset({"detach", "detach_", "item", "tolist", "numpy", "__float__", "__int__",
+                  "__bool__", "__array__"})  # fmt: skip
+DATA = Tensor.data.__get__  # type: ignore[attr-defined]
+
+
+class _Replay(TorchFunctionMode):
+    """Notes constants in their order, or hands them out again."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.notes: list[tuple[Any, Any]] = []
+        self.at: int | None = None
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        result = func(*args, **(kwargs or {}))
+        name = getattr(func, "__name__", "")
+        constant = func == DATA or name in CUTS
+        if not torch.is_grad_enabled() and isinstance(result, Tensor) and name != "__get__":
+            constant = True
+        return self._constant(func, args, result) if constant else result
+
+    def _constant(self, func: Any, args: tuple[Any, ...], result: Any) -> Any:
+        with torch._C.DisableTorchFunction():
+            if self.at is None:
+                copy = result.detach().clone() if isinstance(result, Tensor) else result
+                self.notes.append((func, copy))
+                return result
+            if self.at >= len(self.notes) or self.notes[self.at][0] != func:
+                raise RuntimeError("another course of the call")
+            noted = self.notes[self.at][1]
+            self.at += 1
+            if isinstance(result, Tensor) and any(result is a for a in args):  # in place
+                with torch.no_grad():
+                    return result.copy_(noted)
+            return noted.clone() if isinstance(noted, Tensor) else noted
+
+
+class _Constant(Values):
+    """Values of the loss with its constants held."""
+
+    def __init__(self, values: Values) -> None:
+        self.item, self.inputs, self.targets = values.item, values.inputs, values.targets
+        self.problem, self.originals, self.sigma = values.problem, values.originals, values.sigma
+        self.evaluations, self.taped = 0, True
+        self.replay = _Replay()
+        self.here = self._value()
+
+    def _call(self) -> Tensor:
+        with self.replay, saved_tensors_hooks(lambda _: None, _dropped):
+            value = super()._call()
+        self.replay.at = 0
+        return value
+
+
+def _dropped(_: Any) -> Tensor:
+    raise RuntimeError("the tape holds no tensors")
+
+
+@contextmanager
+def frozen(values: Values) -> Iterator[Values | None]:
+    """The same loss with its constants held; None where it has none, or differentiates inside."""
+    try:
+        constant = _Constant(values)
+    except RuntimeError:
+        yield None
+        return
+    yield constant if constant.replay.notes else None
