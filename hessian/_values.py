@@ -38,6 +38,7 @@ class Values:
         self.problem = item.problem
         self.sigma: float | None = None
         self.evaluations = 0
+        item.start.rewind()  # what an earlier call wrote is none of the values
         self.originals = Originals(self.problem.modules())
         self.taped = True
         self.here = self._first()

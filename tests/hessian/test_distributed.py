@@ -67,13 +67,13 @@ for size, group in groups.items():
         if isinstance(options.get("memory"), tuple):
             options = {"memory": options["memory"][rank]}
         got = diagonal(model, criterion, (x, y), group=group, verify=2, **options)
-        kept[name, size] = dict(got), got.gradient, got.loss, got.samples, got.deviation
+        kept[name, size] = dict(got), got.gradient, got.loss, got.samples, dict(got.deviation)
     model, inputs = networks.build("tanh-mlp")
     generator = torch.Generator().manual_seed(1)
     x, y = inputs(8, generator), torch.arange(8) % 4
     pairs = [(x[a:b], y[a:b]) for a, b in batches][rank::size]
     got = diagonal(model, F.cross_entropy, pairs, group=group, split="data", verify=2)
-    kept["data", size] = dict(got), got.gradient, got.loss, got.samples, got.deviation
+    kept["data", size] = dict(got), got.gradient, got.loss, got.samples, dict(got.deviation)
 torch.save(kept, f"{folder}/{rank}.pt")
 
 def refused(what, run):
