@@ -107,7 +107,7 @@ class Check:
 
     def __init__(self, problem: Problem, budget: int) -> None:
         self.problem = problem
-        generator = torch.Generator().manual_seed(0)
+        generator = torch.Generator("cpu").manual_seed(0)
         sizes = {name: p.numel() for name, p in problem.parameters.items()} if budget else {}
         counts = shares(sizes, budget, generator)
         self.index = {
@@ -115,7 +115,7 @@ class Check:
         }
         width = sum(len(index) for index in self.index.values())
         # A row of sums: value, its error, double backward, rounding, and two counts of batches.
-        self.sums = {what: torch.zeros(width, dtype=torch.float64) for what in SUMS}
+        self.sums = {what: torch.zeros(width, dtype=torch.float64, device="cpu") for what in SUMS}
 
     def add(self, item: Item, h: Mapping[str, Tensor]) -> None:
         """Look at a batch, whose diagonal is h (a part of it where processes share it out)."""
@@ -149,7 +149,7 @@ class Check:
     def _values(self, values: Values, h: Mapping[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
         """Second differences, their errors, and which entries lie at a kink."""
         value, error = (torch.zeros_like(self.sums["value"]) for _ in range(2))
-        kink = torch.zeros(len(value), dtype=torch.bool)
+        kink = torch.zeros_like(value, dtype=torch.bool)
         tight = {name: _enough(h[name]) * _largest(h[name]) for name in self.index}
         for k, name, i in self._entries():
             difference = values.second(name, i, tight[name])
@@ -171,13 +171,13 @@ class Check:
         terms, extra = added(item, take, Division(), inputs, targets)
         parameters = self.problem.parameters
         below = [id(parameters[name]) in own for _, name, _ in self._entries()]
-        return self._flat(terms, extra), torch.tensor(below)
+        return self._flat(terms, extra), torch.tensor(below, device="cpu")
 
     def _flat(self, terms: Sum, extra: Mapping[str, Tensor]) -> Tensor:
         """Sums by parameter, and the diagonal of what the loss adds by itself, at the entries."""
         flat = []
         for (name, index), term in zip(self.index.items(), terms, strict=False):
-            row = torch.zeros(len(index), dtype=torch.float64)
+            row = torch.zeros(len(index), dtype=torch.float64, device="cpu")
             if term is not None:
                 row += term.double()
             if name in extra:
@@ -332,13 +332,15 @@ def _largest(h: Tensor) -> float:
 @contextmanager
 def _shaken(problem: Problem, seed: int) -> Iterator[None]:
     """All parameters changed in their last digits meanwhile."""
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator("cpu").manual_seed(seed)
     every = {id(p): p for m in problem.modules() for p in m.parameters()}.values()
     with settled():
         for p in every:
             if p.is_floating_point():
                 owe(partial(p.data.copy_, p.detach().clone()))
-                digits = torch.randn(p.shape, generator=generator, dtype=torch.float64)
+                digits = torch.randn(
+                    p.shape, generator=generator, dtype=torch.float64, device="cpu"
+                )
                 eps = torch.finfo(p.dtype).eps
                 p.data.copy_(p.detach().double() * (1 + eps * digits.to(p.device)))
         yield

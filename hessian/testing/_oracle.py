@@ -145,7 +145,7 @@ def chosen(parameters: Mapping[str, Tensor], entries: Entries, seed: int) -> dic
             f'entries must be a number of entries >= 1, "all" or a mapping from parameter names '
             f"to flat entries, got {entries!r}"
         )
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator("cpu").manual_seed(seed)
     budget = shares(sizes, entries, generator)
     return {name: drawn(sizes[name], budget[name], generator).tolist() for name in sizes}
 
