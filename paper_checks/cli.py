@@ -6,6 +6,7 @@ audit that contradicts the paper with status 0; what Ctrl-C or SIGTERM stopped w
 
 import shlex
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from paper_checks import cli_training
+from paper_checks.streams import lenient
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -37,7 +39,23 @@ INTERRUPTED = 130
 
 def main() -> None:
     """Run the command line; the console script `cblr` is this."""
-    app()
+    with lenient() as (output, _):
+        status = _status()
+        output.flush()
+        if output.failed is not None:
+            why = output.failed.strerror
+            print(f"cblr: standard output: {why}; what was computed is kept", file=sys.stderr)
+            status = status or 1
+    sys.exit(status)
+
+
+def _status() -> int:
+    """Run it, and say how it ended."""
+    try:
+        app()
+    except SystemExit as end:
+        return end.code if isinstance(end.code, int) else int(end.code is not None)
+    return 0
 
 
 def _version(wanted: bool) -> None:
@@ -210,7 +228,7 @@ def resuming(
 
 
 def _monitor(console: "Console") -> "Monitor":
-    if console.is_terminal:
+    if console.is_interactive:  # not where TERM is dumb
         from paper_checks.terminal import Terminal
 
         return Terminal(console)

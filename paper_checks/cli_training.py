@@ -4,6 +4,7 @@ import ast
 import errno
 import json
 import tomllib
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -149,7 +150,7 @@ def sweep(
     """Train a grid of networks; start it again to go on where it stood."""
     again = f"what is done is kept in {out}; start the same sweep again to go on"
     with interruptible(again), complete(), refusing():
-        from sim.training import Interrupted
+        from sim.training import Interrupted, Unfinished
         from sim.training import sweep as run_sweep
 
         configs = grid_of(read(file), sets or [])
@@ -157,18 +158,20 @@ def sweep(
             if path is not None and (path.is_dir() or not path.parent.is_dir()):
                 raise InputError(option, str(path), "give a file in a folder that is there")
         try:
-            frame = run_sweep(
-                configs,
-                out=out,
-                root=data,
-                table=table,
-                jobs=jobs,
-                scheduler=scheduler,
-                vectorise=vectorise,
-                threads=threads,
-                checkpoint_seconds=checkpoint,
-                progress=not quiet,
-            )
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", Unfinished)  # told below, a line for each
+                frame = run_sweep(
+                    configs,
+                    out=out,
+                    root=data,
+                    table=table,
+                    jobs=jobs,
+                    scheduler=scheduler,
+                    vectorise=vectorise,
+                    threads=threads,
+                    checkpoint_seconds=checkpoint,
+                    progress=not quiet,
+                )
         except Interrupted:
             raise KeyboardInterrupt from None
         if csv is not None:
@@ -177,12 +180,11 @@ def sweep(
             frame.to_parquet(parquet, index=False)
     show(frame)
     typer.echo(f"Runs: {out}")
-    if table == "runs":
-        broken = frame[frame.status != "finished"]
-        for row in broken.itertuples():
-            typer.echo(f"cblr: {row.hash} {row.status}: {row.reason}", err=True)
-        if len(broken):
-            raise typer.Exit(1)
+    broken = frame.attrs["unfinished"]
+    for row in broken:
+        typer.echo(f"cblr: {row['hash']} {row['status']}: {row['reason']}", err=True)
+    if broken:
+        raise typer.Exit(1)
 
 
 def data(

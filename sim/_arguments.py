@@ -5,9 +5,11 @@ import hashlib
 import inspect
 import json
 import math
+import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from numbers import Integral, Real
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -63,6 +65,25 @@ def number(
         high = "finite" if below == math.inf else f"below {below:g}"
         raise ValueError(f"{argument}: got {value!r}; give a number {low} and {high}")
     return found
+
+
+def folder(argument: str, value: str | os.PathLike[str] | None) -> Path | None:
+    """The value as a path; an empty text, which would be the folder one happens to be in, is none.
+
+    >>> folder("out", "")
+    Traceback (most recent call last):
+    ...
+    ValueError: out: got ''; give a folder, '.' for the one that you are in
+    """
+    if value is None:
+        return None
+    if not isinstance(value, str | os.PathLike):
+        raise TypeError(f"{argument}: got {value!r}; give a folder")
+    if not str(os.fspath(value)).strip() or "\0" in str(os.fspath(value)):
+        raise ValueError(
+            f"{argument}: got {value!r}; give a folder, '.' for the one that you are in"
+        )
+    return Path(value)
 
 
 def flag(argument: str, value: object) -> bool:

@@ -2,6 +2,7 @@
 
 import math
 import tempfile
+import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -89,21 +90,24 @@ def tables(lab: Lab, configs: "Sequence[TrainConfig]", *names: str) -> "tuple[pd
     Raises `RuntimeError` where a run failed: that is a fault, where to diverge is a finding.
     """
     from sim import sweep
+    from sim.training import Unfinished
 
     def read(out: Path | str) -> "tuple[pd.DataFrame, ...]":
-        found = {
-            name: sweep(
-                configs,
-                out=out,
-                root=lab.root,
-                table=name,
-                jobs=lab.jobs,
-                threads=1,
-                vectorise=lab.vectorise,
-                progress=lab.runs is not None,
-            )
-            for name in dict.fromkeys(("runs", *names))
-        }
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Unfinished)
+            found = {
+                name: sweep(
+                    configs,
+                    out=out,
+                    root=lab.root,
+                    table=name,
+                    jobs=lab.jobs,
+                    threads=1,
+                    vectorise=lab.vectorise,
+                    progress=lab.runs is not None,
+                )
+                for name in dict.fromkeys(("runs", *names))
+            }
         failed = found["runs"][found["runs"].status == "failed"]
         if len(failed):
             raise RuntimeError(

@@ -5,7 +5,7 @@ from sim.training._config import Measure, TrainConfig, grid
 from sim.training._discard import Discard, DiscardGradients
 from sim.training._run import Run, load
 from sim.training._schedules import Decay, Phase, Warmup
-from sim.training._sweep import sweep
+from sim.training._sweep import Unfinished, sweep
 from sim.training._train import Interrupted, train
 
 __all__ = [
@@ -18,6 +18,7 @@ __all__ = [
     "Phase",
     "Run",
     "TrainConfig",
+    "Unfinished",
     "Warmup",
     "grid",
     "load",

@@ -447,6 +447,21 @@ def _rows(
     return pd.DataFrame(kept, columns=list(columns)) if kept else _empty(columns).copy()
 
 
+def columns(table: str) -> tuple[str, ...]:
+    """The columns of a run's table.
+
+    >>> columns("layer_steps")
+    ('step', 'epoch', 'parameter', 'gradient_abs', 'stride')
+    """
+    return {
+        "steps": ("step", "epoch", "batch_size", "lr", *STEP_COLUMNS),
+        "epochs": EPOCH_COLUMNS,
+        "layer_steps": ("step", "epoch", "parameter", *LAYER_COLUMNS),
+        "layer_epochs": ("epoch", "parameter", "size", "steps", *EPOCH_LAYER_COLUMNS),
+        "curvature": CURVATURE_COLUMNS,
+    }[table]
+
+
 @lru_cache
 def _empty(columns: tuple[str, ...]) -> pd.DataFrame:
     return pd.DataFrame([], columns=list(columns))

@@ -1,5 +1,6 @@
 """What a run leaves behind, in memory and on disk."""
 
+import json
 import platform
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +16,12 @@ from sim.training import _store
 from sim.training._config import DTYPES, TrainConfig
 from sim.training._options import differences
 from sim.training._record import TABLES
+
+# What the record of a run held before it named the other files.
+BEFORE = {
+    *("hash", "config", "status", "reason", "seconds", "data", "shape", "classes"),
+    "environment",
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,26 +89,44 @@ class Run:
                 row["best_test_accuracy"] = float(values.max()) if len(values) else float("nan")
         return {**row, "seconds": self.seconds}
 
+    @staticmethod
+    def failure(config: TrainConfig, error: BaseException) -> dict[str, Any]:
+        """Such a row of a run that could not be made."""
+        nothing = dict.fromkeys(
+            ("train_loss", "train_accuracy", "test_loss", "test_accuracy", "best_test_accuracy"),
+            float("nan"),
+        )
+        return {
+            "hash": config.hash,
+            "status": "failed",
+            "reason": f"{type(error).__name__}: {error}",
+            "steps_taken": 0,
+            "epochs_taken": 0,
+            **nothing,
+            "seconds": float("nan"),
+        }
+
     def write(self, folder: Path) -> None:
         """Write everything; `run.json` comes last and says that the rest is there."""
-        _store.write_json(folder / "config.json", self.config.plain())
+        files = {"config.json": _store.write_json(folder / "config.json", self.config.plain())}
         for table in TABLES:
-            _store.write_frame(folder / f"{table}.parquet", getattr(self, table))
-        _store.write_tensors(folder / "weights.pt", self.weights)
-        _store.write_json(
-            folder / "run.json",
-            {
-                "hash": self.config.hash,
-                "config": self.config.plain(),
-                "status": self.status,
-                "reason": self.reason,
-                "seconds": self.seconds,
-                "data": self.data,
-                "shape": list(self.shape),
-                "classes": self.classes,
-                "environment": self.environment,
-            },
-        )
+            name = f"{table}.parquet"
+            files[name] = _store.write_frame(folder / name, getattr(self, table))
+        files["weights.pt"] = _store.write_tensors(folder / "weights.pt", self.weights)
+        record = {
+            "hash": self.config.hash,
+            "config": self.config.plain(),
+            "status": self.status,
+            "reason": self.reason,
+            "seconds": self.seconds,
+            "data": self.data,
+            "shape": list(self.shape),
+            "classes": self.classes,
+            "environment": self.environment,
+            "files": files,
+        }
+        record = json.loads(json.dumps(record))  # as it will be read
+        _store.write_json(folder / "run.json", {**record, "sha256": _sum(record)})
 
 
 def load(folder: str | Path) -> Run:
@@ -118,18 +143,43 @@ def load(folder: str | Path) -> Run:
             f"folder: {str(folder)!r} holds no run that has come to its end; start it again to go "
             "on, or give the folder that holds run.json"
         )
-    record = _store.read_json(path)
+    record = read(path)
+    files = record.get("files", {})
+    if "config.json" in files:
+        _store.check(folder / "config.json", files["config.json"])
     tables: dict[str, Any] = {
-        table: _store.read_frame(folder / f"{table}.parquet") for table in TABLES
+        table: _store.read_frame(folder / f"{table}.parquet", files.get(f"{table}.parquet"))
+        for table in TABLES
     }
     return Run(
         config=TrainConfig.read(record["config"]),
-        weights=_store.read_tensors(folder / "weights.pt"),
+        weights=_store.read_tensors(folder / "weights.pt", files.get("weights.pt")),
         shape=tuple(record["shape"]),
         folder=folder,
         **{k: record[k] for k in ("status", "reason", "seconds", "data", "classes", "environment")},
         **tables,
     )
+
+
+def read(path: Path) -> dict[str, Any]:
+    """The record of a run, which vouches for itself and for the other files.
+
+    Raises:
+        ValueError: it is damaged.
+    """
+    with _store.reading(path):
+        record: dict[str, Any] = json.loads(path.read_bytes())
+        if set(record) != BEFORE and (
+            set(record) != {*BEFORE, "files", "sha256"} or _sum(record) != record["sha256"]
+        ):
+            raise _store.Damaged
+    return record
+
+
+def _sum(record: dict[str, Any]) -> str:
+    """The SHA-256 of a record's content, but for itself."""
+    rest = {key: value for key, value in record.items() if key != "sha256"}
+    return _store.sha256(json.dumps(rest, sort_keys=True).encode())
 
 
 def finished(config: TrainConfig, folder: Path | None) -> Run | None:
@@ -140,7 +190,7 @@ def finished(config: TrainConfig, folder: Path | None) -> Run | None:
     """
     if folder is None or not (folder / "run.json").is_file():
         return None
-    record = _store.read_json(folder / "run.json")
+    record = read(folder / "run.json")
     check_same(folder, TrainConfig.read(record["config"]).plain(), config)
     if record["hash"] != config.hash:
         raise ValueError(

@@ -3,9 +3,12 @@
 import contextlib
 import errno
 import fcntl
+import hashlib
 import io
 import json
 import os
+import re
+import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +16,11 @@ from typing import IO, Any
 
 import pandas as pd
 import torch
+
+
+def sha256(content: bytes | memoryview) -> str:
+    """The SHA-256 of a file's content, in hexadecimal digits."""
+    return hashlib.sha256(content).hexdigest()
 
 
 def write(path: Path, fill: Callable[[IO[bytes]], Any]) -> None:
@@ -65,30 +73,50 @@ def _sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def write_json(path: Path, value: Any) -> None:
-    """A JSON file, whole or not at all."""
-    text = json.dumps(value, indent=1, ensure_ascii=False) + "\n"
-    write(path, lambda file: file.write(text.encode()))
+def write_json(path: Path, value: Any) -> str:
+    """A JSON file, whole or not at all; its SHA-256."""
+    content = (json.dumps(value, indent=1, ensure_ascii=False) + "\n").encode()
+    write(path, lambda file: file.write(content))
+    return sha256(content)
 
 
-def write_frame(path: Path, frame: pd.DataFrame) -> None:
-    """A Parquet file, whole or not at all."""
+def write_frame(path: Path, frame: pd.DataFrame) -> str:
+    """A Parquet file, whole or not at all; its SHA-256."""
     memory = io.BytesIO()
     frame.to_parquet(memory, index=False)
-    write(path, lambda file: file.write(memory.getvalue()))
-
-
-def write_tensors(path: Path, value: Any) -> None:
-    """Tensors and plain values as `torch.save` writes them, whole or not at all."""
-    memory = io.BytesIO()
-    torch.save(value, memory)
     write(path, lambda file: file.write(memory.getbuffer()))
+    return sha256(memory.getbuffer())
 
 
-def read_tensors(path: Path) -> Any:
-    """What `write_tensors` wrote, on the CPU; nothing but tensors and plain values is unpickled."""
+def write_tensors(path: Path, value: Any) -> str:
+    """Tensors and plain values as `torch.save` writes them, whole or not at all; its SHA-256."""
+    memory = io.BytesIO()
+    checked = torch.serialization.get_crc32_options()
+    try:
+        torch.serialization.set_crc32_options(True)  # by which `read_tensors` knows a damaged one
+        torch.save(value, memory)
+    finally:
+        torch.serialization.set_crc32_options(checked)
+    write(path, lambda file: file.write(memory.getbuffer()))
+    return sha256(memory.getbuffer())
+
+
+def read_tensors(path: Path, expected: str | None = None) -> Any:
+    """What `write_tensors` wrote, on the CPU; nothing but tensors and plain values is unpickled.
+
+    Args:
+        path: of the file.
+        expected: its SHA-256; where there is none, the checksums inside it are looked at.
+    """
     with reading(path):
-        return torch.load(path, map_location="cpu", weights_only=True)
+        memory = io.BytesIO(_content(path, expected))
+        if expected is None:
+            with zipfile.ZipFile(memory) as archive:
+                bad = archive.testzip()
+            if bad is not None:
+                raise Damaged(bad)
+            memory.seek(0)
+        return torch.load(memory, map_location="cpu", weights_only=True)
 
 
 def read_json(path: Path) -> Any:
@@ -97,10 +125,28 @@ def read_json(path: Path) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
 
 
-def read_frame(path: Path) -> pd.DataFrame:
-    """What `write_frame` wrote."""
+def read_frame(path: Path, expected: str | None = None) -> pd.DataFrame:
+    """What `write_frame` wrote; `expected` is its SHA-256, where that is known."""
     with reading(path):
-        return pd.read_parquet(path)
+        return pd.read_parquet(io.BytesIO(_content(path, expected)))
+
+
+def check(path: Path, expected: str) -> None:
+    """Refuse a file that is not the one of this SHA-256; one that is not there is none."""
+    if path.exists():
+        with reading(path):
+            _content(path, expected)
+
+
+class Damaged(Exception):
+    """A file is another one than was written."""
+
+
+def _content(path: Path, expected: str | None) -> bytes:
+    content = path.read_bytes()
+    if expected is not None and sha256(content) != expected:
+        raise Damaged
+    return content
 
 
 @contextmanager
@@ -112,8 +158,9 @@ def reading(path: Path) -> Iterator[None]:
         raise
     except Exception as error:  # whatever the readers make of a file that is not theirs
         raise ValueError(
-            f"out: {str(path)!r} is damaged, and not by a run that was cut short "
-            f"({type(error).__name__}); put it back from a copy, or remove its folder to start anew"
+            f"out: {str(path)!r} is damaged, and not by a run that was cut short, or that of "
+            f"another run ({type(error).__name__}); put it back from a copy, or remove its folder "
+            "to start anew"
         ) from None
 
 
@@ -140,6 +187,8 @@ def _kept_in(folder: Path) -> Iterator[None]:
 
 
 LOCK = ".lock"
+# What `write` calls its temporary files; all others belong to somebody else.
+OURS = re.compile(r"\.(\w+\.parquet|(run|config)\.json|(weights|checkpoint)\.pt)\.\d+\.tmp")
 
 
 @contextmanager
@@ -158,7 +207,8 @@ def locked(folder: Path) -> Iterator[None]:
     try:
         # Left behind by a process that was killed while it wrote; nobody else writes now.
         for stale in folder.glob(".*.tmp"):
-            stale.unlink(missing_ok=True)
+            if OURS.fullmatch(stale.name):
+                stale.unlink(missing_ok=True)
         yield
     finally:
         if ours and os.listdir(folder) == [LOCK]:

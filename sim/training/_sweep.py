@@ -20,7 +20,7 @@ from sim.training import _store
 from sim.training._config import VERSION, TrainConfig
 from sim.training._options import plain
 from sim.training._progress import Progress, shown
-from sim.training._record import TABLES
+from sim.training._record import TABLES, columns
 from sim.training._run import Run
 from sim.training._signals import terminable
 from sim.training._train import CHECKPOINT, Interrupted, Loop, check_device, check_pace
@@ -31,7 +31,8 @@ from sim.training._world import torchrun
 PATIENCE = 30.0
 # What the folders of lanes that train together begin with.
 LANES = "lanes-"
-Rows = pd.DataFrame | dict[str, Any]
+# A run's row in the table of runs, and its part of the table that is wanted, if that is another.
+Rows = tuple[dict[str, Any], pd.DataFrame | None]
 # One run at a time in a process: they share its random state and number of threads.
 _ONE = threading.Lock()
 
@@ -76,7 +77,10 @@ def sweep(
         nested) and the seed; for `"runs"` then `hash`, `status` (`"finished"`, `"diverged"` or
         `"failed"`), `reason`, `steps_taken`, `epochs_taken`, the last
         `train_loss`, `train_accuracy`, `test_loss`, `test_accuracy`, and `best_test_accuracy`, and
-        `seconds`. Rows are in the order of the configurations, whoever is ready first.
+        `seconds`; a failed run has no steps and no values. Rows are in the order of the
+        configurations, whoever is ready first. `frame.attrs["unfinished"]` holds hash, status and
+        reason of those that diverged or failed, and an `Unfinished` warning tells of them where
+        the table is not `"runs"`.
 
     Raises:
         ValueError, TypeError: no configurations, or one that `TrainConfig` refuses; no scheduler;
@@ -111,7 +115,9 @@ def sweep(
         jobs = 1
     check_pace(checkpoint_seconds, checkpoint_steps)
     unique = list(dict.fromkeys(every))
-    folder = None if out is None else Path(out).absolute()
+    folder = _arguments.folder("out", out)
+    folder = None if folder is None else folder.absolute()
+    _arguments.folder("root", root)
     options = {
         "out": None if folder is None else str(folder),
         "root": None if root is None else str(root),
@@ -139,7 +145,34 @@ def sweep(
                 found.update(zip(tasks[number], rows, strict=True))
                 if tell is not None:
                     tell(len(found), len(unique), {})
-    return _joined(every, found)
+    frame = _joined(every, found)
+    left = unfinished(found[config][0] for config in unique)
+    frame.attrs["unfinished"] = left
+    if left and table != "runs":
+        told = "; ".join(f"{row['hash']} {row['status']} ({row['reason']})" for row in left[:3])
+        more = f"; and {len(left) - 3} more" if len(left) > 3 else ""
+        warnings.warn(
+            f"{len(left)} of {len(unique)} runs did not finish, and {table!r} does not say so: "
+            f"{told}{more}; see attrs['unfinished'], or table='runs'",
+            Unfinished,
+            stacklevel=2,
+        )
+    return frame
+
+
+class Unfinished(UserWarning):
+    """A table of a sweep lacks runs that failed, or what followed where one diverged."""
+
+
+def unfinished(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, str]]:
+    """Hash, status and reason of the runs that did not finish.
+
+    >>> unfinished([{"hash": "a", "status": "finished"},
+    ...             {"hash": "b", "status": "failed", "reason": "it is there"}])
+    [{'hash': 'b', 'status': 'failed', 'reason': 'it is there'}]
+    """
+    kept = ("hash", "status", "reason")
+    return [{key: row[key] for key in kept} for row in rows if row["status"] != "finished"]
 
 
 @contextmanager
@@ -300,15 +333,14 @@ def _train(configs: list[TrainConfig], options: dict[str, Any]) -> list[Run]:
 
 
 def _rows(config: TrainConfig, run: Run | BaseException, table: str) -> Rows:
-    """A row of the table of runs, or a table of the run."""
+    """A row of the table of runs, and a table of the run."""
     if isinstance(run, Run):
-        if table == "runs":
-            return run.summary()
-        frame: pd.DataFrame = getattr(run, table)
-        return frame.assign(hash=config.hash)
-    reason = f"{type(run).__name__}: {run}"
-    row = {"hash": config.hash, "status": "failed", "reason": reason}
-    return row if table == "runs" else pd.DataFrame([])
+        frame = None if table == "runs" else getattr(run, table).assign(hash=config.hash)
+        return run.summary(), frame
+    empty = None
+    if table != "runs":
+        empty = pd.DataFrame([], columns=[*columns(table), "hash"])
+    return Run.failure(config, run), empty
 
 
 def _joined(configs: list[TrainConfig], found: dict[TrainConfig, Rows]) -> pd.DataFrame:
@@ -319,13 +351,13 @@ def _joined(configs: list[TrainConfig], found: dict[TrainConfig, Rows]) -> pd.Da
     if "seed" not in differing:
         differing.append("seed")
     each = [found[config] for config in configs]
-    frames = [rows for rows in each if isinstance(rows, pd.DataFrame)]
+    frames = [frame for _, frame in each if frame is not None]
     if frames:
         kept = [frame for frame in frames if len(frame)] or frames[:1]
         whole = pd.concat(kept, ignore_index=True)
     else:
-        whole = pd.DataFrame(each)
-    lengths = [len(rows) if isinstance(rows, pd.DataFrame) else 1 for rows in each]
+        whole = pd.DataFrame([row for row, _ in each])
+    lengths = [1 if frame is None else len(frame) for _, frame in each]
     for position, name in enumerate(differing):
         values = [v for one, k in zip(flat, lengths, strict=True) for v in [one.get(name)] * k]
         column = pd.Series(values, dtype=object).infer_objects()

@@ -119,7 +119,10 @@ def train(
     ('finished', 12, True)
     """
     config = TrainConfig.read(config)
-    folder = None if out is None else Path(out)
+    folder = _arguments.folder("out", out)
+    root, tensorboard = (
+        _arguments.folder(*pair) for pair in (("root", root), ("tensorboard", tensorboard))
+    )
     loop = Loop([config], [folder], folder, root, checkpoint_seconds, checkpoint_steps, tensorboard)
     with shown(progress, config.hash) as tell:
         return loop.run(tell)[0]
@@ -154,19 +157,33 @@ class Loop:
     def run(self, progress: Progress | None = None) -> list[Run]:
         """Train from the start, or from where the folder stands, to the end."""
         world = World.found(self.config.device)
+        # Before the lock: others' runs may lie where one may only read.
+        finished = self._finished(world)
+        if finished is not None:
+            return finished
         lock: AbstractContextManager[None] = contextlib.nullcontext()
         if self.folder is not None and world.first:
             lock = _store.locked(self.folder)
         with lock:
-            pairs = zip(self.configs, self.folders, strict=True)
-            found = [_run.finished(config, folder) for config, folder in pairs]
-            finished = [run for run in found if run is not None]
-            if len(finished) == len(found):
-                self._tidy(world)  # whoever was killed before it could
+            finished = self._finished(world)  # by a process that held the lock until now
+            if finished is not None:
                 return finished
             check_device(self.config.device)
             with isolated(torch.device(self.config.device).type), _memory(self.config):
                 return self._train(world, progress)
+
+    def _finished(self, world: World) -> list[Run] | None:
+        """All runs, if all have come to their end."""
+        pairs = zip(self.configs, self.folders, strict=True)
+        runs = [_run.finished(config, folder) for config, folder in pairs]
+        whole = [run for run in runs if run is not None]
+        if len(whole) < len(runs):
+            return None
+        if self.folder is not None and (self.folder / CHECKPOINT).exists():
+            # Left by a process that was killed before it could; if it may be removed at all.
+            with contextlib.suppress(OSError), _store.locked(self.folder):
+                self._tidy(world)
+        return whole
 
     def _train(self, world: World, progress: Progress | None) -> list[Run]:
         state = State(self.configs, self.root, world)
