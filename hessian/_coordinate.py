@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, grad_and_value, vmap
 
 from hessian import _data
+from hessian._descent import Found, Search
 from hessian._ledger import Guard, owe, settled
-from hessian._precision import held
 from hessian._problem import Item, Problem, lend, scale, ticker, walk
 from hessian._sample import entries
 
@@ -21,8 +21,8 @@ from hessian._sample import entries
 REACH = 1000.0
 # Coordinates that are moved at once, each on its own copy of the tape.
 LANES = 32
-# How much of a step's fall may go unexplained by its mean slope. Larger steps over small ridges.
-BENT = 0.05
+# Evaluations of a search along one coordinate; where slope and value agree, fifty to a hundred do.
+MOST = 500
 
 
 @dataclass(frozen=True)
@@ -39,6 +39,9 @@ class CoordinateMinimum:
         decrease: L(w) - L(w + t) ≥ 0, to the rounding of L; at the end of the reach where t is
             infinite.
         kink: whether the slope jumps at the minimiser instead of passing through zero there.
+        converged: whether the search came to its end. Where it did not (value and slope disagree,
+            as behind a straight-through estimator; too many kinks on the way; a slope that is not
+            finite), the displacement is that of the least value seen, no greater than L(w).
         gradient: g = dL/dw at the present point.
         curvature: h = d²L/dw² there.
         reach: how far was looked in either direction.
@@ -53,6 +56,7 @@ class CoordinateMinimum:
     gradient: Tensor
     curvature: Tensor
     reach: float
+    converged: Tensor
 
 
 class CoordinateMinima(dict[str, CoordinateMinimum]):
@@ -78,6 +82,7 @@ def coordinate_minimum(
     reach: float | None = None,
     points: int = 65,
     tolerance: float | None = None,
+    most: int = MOST,
     forward: _data.Forward | None = None,
     names: Iterable[str] | None = None,
     memory: int | None = None,
@@ -109,6 +114,9 @@ def coordinate_minimum(
         points: size of the grid of ``"lowest"``.
         tolerance: relative accuracy of the displacement; the square root of the machine
             precision by default (1.5e-8 in float64, 3.5e-4 in float32).
+        most: evaluations of one search along a coordinate, beside the grid; ``"lowest"`` makes
+            two. A coordinate that needs more ends at the least value seen, with `converged`
+            false.
 
     Returns:
         `CoordinateMinima`: name → `CoordinateMinimum`. Parameters the loss does not depend on
@@ -133,7 +141,7 @@ def coordinate_minimum(
         >>> bool(found.kink)
         True
     """
-    _check(per_parameter, search, reach, points, tolerance)
+    _check(per_parameter, search, reach, points, tolerance, most)
     _data.check_generator(generator)
     every = dict(model.named_parameters()) if isinstance(model, nn.Module) else {}
     drawn = {
@@ -156,14 +164,15 @@ def coordinate_minimum(
             size = float(p.double().square().mean().sqrt())
             far = reach or REACH * (size or 1.0)
             eps = torch.finfo(p.dtype).eps
-            span = _Search(
+            span = Search(
                 _Lanes(line, name, at), factor * g[name], factor * h[name], result.loss, far,
-                size or 1.0, tolerance or eps**0.5, 16 * eps * (abs(result.loss) or 1.0),
+                size or 1.0, tolerance or eps**0.5, 16 * eps * (abs(result.loss) or 1.0), most,
             )  # fmt: skip
-            t, decrease, kink = span.lowest(points) if search == "lowest" else span.nearest()
+            end: Found = span.lowest(points) if search == "lowest" else span.nearest()
             result[name] = CoordinateMinimum(
-                at, p.reshape(-1)[at].clone(), t.to(p.dtype), span.newton.to(p.dtype),
-                decrease.to(p.dtype), kink, span.g.to(p.dtype), span.h.to(p.dtype), far,
+                at, p.reshape(-1)[at].clone(), end.displacement.to(p.dtype),
+                span.newton.to(p.dtype), end.decrease.to(p.dtype), end.kink,
+                span.g.to(p.dtype), span.h.to(p.dtype), far, end.converged,
             )  # fmt: skip
             bar.tick(len(at))
         result.evaluations = line.evaluations
@@ -171,8 +180,15 @@ def coordinate_minimum(
 
 
 def _check(
-    per_parameter: int, search: str, reach: float | None, points: int, tolerance: float | None
+    per_parameter: int,
+    search: str,
+    reach: float | None,
+    points: int,
+    tolerance: float | None,
+    most: int,
 ) -> None:
+    if not isinstance(most, int) or most < 1:
+        raise ValueError(f"most must be an integer >= 1, got {most!r}")
     if not isinstance(per_parameter, int) or per_parameter < 1:
         raise ValueError(f"per_parameter must be an integer >= 1, got {per_parameter!r}")
     if search not in ("nearest", "lowest"):
@@ -280,26 +296,42 @@ class _Line:
         p.data[place] = value
 
     def _together(self, name: str, at: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
-        p = self.problem.parameters[name].detach()
+        parameter = self.problem.parameters[name]
+        p = parameter.detach()
         lanes = torch.arange(len(at), device=p.device)
         moved = p.reshape(1, -1).repeat(len(at), 1)
         moved[lanes, at] += t.to(p)
-        values, slopes = (
-            torch.zeros(len(at), device="cpu").double(),
-            torch.zeros(len(at), device="cpu").double(),
-        )
+        moved = moved.view(-1, *p.shape)
+        values, slopes = (torch.zeros(len(at), device="cpu").double() for _ in range(2))
         whole = _Whole(self.problem)
-        for item in self.items:
-            item.start.rewind()
+        with settled():
+            owe(_as_now(self.problem.model, parameter))
+            for item in self.items:
+                item.start.rewind()
 
-            def loss(q: Tensor, item: Item = item) -> Tensor:
-                return functional_call(whole, {f"model.{name}": q}, (item.inputs, item.targets))
+                def loss(q: Tensor, item: Item = item) -> Tensor:
+                    return functional_call(whole, {f"model.{name}": q}, (item.inputs, item.targets))
 
-            with held():
-                g, v = vmap(grad_and_value(loss), randomness="same")(moved.view(-1, *p.shape))
-            values += item.a * v.detach().cpu().double()
-            slopes += item.a * g.reshape(len(at), -1)[lanes, at].detach().cpu().double()
+                g, v = vmap(grad_and_value(loss), randomness="same")(moved)
+                values += item.a * v.detach().cpu().double()
+                slopes += item.a * g.reshape(len(at), -1)[lanes, at].detach().cpu().double()
         return self.factor * values, self.factor * slopes
+
+
+def _as_now(model: nn.Module, parameter: Tensor) -> Callable[[], None]:
+    """What puts a parameter back where it is now; an interrupt may leave another in its place."""
+    places = [
+        (module._parameters, name)
+        for module in model.modules()
+        for name, p in module._parameters.items()
+        if p is parameter
+    ]
+
+    def back() -> None:
+        for parameters, name in places:
+            parameters[name] = parameter  # type: ignore[assignment]
+
+    return back
 
 
 class _Whole(nn.Module):
@@ -312,12 +344,6 @@ class _Whole(nn.Module):
     def forward(self, inputs: Any, targets: Any) -> Tensor:
         output = self.problem.output(inputs, 0)
         return self.problem.unchecked(output, targets, 0).reshape(())
-
-
-class _Ask(Protocol):
-    """(lanes, t) → values and slopes; all float64 on the CPU."""
-
-    def __call__(self, lanes: Tensor, t: Tensor) -> tuple[Tensor, Tensor]: ...
 
 
 class _Lanes:
@@ -333,150 +359,3 @@ class _Lanes:
             for some, s in zip(lanes.split(size), t.split(size), strict=True)
         ]
         return torch.cat([v for v, _ in parts]), torch.cat([g for _, g in parts])
-
-
-class _Search:
-    """Descent along many lines at once.
-
-    A bracket (a, b) of a line keeps: the slope at a leads towards b, and at b it leads back, or
-    the value at b is no less than that at a. Then a local minimum lies between, kink or not.
-    """
-
-    def __init__(
-        self,
-        ask: _Ask,
-        g: Tensor,
-        h: Tensor,
-        value: float,
-        reach: float,
-        size: float,
-        tolerance: float,
-        noise: float,
-    ) -> None:
-        self.ask, self.g, self.h = ask, g, h
-        self.here, self.reach, self.size, self.tolerance = value, reach, size, tolerance
-        self.noise = noise  # values nearer than this are not told apart; slopes decide
-        toward = -g.sign() * float("inf")
-        self.newton = torch.where(g == 0, 0.0, torch.where(h == 0, toward, -g / h))
-
-    def nearest(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Displacement, decrease and kink at the first minimum found downhill."""
-        k = len(self.g)
-        a, va, sa = torch.zeros_like(self.g), torch.full_like(self.g, self.here), self.g.clone()
-        way = -self.g.sign()
-        # Half of the parabola's way where there is one; small against the tensor anyway.
-        step = torch.where(self.h > 0, self.newton.abs() / 2, torch.inf)
-        step = step.clamp(max=min(self.size / 64, self.reach))
-        least = step.clone()
-        b, vb, sb = a.clone(), va.clone(), sa.clone()
-        walking = (way != 0).nonzero().flatten()
-        endless = torch.zeros(k, dtype=torch.bool, device="cpu")
-        while len(walking):
-            t = (a + way * step).clamp(-self.reach, self.reach)[walking]
-            v, s = self._at(walking, t)
-            # A line that bends little rises by its mean slope. Where it did not, something lies
-            # in between: look closer, down to the first step's size.
-            stride = t - a[walking]
-            guess = va[walking] + (sa[walking] + s) / 2 * stride
-            odd = (v - guess).abs() > BENT * (sa[walking] * stride).abs() + self.noise
-            odd &= step[walking] > least[walking]
-            again, new = walking[odd], walking[~odd]
-            step[again] /= 2
-            b[new], vb[new], sb[new] = t[~odd], v[~odd], s[~odd]
-            turned = (sb[new] * way[new] >= 0) | (vb[new] > va[new] + self.noise)
-            on = new[~turned]
-            a[on], va[on], sa[on] = b[on], vb[on], sb[on]
-            done = on[b[on].abs() >= self.reach]
-            endless[done] = True
-            on = on[b[on].abs() < self.reach]
-            step[on] *= 2
-            walking = torch.cat([on, again])
-        moving = (way != 0) & ~endless
-        t, v, kink = self._close(a, va, sa, b, vb, sb, way, moving)
-        t = torch.where(endless, way * float("inf"), t)
-        return t, (self.here - v).clamp_min(0), kink
-
-    def lowest(self, points: int) -> tuple[Tensor, Tensor, Tensor]:
-        """The same at the lowest of the values on a grid, and on from there."""
-        k = len(self.g)
-        grid = torch.linspace(-self.reach, self.reach, points, dtype=torch.float64, device="cpu")
-        every = torch.arange(k, device="cpu")
-        table = [
-            self._at(every, torch.full((k,), float(t), dtype=torch.float64, device="cpu"))
-            for t in grid
-        ]
-        values = torch.stack([v for v, _ in table])  # [points, k]
-        slopes = torch.stack([s for _, s in table])
-        best = values.argmin(0)
-        a, va, sa = grid[best], values[best, every], slopes[best, every]
-        way = -sa.sign()
-        endless = ((best == 0) & (way < 0)) | ((best == points - 1) & (way > 0))
-        aside = (best + way.long()).clamp(0, points - 1)
-        b, vb, sb = grid[aside], values[aside, every], slopes[aside, every]
-        t, v, kink = self._close(a, va, sa, b, vb, sb, way, (way != 0) & ~endless)
-        t = torch.where(endless, way * float("inf"), t)
-        # The grid may be too coarse for the valley of the present point.
-        near = self.nearest()
-        decrease = (self.here - v).clamp_min(0)
-        better = decrease > near[1] + self.noise
-        return (
-            torch.where(better, t, near[0]),
-            torch.where(better, decrease, near[1]),
-            torch.where(better, kink, near[2]),
-        )
-
-    def _at(self, lanes: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
-        v, s = self.ask(lanes, t)
-        bad = ~(v.isfinite() & s.isfinite())  # an overflow is uphill
-        return torch.where(bad, torch.inf, v), torch.where(bad, t.sign() * torch.inf, s)
-
-    def _close(
-        self,
-        a: Tensor,
-        va: Tensor,
-        sa: Tensor,
-        b: Tensor,
-        vb: Tensor,
-        sb: Tensor,
-        way: Tensor,
-        moving: Tensor,
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Shrink the brackets: secant steps on the slope and halvings, in turn."""
-        t, v = a.clone(), va.clone()
-        kink = torch.zeros(len(a), dtype=torch.bool, device="cpu")
-        lanes, start, turn = moving.nonzero().flatten(), sa.abs(), 0
-        while len(lanes):
-            turn += 1
-            fa, fb = sa[lanes] * way[lanes], sb[lanes] * way[lanes]
-            share = fa / (fa - fb)  # of the way from a, where fa < 0, to b
-            halve = (fb < 0) | ~share.isfinite() | (turn % 2 == 0)
-            share = torch.where(halve, 0.5, share)
-            m = a[lanes] + share * (b[lanes] - a[lanes])
-            vm, sm = self._at(lanes, m)
-            fm = sm * way[lanes]
-            back = (fm >= 0) | (vm > va[lanes] + self.noise)
-            for kept, new in ((b, m), (vb, vm), (sb, sm)):
-                kept[lanes[back]] = new[back]
-            for kept, new in ((a, m), (va, vm), (sa, sm)):
-                kept[lanes[~back]] = new[~back]
-            width = (b[lanes] - a[lanes]).abs()
-            rounding = 4 * torch.finfo(torch.float64).eps
-            narrow = width <= self.tolerance * m.abs() + rounding * self.size
-            # A slope this small is zero, where it has been seen to pass through zero; a plateau,
-            # where it is zero exactly, is closed in on from the side that falls.
-            flat = (
-                ((fb >= 0) | (fm > 0))
-                & (fm != 0)
-                & (fm.abs() <= 0.1 * self.tolerance * start[lanes])
-            )
-            ends = lanes[narrow]
-            lower = vb[ends] < va[ends]
-            t[ends] = torch.where(lower, b[ends], a[ends])
-            v[ends] = torch.where(lower, vb[ends], va[ends])
-            # Through a smooth minimum the slope shrinks with the bracket; at a jump it stays.
-            jump = (sb[ends] - sa[ends]).abs()
-            kink[ends] = jump > 100 * self.tolerance * start[ends]
-            t[lanes[flat]], v[lanes[flat]] = m[flat], vm[flat]
-            kink[lanes[flat]] = False
-            lanes = lanes[~(narrow | flat)]
-        return t, v, kink

@@ -102,7 +102,10 @@ class Written:
 
     def _own(self, p: Tensor) -> None:
         assert self._owners is not None
-        owners = self._owners.setdefault(_memory(p), [])
+        memory = _memory(p)
+        if not memory:  # a stand-in of many, in a vectorised call
+            return
+        owners = self._owners.setdefault(memory, [])
         if not any(p is owner for owner in owners):
             owners.append(p)
 

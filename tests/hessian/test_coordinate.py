@@ -10,7 +10,7 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import hessian
-from hessian import _coordinate
+from hessian import _descent
 
 from .networks import NETWORKS, build, l2, mlp
 
@@ -155,12 +155,14 @@ def test_a_bracket_whose_far_end_falls_too():
 
     ends = torch.tensor([[0.0], [4.0]], dtype=torch.float64)
     (va, vb), (sa, sb) = ask(None, ends)
-    search = _coordinate._Search(ask, sa, sa, 0.0, 4.0, 1.0, 1e-8, 1e-15)
-    t, _, kink = search._close(
+    search = _descent.Search(ask, sa, sa, 0.0, 4.0, 1.0, 1e-8, 1e-15, 500)
+    search._begin()
+    t, _, kink, ended = search._close(
         ends[0], va, sa, ends[1], vb, sb, torch.ones(1).double(), torch.tensor([True])
     )
     assert float(t) == pytest.approx(np.arccos(1 / (4 * np.pi)) / (2 * np.pi), rel=1e-7)
     assert not kink
+    assert ended
 
 
 @pytest.mark.parametrize("search", ["nearest", "lowest"])
@@ -372,3 +374,127 @@ def test_bad_options(options, message):
     model, x, y = linear()
     with pytest.raises(ValueError, match=message):
         hessian.coordinate_minimum(model, F.mse_loss, (x, y), **options)
+
+
+# ------------------------------------------------------------------------ slopes that lie
+
+
+class Through(torch.autograd.Function):
+    """Rounding to steps, with a derivative of one: a straight-through estimator."""
+
+    @staticmethod
+    def forward(ctx, w, steps):
+        return (w * steps).round() / steps
+
+    @staticmethod
+    def backward(ctx, g):
+        return g, None
+
+
+def detached(w, steps):
+    return w + ((w * steps).round() / steps - w).detach()
+
+
+@pytest.mark.parametrize("search", ["nearest", "lowest"])
+@pytest.mark.parametrize("steps", [0.5, 1000])
+@pytest.mark.parametrize("rounding", [Through.apply, detached])
+def test_evaluations_are_bounded_behind_a_straight_through_estimator(rounding, steps, search):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(3, 2), nn.Tanh(), nn.Linear(2, 3)).double()
+    x, y = torch.randn(8, 3).double(), torch.arange(8) % 3
+
+    def forward(m, inputs):
+        h = torch.tanh(F.linear(inputs, rounding(m[0].weight, steps), m[0].bias))
+        return F.linear(h, rounding(m[2].weight, steps), m[2].bias)
+
+    minima = hessian.coordinate_minimum(
+        model,
+        F.cross_entropy,
+        (x, y),
+        2,
+        generator(),
+        forward=forward,
+        search=search,
+        points=9,
+        most=200,
+        names=["0.weight", "2.weight"],
+    )
+    lines = sum(len(c.index) for c in minima.values())
+    each = 200 if search == "nearest" else 400 + 9
+    assert minima.evaluations <= lines * each
+    for name, c in minima.items():
+        p = dict(model.named_parameters())[name]
+        for i, t, less in zip(c.index.tolist(), c.displacement.tolist(), c.decrease.tolist(),
+                              strict=True):  # fmt: skip
+            if not np.isfinite(t):
+                continue
+            before = p.data.view(-1)[i].item()
+            p.data.view(-1)[i] += t
+            value = F.cross_entropy(forward(model, x), y).item()
+            p.data.view(-1)[i] = before
+            assert value <= minima.loss + 1e-12
+            assert abs(minima.loss - value - less) <= 1e-12
+
+
+def test_a_search_that_is_cut_says_so_and_keeps_the_least_value_it_saw():
+    def far(w):
+        return (w - 50).square()
+
+    c = along(0.1, far, most=3)
+    assert not c.converged.item()
+    assert c.decrease.item() > 0
+    at = torch.tensor(0.1, dtype=torch.float64)
+    value = far(at) - far(at + c.displacement)
+    assert abs(float(value - c.decrease)) < 1e-12
+
+
+def test_values_that_rise_where_the_slope_falls():
+    class Backwards(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, w):
+            return w.square()
+
+        @staticmethod
+        def backward(ctx, g):
+            return -g
+
+    c = along(1.0, Backwards.apply)
+    assert c.displacement.abs().item() < 1e-6
+    assert not c.converged.item()
+    assert c.decrease.item() >= 0
+
+
+def test_flat_values_under_a_slope():
+    class Flat(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, w):
+            return torch.ones_like(w)
+
+        @staticmethod
+        def backward(ctx, g):
+            return g
+
+    for search in ("nearest", "lowest"):
+        c = along(1.0, Flat.apply, search=search)
+        assert not c.converged.item()
+        assert c.decrease.item() == 0
+
+
+@pytest.mark.parametrize("search", ["nearest", "lowest"])
+def test_values_that_are_not_numbers_are_no_way_out(search):
+    """√(w - 1) - w/4 beyond 1, nothing below; and a slope that is infinite at the point itself."""
+    c = along(1.01, lambda w: (w - 1).sqrt() + w.square() / 100, search=search)
+    assert -0.01 <= c.displacement.item() <= -0.0099
+    assert c.converged.item()
+    with pytest.raises(ValueError, match="not finite"):
+        along(1.0, lambda w: (w - 1).abs().sqrt(), search=search)
+
+
+def test_most_and_converged():
+    with pytest.raises(ValueError, match="most must be an integer >= 1, got 0"):
+        along(1.0, torch.square, most=0)
+    c = along(1.0, torch.square)
+    assert c.converged.item()
+    assert c.displacement.item() == pytest.approx(-1, abs=1e-7)
+    assert along(0.0, torch.square).converged.item()  # nothing to do
+    assert along(1.0, lambda w: w).converged.item()  # falls as far as was looked
