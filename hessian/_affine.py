@@ -18,7 +18,8 @@ from torch.autograd.graph import GradientEdge
 from hessian import _sweep, _workers
 from hessian._chain import Chain
 from hessian._contraction import Contraction
-from hessian._loss import Factor, by_sample
+from hessian._factor import Factor
+from hessian._loss import by_sample
 from hessian._share import ALL, Share
 from hessian._site import Site, sum_of_squares
 from hessian._tape import Edge, shape

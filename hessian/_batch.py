@@ -15,6 +15,7 @@ from torch.autograd.graph import GradientEdge, get_gradient_edge
 from hessian import (
     _affine,
     _data,
+    _factor,
     _hidden,
     _loss,
     _outputs,
@@ -26,8 +27,9 @@ from hessian import (
 from hessian._attributes import Attributes
 from hessian._certificate import LINEAR, affinity, loss_labels, sample_labels, separable, uncoupled
 from hessian._chain import Chain
-from hessian._columns import Meter, Quadratic
+from hessian._columns import Quadratic
 from hessian._forward import TooLarge, Watch
+from hessian._links import Links, links
 from hessian._opaque import refuse_opaque
 from hessian._operations import Label, Layout, Mark, candidates
 from hessian._plan import SHARING, Entry, Plan
@@ -169,14 +171,21 @@ class Curved:
     refusal: str = ""
 
     @cached_property
-    def factor(self) -> _loss.Factor | None:
+    def factor(self) -> _factor.Factor | None:
         """The second derivative as columns and weights, where a factorisation pays."""
-        if self.matrix is not None:
-            return _loss.factor_dense(self.matrix, self.tensors)
+        if self.matrix is not None and not self.refusal:
+            return _factor.factor_dense(self.matrix, self.tensors)
         if self.form is None or self.layouts is None or self.refusal:
             return None
-        blocks = self.form.matrix()
-        return _loss.factor_blocks(blocks, self.tensors, self.layouts, len(blocks))
+        return _factor.factored(self.form, self.tensors, self.layouts)
+
+    @property
+    def most(self) -> int | None:
+        """The most columns that `factor` may have, `None` where there is none."""
+        if self.form is None or self.layouts is None or self.refusal:
+            return None
+        width = sum(t.numel() for t in self.tensors) // len(self.form.values)
+        return width - (self.form.values.shape[1] if self.form.kind == "softmax" else 0)
 
     @property
     def width(self) -> int:
@@ -186,21 +195,15 @@ class Curved:
         return sum(t.numel() for t in self.tensors) // self.form.values.shape[0]
 
 
-@dataclass(frozen=True)
-class Links:
-    """What the chain route is chosen for, its passes, and what a sample takes."""
-
-    names: tuple[str, ...]
-    passes: int
-    meter: Meter
-
-
 class Batch:
     """The computation on one batch up to its plan; `run` carries the plan out."""
 
     # Where the loss is affine in a log-softmax of the output: that, and dL/d(log p).
     softmax: Edge | None = None
     adjoint: Tensor | None = None
+    # Outputs of which the loss is a sum of functions of one entry each, and the rest.
+    entrywise: frozenset[int] = frozenset()
+    curved: Curved
 
     def __init__(
         self,
@@ -288,6 +291,11 @@ class Batch:
             refuse_opaque(tape, [self.loss], [torch.ones_like(self.loss)], names)
             read = [name for name, p in names.items() if id(p) in loss_leaves]
             self.softmax = self._log_softmax(tape, labels, loss_leaves)
+            if self.softmax is None:
+                self.entrywise = frozenset(
+                    i for i, base in enumerate(self.detached)
+                    if id(base) in loss_leaves and separable(tape, labels, loss_leaves[id(base)])
+                )  # fmt: skip
             closed = [] if self.softmax is None else [GradientEdge(*self.softmax)]
             wanted: list[Any] = [*self.detached, *(names[name] for name in read), *closed]
             got = list(torch.autograd.grad(self.loss, wanted, create_graph=True, allow_unused=True))
@@ -401,13 +409,15 @@ class Batch:
             if width > _loss.LARGEST_BLOCK
             else ""
         )
-        bytes_ = n * width * width * leaves[0].element_size()
-        written = self.softmax is None
-        if large and ((written and bytes_ > self.problem.memory) or not self._bent()):
-            return dataclasses.replace(found, refusal=large)
-        if written or not self._bent():
+        form = self._short(found)
+        if form is None:
+            if large and n * width * width * leaves[0].element_size() > self.problem.memory:
+                return dataclasses.replace(found, refusal=large)
             self._check(BLOCKS * width**2)
-        return dataclasses.replace(found, form=self._form(found), refusal=large)
+            form = Quadratic("full", self._blocks(found))
+        if not bool(torch.isfinite(form.values).all()):
+            return dataclasses.replace(found, refusal=f"the loss: {_factor.NOT_FINITE}")
+        return dataclasses.replace(found, form=form, refusal=large)
 
     def _layouts(self, curved: list[int], leaves: list[Tensor], at: Mapping[int, Any]) -> Curved:
         """Where samples lie in the outputs the loss is curved in, if it keeps them apart."""
@@ -422,7 +432,9 @@ class Batch:
             matrix = _loss.dense(gradients, leaves)
             guess = self._apart(matrix, leaves)
             if guess is None:
-                return Curved(curved, leaves, matrix=matrix)
+                finite = bool(torch.isfinite(matrix).all())
+                why = "" if finite else f"the loss: {_factor.NOT_FINITE}"
+                return Curved(curved, leaves, matrix=matrix, refusal=why)
             layouts, proved = guess, True
         if not proved:
             return Curved(
@@ -432,11 +444,22 @@ class Batch:
             )  # fmt: skip
         return Curved(curved, leaves, layouts)
 
-    def _form(self, found: Curved) -> Quadratic:
-        """The loss's second derivative in the outputs, sample by sample."""
+    def _short(self, found: Curved) -> Quadratic | None:
+        """The loss's second derivative in the outputs where that takes no block, by sample."""
         if self.softmax is not None:
             return self._softmax_form(found)
-        return Quadratic("full", self._blocks(found))
+        if not self.entrywise.issuperset(found.leaves) or found.layouts is None:
+            return None
+        multiply = _loss.Products(self._slopes(found), found.tensors)
+        got = multiply([torch.ones_like(leaf) for leaf in found.tensors])
+        n = self.samples
+        return Quadratic("diagonal", torch.cat([
+            _loss.by_sample(h.detach(), layout, n).reshape(n, -1)
+            for h, layout in zip(got, found.layouts, strict=True)
+        ], 1))  # fmt: skip
+
+    def _slopes(self, found: Curved) -> list[Tensor]:
+        return [g for i in found.leaves if (g := self.gradient_out[i]) is not None]
 
     def _softmax_form(self, found: Curved) -> Quadratic:
         assert found.layouts is not None
@@ -448,9 +471,10 @@ class Batch:
 
     def _blocks(self, found: Curved) -> Tensor:
         """The same written out, ``[n, w, w]``."""
-        gradients = [g for i in found.leaves if (g := self.gradient_out[i]) is not None]
         assert found.layouts is not None
-        got = _loss.blocks_by_sample(gradients, found.tensors, found.layouts, self.samples)
+        got = _loss.blocks_by_sample(
+            self._slopes(found), found.tensors, found.layouts, self.samples
+        )
         return got.detach()
 
     def _bent(self) -> bool:
@@ -541,11 +565,11 @@ class Batch:
 
     def _plan(self) -> Plan:
         method = self.problem.method
-        self.links = links = self._links() if method in ("auto", "chain") else None
-        chained = set(links.names) if links is not None else set()
+        self.links = chosen = links(self) if method in ("auto", "chain") else None
+        chained = set(chosen.names) if chosen is not None else set()
         entries = {
-            name: self._link(name, p, links)
-            if links is not None and name in chained
+            name: self._link(name, p, chosen)
+            if chosen is not None and name in chained
             else self._entry(name, p)
             for name, p in self.problem.parameters.items()
         }
@@ -624,7 +648,7 @@ class Batch:
         assert node is not None
         refusal = self.affine.refusal.get(node)
         if self.problem.method == "chain":
-            return by_parameter(self._unlinked(name) or "it takes no part in the chain")
+            return by_parameter(self.unlinked(name) or "it takes no part in the chain")
         found = self.sites.get(name, [])
         wanted = (refusal is not None and self.problem.method == "auto") or (
             self.problem.method == "preactivation"
@@ -638,6 +662,8 @@ class Batch:
         if refusal is not None or self.problem.method == "preactivation":
             return by_parameter(refusal or self.obstacle.get(name, "it is not used at one site"))
         curved = self.curved
+        if curved.most is not None and "factor" not in curved.__dict__:
+            self._check(BLOCKS * (sum(t.numel() for t in curved.tensors) // self.samples) ** 2)
         rank = 0 if curved.factor is None else curved.factor.rank
         affine = "the output is affine in each entry"
         if curved.factor is None:
@@ -654,7 +680,7 @@ class Batch:
 
     # --------------------------------------------------------------- chain
 
-    def _unlinked(self, name: str) -> str | None:
+    def unlinked(self, name: str) -> str | None:
         """Why the chain route does not serve a parameter, ``None`` where it does."""
         found = self.sites.get(name)
         if self.chain is None or (self.curved.leaves and self.curved.layouts is None):
@@ -667,85 +693,20 @@ class Batch:
             return self.curved.refusal
         return self.chain.obstacle(found[0])
 
-    def _links(self) -> Links | None:
-        """The parameters that the chain route serves best, and what it costs."""
-        auto = self.problem.method == "auto"
-        names = [
-            name for name in self.leaf_nodes
-            if (name not in self.direct or name in self.separable)
-        ]  # fmt: skip
-        bent = [name for name in names if self.leaf_nodes[name] in self.affine.refusal]
-        if auto:
-            names = bent
-        names = [name for name in names if self._unlinked(name) is None]
-        if not names or self.chain is None:
-            return None
-        order = self.chain.order
-        names.sort(key=lambda name: order[self.sites[name][0].edge[0]])
-        found = [self.sites[name][0] for name in names]
-        like = self.outputs[0]
-        meter, reached = self.chain.predict(found, self._widths(), self.curved.form)
-        needed = int((meter.peak + meter.shared) * like.element_size())
-        fits = needed <= self.problem.bound
-        if not fits and not auto:
-            raise ValueError(
-                f"memory={self.problem.bound} is too little for method='chain', which needs "
-                f"about {needed} bytes for a single sample; "
-                "raise memory=, or use method='auto'"
-            )
-        unit = self.chain.pass_work()
-        passes = [1 + int(work / unit) for work in reached]
-        if not auto:
-            return Links(tuple(names), passes[-1], meter)
-        # A prefix, from the loss down: the part below it is left to other methods.
-        others = [self._otherwise(name) for name in names]
-        rest = 0
-        best, choice = (
-            sum({site.edge: o for site, o in zip(found, others, strict=True)}.values()),
-            0,
-        )
-        shared: dict[Edge, int] = {}
-        below = []
-        for site, other in zip(reversed(found), reversed(others), strict=True):
-            below.append(rest)
-            rest += max(0, other - shared.get(site.edge, 0))
-            shared[site.edge] = max(other, shared.get(site.edge, 0))
-        below.reverse()
-        for k in range(1, len(names) + 1):
-            if passes[k - 1] + below[k - 1] < best:
-                best, choice = passes[k - 1] + below[k - 1], k
-        if not choice or not fits:
-            return None
-        served = names[:choice]
-        # The parameters above that the outputs are affine in come along at no cost.
-        lowest = order[found[choice - 1].edge[0]]
-        affine = [
-            name for name, node in self.leaf_nodes.items()
-            if node in self.affine.reaches and node not in self.affine.refusal
-        ]  # fmt: skip
-        along = [
-            name for name in affine
-            if self._unlinked(name) is None and order[self.sites[name][0].edge[0]] <= lowest
-            and (name not in self.direct or name in self.separable)
-        ]  # fmt: skip
-        if len(along) == len(affine):
-            served += along
-        return Links(tuple(served), passes[choice - 1], meter)
-
-    def _otherwise(self, name: str) -> int:
+    def otherwise(self, name: str) -> int:
         """Backward passes that the cheapest other exact method takes for a parameter."""
         entry = self._entry(name, self.problem.parameters[name])
         own = HVP * len(self.sampled[name]) if name in self.sampled else entry.backward
         return min(own, entry.backward, HVP * entry.numel)
 
-    def _link(self, name: str, parameter: Tensor, links: Links) -> Entry:
+    def _link(self, name: str, parameter: Tensor, chosen: Links) -> Entry:
         why = self.affine.refusal.get(self.leaf_nodes[name])
         return Entry(
             name, tuple(parameter.shape), "chain",
-            CHAIN + (why or "nothing is curved"), 1, links.passes,
+            CHAIN + (why or "nothing is curved"), 1, chosen.passes,
         )  # fmt: skip
 
-    def _widths(self) -> list[int]:
+    def widths(self) -> list[int]:
         """Entries per sample of each used output that the loss is curved in, else 0."""
         return [
             self.detached[i].numel() // self.samples if i in self.curved.leaves else 0
@@ -770,7 +731,7 @@ class Batch:
 
         self.chain.run(
             [(self.sites[name][0], into[name]) for name in names],
-            self.curved.form, self._widths(), adjoints,
+            self.curved.form, self.widths(), adjoints,
             self.outputs[0].detach(), self.problem.memory, self.links.meter, progress,
             self.problem.share,
         )  # fmt: skip

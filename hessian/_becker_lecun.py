@@ -22,7 +22,8 @@ from torch import Tensor
 from torch.autograd.graph import GradientEdge, get_gradient_edge
 
 from hessian._batch import Batch
-from hessian._loss import Factor, by_sample, from_samples
+from hessian._factor import Factor
+from hessian._loss import by_sample, from_samples
 from hessian._operations import BATCH_NORMS
 from hessian._step import call
 from hessian._tape import Edge, Node, Tape, is_leaf, operation, shape, title

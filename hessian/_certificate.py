@@ -236,6 +236,15 @@ def separable(tape: Tape, labels: dict[Edge, Label | str], leaf: Node) -> bool:
         linear = labels.get((node, 0)) == LINEAR and _jointly_linear(node)
         if entries and aligned and not others and elementwise(node) and same:
             state[node] = given[0]
+        elif (
+            labels.get((node, 0)) == LINEAR
+            and operation(node) in LOSSES
+            and entries
+            and aligned
+            and not others
+            and len({shape((c, nr)) for c, nr in node.next_functions if c in state}) == 1
+        ):  # a pointwise loss, reduced or not
+            state[node] = given[0] if same else ("sum", 0)
         elif entries and keeps_flat_order(node) and not others:
             state[node] = state[first]
         elif entries and operation(node) in ("T", "Transpose", "Permute"):

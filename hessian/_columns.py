@@ -9,11 +9,13 @@ curvature of an elementwise function is diagonal.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
+from hessian import _softmax
 from hessian._product import product
 from hessian._scratch import scratch
 
@@ -178,7 +180,7 @@ class Quadratic:
         if v.shape[1] > 1:
             assert self.spots is not None
             full *= self.spots.unsqueeze(1) == self.spots
-        full.diagonal(dim1=1, dim2=2).add_(own)
+        full.diagonal(dim1=1, dim2=2).copy_(own * self._complements())
         return full
 
     def _shares(self) -> Tensor:
@@ -192,6 +194,40 @@ class Quadratic:
             assert self.spots is not None
             t = t[:, self.spots]
         return -t * self._shares()
+
+    def _complements(self) -> Tensor:
+        """1 - p of a softmax's form, ``[n, m]``."""
+        p, q = self._shares(), self.values.shape[1]
+        if q == 1:
+            return _softmax.complements(p)
+        order = _softmax.order_of(self.spots, p.shape[1], q, p)
+        found = torch.empty_like(p)
+        found[:, order] = _softmax.complements(p[:, order])
+        return found
+
+    def _sharp(self) -> Tensor | None:
+        """Samples of which a softmax's form is not to be taken as a difference, if any."""
+        sharp = (self._shares() > _softmax.SHARP).any(1)
+        return sharp.nonzero()[:, 0] if bool(sharp.any()) else None
+
+    def _contrasts(
+        self, columns: Columns, samples: Tensor
+    ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """Samples, rows ``[n, r, d]`` without `scale` and weights ``[n, r]``, in float64.
+
+        A softmax's form is the weighted sum of the rows' squares.
+        """
+        q, base = self.values.shape[1], columns.base
+        assert base is not None
+        order = _softmax.order_of(self.spots, columns.m, q, base)
+        each = max(1, _softmax.CHUNK // max(1, columns.m * columns.d))
+        for some in samples.split(each):
+            p = self._shares()[some].to(torch.float64)[:, order]
+            rows = (base if base.dim() == 2 else base[some]).to(torch.float64)
+            later = _softmax.tails(p)
+            rows = _softmax.contrasts(p, later, rows[..., order, :])
+            weights = _softmax.weights(p, later) * -self.values[some].to(torch.float64).unsqueeze(2)
+            yield some, rows.flatten(1, 2), weights.flatten(1)
 
     def _means(self, columns: Columns) -> Tensor:
         """Σ_{i in s} p_i B_i of a softmax's form, without `scale`: ``[n, q, d]``."""
@@ -235,12 +271,15 @@ class Quadratic:
         elif self.kind == "softmax":
             got = self._own()
             if columns.base is None:
-                got = got * (1 - self._shares())
+                got = got * self._complements()
             else:
                 got = _weighted_squares(got, columns.base)
                 means = self._means(columns).square_()
                 got = got + (means[:, 0] * v if v.shape[1] == 1 else
                              (v.unsqueeze(1) @ means)[:, 0])  # fmt: skip
+                sharp = self._sharp()
+                for some, rows, w in () if sharp is None else self._contrasts(columns, sharp):
+                    got[some] = (w.unsqueeze(1) @ rows.square_())[:, 0].to(got.dtype)
         else:
             got = v if columns.base is None else _weighted_squares(v, columns.base)
         return got if columns.scale is None else got * columns.scale.square()
@@ -262,7 +301,7 @@ class Quadratic:
                 assert self.spots is not None
                 spots = self.spots[place]
                 got *= spots.unsqueeze(2) == spots.unsqueeze(1)
-            got.diagonal(dim1=2, dim2=3).add_(own)
+            got.diagonal(dim1=2, dim2=3).copy_(own * self._complements()[:, place])
         elif columns.identity and self.kind == "diagonal":
             got = torch.diag_embed(v[:, place])
         else:
@@ -282,6 +321,11 @@ class Quadratic:
                 if self.kind == "softmax":
                     means = self._means(columns)[..., place].transpose(-3, -2)  # [n, c, q, p]
                     got += (means * v.view(n, 1, -1, 1)).transpose(-1, -2) @ means
+                    sharp = self._sharp()
+                    for some, rows, w in () if sharp is None else self._contrasts(columns, sharp):
+                        x = rows[..., place].transpose(1, 2)  # [n, c, r, p]
+                        square = (x * w.view(len(some), 1, -1, 1)).transpose(-1, -2) @ x
+                        got[some] = square.to(got.dtype)
         if columns.scale is not None:
             scale = columns.scale[:, place]
             got = got.mul_(scale.unsqueeze(3)).mul_(scale.unsqueeze(2))
@@ -307,6 +351,9 @@ class Quadratic:
             got = _transposed_times(columns.base * self._own().unsqueeze(-1), columns)
             means = self._means(columns)
             got = got + (means * v.unsqueeze(2)).transpose(1, 2) @ means
+            sharp = self._sharp()
+            for some, rows, w in () if sharp is None else self._contrasts(columns, sharp):
+                got[some] = ((rows * w.unsqueeze(2)).transpose(1, 2) @ rows).to(got.dtype)
         else:
             got = _transposed_times(columns.base * v.unsqueeze(-1), columns)
         if columns.scale is not None:

@@ -10,10 +10,20 @@ from torch import Tensor, nn
 
 from hessian import _affine, _becker_lecun, _data, _loss
 from hessian._batch import Batch, Problem
+from hessian._factor import Factor
 from hessian._ledger import Guard
-from hessian._loss import Factor, by_sample
+from hessian._loss import by_sample
 from hessian._pieces import Division, Extra, gathered, is_first, of_all
-from hessian._probe import Noise, blocks_bytes, factored, hutchinson, preactivation, signs
+from hessian._probe import (
+    Noise,
+    blocks_bytes,
+    factored,
+    hutchinson,
+    output_form,
+    preactivation,
+    signs,
+    spectrum,
+)
 from hessian._problem import Item, lend, scale, ticker, walk
 
 KINDS = (
@@ -300,8 +310,8 @@ def _of_columns(
         factors = [Factor([g.unsqueeze(0) for g in gradients], ones)]
         own = {}
     else:
-        exact = factored(batch)
-        mc = kind == "gauss-newton-mc"
+        form, mc = output_form(batch), kind == "gauss-newton-mc"
+        exact = spectrum(batch, form) if mc else factored(batch, form)
         factors = [_random(exact, batch, one) for one in noise] if mc else [exact]
         own = batch.separable_terms()
     found = []
@@ -350,4 +360,6 @@ def _random(exact: Factor, batch: Batch, noise: Noise) -> Factor:
                 total += _loss.from_samples(scaled, layout, n, cols[c].shape)
             columns[place].append(total)
         weights.append(exact.weights.new_full((n,), sign))
+    if not weights:
+        return Factor([c[:0] for c in exact.columns], exact.weights[:0])
     return Factor([torch.stack(c) for c in columns], torch.stack(weights))

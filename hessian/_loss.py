@@ -1,15 +1,12 @@
-"""The Hessian of the loss with respect to the model's outputs, factored.
+"""The Hessian of the loss with respect to the model's outputs.
 
-L's second derivative in the outputs is H = Σ_c λ_c S_c S_cᵀ, with eigenvalues λ_c of either sign
-since a loss need not be convex. Where the loss is a sum over samples, H is block-diagonal and
-column c carries one eigenvector per sample; C-class cross-entropy needs C-1 of them, because its
-block diag(p) - ppᵀ is singular along the vector of ones.
+Where the loss is a sum over samples, it is block-diagonal. Cross-entropy of C classes has the block
+diag(p) - ppᵀ, singular along the vector of ones; a sum of functions of one entry each is diagonal.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -22,23 +19,6 @@ from hessian._tape import Edge, Node, Tape, complex_valued, operation, shape
 LARGEST_BLOCK = 2048
 # Products taken at once: enough to hide the cost of a call, few enough to stay small.
 UNITS = 64
-
-
-@dataclass
-class Factor:
-    """Columns of H.
-
-    `columns[l]` has shape ``[r, *leaf.shape]``: the part of the r columns in output leaf l.
-    `weights` holds the λ, of shape ``[r, n]`` (or ``[r]`` where samples are coupled).
-    """
-
-    columns: list[Tensor]
-    weights: Tensor
-
-    @property
-    def rank(self) -> int:
-        """Number of columns r."""
-        return int(self.weights.shape[0])
 
 
 class Products:
@@ -115,38 +95,6 @@ def blocks_by_sample(
     return blocks
 
 
-def factor_by_sample(
-    gradients: Sequence[Tensor], leaves: Sequence[Tensor], layouts: Sequence[Layout], n: int
-) -> Factor:
-    """Factor an H that is proved to be block-diagonal over samples."""
-    return factor_blocks(blocks_by_sample(gradients, leaves, layouts, n), leaves, layouts, n)
-
-
-def factor_blocks(
-    blocks: Tensor, leaves: Sequence[Tensor], layouts: Sequence[Layout], n: int
-) -> Factor:
-    """Factor the blocks of all samples."""
-    eps = torch.finfo(leaves[0].dtype).eps
-    values, vectors64 = _spectrum(blocks.to(torch.float64), eps)  # [n, width], [n, width, width]
-    columns = []
-    start = 0
-    for leaf, layout in zip(leaves, layouts, strict=True):
-        size = leaf.numel() // n
-        part = vectors64[:, start : start + size, :].to(leaf.dtype)
-        columns.append(
-            torch.stack(
-                [
-                    from_samples(part[:, :, c].contiguous(), layout, n, leaf.shape)
-                    for c in range(part.shape[2])
-                ]
-            )
-            if part.shape[2]
-            else leaf.new_zeros((0, *leaf.shape))
-        )
-        start += size
-    return Factor(columns, values.T.to(leaves[0].dtype).contiguous())
-
-
 def log_softmax(tape: Tape, linear: Callable[[Edge], bool], leaf: Node) -> Edge | None:
     """The log-softmax that is all the loss reads of a leaf and affine in, if there is one.
 
@@ -203,36 +151,3 @@ def dense(gradients: Sequence[Tensor], leaves: Sequence[Tensor]) -> Tensor:
             )
         start += size
     return matrix
-
-
-def factor_dense(matrix: Tensor, leaves: Sequence[Tensor]) -> Factor:
-    """Factor H as a whole, for a loss that couples samples."""
-    eps = torch.finfo(leaves[0].dtype).eps
-    values, vectors = _spectrum(matrix.unsqueeze(0), eps)
-    columns = []
-    start = 0
-    for leaf in leaves:
-        part = vectors[0, start : start + leaf.numel()].T.to(leaf.dtype)
-        columns.append(part.reshape(-1, *leaf.shape))
-        start += leaf.numel()
-    return Factor(columns, values[0].to(leaves[0].dtype))
-
-
-def _spectrum(blocks: Tensor, eps: float) -> tuple[Tensor, Tensor]:
-    """Eigenvalues and eigenvectors, largest |λ| first, columns null in all blocks dropped."""
-    symmetric = (blocks + blocks.transpose(1, 2)) / 2
-    if not bool(torch.isfinite(symmetric).all()):
-        raise ValueError(
-            "loss: its second derivative with respect to the model's output is not finite; "
-            "check the loss at this output (a square root or logarithm at zero, an overflow)"
-        )
-    values, vectors = torch.linalg.eigh(symmetric)
-    order = values.abs().argsort(dim=1, descending=True)
-    values = values.gather(1, order)
-    vectors = vectors.gather(2, order.unsqueeze(1).expand_as(vectors))
-    scale = values.abs().amax(dim=1, keepdim=True)
-    # Entries carry rounding errors of eps·‖H‖: an eigenvalue below width·eps·‖H‖ is one of zero.
-    tiny = scale * (blocks.shape[1] * eps)
-    values = torch.where(values.abs() <= tiny, 0.0, values)
-    rank = int((values != 0).sum(dim=1).max()) if values.numel() else 0
-    return values[:, :rank], vectors[:, :, :rank]

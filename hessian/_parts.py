@@ -153,9 +153,9 @@ class Whole(Batch):
         return sum(t.numel() for t in self.curved.tensors) // self.samples
 
     @cached_property
-    def form(self) -> Quadratic:
-        """The loss's second derivative in the outputs where it is a softmax's."""
-        return self._softmax_form(self.curved)
+    def short(self) -> Quadratic | None:
+        """The loss's second derivative in the outputs where that takes no block."""
+        return self._short(self.curved)
 
     @cached_property
     def _blocks_of_all(self) -> Tensor | None:
@@ -292,10 +292,11 @@ class Part(Batch):
     def _layouts(self, curved: list[int], leaves: list[Tensor], at: Mapping[int, Any]) -> Curved:
         return Curved(curved, leaves, [self.whole.known[i] for i in curved])
 
-    def _form(self, found: Curved) -> Quadratic:
-        if self.softmax is not None:
-            return self.whole.form.of(self.part)
-        return Quadratic("full", self.whole.blocks(self.part).detach())
+    def _short(self, found: Curved) -> Quadratic | None:
+        return None if self.whole.short is None else self.whole.short.of(self.part)
+
+    def _blocks(self, found: Curved) -> Tensor:
+        return self.whole.blocks(self.part).detach()
 
 
 def divided(

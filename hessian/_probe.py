@@ -21,9 +21,11 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import GradientEdge, get_gradient_edge
 
-from hessian import _loss
+from hessian import _factor, _loss
 from hessian._batch import BLOCKS, Batch
-from hessian._loss import Factor, by_sample, from_samples
+from hessian._columns import Quadratic
+from hessian._factor import Factor
+from hessian._loss import by_sample, from_samples
 from hessian._parts import Part
 from hessian._pieces import Division, Sum, added, gathered, is_first
 from hessian._problem import Item
@@ -159,7 +161,10 @@ def _preactivation(batch: Batch, fixed: Sequence[Probe], noise: Sequence[Noise])
             one.rewind()
     n, memory = batch.samples, problem.memory
     width = sum(batch.detached[i].numel() for i in batch.used) // n
-    factor = factored(batch) if batch.layouts and 0 < width <= WIDEST else None
+    form = output_form(batch) if batch.layouts and 0 < width <= WIDEST else None
+    factor = None if form is None else factored(batch, form)
+    leaves = [batch.detached[i] for i in batch.used]
+    most = None if form is None else _factor.leading(form, leaves, batch.layouts, LEADING)
     own = batch.separable_terms()
     output, value = batch.repeated()
     # What needs no probe, and then what every probe adds to it.
@@ -169,7 +174,7 @@ def _preactivation(batch: Batch, fixed: Sequence[Probe], noise: Sequence[Noise])
     places = _places(batch, output, factor is not None)
     edges: list[Edge] = list({site.edge: None for site in places.inner.values()})
     layouts = {site.edge: site.layout for site in places.inner.values()}
-    known = _pulled_back(places, factor, edges, layouts, n)
+    known = _pulled_back(places, most, edges, layouts, n)
     with torch.no_grad():
         for name, site in places.inner.items():
             for adjoints, weights in known:
@@ -215,11 +220,28 @@ def _preactivation(batch: Batch, fixed: Sequence[Probe], noise: Sequence[Noise])
     return found
 
 
-def factored(batch: Batch) -> Factor:
+def factored(batch: Batch, form: Quadratic | None = None) -> Factor:
+    """The loss's second derivative in the outputs, sample by sample, as columns."""
+    leaves = [batch.detached[i] for i in batch.used]
+    form = output_form(batch) if form is None else form
+    return _factor.factored(form, leaves, batch.layouts, every=True)
+
+
+def spectrum(batch: Batch, form: Quadratic) -> Factor:
+    """The same as orthogonal columns: what is positive and what is negative of it."""
+    leaves = [batch.detached[i] for i in batch.used]
+    width = sum(leaf.numel() for leaf in leaves) // batch.samples
+    return _factor.leading(form, leaves, batch.layouts, width)
+
+
+def output_form(batch: Batch) -> Quadratic:
     """The loss's second derivative in the outputs, sample by sample."""
     n = batch.samples
     leaves = [batch.detached[i] for i in batch.used]
     if isinstance(batch, Part):  # the whole's, the entries that the loss is linear in being zero
+        short = batch.whole.short
+        if short is not None and batch.whole.curved.leaves == batch.used:
+            return short.of(batch.part)
         whole, of = batch.whole, batch.whole.curved.leaves
         sizes = [leaf.numel() // n for leaf in leaves]
         curved = [i in of for i, size in zip(batch.used, sizes, strict=True) for _ in range(size)]
@@ -227,12 +249,13 @@ def factored(batch: Batch) -> Factor:
         blocks = leaves[0].new_zeros((n, sum(sizes), sum(sizes)))
         if len(at):
             blocks[:, at.unsqueeze(1), at] = whole.blocks(batch.part).detach()
-        return _loss.factor_blocks(blocks, leaves, batch.layouts, n)
-    form = batch.curved.form
-    if form is not None and batch.curved.leaves == batch.used:
-        return _loss.factor_blocks(form.matrix(), leaves, batch.layouts, n)
+        return Quadratic("full", blocks)
+    if batch.softmax is not None and batch.adjoint is not None:
+        return _loss.softmax_form(
+            batch.softmax[0], batch.adjoint.detach(), leaves[0], batch.layouts[0], n
+        )
     live = [g for i in batch.used if (g := batch.gradient_out[i]) is not None]
-    return _loss.factor_by_sample(live, leaves, batch.layouts, n)
+    return Quadratic("full", _loss.blocks_by_sample(live, leaves, batch.layouts, n).detach())
 
 
 def _places(batch: Batch, output: Any, known: bool) -> _Places:
@@ -257,7 +280,7 @@ def _pulled_back(
 ) -> Known:
     """Adjoints of the leading columns at the probed sites, samples first, and their λ."""
     known: Known = []
-    for c in range(min(LEADING, factor.rank) if factor is not None and edges else 0):
+    for c in range(factor.rank if factor is not None and edges else 0):
         assert factor is not None
         got = torch.autograd.grad(
             places.outputs, [GradientEdge(*edge) for edge in edges],

@@ -112,6 +112,36 @@ def _pad(
     return input
 
 
+def _averaged(watch: Watch, func: Callable[..., Any], input: Tensor, output_size: Any) -> Tensor:
+    """Pooling to one value as the mean that it is.
+
+    Torch takes that too, but where channels come last it gives the mean new strides, by an
+    operation that could be any view.
+    """
+    axes = _POOLED[func]
+    sizes = [output_size] * axes if isinstance(output_size, int) else list(output_size)
+    strided = input.layout is torch.strided and input.dim() in (axes + 1, axes + 2)
+    if sizes != [1] * axes or not strided or not input.numel():
+        return func(input, output_size)
+    return input.mean(tuple(range(-axes, 0)), keepdim=True)
+
+
+_POOLED: dict[Callable[..., Any], int] = {
+    F.adaptive_avg_pool1d: 1,
+    F.adaptive_avg_pool2d: 2,
+    F.adaptive_avg_pool3d: 3,
+    **dict.fromkeys(_there(torch._C._nn, "adaptive_avg_pool2d"), 2),
+    **dict.fromkeys(_there(torch._C._nn, "adaptive_avg_pool3d"), 3),
+}
+
+
+def _group_norm(
+    watch: Watch, func: Callable[..., Any], input: Tensor, *args: Any, **kwargs: Any
+) -> Tensor:
+    """With channels first in memory: torch's backward of its backward reads past others' end."""
+    return func(input.contiguous(), *args, **kwargs)
+
+
 def _cdist(
     watch: Watch,
     func: Callable[..., Any],
@@ -165,6 +195,8 @@ REPLACEMENTS: dict[Callable[..., Any], Callable[..., Any]] = {
     F.hardsigmoid: _hardsigmoid,
     F.pad: _pad,
     torch.cdist: _cdist,
+    **dict.fromkeys(_POOLED, _averaged),
+    **dict.fromkeys((F.group_norm, torch.group_norm), _group_norm),
     **dict.fromkeys(_there(torch, "_weight_norm"), _weight_norm),
     **dict.fromkeys(_there(torch, "_weight_norm_interface"), _weight_norm_interface),
     **dict.fromkeys(_there(F, "linear_cross_entropy"), _linear_cross_entropy),

@@ -639,11 +639,21 @@ class ByNode(Step):
             full[:, part] = given
             given = full
         with torch.no_grad():
-            got = torch.func.vmap(self._adjoints(edge))(given)
+            got = self._every(edge, given)
         return [
             (child, Columns(m, w, g[:, part].transpose(0, 1).reshape(count, m, w)))
             for child, w, g in zip(self.children, self.widths, got, strict=True)
         ]
+
+    def _every(self, edge: Edge, rows: Tensor) -> tuple[Tensor, ...]:
+        """Adjoints of all rows, ``[m, n, d]``, at each input."""
+        one = self._adjoints(edge)
+        try:
+            return tuple(torch.func.vmap(one)(rows))
+        except torch.OutOfMemoryError:
+            raise
+        except (RuntimeError, NotImplementedError):  # an operation without a batching rule
+            return tuple(map(torch.stack, zip(*(one(row) for row in rows), strict=True)))
 
     def sources(self, part: slice, like: Tensor) -> Sources:
         if not self.curved:

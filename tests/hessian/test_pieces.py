@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import nn
 
 import hessian
-from hessian import _estimate, _parts, _pieces, _probe
+from hessian import _columns, _estimate, _parts, _pieces, _probe
 
 from . import oracle
 from .live import Live
@@ -253,8 +253,8 @@ def _restarted(self, place, n, width, like, right=_probe.Noise.draw):
     [
         (_probe.Noise, "draw", _restarted, ["preactivation", "gauss-newton-mc"]),
         (  # the first samples' second derivative of the loss
-            _parts.Whole, "blocks",
-            lambda self, part, right=_parts.Whole.blocks: right(
+            _columns.Quadratic, "of",
+            lambda self, part, right=_columns.Quadratic.of: right(
                 self, slice(0, part.stop - part.start)),
             ["preactivation", "gauss-newton", "gauss-newton-mc", "becker-lecun"],
         ),
@@ -266,6 +266,24 @@ def _restarted(self, place, n, width, like, right=_probe.Noise.draw):
 )  # fmt: skip
 def test_wrong_kinds_are_seen(owner, name, wrong, kinds, monkeypatch):
     model, loss, data = _case("tanh-mlp", "l2-term")
+    _seen(model, loss, data, owner, name, wrong, kinds, monkeypatch)
+
+
+def test_wrong_blocks_are_seen(monkeypatch):
+    """The first samples' second derivative of a loss that mixes a sample's outputs."""
+
+    def wrong(self, part, right=_parts.Whole.blocks):
+        return right(self, slice(0, part.stop - part.start))
+
+    def loss(output, target):
+        return F.cosine_embedding_loss(output, output.detach().cos(), torch.ones(len(output)))
+
+    model, _, data = _case("tanh-mlp", "l2-term")
+    kinds = ["preactivation", "gauss-newton", "gauss-newton-mc", "becker-lecun"]
+    _seen(model, loss, data, _parts.Whole, "blocks", wrong, kinds, monkeypatch)
+
+
+def _seen(model, loss, data, owner, name, wrong, kinds, monkeypatch):
     want = {kind: hessian.estimate(model, loss, data, kind, 2) for kind in kinds}
     monkeypatch.setattr(owner, name, wrong)
     for kind in kinds:
