@@ -429,12 +429,9 @@ class Batch:
             layouts = [next(iter(candidates(tuple(leaf.shape), 1)), None) for leaf in leaves]
         proved = all(isinstance(lay, Layout) for lay in layouts)
         if not proved and entries <= _loss.LARGEST_BLOCK:
-            matrix = _loss.dense(gradients, leaves)
-            guess = self._apart(matrix, leaves)
+            guess = self._apart(gradients, leaves)
             if guess is None:
-                finite = bool(torch.isfinite(matrix).all())
-                why = "" if finite else f"the loss: {_factor.NOT_FINITE}"
-                return Curved(curved, leaves, matrix=matrix, refusal=why)
+                return self._coupled(curved, leaves, gradients)
             layouts, proved = guess, True
         if not proved:
             return Curved(
@@ -481,8 +478,16 @@ class Batch:
         """Whether a parameter is reached through a curved operation."""
         return any(node in self.affine.refusal for node in self.leaf_nodes.values())
 
-    def _apart(self, matrix: Tensor, leaves: list[Tensor]) -> list[Layout] | None:
-        """Layouts under which a fully known H has only exact zeros between samples."""
+    def _coupled(self, curved: list[int], leaves: list[Tensor], gradients: list[Tensor]) -> Curved:
+        """The loss's second derivative in all outputs at once."""
+        self._check(BLOCKS * sum(leaf.numel() for leaf in leaves) ** 2 / self.samples)
+        matrix = _loss.dense(gradients, leaves)
+        finite = bool(torch.isfinite(matrix).all())
+        why = "" if finite else f"the loss: {_factor.NOT_FINITE}"
+        return Curved(curved, leaves, matrix=matrix, refusal=why)
+
+    def _apart(self, gradients: list[Tensor], leaves: list[Tensor]) -> list[Layout] | None:
+        """Layouts under which H, looked at row by row, has only exact zeros between samples."""
         n = self.samples
         layouts, owners = [], []
         for leaf in leaves:
@@ -498,8 +503,10 @@ class Batch:
             )
             owners.append(owner)
         owner = torch.cat(owners)
-        between = owner.unsqueeze(0) != owner.unsqueeze(1)
-        return layouts if not bool(matrix[between].any()) else None
+        for row, of in zip(_loss.rows(gradients, leaves), owner, strict=True):
+            if bool((row.bool() & (owner != of)).any()):
+                return None
+        return layouts
 
     def _samples(self, at: Mapping[int, Any]) -> None:
         """Which parameters can take all samples in one pass, and where they meet the data."""

@@ -135,19 +135,20 @@ def softmax_form(node: Node, adjoint: Tensor, leaf: Tensor, lay: Layout, n: int)
     return Quadratic("softmax", total.reshape(-1)[spots[:, at]], shares, place)
 
 
+def rows(gradients: Sequence[Tensor], leaves: Sequence[Tensor]) -> Iterator[Tensor]:
+    """H over all output entries, row by row."""
+    hvp = Products(gradients, leaves)
+    for i, leaf in enumerate(leaves):
+        for j in range(leaf.numel()):
+            vectors = [leaf.new_zeros(leaf.shape) for leaf in leaves]
+            vectors[i].view(-1)[j] = 1.0
+            yield torch.cat([g.reshape(-1) for g in hvp(vectors)])
+
+
 def dense(gradients: Sequence[Tensor], leaves: Sequence[Tensor]) -> Tensor:
     """H over all output entries, ``[D, D]`` in float64, D the number of output entries."""
-    hvp = Products(gradients, leaves)
-    sizes = [leaf.numel() for leaf in leaves]
-    width = sum(sizes)
+    width = sum(leaf.numel() for leaf in leaves)
     matrix = leaves[0].new_zeros((width, width), dtype=torch.float64)
-    start = 0
-    for i, size in enumerate(sizes):
-        for j in range(size):
-            vectors = [torch.zeros_like(leaf) for leaf in leaves]
-            vectors[i].view(-1)[j] = 1.0
-            matrix[:, start + j] = torch.cat([g.reshape(-1) for g in hvp(vectors)]).to(
-                torch.float64
-            )
-        start += size
+    for at, row in enumerate(rows(gradients, leaves)):
+        matrix[at] = row
     return matrix

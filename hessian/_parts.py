@@ -147,6 +147,9 @@ class Whole(Batch):
             raise NotInParts("the loss depends on what the model was called with last")
         return tape
 
+    def _coupled(self, curved: list[int], leaves: list[Tensor], gradients: list[Tensor]) -> Curved:
+        return Curved(curved, leaves)
+
     @property
     def width(self) -> int:
         """Entries of a sample in all outputs that the loss is curved in."""

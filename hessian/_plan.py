@@ -140,8 +140,8 @@ class Plan:
             )
         if self.held:
             foot += (
-                " The tape of the batch is larger than the memory given, but the batch cannot be "
-                f"taken in parts: {self.held}."
+                " The batch needs more than the memory given, but cannot be taken in parts: "
+                f"{self.held}."
             )
         why = [wrapped(reason, f"({mark}) ") for reason, mark in notes.items()]
         return "\n".join((line(head), *map(line, rows), *why, wrapped(foot)))

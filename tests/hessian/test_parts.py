@@ -277,6 +277,26 @@ def test_the_loss_of_a_wide_output_is_taken_a_part_at_a_time():
     oracle.assert_exact(got, dict(want))
 
 
+PAIRS = lambda o, t: (o @ o.T - 1).square().mean()  # noqa: E731
+CUMULATIVE = lambda o, t: torch.logcumsumexp(o, 1).pow(2).mean()  # noqa: E731
+
+
+@pytest.mark.parametrize("bound", [MEBI, 64 * MEBI])
+@pytest.mark.parametrize("loss", [PAIRS, CUMULATIVE])
+@pytest.mark.parametrize(("n", "classes"), [(48, 8), (16, 40)])
+def test_a_second_derivative_of_the_loss_above_the_bound_is_said(n, classes, loss, bound):
+    """Over all outputs at once where the loss couples samples; else a sample's is enough."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(16, 16), nn.ReLU(), nn.Linear(16, classes)).double()
+    x, y = torch.randn(n, 16).double(), torch.zeros(n)
+    with Live() as live:
+        h = hessian.diagonal(model, loss, (x, y), memory=bound)
+    held = "the loss couples samples" if loss is PAIRS and bound == MEBI else ""
+    assert h.plan.held == held
+    assert (live.peak > bound) == bool(held)
+    oracle.assert_exact(h, dict(hessian.diagonal(model, loss, (x, y), method="parameter")))
+
+
 # --------------------------------------------------------------------------------- mutations
 
 
