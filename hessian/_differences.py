@@ -16,6 +16,8 @@ from itertools import pairwise
 
 # Bits of a float64: half the distance between 1 and the next number.
 ROUNDING = 2.0**-53
+# The first step in units of a power of two.
+ODD = 0.8391
 # Of points for the noise, in units of the first step: third differences of f are below 1e-18 f'''.
 SPACING = 0.9173e-6
 # Cells past this power of s² only mix in noise.
@@ -231,8 +233,9 @@ def second_difference(
     extra = 0
     if sigma is None:
         sigma, extra = noise(spaced(f, unit)), 9
-    unit = 2.0 ** math.floor(math.log2(unit))  # powers of two are added with the least rounding
-    ladder = _Ladder(f, here, max(2 * sigma, ROUNDING * abs(here)))
+    # No round number: on a lattice of steps a rounded function looks like the smooth one.
+    unit = ODD * 2.0 ** math.floor(math.log2(unit))
+    ladder = _Ladder(f, here, max(3 * sigma, ROUNDING * abs(here)))
     for step in _steps(ladder, unit, enough):
         ladder.climb(step)
         if len(ladder.steps) == 1:  # the number itself is rounded when a step is added to it

@@ -1,6 +1,7 @@
 """The loss with every number held that the tape takes for a constant.
 
-What ``detach``, ``.data``, ``.item()`` or a block without gradients hands on has no derivative by
+What ``detach``, ``.data``, ``.item()``, a block without gradients or the row of an embedding's
+``padding_idx`` hands on has no derivative by
 the user's own definition, though the loss's value depends on it. Here such numbers are noted at
 the point itself and handed out again wherever an entry is displaced; then values of the loss have
 the derivative that the tape means.
@@ -13,6 +14,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 from torch.overrides import TorchFunctionMode
@@ -41,11 +43,25 @@ class _Replay(TorchFunctionMode):
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
         result = func(*args, **(kwargs or {}))
+        if func is F.embedding:
+            return self._padded(result, *args, **(kwargs or {}))
         name = getattr(func, "__name__", "")
         constant = func == DATA or name in CUTS
         if not torch.is_grad_enabled() and isinstance(result, Tensor) and name != "__get__":
             constant = True
         return self._constant(func, args, result) if constant else result
+
+    def _padded(
+        self, result: Tensor, input: Tensor, weight: Tensor, padding_idx: int | None = None,
+        *_: Any, **__: Any,
+    ) -> Tensor:  # fmt: skip
+        """Rows looked up, those of the padding index held: they get no gradient."""
+        if padding_idx is None:
+            return result
+        rows = self._constant(F.embedding, (), result.detach())
+        with torch._C.DisableTorchFunction():
+            padding = (input == padding_idx % len(weight)).unsqueeze(-1)
+            return torch.where(padding, rows, result)
 
     def _constant(self, func: Any, args: tuple[Any, ...], result: Any) -> Any:
         with torch._C.DisableTorchFunction():

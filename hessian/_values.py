@@ -20,6 +20,7 @@ from hessian._differences import Difference, noise, second_difference, spaced
 from hessian._ledger import owe, settled
 from hessian._precision import held
 from hessian._problem import Item
+from hessian._state import Randomness
 
 # Entries along which the noise of the loss is measured.
 PROBES = 3
@@ -54,8 +55,12 @@ class Values:
             # The tape is built, but holds no tensors: as little memory as without one.
             with saved_tensors_hooks(lambda _: None, _unavailable):
                 here = self._value()
+                # The next batch goes on where a plain loop would.
+                self.item.end = self.item.end or Randomness(self.problem.devices())
         except RuntimeError:  # it is walked through inside the call
-            return float(_data.check_loss(self._call(), self.item.index, self.inputs, {}).detach())
+            value = self._call()
+            self.item.end = self.item.end or Randomness(self.problem.devices())
+            return float(_data.check_loss(value, self.item.index, self.inputs, {}).detach())
         try:
             self.taped = False
             self.taped = not _same(self._value(), here)

@@ -43,9 +43,10 @@ WORDS = {
     "zero to rounding": "what terms that cancel leave behind; compared with their size",
     "kink": "no second derivative at this point; compared with the double backward",
     "own derivative": "the value has another one by the user's own definition (a custom function, "
-    "a detached tensor); compared with the double backward",
+    "a detached tensor, a padding row); compared with the double backward",
     "unclear": "the loss is too rough or noisy here; compared with the double backward",
-    "hidden": "the value depends on the parameter, but the tape does not show it",
+    "hidden": "the value depends on the parameter, but the tape does not show it (detached, "
+    "``.data``, a reentrant checkpoint)",
     "deviates": "from the difference of values, or from the double backward that agrees with it",
 }
 
@@ -285,10 +286,10 @@ def _judged(name: str, index: int, h: Tensor, numbers: Mapping[str, float], top:
         word = "unclear" if scale or top else "agrees"
     elif confirmed:
         word = "agrees"
+    elif scale and numbers["own"] and by_double <= tolerance * scale:
+        word = "own derivative"
     elif not here and not double:
         word, off = "hidden", by_value
-    elif numbers["own"] and by_double <= tolerance * scale:
-        word = "own derivative"
     else:
         word, off = "agrees", by_value
     if off > tolerance * scale and word in ("agrees", "unclear"):

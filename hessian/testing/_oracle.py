@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 
 from hessian import _data
 from hessian._differences import Difference
+from hessian._frozen import frozen
 from hessian._ledger import Guard
 from hessian._problem import lend, scale, walk
 from hessian._sample import entries as drawn
@@ -65,6 +67,7 @@ def differences(
     forward: _data.Forward | None = None,
     names: Iterable[str] | None = None,
     weight: _data.Weight = None,
+    detached: str = "free",
 ) -> Differences:
     """Second differences of the loss's value in float64, extrapolated, along single entries.
 
@@ -72,8 +75,10 @@ def differences(
     is the same without one; parameters, buffers and data are turned to float64 meanwhile. Every
     call meets the same random state and buffers. Autograd takes no part, so what it is wrong about
     or does not see (a wrong double backward, a parameter hidden by ``.data``) shows here; what
-    it decides by definition (``detach``, a custom function's surrogate gradient, a
-    straight-through estimator) is not seen: there the value's own derivative comes out.
+    it decides by definition is not seen, and the value's own derivative comes out: with
+    ``detached="held"`` numbers from ``detach``, ``.data``, ``.item()``, a block without gradients
+    or the row of an embedding's ``padding_idx`` are constants, as autograd has them; the surrogate
+    gradient of a custom function has nothing to do with values.
 
     Two errors are weighed for every entry: what extrapolations over steps that halve disagree by,
     and the measured rounding noise of the loss, which a difference of step s amplifies by 4/s².
@@ -87,6 +92,7 @@ def differences(
         seed: of the draw.
         enough: an error at which an entry's estimate is good enough, for all or by name: fewer
             evaluations.
+        detached: ``"free"`` or ``"held"``, as above.
 
     Raises:
         TypeError, ValueError: as `hessian.diagonal`; `entries` is none of these.
@@ -101,6 +107,8 @@ def differences(
         weight 0 8.0 True smooth
         weight 1 2.0 True smooth
     """
+    if detached not in ("free", "held"):
+        raise ValueError(f'detached must be "free" or "held", got {detached!r}')
     double = isinstance(model, nn.Module) and plain(
         [m for m in (model, loss) if isinstance(m, nn.Module)]
     )
@@ -112,10 +120,12 @@ def differences(
         for item in walk(problem, data, dtype, weight):
             values = Values(item, item.inputs, item.targets)
             values.measure(index)
-            for total in sums:
-                name = total.name
-                least = enough.get(name, 0.0) if isinstance(enough, Mapping) else enough
-                total.add(item.a, values.second(name, total.index, least))
+            with frozen(values) if detached == "held" else nullcontext() as constant:
+                witness = constant or values
+                for total in sums:
+                    name = total.name
+                    least = enough.get(name, 0.0) if isinstance(enough, Mapping) else enough
+                    total.add(item.a, witness.second(name, total.index, least))
             value += item.a * values.here
             weights.append(item.a)
             evaluations += values.evaluations

@@ -11,6 +11,7 @@ import torch
 from torch.overrides import TorchFunctionMode
 
 import hessian
+from hessian.testing import differences
 
 
 def weight_norm(v, g, dim=0):
@@ -81,6 +82,34 @@ def assert_exact(got, want, tolerance=1e-9):
     """float64 carries 1e-16; sums over some hundred terms and a factorisation stay below 1e-9."""
     wrong = {name: g for name, g in gap(got, want).items() if not g <= tolerance}
     assert not wrong, wrong
+
+
+def assert_values(got, model, loss, data, entries, names=None, seed=0):
+    """The diagonal against second differences of the loss's value, which know no autograd.
+
+    They are asked for an error of 1e-7 of max|H| of their tensor, so that 1e-6 beside the error
+    they report leaves no room for a wrong factor. Returns how many entries were compared.
+    """
+    names = list(got) if names is None else list(names)
+    top = max(float(h.abs().max()) for h in got.values() if h.numel())
+    size = {n: max(float(got[n].abs().max()), 1e-6 * top) for n in names if got[n].numel()}
+    enough = {n: 1e-7 * s for n, s in size.items()}
+    compared, doubted, wrong = 0, {}, []
+    for r in differences(model, loss, data, entries=entries, seed=seed, enough=enough, names=names):
+        if r.word == "kink":
+            continue
+        value = float(got[r.name].reshape(-1)[r.index])
+        if not abs(value - r.value) <= 1e-6 * size[r.name] + r.error:
+            doubted.setdefault(r.name, []).append(r.index)
+        compared += r.error <= 1e-3 * (size[r.name] or 1)
+    if doubted:  # numbers that are detached are constants for autograd
+        for r in differences(model, loss, data, entries=doubted, enough=enough, detached="held",
+                             names=names):  # fmt: skip
+            value = float(got[r.name].reshape(-1)[r.index])
+            if r.word != "kink" and not abs(value - r.value) <= 1e-6 * size[r.name] + r.error:
+                wrong.append((r, value))
+    assert not wrong, wrong
+    return compared
 
 
 def proved(model, loss, data, method):

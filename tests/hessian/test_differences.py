@@ -318,3 +318,42 @@ def test_a_surrogate_gradient_is_not_the_values_own():
     with pytest.raises(AssertionError, match=r"a\.weight"):
         assert_exact(model, F.cross_entropy, data)
     assert assert_exact(model, F.cross_entropy, data, names=["b.weight", "b.bias"]).entries == 12
+
+
+@pytest.mark.parametrize("how", ["detach", "no_grad", "item", "padding"])
+def test_detached_numbers_may_be_held(how):
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.rows, self.a = nn.Embedding(4, 3, padding_idx=0), nn.Linear(3, 3)
+            nn.init.normal_(self.rows.weight)
+
+        def forward(self, index):
+            z = torch.tanh(self.a(self.rows(index)))
+            if how == "detach":
+                z = z * z.detach()
+            elif how == "no_grad":
+                with torch.no_grad():
+                    scale = z.exp()
+                z = z * scale
+            elif how == "item":
+                z = z / z.abs().max().item()
+            return z
+
+    torch.manual_seed(0)
+    model = Net().double()
+    index, y = torch.tensor([0, 1, 2, 0, 3, 1]), torch.tensor([0, 1, 2, 1, 0, 2])
+    report = assert_exact(model, F.cross_entropy, (index, y))
+    assert report.entries == 24
+    free = differences(model, F.cross_entropy, (index, y), entries="all")
+    held = differences(model, F.cross_entropy, (index, y), entries="all", detached="held")
+    apart = [a for a, b in zip(free, held, strict=True) if abs(a.value - b.value) > 1e-6]
+    assert len(apart) > 2
+    if how == "padding":
+        assert {(r.name, r.index) for r in apart} == {("rows.weight", i) for i in range(3)}
+
+
+def test_a_lattice_of_steps_does_not_hide_rounding():
+    """round(t, 3 decimals) is t itself at powers of two."""
+    found = second_difference(lambda t: math.exp(round(t, 3)), enough=1e-6)
+    assert found.word != "smooth" or abs(found.value) <= found.error
