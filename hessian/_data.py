@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map
 
-from hessian._precision import Precision
+from hessian._precision import Precision, current
 
 Batch = tuple[Any, Any]
 Forward = Callable[[nn.Module, Any], Any]
@@ -160,8 +160,15 @@ def named(what: str, values: Any, index: int) -> Iterator[None]:
         dims = [str(tuple(v.shape)) if isinstance(v, Tensor) else type(v).__name__ for v in leaves]
         raise ValueError(
             f"{what} of shape {', '.join(dims) or 'nothing'} in batch {index}: {first}; "
-            "check that data, model and loss fit together"
+            f"check that data, model and loss fit together{_held()}"
         ) from error
+
+
+def _held() -> str:
+    precision = current()
+    if precision is None:
+        return ""
+    return f" (everything is computed in {precision.dtype} here, whatever dtype the code asks for)"
 
 
 def batch_weight(weight: Weight, batch: Batch, n: int) -> float:

@@ -25,6 +25,8 @@ from typing import Any
 import torch
 
 Undo = Callable[[], object]
+# How often undoing is begun again after an interrupt.
+ATTEMPTS = 100
 
 
 class _Ledger(threading.local):
@@ -78,7 +80,9 @@ def _settle(mark: _Mark) -> None:
             try:
                 undo()
             except Exception as error:
-                failure = failure or error
+                if failure is None:  # an alarm of the user's, perhaps: once more
+                    failure = error
+                    continue
         if entries[-1] is undo:
             entries.pop()
     entries.pop()
@@ -112,17 +116,17 @@ class Guard:
         _LEDGER.entries.append(self.mark)
 
     def __exit__(self, *_: object) -> None:
-        interrupt: KeyboardInterrupt | None = None
-        while True:
+        first: BaseException | None = None
+        for _ in range(ATTEMPTS):
             try:
                 self.thread.restore()
                 _settle(self.mark)
                 self.thread.restore()
                 break
-            except KeyboardInterrupt as error:
-                interrupt = error
-        if interrupt is not None:
-            raise interrupt
+            except BaseException as error:  # whatever a signal's handler raises
+                first = first or error
+        if first is not None:
+            raise first
 
 
 _C: Any = torch._C

@@ -313,14 +313,15 @@ def test_an_interrupt_of_the_system_leaves_everything_as_found():
     assert interrupts
 
 
-def test_an_interrupt_between_the_steps_of_an_undoing_is_made_good():
-    """Undoing goes on where it was, and the interrupt is raised afterwards."""
+@pytest.mark.parametrize("error", [KeyboardInterrupt, TimeoutError, SystemExit])
+def test_an_interrupt_between_the_steps_of_an_undoing_is_made_good(error):
+    """Undoing goes on where it was, and what a signal's handler raised is raised afterwards."""
     done, raised = [], []
 
     def undo(name):
         if name == "second" and not raised:
             raised.append(name)
-            raise KeyboardInterrupt
+            raise error
         done.append(name)
 
     def block():
@@ -328,7 +329,7 @@ def test_an_interrupt_between_the_steps_of_an_undoing_is_made_good():
             for name in ("third", "second", "first"):
                 _ledger.owe(lambda name=name: undo(name))
 
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(error):
         block()
     assert done == ["first", "second", "third"]
 

@@ -545,6 +545,52 @@ def test_reading_the_bits_of_numbers_is_refused():
         hessian.diagonal(model, F.cross_entropy, data, forward=forward)
 
 
+def test_code_that_insists_on_a_dtype_is_told_what_it_meets():
+    model = nn.Linear(3, 2).to(BF)
+
+    def forward(m, x):
+        assert x.dtype == BF, "bfloat16 only"
+        return m(x)
+
+    data = torch.randn(4, 3).to(BF), torch.arange(4) % 2
+    with pytest.raises(ValueError, match=r"bfloat16 only.*computed in torch.float32 here"):
+        hessian.diagonal(model, F.cross_entropy, data, forward=forward)
+
+
+def test_parameters_in_float32_and_float64():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 3).double())
+    x, y = torch.randn(6, 3), torch.arange(6) % 3
+    twin = copy.deepcopy(model).double()
+
+    def forward(m, x):
+        return m[2](m[1](m[0](x)).double())
+
+    want = oracle.diagonal(twin, F.cross_entropy, [(x.double(), y)])
+    h = hessian.diagonal(model, F.cross_entropy, (x, y), forward=forward)
+    assert [v.dtype for v in h.values()] == [F32, F32, F64, F64]
+    for name, value in want.items():
+        slack = 2**-23 if h[name].dtype == F32 else 1e-12
+        assert (h[name].double() - value).abs().max() <= slack * value.abs().max()
+    assert hessian.operator(model, F.cross_entropy, (x, y), forward=forward).dtype == np.float64
+
+
+def test_a_network_of_one_dtype_is_not_converted():
+    """No second dtype on the tape: parameters, inputs and results are the same objects' own."""
+    model, data = body(F32, nn.Tanh), (torch.randn(5, 5), torch.arange(5) % 3)
+    calls = []
+
+    def forward(m, x):
+        calls.append((x is data[0], {p.data_ptr() for p in m.parameters()}))
+        table = torch.arange(3, dtype=F64)  # constants in other dtypes are not the tape's
+        return m(x) + table.float() * torch.tensor(0.5, dtype=F64)
+
+    here = {p.data_ptr() for p in model.parameters()}
+    hessian.diagonal(model, F.cross_entropy, data, forward=forward)
+    assert calls
+    assert all(same and places == here for same, places in calls)
+
+
 def test_integer_and_boolean_buffers_stay():
     class Masked(nn.Module):
         def __init__(self):
