@@ -212,7 +212,10 @@ def _product(node: Node, name: str, out: Tensor) -> Inputs:
         weight = None if x is None else rows.T @ x.reshape(-1, x.shape[-1]).square()
         return [into, weight, rows.sum(0)][: len(node.next_functions)]
     first, second = ("mat1", "mat2") if name == "Addmm" else ("self", "mat2")
-    a, b = getattr(node, f"_saved_{first}"), getattr(node, f"_saved_{second}")
+    a, b = (
+        saved if saved is None or saved.layout is torch.strided else saved.to_dense()
+        for saved in (getattr(node, f"_saved_{first}"), getattr(node, f"_saved_{second}"))
+    )
     alpha = float(node._saved_alpha) ** 2 if name == "Addmm" else 1.0
     left = None if b is None else alpha * (out @ b.square().transpose(-1, -2))
     right = None if a is None else alpha * (a.square().transpose(-1, -2) @ out)

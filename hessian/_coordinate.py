@@ -14,7 +14,7 @@ from torch.func import functional_call, grad_and_value, vmap
 from hessian import _data
 from hessian._descent import Found, Search
 from hessian._ledger import Guard, owe, settled
-from hessian._problem import Item, Problem, lend, scale, ticker, walk
+from hessian._problem import Item, Problem, lend, refuse_uninitialised, scale, ticker, walk
 from hessian._sample import entries
 
 # How far to look, in root mean squares of the tensor.
@@ -144,6 +144,7 @@ def coordinate_minimum(
     _check(per_parameter, search, reach, points, tolerance, most)
     _data.check_generator(generator)
     every = dict(model.named_parameters()) if isinstance(model, nn.Module) else {}
+    refuse_uninitialised("model", every.items())
     drawn = {
         name: entries(p.numel(), per_parameter, generator).to(p.device) for name, p in every.items()
     }

@@ -21,7 +21,9 @@ Weight = str | Callable[[Batch], float] | None
 def batches(data: Any) -> Iterator[Batch]:
     """One ``(inputs, targets)`` pair, or an iterable of pairs, as an iterator of pairs.
 
-    A pair is a two-element tuple or list whose first element is a tensor or a mapping.
+    A pair is a two-element tuple or list whose first element is a tensor or a mapping, or a tuple
+    or list of several inputs beside targets that are none. Where both are tuples they are read as
+    two batches; ``[((x1, x2), (y1, y2))]`` is one.
 
     Raises:
         TypeError, ValueError: `data` is neither, or holds nothing.
@@ -39,7 +41,8 @@ def batches(data: Any) -> Iterator[Batch]:
         if not (isinstance(item, tuple | list) and len(item) == 2):
             raise TypeError(
                 f"data: item {count} of the iterable must be an (inputs, targets) pair, got "
-                f"{_describe(item)}; let the loader yield two-element tuples"
+                f"{_describe(item)}; let the loader yield two-element tuples, and put a pair whose "
+                "inputs are a tuple into a list: [((x1, x2), targets)]"
             )
         count += 1
         yield item[0], item[1]
@@ -48,9 +51,14 @@ def batches(data: Any) -> Iterator[Batch]:
 
 
 def _is_pair(data: Any) -> bool:
-    return (
-        isinstance(data, tuple | list) and len(data) == 2 and isinstance(data[0], Tensor | Mapping)
-    )
+    if not isinstance(data, tuple | list) or len(data) != 2:
+        return False
+    inputs, targets = data
+    if isinstance(inputs, Tensor | Mapping):
+        return True
+    # ((x, edges), y): a tensor is no batch, so these are not two.
+    several = isinstance(inputs, tuple | list) and not isinstance(targets, tuple | list)
+    return several and any(isinstance(leaf, Tensor) for leaf in tree_leaves(_plain(inputs)))
 
 
 def _describe(item: Any) -> str:
@@ -86,8 +94,16 @@ def size(inputs: Any) -> int:
 
     Raises:
         ValueError: no tensor with a leading dimension, or an empty batch.
+        NotImplementedError: a nested tensor, whose samples are no rows.
     """
-    for leaf in tree_leaves(_plain(inputs)):
+    leaves = tree_leaves(_plain(inputs))
+    if any(isinstance(leaf, Tensor) and leaf.is_nested for leaf in leaves):
+        raise NotImplementedError(
+            "data: inputs hold a nested tensor, whose samples differ in size; pass it padded, with "
+            "a mask for the model and the loss (torch.nested.to_padded_tensor), or one batch for "
+            "each size"
+        )
+    for leaf in leaves:
         if isinstance(leaf, Tensor) and leaf.dim() > 0:
             if leaf.shape[0] == 0:
                 raise ValueError(
@@ -156,6 +172,8 @@ def named(what: str, values: Any, index: int) -> Iterator[None]:
         AssertionError,
     ) as error:
         first = (str(error).strip() or type(error).__name__).splitlines()[0]
+        if "required positional argument" in first:
+            first += " (a pair whose inputs are a tuple goes into a list: [((x1, x2), targets)])"
         leaves = tree_leaves(_plain(values))
         dims = [str(tuple(v.shape)) if isinstance(v, Tensor) else type(v).__name__ for v in leaves]
         raise ValueError(

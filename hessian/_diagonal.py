@@ -79,7 +79,8 @@ def diagonal(
         model: any ``nn.Module``, in the mode it is meant to be differentiated in.
         loss: ``loss(output, target)`` → scalar tensor.
         data: one ``(inputs, targets)`` pair (a tuple or list of two whose first element is a
-            tensor or a mapping) or an iterable of pairs, such as a DataLoader. Inputs are passed
+            tensor or a mapping, or several inputs beside a tensor of targets) or an iterable of
+            pairs, such as a DataLoader. Inputs are passed
             as ``model(x)``, ``model(*x)`` for a tuple, ``model(**x)`` for a mapping.
         method: ``"auto"``; ``"affine"`` or ``"preactivation"`` to refuse whatever that method is
             not proved for; ``"parameter"`` for Hessian-vector products along every entry.

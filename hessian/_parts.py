@@ -381,6 +381,8 @@ def rows(values: Any, part: slice, n: int) -> Any:
 
     def cut(leaf: Any) -> Any:
         if isinstance(leaf, Tensor) and leaf.dim() > 0 and leaf.shape[0] == n:
+            if leaf.layout is not torch.strided:
+                raise NotInParts("a sparse tensor is not cut into samples")
             return leaf[part]
         return leaf
 

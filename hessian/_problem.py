@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from hessian import _data, _precision
 from hessian._attributes import uncached
@@ -157,6 +158,8 @@ def lend(
     if dtype is not None and not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
         raise ValueError(f"dtype must be a floating torch.dtype, got {dtype!r}")
     refuse_shards(model)
+    if isinstance(loss, nn.Module):
+        refuse_uninitialised("loss", [*loss.named_parameters(), *loss.named_buffers()])
     parameters = selected(model, names)
     memory = memory or default_memory(parameters.values())
     problem = Problem(model, loss, forward, parameters, method, memory, asked=dtype)
@@ -204,8 +207,24 @@ def default_memory(parameters: Iterable[Tensor]) -> int:
     return max(1, min(torch.cuda.mem_get_info(device)[0] for device in devices) // 2)
 
 
+def refuse_uninitialised(owner: str, tensors: Iterable[tuple[str, Tensor]]) -> None:
+    """Parameters and buffers of lazy modules have no shape before the first call.
+
+    Raises:
+        ValueError: there is one.
+    """
+    for name, tensor in tensors:
+        if is_lazy(tensor):
+            raise ValueError(
+                f"{owner}: {name!r} belongs to a lazy module that was not called yet and has no "
+                "shape; run it once, e.g. model(inputs), before"
+            )
+
+
 def selected(model: nn.Module, names: Iterable[str] | None) -> dict[str, Tensor]:
     every = dict(model.named_parameters())
+    refuse_uninitialised("model", every.items())
+    refuse_uninitialised("model", model.named_buffers())
     if not every:
         raise ValueError("model has no parameters; pass a module with at least one nn.Parameter")
     free = {name: p for name, p in every.items() if p.requires_grad}

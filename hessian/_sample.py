@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from hessian import _data
 from hessian._ledger import Guard
 from hessian._plan import Plan
-from hessian._problem import lend, scale, ticker, walk
+from hessian._problem import lend, refuse_uninitialised, scale, ticker, walk
 
 
 class Quantile(NamedTuple):
@@ -130,6 +130,7 @@ def sample(
         raise ValueError(f"per_parameter must be an integer >= 1, got {per_parameter!r}")
     _data.check_generator(generator)
     every = dict(model.named_parameters()) if isinstance(model, nn.Module) else {}
+    refuse_uninitialised("model", every.items())
     drawn = {
         name: entries(p.numel(), per_parameter, generator).to(p.device) for name, p in every.items()
     }

@@ -166,6 +166,8 @@ def _dense(node: Node, layout: Layout, n: int, transposed: bool) -> Site:
         rows, alpha = node._saved_mat1, float(node._saved_alpha)
     else:
         rows, alpha = node._saved_self, 1.0
+    # What a sparse input multiplies takes its gradient as if that were dense.
+    rows = rows if rows.layout is torch.strided else rows.to_dense()
     u = by_sample(rows, Layout(0, layout.outer, layout.inner), n)  # [n, q, k]
 
     def gradient(adjoint: Tensor, part: slice) -> Tensor:
@@ -219,6 +221,8 @@ def _broadcast(
     if axis >= 0 and weight[axis] != 1:
         return None
     rest = tuple(s for i, s in enumerate(weight) if i != axis) if axis >= 0 else weight
+    if factor is not None and factor.layout is not torch.strided:
+        factor = factor.to_dense()
     spread = None if factor is None else by_sample(factor.expand(out), layout, n)
 
     def gradient(adjoint: Tensor, part: slice) -> Tensor:
