@@ -33,7 +33,7 @@ from hessian._draws import Draws, NotInParts
 from hessian._loss import Products, by_sample, from_samples
 from hessian._operations import Layout, candidates
 from hessian._plan import Plan
-from hessian._rehearsal import OTHER, Rows, rehearse
+from hessian._rehearsal import LAST, OTHER, Rows, rehearse
 from hessian._state import Randomness, only
 from hessian._tape import Tape
 
@@ -144,7 +144,7 @@ class Whole(Batch):
                 "the call of the loss)"
             )
         if not _hidden.equal(self.loss, self.value):
-            raise NotInParts("the loss depends on what the model was called with last")
+            raise NotInParts(LAST)
         return tape
 
     def _coupled(self, curved: list[int], leaves: list[Tensor], gradients: list[Tensor]) -> Curved:

@@ -15,16 +15,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from contextlib import nullcontext
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from hessian import _outputs
+from hessian import _hidden, _outputs
 from hessian._draws import Draw, Draws, NotInParts
 from hessian._ledger import owe, settled
 from hessian._loss import by_sample
 from hessian._operations import Layout
+from hessian._state import Randomness
 
 if TYPE_CHECKING:
     from hessian._parts import Whole
@@ -34,6 +35,7 @@ STEPS = (0.1, 0.01, 0.001)
 # A tensor that is zero, or next to it, moves as if it had this part of the others' size.
 LEAST = 1 / 3
 BLOCK = 16411  # random numbers, laid out again and again: a prime, so that rows differ
+LAST = "the loss depends on what the model was called with last"
 OTHER = "the model gives some samples other outputs than it gives all of them"
 
 
@@ -99,47 +101,73 @@ def rehearse(whole: Whole, slices: Sequence[slice]) -> None:
         with settled():
             _move(whole.problem.parameters.values(), step)
             try:
-                full, drawn = _outputs_at(whole, None, [])
-            except ValueError:  # the model itself refuses such weights
+                full = _Call(whole, None)
+                after = Randomness(whole.problem.devices())
+                value = whole._value(full.rebuilt(full))
+            except ValueError:  # the model or the loss itself refuses such weights
                 continue
-            if not all(_as_finite(a, b) for a, b in zip(full, whole.used_outputs(), strict=True)):
+            if not all(map(_as_finite, full.used(), whole.used_outputs())):
                 continue
             every = [
                 Rows(output, slope.detach(), whole.known[i], whole.samples)
-                for i, output in zip(whole.used, full, strict=True)
+                for i, output in zip(whole.used, full.used(), strict=True)
                 if (slope := whole.gradient_out[i]) is not None
             ]
             for part in slices:
-                _compare(whole, part, every, drawn)
+                call = _compare(whole, part, every, full.drawn)
+                if part.start:
+                    continue
+                after.restore()
+                try:
+                    again = whole._value(full.rebuilt(call))
+                except ValueError as error:
+                    raise NotInParts(f"{LAST} ({error})") from error
+                if not _hidden.equal(again, value):
+                    raise NotInParts(LAST)
             whole.start.rewind()
             return
     raise NotInParts("the model has no finite outputs at weights nearby")
 
 
-def _outputs_at(
-    whole: Whole, part: slice | None, drawn: list[Draw]
-) -> tuple[list[Tensor], list[Draw]]:
-    """The outputs that the loss reads, of all samples or some, without a tape; the draws."""
-    whole.start.rewind()
-    draws = Draws() if part is None else Draws(drawn, part, whole.samples)
-    inputs = whole.inputs if part is None else whole.rows(part)
-    with torch.no_grad(), draws if whole.drawn else nullcontext():
-        output = whole.problem.output(inputs, whole.index)
-    if part is not None and draws.count != len(drawn):
-        raise NotInParts("a part draws other random numbers than the whole")
-    leaves, structure = _outputs.opened(output)
-    if not structure.same(whole.structure):
-        raise NotInParts("the model returns something else at weights nearby")
-    return [leaves[whole.places[i]] for i in whole.used], draws.noted
+class _Call:
+    """What the model makes of all samples, or some, without a tape."""
+
+    def __init__(self, whole: Whole, part: slice | None, drawn: Sequence[Draw] = ()) -> None:
+        self.whole = whole
+        whole.start.rewind()
+        draws = Draws() if part is None else Draws(list(drawn), part, whole.samples)
+        inputs = whole.inputs if part is None else whole.rows(part)
+        with torch.no_grad(), draws if whole.drawn else nullcontext():
+            output = whole.problem.output(inputs, whole.index)
+        if part is not None and draws.count != len(drawn):
+            raise NotInParts("a part draws other random numbers than the whole")
+        self.drawn = draws.noted
+        self.leaves, self.structure = _outputs.opened(output)
+        if not self.structure.same(whole.structure):
+            raise NotInParts("the model returns something else at weights nearby")
+
+    def used(self) -> list[Tensor]:
+        """The outputs that the loss reads."""
+        return [self.leaves[self.whole.places[i]] for i in self.whole.used]
+
+    def rebuilt(self, last: _Call) -> Any:
+        """A copy of the output; what is not known to be values is that of the last call."""
+        leaves = [
+            leaf.clone() if isinstance(leaf, Tensor)
+            else other if _outputs.unseen(other) else leaf
+            for leaf, other in zip(self.leaves, last.leaves, strict=True)
+        ]  # fmt: skip
+        return self.structure.rebuilt(leaves)
 
 
-def _compare(whole: Whole, part: slice, full: list[Rows], drawn: list[Draw]) -> None:
+def _compare(whole: Whole, part: slice, full: list[Rows], drawn: Sequence[Draw]) -> _Call:
     try:
-        outputs, _ = _outputs_at(whole, part, drawn)
+        call = _Call(whole, part, drawn)
     except ValueError as error:
         raise NotInParts(f"the model cannot be called on a part ({error})") from error
-    if not all(rows.has(output, part) for output, rows in zip(outputs, full, strict=True)):
+    if not all(rows.has(output, part) for output, rows in zip(call.used(), full, strict=True)):
         raise NotInParts(OTHER)
+    return call
 
 
 def _as_finite(moved: Tensor, here: Tensor) -> bool:

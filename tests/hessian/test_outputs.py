@@ -191,8 +191,9 @@ def test_objects_as_outputs(wrap):
             got = hessian.estimate(model, loss, (X, Y), kind, memory=memory)
             if wrap == "closed" and kind == "preactivation":
                 assert all(torch.isfinite(h).all() for h in got.values())
-            else:
-                oracle.assert_exact(got, dict(want))
+            else:  # a random column has square roots of the λ: of rounding, where they are zero
+                loose = 1e-7 if kind == "gauss-newton-mc" else 1e-9
+                oracle.assert_exact(got, dict(want), loose)
 
 
 def test_the_objects_of_the_user_are_not_written_to():

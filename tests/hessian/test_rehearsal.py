@@ -81,6 +81,34 @@ def test_the_same_branch_that_keeps_samples_apart_is_taken_in_parts(shut):
     oracle.assert_exact(got, oracle.diagonal(model, F.cross_entropy, [(x, y)]))
 
 
+class Weighed(nn.Module):
+    """Leaves a number behind, which the loss multiplies with a weight that is zero."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.a, self.weight = nn.Linear(6, 3).double(), nn.Parameter(torch.zeros(()).double())
+
+    def forward(self, x):
+        z = self.a(x)
+        self.left = z.detach().square().sum()
+        return z
+
+
+@pytest.mark.parametrize("power", [1, 2])
+def test_a_number_left_behind_under_a_weight_of_zero_is_seen(power):
+    model = Weighed()
+    x, y = torch.randn(6, 6).double(), torch.arange(6) % 3
+    loss = lambda o, t: F.cross_entropy(o, t) + model.weight**power * model.left  # noqa: E731
+    want = oracle.diagonal(model, loss, [(x, y)])
+    slope = torch.autograd.grad(loss(model(x), y), model.weight)[0]
+    for method in ("auto", "parameter"):
+        got = hessian.diagonal(model, loss, (x, y), method=method, memory=1)
+        assert "was called with last" in got.plan.held
+        oracle.assert_exact(got, want)
+        assert float(got.gradient["weight"]) == pytest.approx(float(slope), rel=1e-12)
+
+
 class Masked(nn.Module):
     """Logits of which a mask leaves two for each sample, and a mean over the batch."""
 
@@ -216,17 +244,17 @@ def test_what_the_loss_listens_to(dtype):
 
 
 @pytest.mark.parametrize(
-    ("name", "wrong"),
+    ("owner", "name", "wrong"),
     [
-        ("_move", lambda parameters, step: None),  # no other weights
-        ("_compare", lambda *_: None),  # no comparison
-        ("LEAST", 0.0),  # what is zero stays zero
+        (_rehearsal, "_move", lambda parameters, step: None),  # no other weights
+        (_rehearsal.Rows, "has", lambda self, output, part: True),  # no comparison
+        (_rehearsal, "LEAST", 0.0),  # what is zero stays zero
     ],
 )
-def test_a_rehearsal_that_shows_nothing_is_seen(name, wrong, monkeypatch):
+def test_a_rehearsal_that_shows_nothing_is_seen(owner, name, wrong, monkeypatch):
     model = Branch(BETWEEN["mean"], "weight")
     x, y = torch.randn(12, 6).double(), torch.arange(12) % 3
     want = oracle.diagonal(model, F.cross_entropy, [(x, y)])
-    monkeypatch.setattr(_rehearsal, name, wrong)
+    monkeypatch.setattr(owner, name, wrong)
     got = hessian.diagonal(model, F.cross_entropy, (x, y), memory=1)
     assert max(oracle.gap(got, want).values()) > 1e-2
