@@ -102,10 +102,11 @@ def _agrees() -> bool:
     """Whether oneDNN is there, takes any strides, and gives what ``torch.mm`` gives."""
     if not torch.backends.mkldnn.is_available():
         return False
-    # Sine waves: values of ordinary size without touching the random state.
-    with torch.inference_mode(False), torch.no_grad():
-        a = torch.arange(64.0 * 96, device="cpu").sin().view(64, 96)
-        b = torch.arange(96.0 * 48, device="cpu").cos().view(96, 48)
+    # Sine waves: values of ordinary size without touching the random state; and nothing that the
+    # first caller has set may decide for all.
+    with torch.inference_mode(False), torch.no_grad(), torch._C._DisableAutocast():
+        a = torch.arange(64 * 96, device="cpu", dtype=torch.float32).sin().view(64, 96)
+        b = torch.arange(96 * 48, device="cpu", dtype=torch.float32).cos().view(96, 48)
         try:
             got, want = _onednn(a.t().contiguous().t(), b), a @ b
         except (AttributeError, RuntimeError, TypeError, NotImplementedError):

@@ -86,3 +86,15 @@ def test_measuring_leaves_the_random_state_alone():
     speed = _product._measured(torch.device("cpu"), torch.float32)
     assert torch.equal(before, torch.get_rng_state())
     assert min(speed.product, speed.small, speed.square, speed.move) > 1e6
+
+
+def test_the_first_callers_settings_do_not_decide_for_all():
+    """Which library is taken is found out once a process, whatever is set at that moment."""
+    want = _product._agrees()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert _product._agrees() == want
+    torch.set_default_dtype(torch.float64)
+    try:
+        assert _product._agrees() == want
+    finally:
+        torch.set_default_dtype(torch.float32)

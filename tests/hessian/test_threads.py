@@ -230,3 +230,26 @@ def test_a_function_mode_of_the_caller_sees_the_callers_code():
     assert 0 < plain < mode.names.count("linear") - plain
     assert "svd" not in mode.names
     assert "_linalg_eigh" not in mode.names
+
+
+def test_a_thread_that_trains_beside_it_gets_what_it_gets_alone():
+    """Its own model, no random numbers: settings change kernels of attention only."""
+
+    def trained():
+        generator = torch.Generator().manual_seed(0)
+        model = nn.Sequential(nn.Linear(6, 16), nn.Tanh(), nn.Linear(16, 3))
+        with torch.no_grad():
+            for p in model.parameters():
+                p.copy_(torch.randn(p.shape, generator=generator) / 3)
+        optimizer = torch.optim.SGD(model.parameters(), 0.1)
+        x, y = torch.randn(32, 6, generator=generator), torch.arange(32) % 3
+        for _ in range(200):
+            optimizer.zero_grad()
+            F.cross_entropy(model(x), y).backward()
+            optimizer.step()
+        return [p.detach().clone() for p in model.parameters()]
+
+    want, results = trained(), []
+    calls = [case(seed) for seed in range(3)]
+    at_once([lambda: results.append(trained()), *calls])
+    assert all(torch.equal(a, b) for a, b in zip(want, results[0], strict=True))
