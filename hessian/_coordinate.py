@@ -16,6 +16,7 @@ from hessian._descent import Found, Search
 from hessian._ledger import Guard, owe, settled
 from hessian._problem import Item, Problem, lend, refuse_uninitialised, scale, ticker, walk
 from hessian._sample import entries
+from hessian._thaw import whole
 
 # How far to look, in root mean squares of the tensor.
 REACH = 1000.0
@@ -71,6 +72,7 @@ class CoordinateMinima(dict[str, CoordinateMinimum]):
     evaluations: int
 
 
+@whole
 def coordinate_minimum(
     model: nn.Module,
     loss: _data.Loss,
@@ -236,7 +238,10 @@ class _Line:
         self.evaluations = 0
 
     def value(self) -> float:
-        return self.factor * sum(item.a * float(self._loss(item).detach()) for item in self.items)
+        total = sum(item.a * float(self._loss(item).detach()) for item in self.items)
+        if self.problem.written:  # lanes would write to the same parameters
+            self.lanes = 1
+        return self.factor * total
 
     def _loss(self, item: Item) -> Tensor:
         item.start.rewind()

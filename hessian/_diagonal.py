@@ -14,6 +14,7 @@ from hessian._ledger import Guard
 from hessian._plan import Plan
 from hessian._problem import lend, scale, ticker, walk
 from hessian._standard_error import Spread
+from hessian._thaw import whole
 from hessian._verify import Check, Deviation, Verification
 
 
@@ -43,6 +44,7 @@ class Diagonal(dict[str, Tensor]):
     standard_error: dict[str, Tensor]
 
 
+@whole
 def diagonal(
     model: nn.Module,
     loss: _data.Loss,
@@ -217,6 +219,7 @@ def diagonal(
     return result
 
 
+@whole
 def plan(
     model: nn.Module,
     loss: _data.Loss,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from functools import partial
 from typing import Any
 
 import torch
@@ -25,6 +26,7 @@ from hessian._probe import (
     spectrum,
 )
 from hessian._problem import Item, lend, scale, ticker, walk
+from hessian._thaw import whole
 
 KINDS = (
     "hutchinson",
@@ -62,6 +64,7 @@ class Estimate(dict[str, Tensor]):
         return (noise / signal) ** 0.5 if signal > 0 else float("inf") if noise > 0 else 0.0
 
 
+@partial(whole, listed=True)
 def estimate(
     model: nn.Module,
     loss: _data.Loss,

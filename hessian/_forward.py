@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_leaves
 from torch.utils.hooks import RemovableHandle
 
 from hessian._hooks import silence
@@ -22,6 +23,7 @@ from hessian._penalties import written_out
 from hessian._precision import expected, mixed, under_autocast
 from hessian._replacements import REPLACEMENTS
 from hessian._tape import Node, is_leaf, size
+from hessian._thaw import Thaw, any_frozen, is_frozen
 from hessian._written import Written, writes
 
 Function = Callable[..., Any]
@@ -120,17 +122,35 @@ def _assign(watch: Watch, func: Function, tensor: Tensor, data: Tensor) -> Any:
 
 
 def _hook(watch: Watch, func: Function, tensor: Tensor, hook: Function) -> Any:
-    if not tensor.requires_grad and not torch.is_grad_enabled():  # a run for the values alone
+    if not tensor.requires_grad and (is_frozen(tensor) or not torch.is_grad_enabled()):
         return RemovableHandle({})
     handle = func(tensor, hook)
     watch.handles.append(handle)
     return handle
 
 
-def _grad(watch: Watch, func: Function, outputs: Any, *args: Any, **kwargs: Any) -> Any:
+def _grad(
+    watch: Watch, func: Function, outputs: Any, inputs: Any, *args: Any, **kwargs: Any
+) -> Any:
     """A derivative that the call takes by itself, and may differentiate."""
+    if any_frozen() and any(is_frozen(leaf) for leaf in tree_leaves(inputs)):
+        raise Thaw
+    with written_out(outputs):
+        return func(outputs, inputs, *args, **kwargs)
+
+
+def _backward(watch: Watch, func: Function, outputs: Any, *args: Any, **kwargs: Any) -> Any:
+    """The same, added to what tensors hold in ``.grad``."""
+    inputs = kwargs.get("inputs")
+    if any_frozen() and (inputs is None or any(is_frozen(leaf) for leaf in tree_leaves(inputs))):
+        raise Thaw
+    watch.written.gradients()
     with written_out(outputs):
         return func(outputs, *args, **kwargs)
+
+
+def _requires_grad(watch: Watch, func: Function, tensor: Tensor) -> bool:
+    return bool(func(tensor)) or is_frozen(tensor)
 
 
 def _node(watch: Watch, func: Function, tensor: Tensor) -> Node | None:
@@ -147,6 +167,8 @@ _KNOWN: dict[Function, Function | None] = {
     _TENSOR.data.__set__: _assign,
     _TENSOR.grad_fn.__get__: _node,
     _TENSOR.register_hook: _hook,
-    **dict.fromkeys((torch.autograd.grad, torch.autograd.backward, _TENSOR.backward), _grad),
+    _TENSOR.requires_grad.__get__: _requires_grad,
+    torch.autograd.grad: _grad,
+    **dict.fromkeys((torch.autograd.backward, _TENSOR.backward), _backward),
 }
 _RULES: dict[Function, Function | None] = dict(_KNOWN)

@@ -18,6 +18,7 @@ from hessian._precision import highest
 from hessian._problem import lend, scale, ticker, walk
 from hessian._state import Randomness
 from hessian._tape import refuse_undifferentiable
+from hessian._thaw import again
 
 
 class Hessian(LinearOperator):
@@ -134,7 +135,7 @@ def operator(
             flat = torch.cat([t.reshape(-1) for t in total]) * scale(weights, weight)
             return flat.detach().cpu().numpy().astype(numpy_type), samples, division
 
-    return Hessian(parameters, multiply, numpy_type)
+    return Hessian(parameters, lambda vector: again(lambda: multiply(vector)), numpy_type)
 
 
 def product(

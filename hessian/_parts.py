@@ -34,8 +34,9 @@ from hessian._loss import Products, by_sample, from_samples
 from hessian._operations import Layout, candidates
 from hessian._plan import Plan
 from hessian._rehearsal import LAST, OTHER, Rows, rehearse
-from hessian._state import Randomness, only
+from hessian._state import Randomness
 from hessian._tape import Tape
+from hessian._thaw import Thaw, only
 
 
 class Whole(Batch):
@@ -236,10 +237,13 @@ class Part(Batch):
             handed[i] = handed[first]
         whole.after.restore()
         every = [p for module in self.problem.modules() for p in module.parameters()]
-        with only(every, set()):  # what the loss reads by itself is counted once, by the whole
-            return self.problem.scalar(
-                whole.structure.rebuilt(handed), whole.inputs, whole.targets, self.index
-            )
+        try:
+            with only(every, set()):  # what the loss reads by itself is counted once, by the whole
+                return self.problem.scalar(
+                    whole.structure.rebuilt(handed), whole.inputs, whole.targets, self.index
+                )
+        except Thaw:
+            raise NotInParts("the loss takes derivatives by parameters itself") from None
 
     def _read(self, leaves: list[Any]) -> Mapping[int, Any]:
         whole, n = self.whole, self.whole.samples

@@ -22,7 +22,8 @@ from hessian._ledger import alone
 from hessian._parts import Parts, Whole
 from hessian._precision import Mixed, current
 from hessian._scratch import within
-from hessian._state import Randomness, as_found, exact_math, only
+from hessian._state import Randomness, as_found, exact_math
+from hessian._thaw import may_freeze, only
 from hessian._wrapped import refuse_shards, unwrapped
 from hessian._written import Written, put_back
 
@@ -163,10 +164,10 @@ def lend(
     parameters = selected(model, names)
     memory = memory or default_memory(parameters.values())
     problem = Problem(model, loss, forward, parameters, method, memory, asked=dtype)
-    wanted = {id(p) for p in parameters.values()}
     modules = problem.modules()
     problem.written = Written(modules)
     every = [p for module in modules for p in module.parameters()]
+    wanted = {id(p) for p in (parameters.values() if may_freeze() else every)}
     with (
         alone(),
         exact_math(),

@@ -13,6 +13,7 @@ from hessian import _data
 from hessian._ledger import Guard
 from hessian._plan import Plan
 from hessian._problem import lend, refuse_uninitialised, scale, ticker, walk
+from hessian._thaw import whole
 
 
 class Quantile(NamedTuple):
@@ -88,6 +89,7 @@ class Samples(dict[str, Sample]):
     plan: Plan
 
 
+@whole
 def sample(
     model: nn.Module,
     loss: _data.Loss,

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from hessian._attributes import Attributes
 from hessian._ledger import owe, settled
@@ -63,22 +63,6 @@ def as_found(modules: list[nn.Module], devices: set[torch.device]) -> Iterator[N
         owe(Buffers(modules).restore)
         owe(Attributes(modules).restore)
         yield
-
-
-@contextmanager
-def only(parameters: Iterable[Tensor], wanted: set[int]) -> Iterator[None]:
-    """Freeze the parameters whose ``id`` is not wanted: the tape then leaves them out."""
-    frozen = [p for p in parameters if p.requires_grad and id(p) not in wanted]
-    with settled():
-        owe(lambda: _free(frozen))
-        for p in frozen:
-            p.requires_grad_(False)
-        yield
-
-
-def _free(parameters: list[Tensor]) -> None:
-    for p in parameters:
-        p.requires_grad_(True)
 
 
 @contextmanager

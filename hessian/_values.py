@@ -21,6 +21,7 @@ from hessian._ledger import owe, settled
 from hessian._precision import held
 from hessian._problem import Item
 from hessian._state import Randomness
+from hessian._thaw import thawed
 
 # Entries along which the noise of the loss is measured.
 PROBES = 3
@@ -77,7 +78,7 @@ class Values:
         """The user's own call, in the state that the batch started with."""
         self.item.start.rewind()
         self.evaluations += 1
-        with settled(), nullcontext() if self.taped else torch.no_grad(), held():
+        with settled(), thawed(), nullcontext() if self.taped else torch.no_grad(), held():
             owe(self.originals.restore)
             output = _data.call(self.problem.model, self.inputs, self.problem.forward)
             return self.problem.loss(output, self.targets)

@@ -34,9 +34,11 @@ class Written:
 
     def __init__(self, modules: Iterable[nn.Module] = ()) -> None:
         self._modules = list(modules)
+        self._parameters = [p for module in self._modules for p in module.parameters()]
         self._owners: dict[int, list[Tensor]] | None = None
         # The parameter, what it held (by another name), and a copy of the values.
         self._notes: dict[int, tuple[Tensor, Tensor, Tensor]] = {}
+        self._gradients: list[tuple[Tensor, Tensor | None]] = []
         self._moved: list[Tensor] = []  # parameters that were given other memory
         # Tensors that modules keep beside parameters and buffers, as the old weight norm does.
         self._attributes = [
@@ -55,9 +57,8 @@ class Written:
             return
         if self._owners is None:
             self._owners = {}
-            for module in self._modules:
-                for p in module.parameters():
-                    self._own(p)
+            for p in self._parameters:
+                self._own(p)
         for tensor in tensors:
             if not isinstance(tensor, Tensor):
                 continue
@@ -79,10 +80,23 @@ class Written:
             self._moved.append(tensor)
             self._owners.setdefault(_memory(data), []).append(tensor)
 
+    def gradients(self) -> None:
+        """Gradients are about to be added to what parameters hold in ``.grad``."""
+        if self._gradients:
+            return
+        for p in self._parameters:
+            self._gradients.append((p, p.grad))
+            if p.grad is not None:
+                p.grad = p.grad.clone()
+
     def alias(self, tensor: Tensor) -> None:
         """A parameter's values are about to be known by another name."""
         if isinstance(tensor, nn.Parameter) and self._owners is not None:
             self._own(tensor)
+
+    def __bool__(self) -> bool:
+        """Whether parameters have been written to since they were last put back."""
+        return bool(self._notes)
 
     def restore(self) -> None:
         """Put back what was written, without marking it as modified."""
@@ -90,7 +104,10 @@ class Written:
             data.copy_(value)
             if any(p is moved for moved in self._moved):
                 p.data = data
+        for p, gradient in self._gradients:
+            p.grad = gradient
         self._notes.clear()
+        self._gradients.clear()
         self._moved, self._owners = [], None
 
     def end(self) -> None:
