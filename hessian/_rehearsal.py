@@ -99,7 +99,10 @@ def rehearse(whole: Whole, slices: Sequence[slice]) -> None:
     """
     for step in STEPS:
         with settled():
+            written = whole.problem.written
+            written.restore()  # before they are moved, and before they come back
             _move(whole.problem.parameters.values(), step)
+            owe(written.restore)
             try:
                 full = _Call(whole, None)
                 after = Randomness(whole.problem.devices())

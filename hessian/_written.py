@@ -35,6 +35,7 @@ class Written:
     def __init__(self, modules: Iterable[nn.Module] = ()) -> None:
         self._modules = list(modules)
         self._parameters = [p for module in self._modules for p in module.parameters()]
+        self._before = [(p, p.grad) for p in self._parameters]
         self._owners: dict[int, list[Tensor]] | None = None
         # The parameter, what it held (by another name), and a copy of the values.
         self._notes: dict[int, tuple[Tensor, Tensor, Tensor]] = {}
@@ -113,6 +114,9 @@ class Written:
     def end(self) -> None:
         """The same at the end of all calls; and attributes hold no tensor of a tape of ours."""
         self.restore()
+        for p, gradient in self._before:
+            if p.grad is not gradient:
+                p.grad = gradient
         for part, name, value in self._attributes:
             if vars(part).get(name) is not value:
                 setattr(part, name, value)
