@@ -74,7 +74,7 @@ class Watch(TorchFunctionMode):
             result = func(*args, **kwargs) if rule is None else rule(self, func, *args, **kwargs)
         if type(result) is Tensor and result.dtype is not self.dtype:
             mixed(self.dtype, result)
-        if self.limit is not None:
+        if self.limit is not None and torch.is_grad_enabled():
             self._count(result)
         return result
 
