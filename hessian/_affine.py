@@ -64,8 +64,10 @@ def by_sites(
     n = int(factor.weights.shape[1])
     if chain is not None and all(chain.obstacle(site) is None for site in sites):
         edges = [torch.autograd.graph.get_gradient_edge(t) for t in outputs]
-        tops = {}
+        tops, needed = {}, chain.above([site.edge for site in sites])
         for edge, columns in zip(edges, factor.columns, strict=True):
+            if edge.node not in needed:  # an output beside the way, which may mix samples
+                continue
             flat = [chain.where.flat(c, (edge.node, edge.output_nr)) for c in columns]
             tops[edge.node, edge.output_nr] = torch.stack(flat, 1)
         _by_lanes(chain, sites, targets, tops, weights, memory, tick, share)

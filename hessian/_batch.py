@@ -781,8 +781,11 @@ class Batch:
         self._chained(
             by_method.get("chain", []), into, dict(zip(bent, adjoints, strict=True)), tick
         )
+        endless = _factor.NOT_FINITE in self.curved.refusal
         self._release()
         self._along(by_method, into, tick)
+        if endless and not all(bool(h.isfinite().all()) for h in into.values()):
+            raise ValueError(f"loss: {_factor.NOT_FINITE}; {_factor.CHECK}")
         return into, gradient
 
     def _along(

@@ -150,7 +150,7 @@ class Chain:
         for one the loss is linear in), `adjoints` its gradient in the tensors that `bent` names,
         `meter` what `predict` said.
         """
-        needed = self._needed([site.edge for site, _ in targets])
+        needed = self.above([site.edge for site, _ in targets])
         for node in needed:
             found = self.steps.get(node)
             if isinstance(found, Step):
@@ -183,7 +183,7 @@ class Chain:
 
     def bent(self, sites: list[Site]) -> list[Edge]:
         """Outputs of curved operations on the way to some sites."""
-        needed = self._needed([site.edge for site in sites])
+        needed = self.above([site.edge for site in sites])
         at = {site.edge[0] for site in sites}
         return [
             found.edge for node in self.tape.order if node in needed
@@ -191,7 +191,7 @@ class Chain:
             if node not in at or any(child in needed for child, _ in found.children)
         ]  # fmt: skip
 
-    def _needed(self, edges: list[Edge]) -> set[Node]:
+    def above(self, edges: list[Edge]) -> set[Node]:
         """Nodes that lie above one of the edges, or have one as output."""
         needed = {node for node, _ in edges}
         stack = list(needed)
@@ -212,11 +212,11 @@ class Chain:
         meter: Meter,
         meet: Callable[[Edge, Callable[[Tensor], Tensor]], None],
     ) -> None:
-        needed = self._needed(edges)
+        needed = self.above(edges)
         nodes = [node for node in self.tape.order if node in needed]
         sites = set(edges)
         policy = _Policy(nodes, self.steps, sites)
-        sources = [] if loss is None else [self._loss(loss, widths, like)]
+        sources = [] if loss is None else [self._loss(loss, widths, like, needed)]
         count = part.stop - part.start
         for at, node in enumerate(nodes):
             mine = [(node, i) for i in self.outputs.get(node, [0])]
@@ -252,12 +252,13 @@ class Chain:
             common = sum(c.common() for s in sources for c in s.columns.values())
             meter.shared = max(meter.shared, common)
 
-    def _loss(self, loss: Quadratic, widths: list[int], like: Tensor) -> Source:
+    def _loss(self, loss: Quadratic, widths: list[int], like: Tensor, needed: set[Node]) -> Source:
         total = sum(widths)
         columns: dict[Edge, Columns] = {}
         start = 0
         for edge, width in zip(self.roots, widths, strict=True):
-            if width == 0:
+            if width == 0 or edge[0] not in needed:
+                start += width
                 continue
             rows = Columns(total, width)
             if width != total:

@@ -45,7 +45,7 @@ class Sweep:
         lanes: int = 1,
     ) -> None:
         self.chain, self.tops, self.sites = chain, tops, set(edges)
-        self.needed = chain._needed(list(self.sites))
+        self.needed = chain.above(list(self.sites))
         self.nodes: list[tuple[Node, Step | None]] = []
         for node in chain.tape.order:
             if node in self.needed:
