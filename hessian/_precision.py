@@ -64,10 +64,12 @@ class Precision:
                     tuple(self.cast(a) for a in args[1:])
                 )
             return run(*args, **kwargs)
-        if name in _REAL_TYPES:
-            return self.cast(args[0]).to(self.dtype)
-        if name in _COMPLEX_TYPES:
-            return self.cast(args[0]).to(self.complex)
+        if name in _REAL_TYPES or name in _COMPLEX_TYPES:
+            value = self.cast(args[0])
+            wide = [torch.float64] if name.endswith("double") else []
+            if self._wider(wide) and value.requires_grad:
+                raise Mixed(torch.float64)
+            return value.to(self.dtype if name in _REAL_TYPES else self.complex, **kwargs)
         if name == "type" and len(args) == 2 and not isinstance(args[1], torch.dtype):
             kind = args[1] if isinstance(args[1], str) else getattr(args[1], "__name__", "")
             if kind.endswith(("HalfTensor", "BFloat16Tensor", "FloatTensor", "DoubleTensor")):
@@ -160,6 +162,8 @@ class Precision:
     def _random(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
         if name in _DRAWN:
             return isinstance(args[0], Tensor) and args[0].dtype is self.dtype
+        if name == "bernoulli":
+            return isinstance(args[0], Tensor)
         return name in _DRAWN_LIKE or (name in _DRAWN_NEW and kwargs.get("dtype") is not None)
 
     def _draw(self, name: str, run: Call, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -168,6 +172,8 @@ class Precision:
             target = args[0]
             drawn = run(torch.empty_like(target, dtype=self.drawn), *args[1:], **kwargs)
             return target.copy_(drawn)
+        if name == "bernoulli":
+            return self._result(run(self.cast(args[0]).to(self.drawn), *args[1:], **kwargs))
         dtype = kwargs.get("dtype") or (args[0].dtype if name in _DRAWN_LIKE else self.dtype)
         dtype = self.drawn if dtype is self.dtype else dtype  # that of a tensor held to it
         return self._result(run(*args, **{**kwargs, "dtype": dtype}))

@@ -490,6 +490,7 @@ def test_draws_are_those_of_the_users_own_dtype():
             h = self.net[:2](x)
             noise = torch.randn_like(h)
             more = torch.rand(h.shape, dtype=h.dtype) + torch.empty_like(h).exponential_()
+            more = more + torch.bernoulli(torch.full_like(h, 0.4))
             self.seen = (noise + more).detach()
             return self.net[2:](F.dropout(h, 0.4) + 0.1 * noise).float()
 
@@ -555,6 +556,24 @@ def test_code_that_insists_on_a_dtype_is_told_what_it_meets():
     data = torch.randn(4, 3).to(BF), torch.arange(4) % 2
     with pytest.raises(ValueError, match=r"bfloat16 only.*computed in torch.float32 here"):
         hessian.diagonal(model, F.cross_entropy, data, forward=forward)
+
+
+def test_half_types_and_a_loss_in_float64_are_computed_in_float64():
+    """`.double()` and ``.to(torch.float64)`` alike ask for more than float32."""
+    model = nn.Linear(2, 2, bias=False).to(BF)
+    with torch.no_grad():
+        model.weight.copy_(torch.tensor([[40.0, 0.0], [0.0, 0.0]]))
+    data = torch.tensor([[1.0, 0.5]]).to(BF), torch.tensor([0])
+    p = 1 / (1 + torch.tensor(40.0, dtype=F64).exp())
+    want = (p * (1 - p)) * torch.tensor([1.0, 0.25], dtype=F64).expand(2, 2)
+    for up in (lambda o: o.double(), lambda o: o.to(F64), lambda o: o.to(dtype=F64)):
+
+        def loss(o, t, up=up):
+            return -torch.log1p(-torch.softmax(up(o), 1)[:, 1]).sum()
+
+        h = hessian.diagonal(model, loss, data)["weight"]
+        assert h.dtype == BF
+        assert torch.allclose(h.double(), want, rtol=2**-8, atol=0)
 
 
 def test_parameters_in_float32_and_float64():
