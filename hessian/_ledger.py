@@ -115,7 +115,7 @@ class Guard:
         self.thread = _Thread()
         _LEDGER.entries.append(self.mark)
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, *error: object) -> None:
         first: BaseException | None = None
         for _ in range(ATTEMPTS):
             try:
@@ -123,8 +123,8 @@ class Guard:
                 _settle(self.mark)
                 self.thread.restore()
                 break
-            except BaseException as error:  # whatever a signal's handler raises
-                first = first or error
+            except BaseException as interrupt:  # whatever a signal's handler raises
+                first = first or interrupt
         if first is not None:
             raise first
 
