@@ -228,14 +228,16 @@ def mixed(expected: torch.dtype | None, result: Tensor | None = None) -> None:
 
 
 @contextmanager
-def uniform(modules: list[nn.Module], dtype: torch.dtype | None) -> Iterator[None]:
-    """Compute in one precision: `dtype` where it is given, else as the modules need it."""
+def uniform(
+    modules: list[nn.Module], parameters: list[Tensor], dtype: torch.dtype | None
+) -> Iterator[None]:
+    """Compute in one precision: `dtype` where it is given, else as the parameters need it."""
     with settled():
         before = _NOW.expected, _NOW.precision, _NOW.modes
         owe(lambda: _set(*before))
         modes = [mode for mode in set_aside() if not getattr(mode, "internal", False)]
         # A buffer that enters the tape shows there (`mixed`).
-        dtypes = {p.dtype for m in modules for p in m.parameters() if p.is_floating_point()}
+        dtypes = {p.dtype for p in parameters if p.is_floating_point()}
         wanted = shared(dtypes if dtype is None else {*dtypes, highest([dtype])})
         _set(next(iter(dtypes)) if wanted is None else None, None, modes)
         if wanted is not None:

@@ -174,7 +174,7 @@ def lend(
         as_found(modules, problem.devices()),
         uncached(),
         only(every, wanted),
-        _precision.uniform(modules, dtype),
+        _precision.uniform(modules, every, dtype),
         put_back(problem.written),
         without_hooks(modules),
         unwrapped(modules),
