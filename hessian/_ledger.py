@@ -74,17 +74,19 @@ def _settle(mark: _Mark) -> None:
     if mark not in entries:
         return
     failure: Exception | None = None
-    while entries[-1] is not mark:
-        undo = entries[-1]
-        if not isinstance(undo, _Mark):
-            try:
-                undo()
-            except Exception as error:
-                if failure is None:  # an alarm of the user's, perhaps: once more
-                    failure = error
-                    continue
-        if entries[-1] is undo:
-            entries.pop()
+    # A mode that an interrupt left on the stack must not take part.
+    with torch._C.DisableTorchFunction():
+        while entries[-1] is not mark:
+            undo = entries[-1]
+            if not isinstance(undo, _Mark):
+                try:
+                    undo()
+                except Exception as error:
+                    if failure is None:  # an alarm of the user's, perhaps: once more
+                        failure = error
+                        continue
+            if entries[-1] is undo:
+                entries.pop()
     entries.pop()
     if failure is not None:
         raise failure

@@ -355,3 +355,21 @@ def test_a_mode_left_on_the_stack_is_taken_off():
         assert torch._C._functorch.maybe_current_level() is None
         assert not torch.is_grad_enabled()
         assert not torch.is_autocast_enabled("cpu")
+
+
+def test_a_mode_left_on_the_stack_takes_no_part_in_the_undoing():
+    """A watch that an interrupt left behind would note what is put back, and undo it again."""
+    seen = []
+
+    class Left(torch.overrides.TorchFunctionMode):
+        def __torch_function__(self, func, types, args=(), kwargs=None):
+            seen.append(func)
+            return func(*args, **(kwargs or {}))
+
+    p = torch.zeros(2)
+    with _ledger.Guard(), _ledger.settled():
+        _ledger.owe(lambda: p.data.copy_(torch.ones(2)))
+        Left().__enter__()
+    assert not seen
+    assert p.tolist() == [1.0, 1.0]
+    assert torch._C._len_torch_function_stack() == 0
