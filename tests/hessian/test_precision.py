@@ -661,3 +661,23 @@ def test_constants_of_a_loss_in_other_dtypes():
             twin, lambda o, t, held=held: F.cross_entropy(o, t, held.double()), [(x.double(), y)]
         )
         alike(got, want, model)
+
+
+def test_a_tensor_of_the_users_that_is_written_in_place():
+    """What is written to it in another dtype is read there again, and gone afterwards."""
+    torch.manual_seed(0)
+    model, x, y = body(BF, nn.Tanh, (5, 4, 3)), torch.randn(4, 5).to(BF), torch.arange(4) % 3
+    twin = copy.deepcopy(model).double()
+    want = oracle.diagonal(twin, F.cross_entropy, [(x.double(), y)])
+    for dtype in (BF, F32, F64):
+        store, sums = torch.zeros(8, 4, dtype=dtype), torch.zeros(4, 3, dtype=dtype)
+
+        def forward(m, inputs, store=store, sums=sums):
+            sums.zero_()
+            store[: len(inputs)] = m[:2](inputs)
+            torch.add(sums[: len(inputs)], 0.0, out=sums[: len(inputs)])
+            return (m[2](store[: len(inputs)].to(m[2].weight.dtype)) + sums.sum()).float()
+
+        h = hessian.diagonal(model, F.cross_entropy, (x, y), forward=forward)
+        alike(h, want, model)
+        assert dtype == F32 or not store.any()  # a stand-in was written to
