@@ -99,7 +99,7 @@ def factor_dense(matrix: Tensor, leaves: Sequence[Tensor]) -> Factor:
     columns, start = [], 0
     for leaf in leaves:
         part = vectors[0, live, start : start + leaf.numel()].to(leaf.dtype)
-        columns.append(part.reshape(-1, *leaf.shape))
+        columns.append(part.reshape(len(part), *leaf.shape))
         start += leaf.numel()
     return Factor(columns, values[0, live].to(leaves[0].dtype))
 

@@ -276,3 +276,19 @@ def test_a_diagonal_form_takes_one_product():
             model, loss, (x, y), method="parameter", names=["0.weight", "0.bias"]
         )
         oracle.assert_exact({k: got[k] for k in want}, want)
+
+
+def test_an_output_without_entries():
+    """A loss that reads it beside others: no columns, and no reshape that is ambiguous."""
+
+    class Net(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.w = torch.nn.Parameter(torch.tensor(0.5))
+
+        def forward(self, x):
+            return self.w.repeat(0)
+
+    data = torch.zeros(1, 1), torch.zeros(1)
+    h = hessian.diagonal(Net(), lambda o, t: o.square().sum() + t.sum(), data)
+    assert float(h["w"]) == 0
