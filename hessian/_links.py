@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 FEW = 16
 # What the chain must save where columns would do: those are shared out among threads.
 MARGIN = 2
+# Multiplications of a symmetric eigenvalue problem, in cubes of its size.
+SPECTRUM = 9
 
 
 @dataclass(frozen=True)
@@ -149,6 +151,7 @@ def _contraction(batch: Batch, name: str) -> float:
 
 def _columns(batch: Batch, straight: list[str]) -> float:
     """Passes that the affine route takes; each column is contracted at every position."""
+    assert batch.chain is not None
     if not batch.curved.leaves:
         return 0.0
     if batch.curved.most is None:  # each entry by itself
@@ -157,4 +160,6 @@ def _columns(batch: Batch, straight: list[str]) -> float:
     for name in straight:
         at = batch.sites[name][0].positions
         each += 0.0 if at is None else _contraction(batch, name) / at.count
-    return batch.curved.most * (1.0 + each)
+    form = batch.curved.form
+    block = 0.0 if form is None or form.kind != "full" else float(form.values.shape[1])
+    return batch.curved.most * (1.0 + each) + SPECTRUM * block**3 / batch.chain.pass_work()

@@ -260,7 +260,7 @@ add("group-scale", chain(conv(2, 2, 4, 2), lambda: nn.GroupNorm(2, 4), nn.ReLU),
 add("layer", chain(linear(), lambda: nn.LayerNorm([3, 4]), nn.GELU), (3, 4), proved="CP")
 add("layer-without-bias", chain(linear(), lambda: nn.LayerNorm(4, bias=False), nn.ReLU), (3, 4),
     "1.weight")  # fmt: skip
-add("rms", chain(linear(), lambda: nn.RMSNorm(4), nn.ReLU), (3, 4), proved="P")
+add("rms", chain(linear(), lambda: nn.RMSNorm(4), nn.ReLU), (3, 4), proved="CP")
 add("local-response", chain(conv(2, 2, 4, 2), lambda: nn.LocalResponseNorm(2), nn.Tanh),
     (2, 4, 4), proved="P")  # fmt: skip
 for kind, wrap in {
