@@ -205,6 +205,9 @@ class Batch:
     entrywise: frozenset[int] = frozenset()
     curved: Curved
 
+    # Whether the loss writes to the outputs that it is given.
+    writes = False
+
     def __init__(
         self,
         problem: Problem,
@@ -341,7 +344,8 @@ class Batch:
         self.end = Randomness(self.problem.devices())
         tape = Tape.of([self.loss]) if self.loss.requires_grad else Tape([])
         self._look_behind(tape, begin)
-        if any(handed[i]._version > 0 for i in self.places) and _shared(self.outputs):
+        self.writes = any(handed[i]._version > 0 for i in self.places)
+        if self.writes and _shared(self.outputs):
             return None  # what is written to one of them shows in the others
         if (self.hidden or self.structure.objects) and not self._alike():
             return None
@@ -835,10 +839,22 @@ class Batch:
         for new, old in zip(self.used_of(output), self.seen, strict=True):
             if not _rehearsal.repeats(new.detach(), old):
                 raise ValueError(AGAIN.format("model: its outputs on", self.index))
-        value = self._value(output)
+        value = self._value(self._untouched(output))
         if not self._repeats(value):
             raise ValueError(AGAIN.format("loss: its value on", self.index))
         return output, value
+
+    def _untouched(self, output: Any) -> Any:
+        """The output to call the loss with: a copy on the same tape, where it writes to it."""
+        if not self.writes or not self.places:
+            return output
+        leaves, structure = _outputs.opened(output)
+        handed = list(leaves)
+        for i in self.places:
+            handed[i] = leaves[i].clone()
+        for i, first in self.again.items():
+            handed[i] = handed[first]
+        return structure.rebuilt(handed)
 
     def _repeats(self, value: Tensor) -> bool:
         return _hidden.equal(value, self.loss)

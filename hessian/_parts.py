@@ -199,6 +199,9 @@ class Whole(Batch):
 class Part(Batch):
     """Some samples of a batch: their tape, the others' outputs held."""
 
+    # It is not given those of the tape, but joined ones.
+    writes = False
+
     def __init__(self, whole: Whole, part: slice) -> None:
         self.whole, self.part = whole, part
         whole.start.rewind()

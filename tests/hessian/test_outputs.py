@@ -344,6 +344,25 @@ def test_a_loss_that_writes_to_one_of_two_outputs_in_one_place(name):
     assert_right(Returns(TWICE[name], torch.tanh), loss, X, Y)
 
 
+@pytest.mark.parametrize("wrap", [lambda h, z: z, lambda h, z: SimpleNamespace(z=z)])
+def test_a_loss_that_writes_to_its_argument(wrap):
+    """The tape of the outputs is looked at apart from what the loss makes of them."""
+
+    def loss(output, target):
+        z = output if isinstance(output, torch.Tensor) else output.z
+        return F.cross_entropy(z.mul_(2.0).sub_(1.0), target)
+
+    plain = lambda o, t: F.cross_entropy(o * 2 - 1, t)  # noqa: E731
+    model, bare = Returns(wrap, torch.tanh), Returns(lambda h, z: z, torch.tanh)
+    assert_right(model, loss, X, Y, 5)
+    want = oracle.diagonal(bare, plain, [(X, Y)])
+    for memory in (None, 1):
+        got = hessian.diagonal(model, loss, (X, Y), method="preactivation", memory=memory)
+        oracle.assert_exact(got, want)
+        got = hessian.estimate(model, loss, (X, Y), "preactivation", 3, memory=memory)
+        oracle.assert_exact(got, dict(hessian.estimate(bare, plain, (X, Y), "preactivation", 3)))
+
+
 # -------------------------------------------------------------------------------- hidden ways
 
 
