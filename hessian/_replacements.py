@@ -142,6 +142,28 @@ def _group_norm(
     return func(input.contiguous(), *args, **kwargs)
 
 
+def _as_strided_scatter(
+    watch: Watch,
+    func: Callable[..., Any],
+    input: Tensor,
+    src: Tensor,
+    size: Any,
+    stride: Any,
+    storage_offset: int | None = None,
+) -> Tensor:
+    """By flat places: torch's gradient of what is overwritten is not zero."""
+    if not input.requires_grad:
+        return func(input, src, size, stride, storage_offset)
+    if not input.is_contiguous() or (storage_offset is None and input.storage_offset()):
+        raise NotImplementedError(
+            "as_strided_scatter has a wrong gradient in torch; give it a contiguous input and a "
+            "storage_offset, or pass names= without the parameters below it"
+        )
+    flat = torch.arange(input.numel(), device=input.device)
+    place = flat.as_strided(size, stride, storage_offset or 0).reshape(-1)
+    return input.reshape(-1).index_put((place,), src.reshape(-1)).view(input.shape)
+
+
 def _cdist(
     watch: Watch,
     func: Callable[..., Any],
@@ -195,6 +217,7 @@ REPLACEMENTS: dict[Callable[..., Any], Callable[..., Any]] = {
     F.hardsigmoid: _hardsigmoid,
     F.pad: _pad,
     torch.cdist: _cdist,
+    torch.as_strided_scatter: _as_strided_scatter,
     **dict.fromkeys(_POOLED, _averaged),
     **dict.fromkeys((F.group_norm, torch.group_norm), _group_norm),
     **dict.fromkeys(_there(torch, "_weight_norm"), _weight_norm),
