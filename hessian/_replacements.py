@@ -204,6 +204,50 @@ def _norm(v: Tensor, axes: list[int]) -> Tensor:
     return torch.linalg.vector_norm(v, 2, axes, keepdim=True) if axes else v.norm(2)
 
 
+def _native_layer_norm(
+    watch: Watch,
+    func: Callable[..., Any],
+    input: Tensor,
+    normalized_shape: Any,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    eps: float,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """With the derivatives of mean and deviation, which torch's own have none of."""
+    output = func(input, normalized_shape, weight, bias, eps)
+    axes = list(range(-len(normalized_shape), 0))
+    return output[0], *_moments(input, axes, eps, output)
+
+
+def _native_batch_norm(
+    watch: Watch,
+    func: Callable[..., Any],
+    input: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    training: bool,
+    momentum: float,
+    eps: float,
+) -> tuple[Tensor, Tensor, Tensor]:
+    output: tuple[Tensor, Tensor, Tensor] = func(
+        input, weight, bias, running_mean, running_var, training, momentum, eps
+    )
+    if not training:
+        return output
+    axes = [0, *range(2, input.dim())]
+    return output[0], *_moments(input, axes, eps, output)
+
+
+def _moments(
+    x: Tensor, axes: list[int], eps: float, output: tuple[Tensor, Tensor, Tensor]
+) -> tuple[Tensor, Tensor]:
+    """Mean and reciprocal deviation in the shapes of a norm's own."""
+    variance, mean = torch.var_mean(x, axes, correction=0, keepdim=True)
+    return mean.reshape(output[1].shape), (variance + eps).rsqrt().reshape(output[2].shape)
+
+
 def _linear_cross_entropy(
     watch: Watch, func: Callable[..., Any], *args: Any, options: Any = None, **kwargs: Any
 ) -> Any:
@@ -222,6 +266,8 @@ REPLACEMENTS: dict[Callable[..., Any], Callable[..., Any]] = {
     **dict.fromkeys((F.group_norm, torch.group_norm), _group_norm),
     **dict.fromkeys(_there(torch, "_weight_norm"), _weight_norm),
     **dict.fromkeys(_there(torch, "_weight_norm_interface"), _weight_norm_interface),
+    **dict.fromkeys(_there(torch, "native_layer_norm"), _native_layer_norm),
+    **dict.fromkeys(_there(torch, "native_batch_norm"), _native_batch_norm),
     **dict.fromkeys(_there(F, "linear_cross_entropy"), _linear_cross_entropy),
     **dict.fromkeys((torch.lstm, torch.gru, torch.rnn_tanh, torch.rnn_relu), _without_cudnn),
 }

@@ -91,6 +91,36 @@ def test_weight_norm_by_its_function(dim):
     assert max(gaps.values()) < by_value.CLOSE, gaps
 
 
+# --------------------------------------------------------------- what norms return beside
+
+
+def layer(x):
+    y, mean, rstd = torch.native_layer_norm(x, [4], None, None, 1e-5)
+    return y + mean.sin() + rstd.log()
+
+
+def batch(x):
+    y, mean, rstd = torch.native_batch_norm(x, None, None, None, None, True, 0.1, 1e-5)
+    return y + mean.sin() + rstd.log()
+
+
+@pytest.mark.parametrize("norm", [layer, batch])
+def test_means_and_deviations_have_derivatives(norm):
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            torch.manual_seed(0)
+            self.a, self.b = nn.Linear(3, 4).double(), nn.Linear(4, 2).double()
+
+        def forward(self, x):
+            return self.b(norm(self.a(x)))
+
+    model, x = Net(), draw(5, 3)
+    want = by_value.diagonal(model, F.cross_entropy, x, Y)
+    gaps = by_value.everywhere(model, F.cross_entropy, x, Y, want)
+    assert max(gaps.values()) < by_value.CLOSE, gaps
+
+
 # ------------------------------------------------------------------ chunked cross-entropy
 
 
