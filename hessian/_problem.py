@@ -166,7 +166,7 @@ def lend(
     problem = Problem(model, loss, forward, parameters, method, memory, asked=dtype)
     modules = problem.modules()
     problem.written = Written(modules)
-    every = [p for module in modules for p in module.parameters()]
+    every: list[Tensor] = [p for module in modules for p in module.parameters()]
     wanted = {id(p) for p in (parameters.values() if may_freeze() else every)}
     with (
         alone(),

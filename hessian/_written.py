@@ -35,13 +35,22 @@ class Written:
     def __init__(self, modules: Iterable[nn.Module] = ()) -> None:
         self._modules = list(modules)
         self._parameters = [p for module in self._modules for p in module.parameters()]
-        self._before = [(p, p.grad) for p in self._parameters]
+        self._before: list[tuple[Tensor, Tensor | None]] = []
         self._owners: dict[int, list[Tensor]] | None = None
         # The parameter, what it held (by another name), and a copy of the values.
         self._notes: dict[int, tuple[Tensor, Tensor, Tensor]] = {}
         self._gradients: list[tuple[Tensor, Tensor | None]] = []
         self._moved: list[Tensor] = []  # parameters that were given other memory
         # Tensors that modules keep beside parameters and buffers, as the old weight norm does.
+        self._attributes: list[tuple[nn.Module, str, Tensor]] = []
+        self._begun = False
+
+    def begin(self) -> None:
+        """Note gradients and attributes as they are, unless that was done."""
+        if self._begun:
+            return
+        self._begun = True
+        self._before = [(p, p.grad) for p in self._parameters]
         self._attributes = [
             (part, name, value)
             for module in self._modules
@@ -148,5 +157,6 @@ def _memory(tensor: Tensor) -> int:
 def put_back(written: Written) -> Iterator[None]:
     """Restore what calls inside wrote to parameters."""
     with settled():
+        written.begin()
         owe(written.end)
         yield
