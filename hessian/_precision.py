@@ -11,7 +11,7 @@ then, and nothing is rounded on the way but by that precision.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
@@ -229,7 +229,7 @@ def mixed(expected: torch.dtype | None, result: Tensor | None = None) -> None:
 
 @contextmanager
 def uniform(
-    modules: list[nn.Module], parameters: list[Tensor], dtype: torch.dtype | None
+    modules: list[nn.Module], parameters: Sequence[Tensor], dtype: torch.dtype | None
 ) -> Iterator[None]:
     """Compute in one precision: `dtype` where it is given, else as the parameters need it."""
     with settled():

@@ -79,7 +79,7 @@ def lenient() -> Iterator[tuple[Stream, Stream]]:
     """Standard output and error as such streams, as long as this lasts."""
     before = sys.stdout, sys.stderr
     made = [Stream(_lenient(stream)) for stream in before]
-    sys.stdout, sys.stderr = made  # type: ignore[assignment]
+    sys.stdout, sys.stderr = made
     try:
         yield made[0], made[1]
     finally:
