@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from paper_checks import cli_training
+from paper_checks.cli_training import path
 from paper_checks.streams import lenient
 
 if TYPE_CHECKING:
@@ -113,15 +114,19 @@ def audit(
         list[str] | None,
         typer.Option("--only", help="Run this check alone; may be given several times."),
     ] = None,
-    out: Annotated[Path, typer.Option("--out", help="Folder that gets the report.")] = Path(
-        "report"
-    ),
+    out: Annotated[
+        Path, typer.Option("--out", parser=path("--out"), help="Folder that gets the report.")
+    ] = Path("report"),
     dataset: Name = "digits",
     data: Data = None,
     device: Device = None,
     compare: Annotated[
         Path | None,
-        typer.Option("--compare", help="An older results.json: show what changed since."),
+        typer.Option(
+            "--compare",
+            parser=path("--compare"),
+            help="An older results.json: show what changed since.",
+        ),
     ] = None,
     fresh: Annotated[
         bool, typer.Option("--fresh", help="Measure anew what an earlier run left in --out.")
@@ -264,7 +269,10 @@ def curvature(
     csv: cli_training.Csv = None,
     parquet: cli_training.Parquet = None,
     out: Annotated[
-        Path, typer.Option("--out", help="Folder that gets the page of what may be trusted.")
+        Path,
+        typer.Option(
+            "--out", parser=path("--out"), help="Folder that gets the page of what may be trusted."
+        ),
     ] = Path("curvature"),
     device: Device = None,
 ) -> None:

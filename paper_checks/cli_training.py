@@ -5,7 +5,8 @@ import errno
 import json
 import tomllib
 import warnings
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -18,6 +19,22 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from sim import Run, TrainConfig
+
+
+def path(option: str) -> Callable[[str], Path]:
+    """How an option's text becomes a path; an empty one would be the folder one is in."""
+
+    def path(text: str | Path) -> Path:  # its name stands in the help
+        if isinstance(text, Path):
+            return text
+        if not text.strip() or "\0" in text:
+            remedy = "give a path, '.' for the folder that you are in"
+            typer.echo(f"cblr: {option}: {text!r}: {remedy}", err=True)
+            raise typer.Exit(2)
+        return Path(text)
+
+    return path
+
 
 RUNS = Path("runs")
 # Errors of the system that a wrong path has; with all others a run could not be completed.
@@ -33,19 +50,31 @@ SET = (
 
 Root = Annotated[
     Path | None,
-    typer.Option("--data", help="Folder of the data set's files (not needed for digits)."),
+    typer.Option(
+        "--data",
+        parser=path("--data"),
+        help="Folder of the data set's files (not needed for digits).",
+    ),
 ]
 Device = Annotated[str | None, typer.Option("--device", help="A torch device: cpu, cuda, …")]
 Checkpoint = Annotated[float, typer.Option("--checkpoint", help="Seconds between checkpoints.")]
-Csv = Annotated[Path | None, typer.Option("--csv", help="Write the whole table here.")]
-Parquet = Annotated[Path | None, typer.Option("--parquet", help="Write the whole table here.")]
+Csv = Annotated[
+    Path | None, typer.Option("--csv", parser=path("--csv"), help="Write the whole table here.")
+]
+Parquet = Annotated[
+    Path | None,
+    typer.Option("--parquet", parser=path("--parquet"), help="Write the whole table here."),
+]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")]
 Sets = Annotated[list[str] | None, typer.Option("--set", "-s", metavar="FIELD=VALUE", help=SET)]
 
 
 def train(
     file: Annotated[
-        Path | None, typer.Argument(help="A configuration in TOML or JSON (see docs/training.md).")
+        Path | None,
+        typer.Argument(
+            parser=path("file"), help="A configuration in TOML or JSON (see docs/training.md)."
+        ),
     ] = None,
     sets: Sets = None,
     dataset: Annotated[str | None, typer.Option(help="digits, cifar10 or gaussian.")] = None,
@@ -63,11 +92,17 @@ def train(
     device: Device = None,
     data: Root = None,
     out: Annotated[
-        Path | None, typer.Option("--out", help="The run's folder (runs/<hash>).")
+        Path | None,
+        typer.Option("--out", parser=path("--out"), help="The run's folder (runs/<hash>)."),
     ] = None,
     checkpoint: Checkpoint = 60.0,
     tensorboard: Annotated[
-        Path | None, typer.Option("--tensorboard", help="Also write events for TensorBoard here.")
+        Path | None,
+        typer.Option(
+            "--tensorboard",
+            parser=path("--tensorboard"),
+            help="Also write events for TensorBoard here.",
+        ),
     ] = None,
     quiet: Quiet = False,
 ) -> None:
@@ -118,10 +153,15 @@ def train(
 
 
 def sweep(
-    file: Annotated[Path, typer.Argument(help="A grid in TOML or JSON: tables base and grid.")],
+    file: Annotated[
+        Path,
+        typer.Argument(parser=path("file"), help="A grid in TOML or JSON: tables base and grid."),
+    ],
     sets: Sets = None,
     data: Root = None,
-    out: Annotated[Path, typer.Option("--out", help="Folder of the runs.")] = RUNS,
+    out: Annotated[
+        Path, typer.Option("--out", parser=path("--out"), help="Folder of the runs.")
+    ] = RUNS,
     jobs: Annotated[
         int | None, typer.Option("--jobs", "-j", help="Local processes (one per core).")
     ] = None,
@@ -240,7 +280,10 @@ def refusing() -> Iterator[None]:
 
     try:
         with expected(ValueError, TypeError):
-            yield
+            try:
+                yield
+            except RecursionError:
+                raise InputError("file", "its fields", "are nested too deeply") from None
     except OSError as error:
         if error.errno not in BAD_PATH:
             raise
@@ -248,15 +291,28 @@ def refusing() -> Iterator[None]:
             raise
 
 
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object in which no name comes twice, as TOML has it."""
+    for name, count in Counter(name for name, _ in pairs).items():
+        if count > 1:
+            raise ValueError(f"{name!r} comes {count} times")
+    return dict(pairs)
+
+
+ONCE: dict[str, Any] = {"object_pairs_hook": _once}
+
+
 def read(file: Path) -> dict[str, Any]:
     """The content of a TOML or JSON file."""
     if file.suffix not in (".toml", ".json"):
         raise InputError("file", str(file), "give a .toml or a .json file")
     try:
-        text = file.read_text(encoding="utf-8")
-        found = tomllib.loads(text) if file.suffix == ".toml" else json.loads(text)
+        text = file.read_text(encoding="utf-8-sig")  # some editors put a byte order mark first
+        found = tomllib.loads(text) if file.suffix == ".toml" else json.loads(text, **ONCE)
     except ValueError as error:
         raise InputError("file", str(file), f"cannot be read: {error}") from None
+    except RecursionError:
+        raise InputError("file", str(file), "cannot be read: it is nested too deeply") from None
     if not isinstance(found, dict):
         raise InputError("file", str(file), "give a table of fields")
     return found

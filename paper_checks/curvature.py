@@ -68,13 +68,23 @@ def load_object(argument: str, path: str) -> Any:
         sys.path.insert(0, os.getcwd())
     try:
         found = importlib.import_module(module)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         # Whatever a reader's module raises on import, the remedy is the reader's.
-        detail = f"{type(error).__name__}: {' '.join(str(error).split())}"
-        raise InputError(argument, repr(path), f"{module} cannot be imported ({detail})") from None
+        remedy = f"{module} cannot be imported ({told(error)})"
+        raise InputError(argument, repr(path), remedy) from None
     if not hasattr(found, name):
         raise InputError(argument, repr(path), f"{module} has no {name!r}")
     return getattr(found, name)
+
+
+def told(error: BaseException) -> str:
+    """What went wrong in a reader's code, on one line that is not too long.
+
+    >>> told(KeyError("weight")), told(SystemExit(3))
+    ("KeyError: 'weight'", 'SystemExit: 3')
+    """
+    text = f"{type(error).__name__}: {' '.join(str(error).split())}"
+    return text if len(text) <= 300 else f"{text[:300]}…"
 
 
 def make_model(request: CurvatureRequest, data: "Dataset") -> "nn.Module":
@@ -98,12 +108,18 @@ def make_model(request: CurvatureRequest, data: "Dataset") -> "nn.Module":
             seed=request.seed,
         )
     factory = load_object("MODEL", request.model)
-    if not callable(factory):
-        raise InputError("MODEL", repr(request.model), "name a function that returns a module")
+    if isinstance(factory, nn.Module) or not callable(factory):
+        kind = "a module" if isinstance(factory, nn.Module) else type(factory).__name__
+        remedy = f"it is {kind}; name a function without arguments that returns a module"
+        raise InputError("MODEL", repr(request.model), remedy)
     import torch
 
     torch.manual_seed(request.seed)
-    model = factory()
+    try:
+        model = factory()
+    except (Exception, SystemExit) as error:
+        remedy = "name a function that returns a module when called without arguments; this one "
+        raise InputError("MODEL", repr(request.model), f"{remedy}ended in {told(error)}") from None
     if not isinstance(model, nn.Module):
         kind = type(model).__name__
         raise InputError("MODEL", repr(request.model), f"it returned {kind}, not a torch.nn.Module")
@@ -166,6 +182,13 @@ def measure_curvature(
     if not 1 <= request.samples <= len(whole):
         raise InputError("--samples", request.samples, f"give 1 to {len(whole)}")
     model = make_model(request, whole).to(device).eval()
+    for name, _ in model.named_parameters():
+        if not name.isprintable():
+            raise InputError(
+                "MODEL",
+                repr(request.model),
+                f"a parameter is called {name!r}; use signs that can be printed",
+            )
     pair = whole.subset(request.samples, seed=request.seed).to(device).pair
     console = Console()
     if not console.is_terminal:
@@ -176,9 +199,13 @@ def measure_curvature(
             return None
         found = hessian.diagonal(model, loss, pair, verify=request.verify, memory=memory)
         frame = compare_radii(model, loss, pair, curvature=found, memory=memory)
-    except (TypeError, NotImplementedError, RuntimeError) as error:
-        # A reader's model or loss that does not fit the data fails in torch's own words.
-        message = f"{request.model} with {request.loss} on {request.dataset}: {error}"
+    except (Exception, SystemExit) as error:
+        known = isinstance(error, TypeError | NotImplementedError | RuntimeError)
+        if isinstance(error, ValueError) or not (known or ":" in request.model + request.loss):
+            raise
+        # A reader's model or loss that does not fit the data fails in words of its own.
+        said = " ".join(str(error).split()) if known else told(error)
+        message = f"{request.model} with {request.loss} on {request.dataset}: {said[:600]}"
         raise ValueError(message) from error
     if found.deviation:
         frame["deviation"] = [found.deviation[name] for name in frame["parameter"]]

@@ -9,6 +9,7 @@ from typing import Any
 
 from matplotlib import rc_context
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 
 from paper_checks.check import Drawing
 
@@ -59,8 +60,16 @@ def to_svg(chart: Figure, name: str, title: str, alt: str) -> str:
     The ids inside start with `name`, so that several charts can stand in one page.
     """
     buffer = io.StringIO()
+    metadata = {"Date": None, "Creator": None}
     with style(name):
-        chart.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
+        try:
+            chart.savefig(buffer, format="svg", metadata=metadata)
+        except ValueError:
+            # A reader's name that looks like a formula and is none: $\\frac{$.
+            for part in chart.findobj(Text):
+                part.set_parse_math(False)
+            buffer = io.StringIO()
+            chart.savefig(buffer, format="svg", metadata=metadata)
     text = buffer.getvalue()
     text = text[text.index("<svg") :]
     # The metadata block names outside vocabularies; nothing reads it here.

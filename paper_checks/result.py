@@ -75,7 +75,8 @@ def write_atomically(path: Path, text: str) -> None:
     """Put `text` in `path` so that a reader sees the old file or the new one, never a part."""
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", text=True)
     try:
-        with os.fdopen(handle, "w", encoding="utf-8") as stream:
+        # A name may hold what no encoding has; what was measured is written all the same.
+        with os.fdopen(handle, "w", encoding="utf-8", errors="replace") as stream:
             stream.write(text)
         # mkstemp gives 0600; the report is meant to be served and sent.
         os.chmod(name, 0o644)
