@@ -10,6 +10,7 @@ from torch import Tensor
 from sim import _arguments
 from sim.optimizers._rule import Bucket, Rule, options, pieces, working
 from sim.optimizers._saved import bare
+from sim.optimizers._shards import like, local, reduced, sharded, wrapped
 
 DECAYS = ("coupled", "decoupled")
 NEGATIVE = ("absolute", "gradient", "zero")
@@ -184,13 +185,13 @@ class CBLR(Rule):
         for group, members in zip(self.param_groups, buckets, strict=True):
             for bucket in members:
                 second = [
-                    found[p].to(w) if p in found else self.state[p]["curvature"]
+                    found[p].to(w) if p in found else local(self.state[p]["curvature"])
                     for p, w in zip(bucket.parameters, bucket.weights, strict=True)
                 ]
                 _, values = _rates(group, bucket.weights, bucket.gradients, second)
                 rates.update(zip(bucket.parameters, values, strict=True))
         pairs = [pair for group in self.param_groups for pair in zip(*_named(group), strict=True)]
-        return {name: rates[parameter] for name, parameter in pairs if parameter in rates}
+        return {name: wrapped(rates[p], p) for name, p in pairs if p in rates}
 
     def _gather(
         self, curvature: Mapping[str, Tensor] | None
@@ -216,7 +217,7 @@ class CBLR(Rule):
         return found, buckets
 
     def _update(self, group: dict[str, Any], bucket: Bucket) -> None:
-        curvatures = [self.state[parameter]["curvature"] for parameter in bucket.parameters]
+        curvatures = [local(self.state[p]["curvature"]) for p in bucket.parameters]
         lists = [bucket.weights, bucket.gradients, curvatures]
         if group["momentum"]:
             lists.append(self._state(bucket, "momentum_buffer")[0])
@@ -232,8 +233,12 @@ class CBLR(Rule):
         if self.state or any(group["lr"] != 0 for group in self.param_groups):
             return False
         gradients = [p.grad for group in self.param_groups for p in group["params"]]
-        known = [gradient for gradient in gradients if gradient is not None]
-        return bool(known) and not any(bool(gradient.any()) for gradient in known)
+        parameters = [p for group in self.param_groups for p in group["params"]]
+        known = [(p, g) for p, g in zip(parameters, gradients, strict=True) if g is not None]
+        if not known:
+            return False
+        moved = torch.stack([local(gradient).any().double().cpu() for _, gradient in known])
+        return not bool(reduced(moved, [parameter for parameter, _ in known]).any())
 
     def _begin(self) -> None:
         """The state before the first step; the next one needs a curvature all the same."""
@@ -262,11 +267,20 @@ class CBLR(Rule):
         # nan and inf show in the extremes, at one pass and without memory.
         finite = [
             torch.stack(value.aminmax()).isfinite().all()
-            for value in found.values()
             if value.numel()
+            else torch.ones((), dtype=torch.bool, device=value.device)
+            for value in found.values()
         ]
-        if finite and not bool(torch.stack([each.to(finite[0].device) for each in finite]).all()):
-            bad = next(name for name, value in curvature.items() if not value.isfinite().all())
+        if not finite:
+            return found
+        good = torch.stack([each.to(finite[0].device) for each in finite])
+        if any(sharded(parameter) for parameter in found):
+            good = reduced((~good).double(), list(found)) == 0
+        if not bool(good.all()):
+            index = good.tolist().index(False)
+            wrong = list(found)[index]
+            pairs = (zip(*_named(group), strict=True) for group in self.param_groups)
+            bad = next(name for each in pairs for name, p in each if p is wrong)
             raise ValueError(
                 f"curvature: {bad!r} holds a value that is not finite; "
                 "check the data and the weights for nan and overflow"
@@ -296,7 +310,7 @@ class CBLR(Rule):
                         f"{part}: {name!r} has shape {tuple(value.shape)} where the parameter has "
                         f"{tuple(parameter.shape)}; {REMEDY}"
                     )
-                found[parameter] = value.detach()
+                found[parameter] = like(value.detach(), parameter)
         for name in values:
             if name not in known:
                 raise ValueError(
@@ -322,8 +336,9 @@ class CBLR(Rule):
         for parameter, value in found.items():
             state = self.state[parameter]
             if "curvature" not in state:
-                state["curvature"] = torch.empty_like(parameter, dtype=working(parameter.dtype))
-            state["curvature"].copy_(value)
+                room = torch.empty_like(local(parameter), dtype=working(parameter.dtype))
+                state["curvature"] = wrapped(room, parameter)
+            local(state["curvature"]).copy_(value)
         for group in self.param_groups:
             group["curvature_age"] = 0
 

@@ -134,7 +134,8 @@ class LAMB(LayerWise):
             self._clip_factor = None
             return
         device = buckets[0].weights[0].device
-        squares = [norms(b.gradients, {"grouping": "group"}).square().to(device) for b in buckets]
+        whole = {"grouping": "group"}
+        squares = [norms(b.gradients, whole, b.parameters).square().to(device) for b in buckets]
         total = torch.stack(squares).sum().sqrt()
         self._clip_factor = (limit / total).clamp(max=1.0)
 
@@ -176,10 +177,11 @@ class LAMB(LayerWise):
     def _rates(
         self, group: dict[str, Any], bucket: Bucket, directions: list[Tensor], beta: float
     ) -> Tensor:
-        weight, length = norms(bucket.weights, group), norms(directions, group)
+        weight = norms(bucket.weights, group, bucket.parameters)
+        length = norms(directions, group, bucket.parameters)
         zero = group["zero_norm"]
         if zero == "floor":
-            weight = floored(weight, bucket.weights, group["floor"], group)
+            weight = floored(weight, bucket.parameters, group["floor"], group)
         ratio = weight / length
         if zero == "one":
             ratio = torch.where((weight > 0) & (length > 0), ratio, 1.0)

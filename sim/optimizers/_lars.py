@@ -153,7 +153,10 @@ class LARS(LayerWise):
             directions = list(torch._foreach_add(directions, bucket.weights, alpha=beta))
         rates = None
         if adapted:
-            weight, gradient = norms(bucket.weights, group), norms(bucket.gradients, group)
+            weight, gradient = (
+                norms(bucket.weights, group, bucket.parameters),
+                norms(bucket.gradients, group, bucket.parameters),
+            )
             rates = self._ratio(group, bucket, weight, gradient, beta)
             if beta and group["zero_norm"] == "skip":
                 # Where a norm is zero there is no decay either.
@@ -176,11 +179,11 @@ class LARS(LayerWise):
             denominator = gradient + beta * weight
         elif group["denominator"] == "combined" and beta:
             both = torch._foreach_add(bucket.gradients, bucket.weights, alpha=beta)
-            denominator = gradient = norms(list(both), group)
+            denominator = gradient = norms(list(both), group, bucket.parameters)
         denominator = denominator + group["eps"]
         zero = group["zero_norm"]
         if zero == "floor":
-            weight = floored(weight, bucket.weights, group["floor"], group)
+            weight = floored(weight, bucket.parameters, group["floor"], group)
         ratio = group["trust_coefficient"] * weight / denominator
         present = (weight > 0) & (gradient > 0)
         if zero == "one-denominator":

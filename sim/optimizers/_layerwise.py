@@ -8,6 +8,7 @@ from torch import Tensor
 
 from sim import _arguments
 from sim.optimizers._rule import Bucket, Rule, evaluate, parts_of
+from sim.optimizers._shards import reduced, sharded
 
 GROUPINGS = ("group", "tensor")
 ONE_DIMENSIONAL = ("adapt", "plain")
@@ -32,6 +33,14 @@ class LayerWise(Rule):
         for option, possible in (("momentum_form", MOMENTUM_FORMS), ("adapt", ADAPT)):
             if option in group:
                 _arguments.choice(option, group[option], possible)
+
+    def _check_parameter(self, name: str, parameter: Tensor) -> None:
+        super()._check_parameter(name, parameter)
+        if getattr(parameter, "_is_flat_param", False) or hasattr(parameter, "_fsdp_flattened"):
+            raise ValueError(
+                f"params: {name} is a piece of a flat parameter (FullyShardedDataParallel), which "
+                f"has no norm of its own tensors; shard by torch.distributed.fsdp.fully_shard"
+            )
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
@@ -133,10 +142,13 @@ def bounded(group: dict[str, Any], rates: Tensor | None, dtype: torch.dtype) -> 
     return rates.clamp(max=torch.finfo(dtype).max)
 
 
-def norms(tensors: list[Tensor], group: dict[str, Any], order: int = 2) -> Tensor:
+def norms(
+    tensors: list[Tensor], group: dict[str, Any], parameters: list[Tensor], order: int = 2
+) -> Tensor:
     """‖·‖ of each tensor, or of all as one vector where they form one group; float64.
 
-    In float32 the squares of gradients below 1e-23 would vanish, and with them the norm.
+    Of parameters that are spread over processes `tensors` are the parts that are here. In float32
+    the squares of gradients below 1e-23 would vanish, and with them the norm.
     """
     # A large tensor goes part by part, so that its float64 copy does not leave the cache.
     parts = [parts_of(tensor) for tensor in tensors]
@@ -147,20 +159,25 @@ def norms(tensors: list[Tensor], group: dict[str, Any], order: int = 2) -> Tenso
     if len(each) > len(parts):
         values = each.split([len(every) for every in parts])
         each = torch.stack([torch.linalg.vector_norm(value, order) for value in values])
+    if any(sharded(parameter) for parameter in parameters):
+        sums = reduced(each if order == 1 else each.square(), parameters)
+        each = sums if order == 1 else sums.sqrt()
     if group["grouping"] == "tensor":
         return each
     total = each.sum() if order == 1 else torch.linalg.vector_norm(each)
     return total.reshape(1)
 
 
-def sizes(tensors: list[Tensor], group: dict[str, Any]) -> Tensor:
+def sizes(parameters: list[Tensor], group: dict[str, Any]) -> Tensor:
     """The number of entries of each tensor, or of all where they form one group; float64."""
-    counts = [float(tensor.numel()) for tensor in tensors]
+    counts = [float(parameter.numel()) for parameter in parameters]
     if group["grouping"] == "group":
         counts = [sum(counts)]
-    return torch.tensor(counts, dtype=torch.float64, device=tensors[0].device)
+    return torch.tensor(counts, dtype=torch.float64, device=parameters[0].device)
 
 
-def floored(weight: Tensor, tensors: list[Tensor], floor: float, group: dict[str, Any]) -> Tensor:
+def floored(
+    weight: Tensor, parameters: list[Tensor], floor: float, group: dict[str, Any]
+) -> Tensor:
     """‖w‖, but not less than that of a tensor all of whose entries are `floor`."""
-    return torch.maximum(weight, floor * sizes(tensors, group).sqrt())
+    return torch.maximum(weight, floor * sizes(parameters, group).sqrt())

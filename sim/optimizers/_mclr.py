@@ -8,6 +8,7 @@ from torch import Tensor
 from sim import _arguments
 from sim.optimizers._layerwise import LayerWise, floored, norms
 from sim.optimizers._rule import Bucket, options
+from sim.optimizers._shards import sharded, whole
 
 READINGS = ("absolute", "ratio", "signed")
 
@@ -97,6 +98,11 @@ class MCLR(LayerWise):
         self, group: dict[str, Any], bucket: Bucket, directions: list[Tensor], beta: float
     ) -> Tensor:
         weights, gradients = bucket.weights, bucket.gradients
+        if any(sharded(parameter) for parameter in bucket.parameters):
+            weights, gradients = (
+                [whole(part, p) for part, p in zip(parts, bucket.parameters, strict=True)]
+                for parts in (weights, gradients)
+            )
         if group["grouping"] == "group":
             weights, gradients = [_flat(weights)], [_flat(gradients)]
         floor = group["floor"] if group["zero_norm"] == "floor" else 0.0
@@ -106,8 +112,9 @@ class MCLR(LayerWise):
             radius = torch.where((radius > 0) & radius.isfinite(), radius, 1.0)
         if group["limit"] is None or not floor:
             return radius
-        step = norms(directions, group)
-        lars = floored(norms(weights, group), weights, floor, group) / step
+        step = norms(directions, group, bucket.parameters)
+        length = norms(bucket.weights, group, bucket.parameters)
+        lars = floored(length, bucket.parameters, floor, group) / step
         lars = torch.where(step == 0, 0.0, lars)
         # An infinite median is no guide; the norms are.
         radius = torch.where(radius == torch.inf, lars, radius)

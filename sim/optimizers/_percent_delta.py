@@ -92,7 +92,7 @@ class PercentDelta(LayerWise):
     ) -> Tensor:
         form = group["zero_norm"]
         weights = bucket.weights
-        count = sizes(weights, group)
+        count = sizes(bucket.parameters, group)
         if form == "google":
             # |w ± eps| = |w| + eps, whatever the sign.
             size = list(torch._foreach_add(torch._foreach_abs(weights), group["eps_weight"]))
@@ -107,8 +107,9 @@ class PercentDelta(LayerWise):
         elif form == "nonzero":
             for share, weight in zip(shares, weights, strict=True):
                 share.masked_fill_(weight == 0, 0.0)
-            count = norms([(weight != 0).double() for weight in weights], group, order=1)
-        total = norms(shares, group, order=1)
+            there = [(weight != 0).double() for weight in weights]
+            count = norms(there, group, bucket.parameters, order=1)
+        total = norms(shares, group, bucket.parameters, order=1)
         if form == "google":
             return 1 / (total / count + group["eps_mean"])
         # A norm of zero is that of a direction of zeros, which no rate can change.

@@ -10,6 +10,7 @@ from torch.optim import Optimizer
 
 from sim import _arguments
 from sim.optimizers import _groups, _saved
+from sim.optimizers._shards import like, local, wrapped
 
 # Sixteen bits are too few to sum in: work and state are float32 there, the weight is rounded once.
 HALF = (torch.bfloat16, torch.float16)
@@ -27,7 +28,8 @@ def working(dtype: torch.dtype) -> torch.dtype:
 class Bucket:
     """Tensors that are updated together, in their working dtype.
 
-    `weights` are the parameters themselves, or float32 copies that `write` rounds back.
+    `weights` are the parameters themselves (of sharded ones this process's part), or float32 copies
+    that `write` rounds back.
     """
 
     names: list[str]
@@ -38,8 +40,9 @@ class Bucket:
     def write(self) -> None:
         """Round the copies back into the parameters they were made of."""
         for parameter, weight in zip(self.parameters, self.weights, strict=True):
-            if weight is not parameter:
-                parameter.copy_(weight)
+            part = local(parameter)
+            if weight is not part:
+                part.copy_(weight)
 
     def pick(self, indices: Iterable[int]) -> "Bucket":
         """A part of the bucket; its `write` writes that part."""
@@ -155,6 +158,7 @@ class Rule(Optimizer):
         buckets: dict[object, Bucket] = {}
         for name, parameter in self._named(index):
             gradient = parameter.grad if gradients is None else gradients.get(parameter)
+            # Of a sharded parameter the whole counts, so that all processes go the same way.
             if gradient is None or parameter.numel() == 0:
                 continue
             if gradient.layout is not torch.strided:
@@ -170,7 +174,10 @@ class Rule(Optimizer):
             bucket = buckets.setdefault(key, Bucket([], [], [], []))
             bucket.names.append(name)
             bucket.parameters.append(parameter)
-            bucket.weights.append(parameter if parameter.dtype == dtype else parameter.to(dtype))
+            part = local(parameter)
+            if gradients is None:
+                gradient = like(gradient, parameter)
+            bucket.weights.append(part if part.dtype == dtype else part.to(dtype))
             bucket.gradients.append(gradient if gradient.dtype == dtype else gradient.to(dtype))
         if together and len(buckets) > 1:
             raise ValueError(
@@ -184,8 +191,8 @@ class Rule(Optimizer):
         new = [key not in self.state[parameter] for parameter in bucket.parameters]
         for parameter, weight, is_new in zip(bucket.parameters, bucket.weights, new, strict=True):
             if is_new:
-                self.state[parameter][key] = torch.zeros_like(weight)
-        return [self.state[parameter][key] for parameter in bucket.parameters], new
+                self.state[parameter][key] = wrapped(torch.zeros_like(weight), parameter)
+        return [local(self.state[parameter][key]) for parameter in bucket.parameters], new
 
 
 def options(arguments: Mapping[str, Any]) -> dict[str, Any]:
