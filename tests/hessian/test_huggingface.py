@@ -175,6 +175,25 @@ def test_embeddings_tied_to_the_head_are_one_parameter():
     assert float((summed - together).abs().max() / together.abs().max()) > 0.01
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("network", ["bert", "gpt2"])
+def test_verify_reads_right(network, dtype):
+    """A key's bias has no influence, a padding token's row no gradient: neither deviates."""
+    make, inputs, loss = CASES[network]
+    torch.manual_seed(0)
+    model = make().to(dtype)
+    torch.manual_seed(1)
+    h = hessian.diagonal(model, loss, inputs(), verify=len(list(model.parameters())))
+    words = {v.word for v in h.verification}
+    assert "agrees" in words
+    assert words <= {"agrees", "zero to rounding", "own derivative", "unclear"}
+    assert max(h.deviation.values()) < (1e-4 if dtype == torch.float32 else 1e-9)
+    if network == "bert":
+        assert [v.word for v in h.verification if v.name.endswith("key.bias")] == [
+            "zero to rounding"
+        ]
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
 def test_every_second_derivative_of_a_gpt2_of_four_blocks():

@@ -300,3 +300,15 @@ def test_a_hidden_parameter_is_named():
     assert h.deviation["b.weight"] > 1e-3
     assert words(h)["b.bias"] == "agrees"  # of no influence in truth
     assert words(h)["a.weight"] == "agrees"
+
+
+def test_the_row_of_a_padding_index_is_a_derivative_of_its_own():
+    """The value depends on it, and autograd gives it no gradient by definition."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Embedding(3, 2, padding_idx=1), nn.Tanh(), nn.Linear(2, 3)).double()
+    nn.init.normal_(model[0].weight)
+    pair = torch.tensor([0, 1, 2, 1, 0]), torch.tensor([0, 1, 2, 1, 0])
+    h = hessian.diagonal(model, F.cross_entropy, pair, verify=15)
+    found = {v.index: v.word for v in h.verification if v.name == "0.weight"}
+    assert found == {i: "own derivative" if i in (2, 3) else "agrees" for i in range(6)}
+    assert max(h.deviation.values()) < 1e-12
