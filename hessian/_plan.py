@@ -56,7 +56,7 @@ class Plan:
         samples: number of samples in the batch that was looked at.
         parts: in how many parts of its samples the batch is taken; all counts of passes are for
             one part.
-        held: why the batch is not taken in parts, where its tape is larger than the memory.
+        held: why the batch is not taken in parts, where it needs more than the memory.
         columns: rank r of the loss's second derivative in the outputs (per sample where samples
             are not coupled), ``None`` where it was not needed.
     """
