@@ -312,6 +312,17 @@ def tensors(modules: Iterable[nn.Module]) -> list[Tensor]:
     return [t for t in {id(t): t for t in every}.values() if t.is_floating_point()]
 
 
+def _compressed(module: nn.Module) -> list[tuple[dict[str, Tensor | None], str, Tensor]]:
+    """Floating buffers in compressed sparse layouts, which torch cannot give other data."""
+    return [
+        (owner._buffers, name, buffer)
+        for owner in module.modules()
+        for name, buffer in owner._buffers.items()
+        if buffer is not None and buffer.is_floating_point()
+        and buffer.layout not in (torch.strided, torch.sparse_coo)
+    ]  # fmt: skip
+
+
 def convert(
     modules: Iterable[nn.Module], dtype: torch.dtype, asked: torch.dtype | None = None
 ) -> None:
@@ -322,16 +333,24 @@ def convert(
     """
     dtype = highest([dtype if asked is None else asked])
     replaced: list[tuple[Tensor, Tensor]] = []
+    compressed: list[tuple[dict[str, Tensor | None], str, Tensor]] = []
     every, before = tensors(modules), _NOW.precision
 
     def back() -> None:
         _NOW.precision = before
         for tensor, data in replaced:
             tensor.data = data
+        for owner, name, tensor in compressed:
+            owner[name] = tensor
 
     owe(back)
+    for module in modules:
+        for owner, name, tensor in _compressed(module):
+            if tensor.dtype != dtype:
+                compressed.append((owner, name, tensor))
+                owner[name] = tensor.to(dtype)
     for tensor in every:
-        if tensor.dtype != dtype:
+        if tensor.dtype != dtype and tensor.layout in (torch.strided, torch.sparse_coo):
             replaced.append((tensor, tensor.data))
             tensor.data = tensor.data.to(dtype)
     sizes: dict[torch.dtype, int] = {}

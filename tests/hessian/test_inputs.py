@@ -182,3 +182,41 @@ def test_a_lazy_module_in_the_loss():
 
     with pytest.raises(ValueError, match=r"loss: 'last\.weight' belongs to a lazy module"):
         hessian.diagonal(nn.Linear(5, 4), Loss(), (torch.randn(6, 5), torch.randint(3, (6,))))
+
+
+class Fixed(nn.Module):
+    """A graph's adjacency as a sparse buffer."""
+
+    def __init__(self, near, act):
+        super().__init__()
+        self.register_buffer("near", near)
+        self.a, self.b, self.act = nn.Linear(5, 4), nn.Linear(4, 3), act
+
+    def forward(self, x):
+        return self.b(self.near @ self.act(self.near @ self.a(x)))
+
+
+@pytest.mark.parametrize("act", [torch.relu, torch.tanh])
+@pytest.mark.parametrize(
+    "to", [torch.Tensor.to_sparse, torch.Tensor.to_sparse_csr, torch.Tensor.to_sparse_csc]
+)
+@pytest.mark.filterwarnings("ignore:Sparse")
+def test_sparse_buffers(act, to):
+    """Also in another precision than the model's, which `verify` and `dtype=` take."""
+    torch.manual_seed(0)
+    near = to((torch.rand(6, 6) > 0.5).float())
+    model, x, y = Fixed(near, act), torch.randn(6, 5), torch.randint(3, (6,))
+    want = oracle.diagonal(model, F.cross_entropy, [(x, y)])
+    for name, call in every(model, F.cross_entropy, (x, y)).items():
+        try:
+            got = call()
+        except ValueError as error:
+            if name not in KINDS or "kind=" not in str(error):
+                raise
+            continue
+        if name in ("diagonal", "parts"):
+            oracle.assert_exact(got, want, 1e-4)  # float32
+    got = hessian.diagonal(model, F.cross_entropy, (x, y), dtype=torch.float64)
+    oracle.assert_exact({k: h.float() for k, h in got.items()}, want, 1e-4)
+    assert model.near is near
+    assert near.dtype == torch.float32
