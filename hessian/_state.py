@@ -91,6 +91,12 @@ class Buffers:
             for name, buffer in owner._buffers.items()
             if buffer is not None
         ]
+        for _, name, buffer, _ in self._kept:
+            if buffer.is_inference():
+                raise ValueError(
+                    f"buffer {name!r} was made under torch.inference_mode(), and autograd cannot "
+                    "use it; build the model outside, or pass copy.deepcopy(model)"
+                )
 
     def restore(self) -> None:
         """Put names, tensors and values back; values without marking them as modified."""

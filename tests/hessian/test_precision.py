@@ -476,6 +476,13 @@ def test_inference_tensors():
     assert all(torch.equal(h[n], want[n]) for n in want)
     with pytest.raises(ValueError, match=r"'weight' was made under torch.inference_mode"):
         hessian.diagonal(frozen, F.mse_loss, (x, y))
+    want = hessian.diagonal(copy.deepcopy(frozen), F.mse_loss, (x, y))  # as the sentence says
+    assert want["weight"].shape == (2, 3)
+    norm = nn.Sequential(nn.Linear(3, 2), nn.BatchNorm1d(2))
+    with torch.inference_mode():
+        norm[1].running_mean = torch.zeros(2)
+    with pytest.raises(ValueError, match=r"buffer 'running_mean' was made under"):
+        hessian.diagonal(norm, F.mse_loss, (x, y))
 
 
 def test_draws_are_those_of_the_users_own_dtype():
