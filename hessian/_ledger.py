@@ -16,6 +16,8 @@ restore each other's values; so they come one after the other (`alone`).
 
 from __future__ import annotations
 
+import contextlib
+import inspect
 import os
 import threading
 from collections.abc import Callable, Iterator
@@ -121,6 +123,7 @@ class Guard:
         first: BaseException | None = None
         for _ in range(ATTEMPTS):
             try:
+                _end(error[1])
                 self.thread.restore()
                 _settle(self.mark)
                 self.thread.restore()
@@ -129,6 +132,29 @@ class Guard:
                 first = first or interrupt
         if first is not None:
             raise first
+
+
+def _end(error: object) -> None:
+    """End the generators of context managers that an interrupt struck on their way in.
+
+    They would end when the traceback is dropped, and put back then what is no longer to be.
+    """
+    frames = []
+    while isinstance(error, BaseException):
+        trace = error.__traceback__
+        while trace is not None:
+            if trace.tb_frame.f_code.co_filename == contextlib.__file__:
+                frames.append(trace.tb_frame)
+            trace = trace.tb_next
+        error = error.__context__
+    for frame in reversed(frames):
+        generator = getattr(frame.f_locals.get("self"), "gen", None)
+        if (
+            inspect.isgenerator(generator)
+            and inspect.getgeneratorstate(generator) == "GEN_SUSPENDED"
+        ):
+            with contextlib.suppress(Exception):
+                generator.close()
 
 
 _C: Any = torch._C
@@ -140,6 +166,7 @@ class _Thread:
 
     def __init__(self) -> None:
         self.grad = torch.is_grad_enabled()
+        self.state = _function_state()
         self.functions = _functions()
         self.dispatchers = _C._len_torch_dispatch_stack()
         self.transforms = _transforms()
@@ -150,6 +177,8 @@ class _Thread:
 
     def restore(self) -> None:
         """Put back what differs."""
+        if _function_state() != self.state:
+            _C._set_torch_function_state(self.state)
         if _functions() != self.functions:
             _stack(self.functions)
         if _transforms() > self.transforms:
@@ -201,6 +230,11 @@ class Among:
 
 def _functions() -> list[Any]:
     return [_C._get_function_stack_at(i) for i in range(_C._len_torch_function_stack())]
+
+
+def _function_state() -> Any:
+    """Whether function modes and subclasses take part at all."""
+    return _C._get_torch_function_state() if hasattr(_C, "_get_torch_function_state") else None
 
 
 def _transforms() -> int:

@@ -1,5 +1,7 @@
 """Everything is as found: after a result, an error or Ctrl-C at any point of any route."""
 
+import contextlib
+import gc
 import random
 import signal
 import sys
@@ -57,6 +59,7 @@ def snapshot(model):
         "kernels": (torch.backends.cuda.flash_sdp_enabled(), torch.backends.cuda.math_sdp_enabled(),
                     torch.backends.cuda.mem_efficient_sdp_enabled()),
         "autocast": torch.is_autocast_enabled("cpu"),
+        "modes take part": torch._C._get_torch_function_state(),
         "modes": len(torch.overrides._get_current_function_mode_stack()),
         "threads": torch.get_num_threads(),
         "warnings": list(warnings.filters),
@@ -346,12 +349,14 @@ def test_a_mode_left_on_the_stack_is_taken_off():
     with torch.no_grad():
         with _ledger.Guard():
             Left().__enter__()
+            torch._C.DisableTorchFunction().__enter__()
             LeftBelow().__enter__()
             torch._C._functorch._vmap_increment_nesting(2, "error")
             torch.enable_grad().__enter__()
             torch.autocast("cpu", dtype=torch.bfloat16).__enter__()
         assert torch._C._len_torch_function_stack() == 0
         assert torch._C._len_torch_dispatch_stack() == 0
+        assert torch._C._is_torch_function_all_disabled() is False
         assert torch._C._functorch.maybe_current_level() is None
         assert not torch.is_grad_enabled()
         assert not torch.is_autocast_enabled("cpu")
@@ -372,4 +377,37 @@ def test_a_mode_left_on_the_stack_takes_no_part_in_the_undoing():
         Left().__enter__()
     assert not seen
     assert p.tolist() == [1.0, 1.0]
+    assert torch._C._len_torch_function_stack() == 0
+
+
+@pytest.mark.parametrize("way", ["in", "out"])
+def test_a_context_that_an_interrupt_struck_does_not_end_later(way):
+    """torch takes a mode off its stack in one, and would push it when the traceback is dropped."""
+    code = "def enter(self):\n    next(self.gen)\n    raise KeyboardInterrupt\n"
+    names = {}
+    exec(compile(code, contextlib.__file__, "exec"), names)  # as `__enter__` there
+
+    def trace(frame, event, argument):
+        inside = frame.f_code.co_filename == contextlib.__file__
+        if event == "line" and inside and frame.f_code.co_name == "__exit__":
+            raise KeyboardInterrupt
+        return trace
+
+    def block():
+        with _ledger.Guard():
+            torch.overrides.BaseTorchFunctionMode().__enter__()
+            if way == "in":
+                names["enter"](torch.overrides._pop_mode_temporarily())
+            sys.settrace(trace)
+            with torch.overrides._pop_mode_temporarily():
+                pass
+
+    try:
+        block()
+    except KeyboardInterrupt:
+        interrupted = True
+    finally:
+        sys.settrace(None)
+    gc.collect()
+    assert interrupted
     assert torch._C._len_torch_function_stack() == 0
