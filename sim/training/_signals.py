@@ -1,4 +1,4 @@
-"""What Ctrl-C and SIGTERM, by which batch systems announce the end of the time, do to a run."""
+"""What stops a run: Ctrl-C, SIGTERM (the end of a batch job's time), a terminal that is closed."""
 
 import signal
 import threading
@@ -7,6 +7,8 @@ from contextlib import contextmanager
 from types import FrameType
 
 NUMBERS = (signal.SIGINT, signal.SIGTERM)
+# The terminal was closed.
+HANGUP = getattr(signal, "SIGHUP", None)
 Handler = Callable[[int, FrameType | None], None]
 
 
@@ -31,7 +33,7 @@ def terminable() -> Iterator[None]:
     def handle(number: int, frame: FrameType | None) -> None:
         raise KeyboardInterrupt
 
-    with _handled((signal.SIGTERM,), handle):
+    with _handled(NUMBERS[1:], handle):
         yield
 
 
@@ -40,6 +42,9 @@ def _handled(numbers: tuple[signal.Signals, ...], handler: Handler) -> Iterator[
     """The handler in their place; nothing outside the main thread, where Python allows none."""
     if threading.current_thread() is not threading.main_thread():
         numbers = ()
+    elif numbers and HANGUP is not None and signal.getsignal(HANGUP) is signal.SIG_DFL:
+        # Not where nohup, or the user's own program, has seen to it.
+        numbers = (*numbers, HANGUP)
     before = [signal.signal(number, handler) for number in numbers]
     try:
         yield

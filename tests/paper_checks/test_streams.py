@@ -2,8 +2,10 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -161,7 +163,7 @@ FIELDS = "[base]\nsamples = 64\nepochs = 1\nmodel_options = {hidden = [4]}\n[gri
 
 def test_files_with_a_byte_order_mark(tmp_path):
     (tmp_path / "g.toml").write_text(FIELDS, encoding="utf-8-sig")
-    content = {"base": {"samples": 64, "epochs": 1}, "grid": {"seed": [0]}}
+    content = {"base": {"samples": 64, "batch_size": 32, "epochs": 1}, "grid": {"seed": [0]}}
     (tmp_path / "g.json").write_text(json.dumps(content), encoding="utf-8-sig")
     for name in ("g.toml", "g.json"):
         result = run("sweep", tmp_path / name, "--jobs", 1, "-q", "--out", tmp_path / "runs")
@@ -187,6 +189,7 @@ def test_a_name_that_comes_twice(tmp_path):
 
 NETWORKS = r"""
 import sys
+import time
 import torch
 from torch import nn
 
@@ -284,3 +287,31 @@ def test_formulas_of_our_own_stay_formulas():
 
     assert made("$x^2$") != made(r"\$x^2\$")
     assert made(r"$\frac{$ $x$").count("<path") > 0
+
+
+LONG = [*TRAIN[:-1], "100000", "--checkpoint", "0.3"]
+
+
+@pytest.mark.parametrize("ignored", [False, True])
+def test_a_terminal_that_is_closed(tmp_path, ignored):
+    # SIGHUP keeps what was done, as SIGTERM does; under nohup it is ignored and stays so.
+    handler = signal.SIG_IGN if ignored else signal.SIG_DFL
+    words = [sys.executable, "-c", MAIN, *LONG, "--out", str(tmp_path / "run")]
+    with subprocess.Popen(
+        words,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        preexec_fn=lambda: signal.signal(signal.SIGHUP, handler),
+    ) as process:
+        deadline = time.monotonic() + 120
+        while not (tmp_path / "run" / "checkpoint.pt").exists() and time.monotonic() < deadline:
+            time.sleep(0.05)
+        process.send_signal(signal.SIGHUP)
+        if ignored:
+            time.sleep(1.0)
+            assert process.poll() is None
+            process.terminate()
+        _, errors = process.communicate(timeout=120)
+    assert process.returncode == 130, errors
+    assert b"start it again with the same folder to go on" in errors
+    assert (tmp_path / "run" / "checkpoint.pt").exists()
