@@ -204,6 +204,22 @@ def _norm(v: Tensor, axes: list[int]) -> Tensor:
     return torch.linalg.vector_norm(v, 2, axes, keepdim=True) if axes else v.norm(2)
 
 
+def _layer_norm(
+    watch: Watch,
+    func: Callable[..., Any],
+    input: Tensor,
+    normalized_shape: Any,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    *args: Any,
+    **kwargs: Any,
+) -> Any:
+    """A bias without a weight is added: torch's backward of its backward loses it."""
+    if weight is not None or bias is None:
+        return func(input, normalized_shape, weight, bias, *args, **kwargs)
+    return func(input, normalized_shape, None, None, *args, **kwargs) + bias
+
+
 def _native_layer_norm(
     watch: Watch,
     func: Callable[..., Any],
@@ -214,9 +230,10 @@ def _native_layer_norm(
     eps: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """With the derivatives of mean and deviation, which torch's own have none of."""
-    output = func(input, normalized_shape, weight, bias, eps)
+    alone = weight is None and bias is not None
+    output = func(input, normalized_shape, weight, None if alone else bias, eps)
     axes = list(range(-len(normalized_shape), 0))
-    return output[0], *_moments(input, axes, eps, output)
+    return output[0] + bias if alone else output[0], *_moments(input, axes, eps, output)
 
 
 def _native_batch_norm(
@@ -266,6 +283,7 @@ REPLACEMENTS: dict[Callable[..., Any], Callable[..., Any]] = {
     **dict.fromkeys((F.group_norm, torch.group_norm), _group_norm),
     **dict.fromkeys(_there(torch, "_weight_norm"), _weight_norm),
     **dict.fromkeys(_there(torch, "_weight_norm_interface"), _weight_norm_interface),
+    **dict.fromkeys((F.layer_norm, torch.layer_norm), _layer_norm),
     **dict.fromkeys(_there(torch, "native_layer_norm"), _native_layer_norm),
     **dict.fromkeys(_there(torch, "native_batch_norm"), _native_batch_norm),
     **dict.fromkeys(_there(F, "linear_cross_entropy"), _linear_cross_entropy),

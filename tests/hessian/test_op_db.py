@@ -18,7 +18,7 @@ from torch import nn
 from torch.utils._pytree import tree_leaves, tree_map
 
 import hessian
-from hessian.testing import differences
+from hessian.testing import assert_exact, differences
 
 SAMPLES = 2  # of an operation
 LARGEST = 1000  # entries of a sample's tensors, where there is a smaller one
@@ -33,9 +33,7 @@ LISTED = {
     "nn.functional.max_unpool1d": "several entries are written to one place",
     "nn.functional.max_unpool2d": "likewise",
     "nn.functional.max_unpool3d": "likewise",
-    "native_layer_norm": "saved statistics have no gradient in torch",
-    "native_batch_norm": "likewise",
-    "_native_batch_norm_legit": "likewise",
+    "_native_batch_norm_legit": "saved statistics have no gradient in torch; internal",
     "_batch_norm_with_update": "likewise",
     "nn.functional.ctc_loss": "torch has no second derivative of it, and it is refused",
     "__rpow__": "the samples' loss is not a number",
@@ -188,6 +186,31 @@ def test_every_operation_with_a_second_derivative():
     assert not [name for name in agreed if name in LISTED], "take these off the list"
     assert kinked == KINKED
     assert len(agreed) > 500
+
+
+@pytest.mark.parametrize(
+    "norm",
+    [
+        lambda x, b: nn.functional.layer_norm(x, (3,), None, b),
+        lambda x, b: torch.layer_norm(x, (3,), bias=b),
+        lambda x, b: torch.native_layer_norm(x, (3,), None, b, 1e-5)[0],
+    ],
+)
+def test_a_bias_without_a_weight(norm):
+    """Torch's double backward of a layer norm loses it, and so did every route."""
+
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b = nn.Linear(3, 3), nn.Parameter(torch.randn(3))
+
+        def forward(self, x):
+            return norm(self.a(x), self.b)
+
+    torch.manual_seed(0)
+    data = torch.randn(4, 3).double(), torch.randn(4, 3).double()
+    report = assert_exact(Net().double(), lambda o, t: (o - t).pow(4).sum(), data)
+    assert report.entries == 15
 
 
 def test_what_a_scatter_overwrites_has_no_derivative():
