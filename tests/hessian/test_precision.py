@@ -688,3 +688,21 @@ def test_a_tensor_of_the_users_that_is_written_in_place():
         h = hessian.diagonal(model, F.cross_entropy, (x, y), forward=forward)
         alike(h, want, model)
         assert dtype == F32 or not store.any()  # a stand-in was written to
+
+
+def test_float64_of_a_float32_network_draws_and_converts_as_the_network_does():
+    """Noise of float32, other numbers than float64 would draw; `.float()` rounds nothing."""
+    model, x, y = body(F32, nn.Tanh), torch.randn(5, 5), torch.arange(5) % 3
+    noise = torch.randn(5, 3, generator=torch.Generator().manual_seed(0))
+
+    def forward(m, inputs):
+        torch.manual_seed(0)
+        o = m(inputs)
+        return o.float() + torch.randn_like(o)
+
+    twin = copy.deepcopy(model).double()
+    want = oracle.diagonal(
+        twin, lambda o, t: F.cross_entropy(o + noise.double(), t), [(x.double(), y)]
+    )
+    h = hessian.diagonal(model, F.cross_entropy, (x, y), forward=forward, dtype=F64)
+    oracle.assert_exact(h, want, 1e-10)

@@ -286,9 +286,9 @@ MUTATIONS = [
     ),
     Mutation(
         "autocast inside the model stays on",
-        "_forward.py",
-        "        if under_autocast():\n",
-        "        if False:\n",
+        "_precision.py",
+        "            self._follow(hooks)\n        if under_autocast():\n",
+        "            self._follow(hooks)\n        if False:\n",
         "test_precision.py",
     ),
     Mutation(
@@ -311,13 +311,6 @@ MUTATIONS = [
         "if self.drawn != self.dtype and self._random(name, args, kwargs):",
         "if False:",
         "test_precision.py",
-    ),
-    Mutation(
-        "a search that is cut ends where it stands",
-        "_descent.py",
-        "torch.where(ended, t, self.at_least)",
-        "t",
-        "test_coordinate.py",
     ),
     # ------------------------------------------------------- what autograd is not trusted with
     Mutation(
