@@ -158,11 +158,18 @@ def test_an_empty_text_is_no_path(tmp_path, monkeypatch, words, text):
     assert os.listdir(tmp_path) == []
 
 
-FIELDS = "[base]\nsamples = 64\nepochs = 1\nmodel_options = {hidden = [4]}\n[grid]\nseed = [0]\n"
+FIELDS = """
+[base]
+samples = 64
+batch_size = 32
+epochs = 1
+[grid]
+seed = [0]
+"""
 
 
 def test_files_with_a_byte_order_mark(tmp_path):
-    (tmp_path / "g.toml").write_text(FIELDS, encoding="utf-8-sig")
+    (tmp_path / "g.toml").write_text(FIELDS.lstrip(), encoding="utf-8-sig")
     content = {"base": {"samples": 64, "batch_size": 32, "epochs": 1}, "grid": {"seed": [0]}}
     (tmp_path / "g.json").write_text(json.dumps(content), encoding="utf-8-sig")
     for name in ("g.toml", "g.json"):
