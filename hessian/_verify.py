@@ -33,6 +33,11 @@ from hessian._written import put_back
 DRAWS = 3
 # How many times that size a derivative may have that is zero but for rounding.
 ROUNDINGS = 10
+# In machine precisions of the network's largest second derivative: what a route whose terms cancel
+# may leave of zero where the double backward leaves less.
+CANCELLED = 64
+# A derivative below this part of what was computed is zero beside it.
+NOTHING = 1e-3
 # Below this share of the network's largest second derivative a tensor's may be rounding only.
 SMALL = 1e-4
 # Of the largest of its tensor: a difference that is less certain says nothing about an entry.
@@ -275,7 +280,11 @@ def _judged(name: str, index: int, h: Tensor, numbers: Mapping[str, float], top:
     # Terms whose last digits leave such a rest cancel; it is measured in units of their size.
     rest, terms = numbers["rounding"], numbers["rounding"] / torch.finfo(h.dtype).eps
     cancelled = max(abs(here), abs(double), abs(value) - error) <= ROUNDINGS * rest
-    if rest and cancelled and max(by_double, error) > tolerance * scale:
+    eps = float(torch.finfo(h.dtype).eps)
+    nothing = max(abs(double), abs(value) - error) <= NOTHING * abs(here)
+    if here and nothing and not numbers["kinks"] and abs(here) <= CANCELLED * eps * top:
+        cancelled, terms = True, max(terms, top)
+    if terms and cancelled and max(by_double, error) > tolerance * scale:
         return Verified(
             name, index, here, value, error, double, "zero to rounding", by_double / terms
         )
