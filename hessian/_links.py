@@ -107,23 +107,32 @@ def _choices(
         name for name, node in batch.leaf_nodes.items()
         if node in batch.affine.reaches and node not in batch.affine.refusal
     ]  # fmt: skip
-    own = {name: _contraction(batch, name) for name in (*bent, *straight)}
+    contractions = {name: _contraction(batch, name) for name in (*bent, *straight)}
     columns = _columns(batch, straight)
-    several = any(own[name] for name in straight)
+    several = any(contractions[name] for name in straight)
     alone = _Prediction(batch, bent) if several and bent else whole
-    mine = [0.0, *itertools.accumulate(own[name] for name in bent)]
+    contracted = [0.0, *itertools.accumulate(contractions[name] for name in bent)]
     rest = columns if every else 0.0
     found = [_Choice(below[0] + rest, 0, False, 0, alone.meter)]
     if alone.fits:
         for k in range(1, len(bent) + 1):
             top = alone.passes[bent[k - 1]]
-            found.append(_Choice(top + mine[k] + below[k] + rest, k, False, top, alone.meter))
+            found.append(_Choice(top + contracted[k] + below[k] + rest, k, False, top, alone.meter))
     if straight and whole.fits:
         rest = columns if set(straight) != set(every) else 0.0
-        lowest, theirs = whole.passes[straight[-1]], sum(own[name] for name in straight)
+        lowest, rest_contracted = (
+            whole.passes[straight[-1]],
+            sum(contractions[name] for name in straight),
+        )
         for k in range(len(bent) + 1):
             top = whole.passes[bent[k - 1]] if k else 0
-            cost = top + mine[k] + MARGIN * (max(0, lowest - top) + theirs) + below[k] + rest
+            cost = (
+                top
+                + contracted[k]
+                + MARGIN * (max(0, lowest - top) + rest_contracted)
+                + below[k]
+                + rest
+            )
             found.append(_Choice(cost, k, True, max(top, lowest), whole.meter))
     return found
 

@@ -111,14 +111,14 @@ def _contents(leaf: Any) -> tuple[str, tuple[Any, ...], list[Any]] | None:
     """What an object holds: how to fill a copy, the names of its contents, and these."""
     if isinstance(leaf, (*_ATOMS, *_CLOSED)):
         return None
-    own = _attributes(leaf)
+    attributes = _attributes(leaf)
     if isinstance(leaf, dict):
-        return "items", (*leaf, *own), [*leaf.values(), *own.values()]
+        return "items", (*leaf, *attributes), [*leaf.values(), *attributes.values()]
     if isinstance(leaf, list | tuple):
-        return "sequence", (len(leaf), *own), [*leaf, *own.values()]
-    if not own and isinstance(leaf, Mapping):
+        return "sequence", (len(leaf), *attributes), [*leaf, *attributes.values()]
+    if not attributes and isinstance(leaf, Mapping):
         return "mapping", tuple(leaf), list(leaf.values())
-    return ("attributes", tuple(own), list(own.values())) if own else None
+    return ("attributes", tuple(attributes), list(attributes.values())) if attributes else None
 
 
 def _attributes(leaf: Any) -> dict[str, Any]:
