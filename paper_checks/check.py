@@ -25,7 +25,8 @@ class Judgement:
     """A verdict and the two numbers (or short texts) it was read from.
 
     `interval` bounds `measured`; `tolerance` is the width of agreement the criterion grants, or
-    `None` where the criterion is an inequality.
+    `None` where the criterion is an inequality. `p` is the least level at which the intervals would
+    decide, or `None` where no interval is read.
     """
 
     verdict: str
@@ -34,6 +35,7 @@ class Judgement:
     reason: str
     interval: tuple[float, float] | None = None
     tolerance: float | None = None
+    p: float | None = None
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,8 @@ class Result:
     `completed` is false where the check broke down: its verdict is then *inconclusive*, and
     `reason` says what happened. `measurements` are what `judge` read, so that the verdict can be
     formed again; `kept` says that they come from an earlier run of the same configuration, and
-    `seconds` is then what that run took. `code` names the file that measured.
+    `seconds` is then what that run took. `code` names the file that measured;
+    `p` is the least level at which the intervals would decide.
     """
 
     id: str
@@ -47,6 +48,7 @@ class Result:
     completed: bool = True
     kept: bool = False
     code: str = ""
+    p: float | None = None
     measurements: dict[str, Any] = field(default_factory=dict)
 
 

@@ -212,6 +212,7 @@ def perform(check: Check, context: Context, monitor: Monitor) -> tuple[Result, D
         completed=completed,
         kept=context.kept_seconds > 0,
         code=source_path(check.judge),
+        p=plain(judgement.p),
         measurements=measurements,
     )
     return result, drawing
