@@ -3,35 +3,39 @@
 from collections.abc import Mapping
 
 from paper_checks.check import Judgement, Measurements
-from paper_checks.figures._interval import log_ratio
-from paper_checks.figures._schedules import BASELINE, OURS, PROTOCOL, both, measure
+from paper_checks.figures._schedules import BASELINE, OURS, PROTOCOL, both, column, measure
 from paper_checks.numbers import short, spread
-from paper_checks.verdicts import CONTRADICTED, HOLDS, IN_PART, INCONCLUSIVE
+from paper_checks.statistics import Ratio, all_of, any_of, conclude, in_parts, more, ratio, too_few
 
 __all__ = ["PROTOCOL", "judge", "measure"]
 
 READINGS = {"first_stride": "per step", "first_path": "path", "first_displacement": "displacement"}
 
 
+def amplified(measurements: Measurements, protocol: str, name: str) -> Ratio:
+    """The protocol's value in the first epoch over the baseline's, seed by seed."""
+    arms = (column(measurements, arm, name) for arm in (protocol, BASELINE))
+    return ratio(*both(*arms))
+
+
 def judge(measurements: Measurements, thresholds: Mapping[str, float]) -> Judgement:
-    """The first epoch's stride, path and displacement, over the baseline's."""
-    found = {}
-    for name in READINGS:
-        pair = both(measurements, OURS, BASELINE, name)
-        if len(pair[0]) < thresholds["seeds"]:
-            return Judgement(INCONCLUSIVE, "> 1", None, "Too few seeds.")
-        found[name] = log_ratio(*pair)
-    longer = [low > 1 for _, low, _ in found.values()]
-    verdict = HOLDS if longer[0] else IN_PART if any(longer) else CONTRADICTED
-    only = log_ratio(*both(measurements, "only the batch", BASELINE, "first_stride"))
-    reason = (
-        "The first epoch's update over the baseline's: "
-        + "; ".join(
-            f"{label} {short(found[name][0])} {spread(found[name][1:])}"
-            for name, label in READINGS.items()
-        )
-        + f". A tenth of the rate outweighs the larger gradient; with only the batch smaller the "
-        f"stride per step is {short(only[0])} times as long."
+    """The first epoch's stride, and its path or displacement, over the baseline's."""
+    if (
+        len(both(*(column(measurements, arm, "first_stride") for arm in (OURS, BASELINE)))[0])
+        < (thresholds["seeds"])
+    ):
+        return too_few("> 1", "Too few seeds.")
+    found = {name: amplified(measurements, OURS, name) for name in READINGS}
+    longer, *broader = (more(each, 1.0) for each in found.values())
+    space = any_of(*broader)
+    reason = "The first epoch's update over the baseline's: " + "; ".join(
+        f"{label} {short(found[name].value)} {spread(found[name].interval())}"
+        for name, label in READINGS.items()
     )
-    mean, low, high = found["first_stride"]
-    return Judgement(verdict, "> 1", mean, reason, (low, high))
+    only = amplified(measurements, "only the batch", "first_stride")
+    reason += (
+        f". With only the batch smaller, at the same rate, the stride per step is "
+        f"{short(only.value)} {spread(only.interval())} times as long."
+    )
+    core = in_parts(longer, space)
+    return conclude(core, [all_of(longer, space)], "> 1", found["first_stride"], reason)

@@ -2,48 +2,66 @@
 
 from collections.abc import Mapping
 
-import numpy as np
-
 from paper_checks.check import Judgement, Measurements
-from paper_checks.figures._interval import paired, rank_correlation
-from paper_checks.figures._schedules import BASELINE, OURS, both, column, measure
+from paper_checks.figures._schedules import BASELINE, OURS, both, column, end, measure
 from paper_checks.figures._schedules import PROTOCOL as RUNS
-from paper_checks.numbers import points, short
-from paper_checks.verdicts import CONTRADICTED, HOLDS, IN_PART, INCONCLUSIVE
+from paper_checks.numbers import points, short, spread
+from paper_checks.statistics import (
+    any_of,
+    conclude,
+    difference,
+    less,
+    mean,
+    more,
+    rank_correlation,
+    too_few,
+)
 
 __all__ = ["PROTOCOL", "judge", "measure"]
 
 PROTOCOL = (
     *RUNS,
     "If the step length of the first epoch is what a schedule works by, the protocols' accuracies "
-    "must be ordered as their strides, and the smaller batch must do more than the rate alone.",
+    "must be ordered as their strides, seed by seed, and the smaller batch must do more than as "
+    "many steps more at the end.",
 )
 PROTOCOLS = (BASELINE, OURS, "only the rate", "only the batch", "warm-up")
+STEPS = "as many steps more"
 
 
 def judge(measurements: Measurements, thresholds: Mapping[str, float]) -> Judgement:
-    """The rank correlation over the protocols of the first stride and the final accuracy."""
-    pairs = {
-        name: paired(*both(measurements, name, BASELINE, "accuracy")) for name in PROTOCOLS[1:]
-    }
-    if len(both(measurements, OURS, BASELINE, "accuracy")[0]) < thresholds["seeds"]:
-        return Judgement(INCONCLUSIVE, None, None, "Too few seeds.")
-    strides = [float(np.nanmean(column(measurements, p, "first_stride"))) for p in PROTOCOLS]
-    accuracy = [float(np.nanmean(column(measurements, p, "accuracy"))) for p in PROTOCOLS]
-    rank = rank_correlation(strides, accuracy)
+    """The rank correlation over the protocols of first stride and accuracy at the end."""
+    ran = {row["protocol"] for row in measurements["rows"]}
+    arms = [name for name in PROTOCOLS if name in ran]
+    ends = {name: end(measurements, name, "accuracies") for name in (*arms, STEPS) if name in ran}
+    strides = {name: column(measurements, name, "first_stride") for name in arms}
+    seeds = sorted(set.intersection(*(set(ends[name]) for name in arms)))
+    if len(seeds) < thresholds["seeds"] or len(arms) < thresholds["arms"]:
+        return too_few("> 0", "Too few seeds or protocols.")
+    ranks = mean(
+        [
+            rank_correlation(
+                [strides[name][seed] for name in arms], [ends[name][seed] for name in arms]
+            )
+            for seed in seeds
+        ]
+    )
+    gains = {name: difference(*both(ends[name], ends[BASELINE])) for name in arms[1:]}
+    differs = any_of(*(part for g in gains.values() for part in (more(g, 0.0), less(g, 0.0))))
+    controls = [differs]
     told = "; ".join(
-        f"{name} {100 * pairs[name][0]:+.2f} {points(pairs[name][1:])}" for name in pairs
+        f"{name} {100 * gain.value:+.2f} {points(gain.interval())}" for name, gain in gains.items()
     )
-    if not any(low > 0 or high < 0 for _, low, high in pairs.values()):
-        verdict = INCONCLUSIVE
-    elif rank >= thresholds["rank"]:
-        verdict = HOLDS
-    elif rank > 0:
-        verdict = IN_PART
-    else:
-        verdict = CONTRADICTED
     reason = (
-        f"Rank correlation of first-epoch stride and final accuracy over five protocols: "
-        f"{short(rank)}. Accuracy less the baseline's, in points: {told}."
+        f"Rank correlation of first-epoch stride and accuracy at the end over {len(arms)} "
+        f"protocols, mean over the seeds: {short(ranks.value)} {spread(ranks.interval())}. "
+        f"Accuracy less the baseline's, in points: {told}."
     )
-    return Judgement(verdict, f"≥ {thresholds['rank']:g}", rank, reason)
+    if STEPS in ends:
+        steps = difference(*both(ends[OURS], ends[STEPS]))
+        controls.append(more(steps, 0.0))
+        reason += (
+            f" Less that of as many steps more: {100 * steps.value:+.2f} "
+            f"{points(steps.interval())}."
+        )
+    return conclude(more(ranks, 0.0), controls, "> 0", ranks, reason)

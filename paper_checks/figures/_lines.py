@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from paper_checks import drawing
-from paper_checks.figures._interval import t_interval
+from paper_checks.statistics import mean
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -59,16 +59,13 @@ def banded(
     axes: "Axes", x: Sequence[float], values: Sequence[Sequence[float]], number: int, label: str
 ) -> None:
     """Means of several values at each x, with bars of Student's 95 % interval if there is one."""
-    found = [t_interval(each) for each in values]
-    mean = np.array([each[0] for each in found])
-    low, high = (
-        np.where(np.isfinite(ends), ends, mean)
-        for ends in (np.array([each[1] for each in found]), np.array([each[2] for each in found]))
-    )
+    middle, *ends = np.array([tuple(mean(each)) for each in values]).T
+    # A single value has no interval.
+    low, high = (np.where(np.isfinite(end), end, middle) for end in ends)
     axes.errorbar(
         x,
-        mean,
-        yerr=np.array([mean - low, high - mean]),
+        middle,
+        yerr=np.array([middle - low, high - middle]),
         marker=MARKERS[number % len(MARKERS)],
         color=PALETTE[number % len(PALETTE)],
         markersize=5,
@@ -76,14 +73,3 @@ def banded(
         linewidth=1.5,
         label=label,
     )
-
-
-def slope(x: Sequence[float], values: Sequence[Sequence[float]]) -> tuple[float, float, float]:
-    """The log-log slope of values against x with its interval over the columns (the seeds).
-
-    >>> [round(v, 6) for v in slope([1, 4, 16], [[2.0, 4.0], [1.0, 2.0], [0.5, 1.0]])]
-    [-0.5, -0.5, -0.5]
-    """
-    logs = np.log(np.asarray(values, dtype=float))
-    found = np.polyfit(np.log(np.asarray(x, dtype=float)), logs, 1)[0]
-    return t_interval(np.atleast_1d(found).tolist())

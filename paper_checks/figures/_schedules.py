@@ -1,17 +1,28 @@
 """What figures 11 to 14 share: the runs of the smaller first epoch and of its controls."""
 
 from collections.abc import Mapping, Sequence
+from math import isfinite
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from paper_checks import drawing
 from paper_checks.check import Drawing, Judgement, Measurements
-from paper_checks.figures._interval import log_ratio, paired
 from paper_checks.figures._lines import PALETTE
 from paper_checks.numbers import points, short, spread
+from paper_checks.statistics import (
+    UNDECIDED,
+    Decision,
+    Estimate,
+    conclude,
+    difference,
+    less,
+    mean,
+    more,
+    ratio,
+    too_few,
+)
 from paper_checks.training import schedules
-from paper_checks.verdicts import CONTRADICTED, HOLDS, IN_PART, INCONCLUSIVE
 
 if TYPE_CHECKING:
     from paper_checks.context import Context
@@ -25,6 +36,8 @@ PROTOCOL = (
     "Controls: only the rate lowered in the first epoch; only the batch; the baseline for as many "
     "steps more as the small batches give; warm-up over five epochs.",
 )
+# Evaluations at the end over which every protocol's value is a mean.
+LAST = 5
 
 
 def measure(context: "Context") -> dict[str, Any]:
@@ -32,107 +45,122 @@ def measure(context: "Context") -> dict[str, Any]:
     return schedules(context)
 
 
-def column(measurements: Measurements, protocol: str, name: str) -> list[float]:
-    """The seeds' values in order; nan where a run diverged."""
-    rows = sorted(
-        (row for row in measurements["rows"] if row["protocol"] == protocol),
-        key=lambda row: row["seed"],
-    )
-    return [np.nan if row[name] is None else row[name] for row in rows]
+def column(measurements: Measurements, protocol: str, name: str) -> dict[int, Any]:
+    """The value of every seed whose run did not diverge."""
+    return {
+        row["seed"]: row[name]
+        for row in measurements["rows"]
+        if row["protocol"] == protocol and row[name] is not None
+    }
 
 
-def both(measurements: Measurements, first: str, second: str, name: str) -> tuple[Any, Any]:
-    """The two protocols' values of the seeds that finished in both."""
-    a = np.array(column(measurements, first, name))
-    b = np.array(column(measurements, second, name))
-    kept = np.isfinite(a) & np.isfinite(b)
-    return a[kept], b[kept]
+def end(measurements: Measurements, protocol: str, name: str) -> dict[int, float]:
+    """The mean over the last evaluations of a curve, for every seed that reached them."""
+    found = {}
+    for seed, curve in column(measurements, protocol, name).items():
+        last = curve[-LAST:]
+        if None not in last:
+            found[seed] = sum(last) / len(last)
+    return found
 
 
-def deviation_ratio(first: Sequence[float], second: Sequence[float]) -> tuple[float, float, float]:
-    """The ratio of two standard deviations with the 95 % interval of the F distribution.
+def moves(measurements: Measurements, protocol: str, name: str, sign: int) -> dict[int, float]:
+    """The mean move against the trend (`sign`) from epoch to epoch, over the first four fifths.
 
-    >>> [round(v, 2) for v in deviation_ratio([0.0, 2.0, 4.0, 6.0], [0.0, 1.0, 2.0, 3.0])]
-    [2.0, 0.51, 7.86]
+    A curve that only falls has no upward moves, however steep its first epochs are.
     """
-    from scipy.stats import f
+    found = {}
+    for seed, curve in column(measurements, protocol, name).items():
+        early = curve[: max(3, 4 * len(curve) // 5)]
+        if None not in early:
+            found[seed] = float(np.mean(np.maximum(sign * np.diff(early), 0.0)))
+    return found
 
-    ratio = float(np.var(first, ddof=1) / max(float(np.var(second, ddof=1)), 1e-300))
-    ends = f.ppf((0.975, 0.025), len(first) - 1, len(second) - 1)
-    low, high = (float(np.sqrt(ratio / end)) for end in ends)
-    return float(np.sqrt(ratio)), low, high
+
+def both(first: Mapping[int, float], second: Mapping[int, float]) -> tuple[Any, Any]:
+    """Two arms' values of the seeds that finished in both, in the same order."""
+    seeds = sorted(set(first) & set(second))
+    return np.array([first[seed] for seed in seeds]), np.array([second[seed] for seed in seeds])
 
 
 def fluctuations(
-    measurements: Measurements, column: str, what: str, least: float
-) -> tuple[dict[str, tuple[float, float, float]], str]:
-    """How many times as much the baseline fluctuates as the paper's model and two controls do.
+    measurements: Measurements, name: str, sign: int
+) -> tuple[dict[str, Estimate], float]:
+    """How much more the others move against the trend than the paper's model, over the baseline's.
 
-    The ratios with their intervals, by protocol, and a sentence; no ratios where fewer than
-    `least` seeds finished.
+    The estimates by protocol, and the baseline's mean move.
     """
-    pairs = {
-        protocol: both(measurements, BASELINE, protocol, column)
-        for protocol in (OURS, "warm-up", "only the rate")
+    arms = {
+        protocol: moves(measurements, protocol, name, sign)
+        for protocol in (BASELINE, OURS, "warm-up", "only the rate")
     }
-    count = len(pairs[OURS][0])
-    if count < least:
-        return {}, f"Only {count} seeds finished."
-    found = {protocol: log_ratio(*pair) for protocol, pair in pairs.items()}
-    (mean, *ends), warm, rate = found.values()
-    return found, (
-        f"Over the first four fifths of the epochs the baseline's {what} fluctuates "
-        f"{short(mean)} times {spread(ends)} as much as with the smaller first epoch, "
-        f"{short(warm[0])} times {spread(warm[1:])} as much as with warm-up and "
-        f"{short(rate[0])} times {spread(rate[1:])} as much as with only the rate lowered."
+    own = list(arms[BASELINE].values())
+    scale = float(np.mean(own)) if own else 0.0
+    found = {}
+    for protocol in (BASELINE, "warm-up", "only the rate"):
+        other, ours = both(arms[protocol], arms[OURS])
+        # A baseline that never moves against its trend does not stumble at all.
+        found[protocol] = mean(((other - ours) / scale if scale else 0.0 * other).tolist())
+    return found, scale
+
+
+def stumbles(found: Mapping[str, Estimate], scale: float, what: str, unit: float = 1.0) -> str:
+    """A sentence on the fluctuations."""
+    base, warm, rate = (
+        f"{short(100 * each.value)} % {points(each.interval())}"
+        if isfinite(each.error)
+        else "(not run)"
+        for each in found.values()
+    )
+    return (
+        f"Over the first four fifths of the epochs the baseline's {what} moves by "
+        f"{short(unit * scale)} an epoch against its trend. Of that, the smaller first epoch moves "
+        f"{base} less than the baseline, {warm} less than warm-up and {rate} less than with only "
+        "the rate lowered."
     )
 
 
 def improvement(
-    measurements: Measurements,
-    column: str,
-    what: str,
-    thresholds: Mapping[str, float],
-    *,
-    lower: bool = False,
+    measurements: Measurements, name: str, what: str, thresholds: Mapping[str, float]
 ) -> Judgement:
     """Whether the paper's model ends better than the baseline, and than every control.
 
-    A loss, which is better where it is lower, or an accuracy, which is told in points.
+    A loss, which is better where it is lower, as a ratio; or an accuracy, as a difference.
     """
-    sign, predicted = (-1, "< 0") if lower else (1, "> 0")
-    first, second = both(measurements, OURS, BASELINE, column)
-    if len(first) < thresholds["seeds"]:
-        return Judgement(INCONCLUSIVE, predicted, None, f"Only {len(first)} seeds finished.")
+    lower = name == "losses"
+    predicted = "< 1" if lower else "> 0"
+    ends = {protocol: end(measurements, protocol, name) for protocol in (OURS, BASELINE, *CONTROLS)}
+    pairs = {other: both(ends[OURS], ends[other]) for other in (BASELINE, *CONTROLS)}
+    count = len(pairs[BASELINE][0])
+    if count < thresholds["seeds"]:
+        return too_few(predicted, f"Only {count} seeds finished.")
 
-    def worst(interval: tuple[float, float, float]) -> float:
-        """The end of the interval that speaks least for the paper's model, better above 0."""
-        return min(sign * end for end in interval[1:])
+    def compare(other: str) -> Estimate:
+        return ratio(*pairs[other]) if lower else difference(*pairs[other])
 
-    found = paired(first, second)
-    others = {control: paired(*both(measurements, OURS, control, column)) for control in CONTROLS}
-    better = worst(found) > 0
-    if better and all(worst(interval) > 0 for interval in others.values()):
-        verdict = HOLDS
-    elif better:
-        verdict = IN_PART
-    elif max(sign * end for end in found[1:]) <= sign * thresholds["gain"]:
-        verdict = CONTRADICTED
-    else:
-        verdict = INCONCLUSIVE
-
-    def told(interval: tuple[float, float, float]) -> str:
+    def better(found: Estimate) -> Decision:
         if lower:
-            return f"{short(interval[0])} {spread(interval[1:])}"
-        return f"{100 * interval[0]:+.2f} points {points(interval[1:])}"
+            return less(found, 1.0, most=thresholds["gain"])
+        return more(found, 0.0, least=thresholds["gain"])
 
+    def told(found: Estimate) -> str:
+        if lower:
+            return f"{short(found.value)} times {spread(found.interval())}"
+        return f"{100 * found.value:+.2f} points {points(found.interval())}"
+
+    found = compare(BASELINE)
+    # A control of which no run finished is one that was not passed.
+    others = {other: compare(other) for other in CONTROLS if len(pairs[other][0])}
+    controls = [better(each) for each in others.values()]
+    controls += [UNDECIDED] * (len(CONTROLS) - len(others))
+    absent = [other for other in CONTROLS if other not in others]
     reason = (
-        f"The final {what} with the smaller first epoch less the baseline's: {told(found)}; less "
-        "that of the controls: "
-        + "; ".join(f"{control} {told(interval)}" for control, interval in others.items())
-        + "."
+        f"The {what} at the end with the smaller first epoch, against the baseline's: "
+        f"{told(found)}; against the controls: "
+        + "; ".join(f"{other} {told(each)}" for other, each in others.items())
+        + (f" (not run: {', '.join(absent)})." if absent else ".")
     )
-    return Judgement(verdict, predicted, found[0], reason, found[1:])
+    return conclude(better(found), controls, predicted, found, reason)
 
 
 def curves(
@@ -150,6 +178,8 @@ def curves(
             axes.set_title(which, loc="left")
             axes.set_xlabel("epoch")
         for number, control in enumerate(CONTROLS):
+            if control not in measurements["curves"]:
+                continue
             found = [_numbers(curve) for curve in measurements["curves"][control][quantity]]
             length = min(map(len, found))
             right.plot(

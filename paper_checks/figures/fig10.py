@@ -5,11 +5,10 @@ from typing import TYPE_CHECKING, Any
 
 from paper_checks import drawing
 from paper_checks.check import Drawing, Judgement, Measurements
-from paper_checks.figures._interval import paired
 from paper_checks.figures._lines import MARKERS, PALETTE
 from paper_checks.numbers import points, short
+from paper_checks.statistics import Estimate, all_of, conclude, difference, in_parts, more, too_few
 from paper_checks.training import DISCARDED, discarding
-from paper_checks.verdicts import CONTRADICTED, HOLDS, IN_PART, INCONCLUSIVE
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -23,7 +22,8 @@ PROTOCOL = (
     "Discarded are the small losses (the paper), random samples (the same number of steps, the "
     "same batch of samples kept), small losses with the sum divided by the whole n, so that the "
     "gradient is not enlarged by averaging over fewer, or the large losses.",
-    "Final test accuracy, paired by seed: the same initialisation and the same order of samples.",
+    "Test accuracy, the mean over the last 5 epochs, paired by seed: the same initialisation and "
+    "the same order of samples.",
 )
 
 
@@ -33,44 +33,46 @@ def measure(context: "Context") -> dict[str, Any]:
 
 
 def values(measurements: Measurements, n: int, protocol: str) -> list[float]:
-    """The final test accuracies; a run that diverged counts as none right."""
+    """The seeds' test accuracies at the end; a run that diverged counts as none right."""
     row = next(row for row in measurements["rows"] if (row["n"], row["protocol"]) == (n, protocol))
-    return [v or 0.0 for v in row["accuracy"]]
+    return [v or 0.0 for v in row["accuracy_late"]]
 
 
-def against(measurements: Measurements, n: int, other: str) -> tuple[float, float, float]:
+def against(measurements: Measurements, n: int, other: str) -> Estimate:
     """The paper's protocol less another, seed by seed."""
-    return paired(values(measurements, n, "small losses"), values(measurements, n, other))
+    return difference(values(measurements, n, "small losses"), values(measurements, n, other))
 
 
 def judge(measurements: Measurements, thresholds: Mapping[str, float]) -> Judgement:
     """Improvement over the baseline at the paper's two batch sizes, and over random discarding."""
     sizes = measurements["n"][:2]
     if len(measurements["seeds"]) < thresholds["seeds"]:
-        return Judgement(INCONCLUSIVE, "> 0", None, "Too few seeds.")
+        return too_few("> 0", "Too few seeds.")
     over = [against(measurements, n, "baseline") for n in sizes]
-    random = [against(measurements, n, "random") for n in sizes]
-    better = [low > 0 for _, low, _ in over]
-    if all(better) and all(low > 0 for _, low, _ in random):
-        verdict = HOLDS
-    elif any(better):
-        verdict = IN_PART
-    elif all(high < thresholds["gain"] for _, _, high in over):
-        verdict = CONTRADICTED
-    else:
-        verdict = INCONCLUSIVE
-    told = []
-    for n in measurements["n"]:
-        parts = [
-            f"{other} {100 * against(measurements, n, other)[0]:+.2f} "
-            f"{points(against(measurements, n, other)[1:])}"
-            for other in DISCARDED
-            if other != "small losses"
-        ]
-        told.append(f"n = {n}: against " + ", ".join(parts))
-    reason = "Test accuracy with small losses discarded, in points: " + "; ".join(told) + "."
-    least = min(over)
-    return Judgement(verdict, "> 0", least[0], reason, least[1:])
+    gains = [more(found, 0.0, least=thresholds["gain"]) for found in over]
+    controls = [more(against(measurements, n, "random"), 0.0) for n in sizes]
+    reason = (
+        "Test accuracy with small losses discarded, in points: "
+        + "; ".join(f"n = {n}: {told(measurements, n)}" for n in measurements["n"])
+        + "."
+    )
+    least = min(over, key=lambda found: found.value)
+    return conclude(in_parts(*gains), [all_of(*gains), *controls], "> 0", least, reason)
+
+
+def told(measurements: Measurements, n: int) -> str:
+    """The gains over every other protocol at n, in points."""
+    return "against " + ", ".join(
+        f"{other} {100 * found.value:+.2f} {points(found.interval())}"
+        for other in others(measurements)
+        for found in [against(measurements, n, other)]
+    )
+
+
+def others(measurements: Measurements) -> list[str]:
+    """The protocols beside the paper's that were run."""
+    ran = {row["protocol"] for row in measurements["rows"]}
+    return [name for name in DISCARDED if name != "small losses" and name in ran]
 
 
 def draw(measurements: Measurements) -> Drawing:
@@ -83,6 +85,8 @@ def draw(measurements: Measurements) -> Drawing:
         panels += [chart.add_subplot(grid[0, k], sharey=panels[0]) for k in range(1, len(sizes))]
         for axes, n in zip(panels, sizes, strict=True):
             for number, name in enumerate(DISCARDED):
+                if f"{name}-{n}" not in measurements["curves"]:
+                    continue
                 curve = measurements["curves"][f"{name}-{n}"]
                 kept = [k for k, v in enumerate(curve["mean"]) if v is not None]
                 axes.plot(
@@ -105,7 +109,7 @@ def draw(measurements: Measurements) -> Drawing:
         "Test accuracy by epoch for three batch sizes and five protocols. Small losses discarded "
         "less baseline at the end: "
         + ", ".join(
-            f"n = {n} {100 * against(measurements, n, 'baseline')[0]:+.2f} points" for n in sizes
+            f"n = {n} {100 * against(measurements, n, 'baseline').value:+.2f} points" for n in sizes
         )
         + "."
     )
@@ -121,8 +125,7 @@ def draw(measurements: Measurements) -> Drawing:
 
 def _draw_gains(axes: "Axes", measurements: Measurements) -> None:
     """What the paper's protocol gains over each other one at the end, in points."""
-    others = [name for name in DISCARDED if name != "small losses"]
-    for number, other in enumerate(others):
+    for number, other in enumerate(others(measurements)):
         for place, n in enumerate(measurements["n"]):
             mean, low, high = (100 * value for value in against(measurements, n, other))
             axes.errorbar(

@@ -10,7 +10,7 @@ __all__ = ["PROTOCOL", "draw", "judge", "measure"]
 
 def judge(measurements: Measurements, thresholds: Mapping[str, float]) -> Judgement:
     """Whether the final loss is lower than the baseline's, and than every control's."""
-    return improvement(measurements, "loss", "training loss", thresholds, lower=True)
+    return improvement(measurements, "losses", "training loss", thresholds)
 
 
 def draw(measurements: Measurements) -> Drawing:
@@ -21,5 +21,5 @@ def draw(measurements: Measurements) -> Drawing:
         "Figure 13: loss curves with a smaller first epoch",
         OURS,
         "train_loss",
-        judge(measurements, {"seeds": 2, "gain": 0.0}).reason,
+        judge(measurements, {"seeds": 2, "gain": 0.95}).reason,
     )

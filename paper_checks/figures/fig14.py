@@ -10,7 +10,7 @@ __all__ = ["PROTOCOL", "draw", "judge", "measure"]
 
 def judge(measurements: Measurements, thresholds: Mapping[str, float]) -> Judgement:
     """Whether the final accuracy is above the baseline's, and above every control's."""
-    return improvement(measurements, "accuracy", "test accuracy", thresholds)
+    return improvement(measurements, "accuracies", "test accuracy", thresholds)
 
 
 def draw(measurements: Measurements) -> Drawing:
@@ -21,5 +21,5 @@ def draw(measurements: Measurements) -> Drawing:
         "Figure 14: accuracy curves with a smaller first epoch",
         OURS,
         "test_accuracy",
-        judge(measurements, {"seeds": 2, "gain": 0.0}).reason,
+        judge(measurements, {"seeds": 2, "gain": 0.005}).reason,
     )

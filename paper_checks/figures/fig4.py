@@ -7,10 +7,10 @@ import numpy as np
 
 from paper_checks import drawing
 from paper_checks.check import Drawing, Judgement, Measurements
-from paper_checks.figures._lines import banded, by_size, sized, slope
+from paper_checks.figures._lines import banded, by_size, sized
 from paper_checks.numbers import short, spread
+from paper_checks.statistics import conclude, less, log_slope, too_few, within
 from paper_checks.training import STRIDE_PARAMETER, first_epoch
-from paper_checks.verdicts import CONTRADICTED, HOLDS, IN_PART, INCONCLUSIVE
 
 if TYPE_CHECKING:
     from paper_checks.context import Context
@@ -35,29 +35,25 @@ def measure(context: "Context") -> dict[str, Any]:
 
 
 def judge(measurements: Measurements, thresholds: Mapping[str, float]) -> Judgement:
-    """Equation 6's slope on the reading per step, and whether every reading shrinks."""
+    """Whether the stride per step shrinks, with equation 6's power, and in every reading."""
     sizes = measurements["n"]
     if len(measurements["seeds"]) < thresholds["seeds"] or len(sizes) < thresholds["sizes"]:
-        return Judgement(INCONCLUSIVE, -0.5, None, "Too few seeds or batch sizes.")
-    found = {name: slope(sizes, by_size(measurements, name)) for name in READINGS}
-    mean, low, high = found["stride"]
-    tolerance = thresholds["tolerance"]
-    near = low >= -0.5 - tolerance and high <= -0.5 + tolerance
-    shrinks = [interval[2] < 0 for interval in found.values()]
-    if near and all(shrinks):
-        verdict = HOLDS
-    elif all(shrinks):
-        verdict = IN_PART
-    else:
-        verdict = CONTRADICTED
+        return too_few(-0.5, "Too few seeds or batch sizes.")
+    found = {name: log_slope(sizes, by_size(measurements, name)) for name in READINGS}
+    step, tolerance = found["stride"], thresholds["tolerance"]
     ends = {name: by_size(measurements, name) for name in READINGS}
     reason = "Log-log slope against n, and value at the largest n over that at the smallest: "
     reason += "; ".join(
-        f"{label} {short(found[name][0])} {spread(found[name][1:])}, "
+        f"{label} {short(found[name].value)} {spread(found[name].interval())}, "
         f"{short(float(np.mean(ends[name][-1]) / np.mean(ends[name][0])))}"
         for name, label in READINGS.items()
     )
-    return Judgement(verdict, -0.5, mean, reason + ".", (low, high), tolerance)
+    controls = [
+        within(step, -0.5 - tolerance, -0.5 + tolerance),
+        less(found["path"], 0.0),
+        less(found["displacement"], 0.0),
+    ]
+    return conclude(less(step, 0.0), controls, -0.5, step, f"{reason}.", tolerance)
 
 
 def draw(measurements: Measurements) -> Drawing:
@@ -79,7 +75,7 @@ def draw(measurements: Measurements) -> Drawing:
         axes.set_ylabel("stride / lr, smallest n = 1")
         axes.legend(ncols=2)
     alt = "Log-log chart of the first epoch's normalised stride against n. Slopes: " + ", ".join(
-        f"{label} {short(slope(sizes, by_size(measurements, name))[0])}"
+        f"{label} {short(log_slope(sizes, by_size(measurements, name)).value)}"
         for name, label in READINGS.items()
     )
     caption = (

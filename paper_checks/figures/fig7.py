@@ -7,11 +7,10 @@ import numpy as np
 
 from paper_checks import drawing
 from paper_checks.check import Drawing, Judgement, Measurements
-from paper_checks.figures._interval import t_interval
-from paper_checks.figures._lines import banded, by_size, sized, slope
+from paper_checks.figures._lines import banded, by_size, sized
 from paper_checks.numbers import short, spread
+from paper_checks.statistics import conclude, difference, less, log_slope, mean, too_few, within
 from paper_checks.training import first_epoch
-from paper_checks.verdicts import CONTRADICTED, HOLDS, IN_PART, INCONCLUSIVE
 
 if TYPE_CHECKING:
     from paper_checks.context import Context
@@ -33,28 +32,29 @@ def measure(context: "Context") -> dict[str, Any]:
 
 
 def judge(measurements: Measurements, thresholds: Mapping[str, float]) -> Judgement:
-    """Equation 8's slope on the batch, and whether held-out data show the same."""
+    """Whether the decrease on the batch shrinks, with equation 8's power, and on other data too."""
     sizes = measurements["n"]
     if len(measurements["seeds"]) < thresholds["seeds"] or len(sizes) < thresholds["sizes"]:
-        return Judgement(INCONCLUSIVE, -1.0, None, "Too few seeds or batch sizes.")
+        return too_few(-1.0, "Too few seeds or batch sizes.")
     batch = by_size(measurements, "decrease_batch")
     held = by_size(measurements, "decrease_held_out")
     if min(min(each) for each in batch) <= 0:
-        return Judgement(INCONCLUSIVE, -1.0, None, "A batch's loss rose: the rate is too large.")
-    mean, low, high = slope(sizes, batch)
-    tolerance = thresholds["tolerance"]
-    near = low >= -1 - tolerance and high <= -1 + tolerance
-    small, large = t_interval(held[0]), t_interval(held[-1])
-    falls = small[1] > large[2]
-    verdict = HOLDS if near and falls else IN_PART if high < 0 else CONTRADICTED
+        return too_few(-1.0, "A batch's loss rose: the rate is too large.")
+    found, tolerance = log_slope(sizes, batch), thresholds["tolerance"]
+    small, large = mean(held[0]), mean(held[-1])
     reason = (
-        f"On the batch itself the slope against n is {short(mean)} {spread((low, high))}, and the "
-        f"decrease at the largest n is {short(float(np.mean(batch[-1]) / np.mean(batch[0])))} of "
-        f"that at the smallest. On held-out images it is {short(small[0])} {spread(small[1:])} at "
-        f"the smallest n and {short(large[0])} {spread(large[1:])} at the largest: what shrinks "
-        "with n on the batch is its own noise, fitted."
+        f"On the batch itself the slope against n is {short(found.value)} "
+        f"{spread(found.interval())}, and the decrease at the largest n is "
+        f"{short(float(np.mean(batch[-1]) / np.mean(batch[0])))} of that at the smallest. On "
+        f"held-out images it is {short(small.value)} {spread(small.interval())} at the smallest n "
+        f"and {short(large.value)} {spread(large.interval())} at the largest: what shrinks with n "
+        "on the batch only is its own noise, fitted."
     )
-    return Judgement(verdict, -1.0, mean, reason, (low, high), tolerance)
+    controls = [
+        within(found, -1 - tolerance, -1 + tolerance),
+        less(difference(held[-1], held[0]), 0.0),
+    ]
+    return conclude(less(found, 0.0), controls, -1.0, found, reason, tolerance)
 
 
 def draw(measurements: Measurements) -> Drawing:
@@ -80,7 +80,7 @@ def draw(measurements: Measurements) -> Drawing:
     batch = by_size(measurements, "decrease_batch")
     alt = (
         "Loss decrease per step over the rate against n: on the batch itself its log-log slope is "
-        f"{short(slope(sizes, batch)[0])}; on held-out images it goes from "
+        f"{short(log_slope(sizes, batch).value)}; on held-out images it goes from "
         f"{short(float(np.mean(by_size(measurements, 'decrease_held_out')[0])))} to "
         f"{short(float(np.mean(by_size(measurements, 'decrease_held_out')[-1])))}."
     )

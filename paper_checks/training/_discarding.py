@@ -49,6 +49,7 @@ def _discarding(context: "Context") -> dict[str, Any]:
                     "n": n,
                     "protocol": name,
                     "accuracy": finite(_last(frame, "test_accuracy", seeds)),
+                    "accuracy_late": finite(_late(frame, "test_accuracy", seeds)),
                     "train_accuracy": finite(_last(frame, "train_accuracy", seeds)),
                 }
             )
@@ -68,6 +69,13 @@ def _last(frame: "pd.DataFrame", column: str, seeds: Sequence[int]) -> list[floa
     """The last epoch's value of every seed; nan where a run diverged before it."""
     last = frame.sort_values("epoch").groupby("seed")[column].last()
     return [float(v) for v in last.reindex(list(seeds))]
+
+
+def _late(frame: "pd.DataFrame", column: str, seeds: Sequence[int]) -> list[float]:
+    """The mean over the last five epochs of every seed; nan where a run diverged before them."""
+    ordered = frame.sort_values("epoch")
+    late = ordered[ordered.epoch > ordered.epoch.max() - 5].groupby("seed")[column]
+    return [float(v) for v in late.mean().reindex(list(seeds))]
 
 
 def _by_epoch(frame: "pd.DataFrame", column: str) -> dict[str, Any]:

@@ -51,6 +51,8 @@ def _schedules(context: "Context") -> dict[str, Any]:
                     "seed": seed,
                     "accuracy": finite(one.test_accuracy)[-1],
                     "loss": finite(one.train_loss)[-1],
+                    "losses": finite(one.train_loss),
+                    "accuracies": finite(one.test_accuracy),
                     "loss_fluctuation": fluctuation_of(losses),
                     "accuracy_fluctuation": fluctuation_of(one.test_accuracy.to_numpy(dtype=float)),
                     "first_stride": float(strides.stride[seed]),

@@ -29,6 +29,14 @@ def sibling(name):
 
 
 V, C = sibling("test_verdicts"), sibling("test_claims")
+D = sibling("test_deciding")
+
+
+def true(name):
+    """The measurement in which what the paper says is true."""
+    return lambda: plain(D.CASES[name].true(np.random.default_rng(0)))
+
+
 KINDS = ("constant", "controls", "labels", "exact")
 
 
@@ -292,14 +300,6 @@ def grown():
     return found
 
 
-def by_stride():
-    names = ("baseline", V.OURS, "only the rate", "only the batch", "warm-up")
-    return V.scheduled(
-        first_stride=dict(zip(names, map(float, range(1, 6)), strict=True)),
-        accuracy=dict(zip(names, (0.5, 0.6, 0.7, 0.8, 0.9), strict=True)),
-    )
-
-
 def sharp():
     rows = [
         {"n": n, "seed": seed, "sharpness": value}
@@ -340,45 +340,43 @@ TURNS: dict[str, tuple[Make, dict[str, Callable[[dict], None]]]] = {
         },
     ),
     "fig3": (falling, {"constant": scaled("mean", 0.5**0.5, "curves")}),
-    "fig4": (V.first_epoch, {"labels": relabelled(REVERSED)}),
+    "fig4": (true("fig4"), {"labels": relabelled(REVERSED)}),
     "fig5": (V.whole, {"labels": relabelled(REVERSED)}),
     "fig6": (
         lambda: build("fig6").measure(None),
         {"constant": lambda found: found.update(lr=2 * found["lr"])},
     ),
-    "fig7": (V.first_epoch, {"labels": relabelled(REVERSED)}),
+    "fig7": (true("fig7"), {"labels": relabelled(REVERSED)}),
     "fig8": (V.whole, {"labels": relabelled((0, 3, 2, 1))}),
     "fig9": (
         lambda: V.discarded(GROWS["holds"]),
         {"controls": exchange("small", "random"), "labels": exchange("small", "large")},
     ),
     "fig10": (
-        lambda: V.discarding(small=0.02),
+        true("fig10"),
         {
             "controls": swapped("protocol", "small losses", "random"),
             "labels": swapped("protocol", "small losses", "baseline"),
         },
     ),
     "fig11": (
-        lambda: V.scheduled(loss_fluctuation={V.OURS: 0.25}),
+        true("fig11"),
         {
-            "labels": swapped("protocol", "baseline", V.OURS),
-            "controls": swapped("protocol", V.OURS, "warm-up"),
+            "labels": swapped("protocol", "baseline", D.OURS),
+            "controls": swapped("protocol", D.OURS, "warm-up"),
         },
     ),
     "fig12": (
-        lambda: V.scheduled(
-            accuracy_fluctuation={V.OURS: 0.25}, spread={"baseline": 0.1, V.OURS: 0.002}
-        ),
-        {"labels": swapped("protocol", "baseline", V.OURS)},
+        true("fig12"),
+        {"labels": swapped("protocol", "baseline", D.OURS)},
     ),
     "fig13": (
-        lambda: V.scheduled(loss={V.OURS: 0.4}),
-        {"controls": swapped("protocol", V.OURS, "warm-up")},
+        true("fig13"),
+        {"controls": swapped("protocol", D.OURS, "warm-up")},
     ),
     "fig14": (
-        lambda: V.scheduled(accuracy={V.OURS: 0.6}),
-        {"controls": swapped("protocol", V.OURS, "only the rate")},
+        true("fig14"),
+        {"controls": swapped("protocol", D.OURS, "only the rate")},
     ),
     "fig15": (
         lambda: build("fig15").measure(None),
@@ -530,12 +528,12 @@ TURNS: dict[str, tuple[Make, dict[str, Callable[[dict], None]]]] = {
         {"labels": of_cases(lambda case, k: case.update(ranks=[0.05, -0.05] * 3))},
     ),
     "claim-discarding-fades": (
-        lambda: V.discarding(small=(0.1, 0.1, 0.001)),
+        true("claim-discarding-fades"),
         {"labels": each(lambda row, k: row.update(n={57: 471, 471: 57}.get(row["n"], row["n"])))},
     ),
     "claim-first-epoch-amplifies": (
-        lambda: V.scheduled(first_stride={V.OURS: 1.0}),
-        {"controls": swapped("protocol", V.OURS, "baseline")},
+        true("claim-first-epoch-amplifies"),
+        {"controls": swapped("protocol", D.OURS, "baseline")},
     ),
     "claim-global-rate-small-batch": (
         sensitive,
@@ -573,7 +571,7 @@ TURNS: dict[str, tuple[Make, dict[str, Callable[[dict], None]]]] = {
         {"labels": swapped("step", 0, 30)},
     ),
     "claim-schedule-is-step-length": (
-        by_stride,
+        true("claim-schedule-is-step-length"),
         {
             "labels": each(lambda row, k: row.update(first_stride=1 / row["first_stride"])),
         },
