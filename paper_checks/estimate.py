@@ -97,6 +97,7 @@ _TRAINING = {
     "claim-schedule-is-step-length": ("schedules",),
     "claim-training-longer": ("tuned",),
     "claim-sharp-minima": ("sharp",),
+    "claim-layer-wise-necessary": ("rules",),
 }
 _OWN = ("fig3", "fig9", "fig-law", "fig-gaussian", "fig-minimum", "fig-bend", "fig-mclr-batch")
 _BORROWED = {

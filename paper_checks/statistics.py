@@ -145,7 +145,7 @@ def mean(values: Sequence[float]) -> Estimate:
     """
     found = np.asarray(values, dtype=np.float64)
     if found.size < 2:
-        return Estimate(float(found.mean()) if found.size else 0.0, inf, 1)
+        return Estimate(float(found.mean()) if found.size else 0.0, inf, found.size - 1)
     error = float(found.std(ddof=1)) / sqrt(found.size)
     # Equal values differ by rounding, which is no spread.
     if error <= 1e-14 * float(np.abs(found).max()):
@@ -161,6 +161,18 @@ def difference(first: Sequence[float], second: Sequence[float]) -> Estimate:
     """
     pairs = np.asarray(first, dtype=np.float64) - np.asarray(second, dtype=np.float64)
     return mean(pairs.tolist())
+
+
+def paired(
+    first: Mapping[int, float], second: Mapping[int, float]
+) -> tuple[list[float], list[float]]:
+    """Two arms' values of the seeds that both have, in the same order.
+
+    >>> paired({1: 0.1, 2: 0.2}, {2: 0.3, 3: 0.4})
+    ([0.2], [0.3])
+    """
+    seeds = sorted(set(first) & set(second))
+    return [first[seed] for seed in seeds], [second[seed] for seed in seeds]
 
 
 def ratio(first: Sequence[float], second: Sequence[float]) -> Ratio:

@@ -3,9 +3,19 @@
 from collections.abc import Mapping
 
 from paper_checks.check import Judgement, Measurements
-from paper_checks.figures._schedules import BASELINE, OURS, PROTOCOL, both, column, measure
+from paper_checks.figures._schedules import BASELINE, OURS, PROTOCOL, column, measure
 from paper_checks.numbers import short, spread
-from paper_checks.statistics import Ratio, all_of, any_of, conclude, in_parts, more, ratio, too_few
+from paper_checks.statistics import (
+    Ratio,
+    all_of,
+    any_of,
+    conclude,
+    in_parts,
+    more,
+    paired,
+    ratio,
+    too_few,
+)
 
 __all__ = ["PROTOCOL", "judge", "measure"]
 
@@ -15,13 +25,13 @@ READINGS = {"first_stride": "per step", "first_path": "path", "first_displacemen
 def amplified(measurements: Measurements, protocol: str, name: str) -> Ratio:
     """The protocol's value in the first epoch over the baseline's, seed by seed."""
     arms = (column(measurements, arm, name) for arm in (protocol, BASELINE))
-    return ratio(*both(*arms))
+    return ratio(*paired(*arms))
 
 
 def judge(measurements: Measurements, thresholds: Mapping[str, float]) -> Judgement:
     """The first epoch's stride, and its path or displacement, over the baseline's."""
     if (
-        len(both(*(column(measurements, arm, "first_stride") for arm in (OURS, BASELINE)))[0])
+        len(paired(*(column(measurements, arm, "first_stride") for arm in (OURS, BASELINE)))[0])
         < (thresholds["seeds"])
     ):
         return too_few("> 1", "Too few seeds.")

@@ -1,38 +1,54 @@
 """Does the generalisation gap worsen with every larger batch?"""
 
 from collections.abc import Mapping
-
-import numpy as np
+from math import log
 
 from paper_checks.check import Judgement, Measurements
-from paper_checks.figures._interval import rank_correlation
-from paper_checks.figures.fig1 import PROTOCOL, accuracies, gap, measure
-from paper_checks.numbers import points, short
-from paper_checks.verdicts import CONTRADICTED, HOLDS, IN_PART, INCONCLUSIVE
+from paper_checks.figures._tuned import at_end, guarded, series_of
+from paper_checks.figures.fig1 import PROTOCOL, accuracies, arms, edges_told, measure
+from paper_checks.numbers import points
+from paper_checks.statistics import UNDECIDED, Decision, Estimate, conclude, less, slope, too_few
 
 __all__ = ["PROTOCOL", "judge", "measure"]
 
 
-def rank(measurements: Measurements, series: str) -> float:
-    """Spearman's correlation over n of the batch size with the mean accuracy."""
+def change(measurements: Measurements, series: str) -> Estimate:
+    """By how much the accuracy changes from the smallest to the largest n, by its slope in log n.
+
+    One slope for each seed that is read at every n.
+    """
     found = accuracies(measurements, series)
-    means = [float(np.mean(values)) for _, values in found.values()]
-    return rank_correlation(list(found), means)
+    seeds = sorted(set.intersection(*(set(values) for values in found.values())))
+    places = [log(n) for n in found]
+    scale = max(places) - min(places)
+    return slope(
+        [place / scale for place in places],
+        [[values[seed] for seed in seeds] for values in found.values()],
+    )
 
 
 def judge(measurements: Measurements, thresholds: Mapping[str, float]) -> Judgement:
-    """Whether accuracy falls with n in order, at equal epochs and at equal steps."""
-    seeds = len(measurements["seeds"]) // 2
-    limit = thresholds["rank"]
-    if seeds < thresholds["seeds"] or len(measurements["n"]) < thresholds["sizes"]:
-        return Judgement(INCONCLUSIVE, f"≤ {limit:g}", None, "Too few seeds or batch sizes.")
-    found = {series: rank(measurements, series) for series in ("epochs", "steps")}
-    gaps = {series: gap(measurements, series) for series in ("epochs", "steps")}
-    falls = {series: found[series] <= limit and gaps[series][1] > 0 for series in found}
-    verdict = HOLDS if all(falls.values()) else IN_PART if falls["epochs"] else CONTRADICTED
-    reason = "; ".join(
-        f"at equal {series} the rank correlation of n and accuracy is {short(found[series])}, the "
-        f"largest batch {100 * gaps[series][0]:.1f} points behind {points(gaps[series][1:])}"
-        for series in found
+    """Whether accuracy falls with n, at equal epochs and at equal steps."""
+    limit = -thresholds["gap"]
+    predicted = f"< {100 * limit:g} points"
+    found = {series: change(measurements, series) for series in series_of(measurements)}
+    if (
+        found["epochs"].freedom + 1 < thresholds["seeds"]
+        or len(arms(measurements, "epochs")) < thresholds["sizes"]
+    ):
+        return too_few(predicted, "Too few seeds or batch sizes.")
+    decisions: dict[str, Decision] = {}
+    for series, each in found.items():
+        tuned = arms(measurements, series)
+        ends = at_end(tuned[min(tuned)]), at_end(tuned[max(tuned)])
+        decisions[series] = guarded(less(each, limit), *ends)
+    told = "; ".join(
+        f"at equal {series} {100 * each.value:+.1f} {points(each.interval())}"
+        for series, each in found.items()
     )
-    return Judgement(verdict, f"≤ {limit:g}", found["epochs"], f"{reason[0].upper()}{reason[1:]}.")
+    reason = (
+        "From the smallest to the largest n the accuracy changes, by its slope in log n, in "
+        f"points: {told}." + edges_told(measurements)
+    )
+    controls = [decisions.get("steps", UNDECIDED)]
+    return conclude(decisions["epochs"], controls, predicted, found["epochs"], reason, -limit)

@@ -5,53 +5,56 @@ from collections.abc import Mapping
 import numpy as np
 
 from paper_checks.check import Judgement, Measurements
-from paper_checks.figures._interval import paired
+from paper_checks.figures._tuned import series_of, sizes, stages
 from paper_checks.figures.fig1 import PROTOCOL as TUNED
-from paper_checks.figures.fig1 import measure
+from paper_checks.figures.fig1 import arms, measure
 from paper_checks.numbers import points
-from paper_checks.verdicts import CONTRADICTED, HOLDS, IN_PART, INCONCLUSIVE
+from paper_checks.statistics import UNDECIDED, conclude, difference, more, paired, too_few
 
 __all__ = ["PROTOCOL", "judge", "measure"]
 
 PROTOCOL = (
     *TUNED,
-    "The sensitivity: by how much the accuracy at the best rate exceeds the mean over the five "
-    "rates, seed by seed.",
+    "The sensitivity: by how much the accuracy at the best rate exceeds the mean over all rates, "
+    "seed by seed; the best rate is that of the other seeds that ran at every rate.",
 )
 
 
-def sensitivity(measurements: Measurements, series: str, n: int) -> list[float]:
-    """For each seed, the accuracy at the rate best on average less the mean over the rates."""
-    table = np.array(
-        [
-            [v or 0.0 for v in row["accuracy"]]
-            for row in measurements["rows"]
-            if (row["series"], row["n"]) == (series, n)
-        ]
-    )
-    chosen = int(table.mean(1).argmax())
-    return list(table[chosen] - table.mean(0))
+def sensitivity(measurements: Measurements, series: str, n: int) -> dict[int, float]:
+    """By seed, the accuracy at the others' best rate less the mean over the rates."""
+    tables = [
+        {seed: value or 0.0 for (seed, _), value in zip(stages(row), row["accuracy"], strict=True)}
+        for row in arms(measurements, series)[n]
+    ]
+    seeds = sorted(set.intersection(*(set(table) for table in tables)))
+    table = np.array([[each[seed] for seed in seeds] for each in tables])
+    found = {}
+    for place, seed in enumerate(seeds):
+        others = np.delete(table, place, axis=1)
+        if others.size:
+            best = int(others.mean(1).argmax())
+            found[seed] = float(table[best, place] - table[:, place].mean())
+    return found
 
 
 def judge(measurements: Measurements, thresholds: Mapping[str, float]) -> Judgement:
     """The largest batch's sensitivity less the smallest one's."""
-    if len(measurements["seeds"]) < thresholds["seeds"]:
-        return Judgement(INCONCLUSIVE, "> 0", None, "Too few seeds.")
-    small, large = measurements["n"][0], measurements["n"][-1]
-    found = {
-        series: paired(
-            sensitivity(measurements, series, large), sensitivity(measurements, series, small)
-        )
-        for series in ("epochs", "steps")
-    }
-    mean, low, high = found["epochs"]
-    if low > 0:
-        verdict = HOLDS if found["steps"][1] > 0 else IN_PART
-    else:
-        verdict = CONTRADICTED if high < 0 else INCONCLUSIVE
-    reason = (
-        f"A badly chosen rate costs the largest batch {100 * mean:+.1f} points more than the "
-        f"smallest at equal epochs {points((low, high))}, at equal steps "
-        f"{100 * found['steps'][0]:+.1f} {points(found['steps'][1:])}."
+    limit = thresholds["gap"]
+    predicted = f"> {100 * limit:g} points"
+    found = {}
+    for series in series_of(measurements):
+        tried = sizes(measurements, series)
+        large, small = (sensitivity(measurements, series, n) for n in (tried[-1], tried[0]))
+        found[series] = difference(*paired(large, small))
+    epochs = found["epochs"]
+    if epochs.freedom + 1 < thresholds["seeds"]:
+        return too_few(predicted, "Too few seeds ran at every rate.")
+    told = "; ".join(
+        f"at equal {series} {100 * each.value:+.1f} {points(each.interval())}"
+        for series, each in found.items()
     )
-    return Judgement(verdict, "> 0", mean, reason, (low, high))
+    reason = (
+        f"A rate taken blindly costs the largest batch more than the smallest, in points: {told}."
+    )
+    control = more(found["steps"], limit) if "steps" in found else UNDECIDED
+    return conclude(more(epochs, limit), [control], predicted, epochs, reason, limit)

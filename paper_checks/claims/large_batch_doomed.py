@@ -3,30 +3,29 @@
 from collections.abc import Mapping
 
 from paper_checks.check import Judgement, Measurements
-from paper_checks.figures.fig1 import PROTOCOL, gap, measure
+from paper_checks.claims._long import measure
+from paper_checks.figures._tuned import series_of
+from paper_checks.figures.fig1 import PROTOCOL, edges_told, gap
 from paper_checks.numbers import points
-from paper_checks.verdicts import CONTRADICTED, HOLDS, INCONCLUSIVE
+from paper_checks.statistics import conclude, too_few
 
 __all__ = ["PROTOCOL", "judge", "measure"]
 
 
 def judge(measurements: Measurements, thresholds: Mapping[str, float]) -> Judgement:
     """The largest batch against the best small one at equal steps, rates tuned."""
-    predicted = f"≥ {thresholds['gap']:g}"
-    seeds = len(measurements["seeds"]) // 2
-    if seeds < thresholds["seeds"]:
-        return Judgement(INCONCLUSIVE, predicted, None, f"Only {seeds} seeds to read.")
-    mean, low, high = gap(measurements, "steps")
-    if low >= thresholds["gap"]:
-        verdict = HOLDS
-    elif high < thresholds["gap"]:
-        verdict = CONTRADICTED
-    else:
-        verdict = INCONCLUSIVE
-    epochs = gap(measurements, "epochs")
+    limit = thresholds["gap"]
+    predicted = f"> {100 * limit:g} points"
+    if "steps" not in series_of(measurements):
+        return too_few(predicted, "Equal steps were not run.")
+    found, epochs = (gap(measurements, series, limit) for series in ("steps", "epochs"))
+    if found.estimate.freedom + 1 < thresholds["seeds"]:
+        return too_few(predicted, "Too few seeds to read.")
     reason = (
-        f"Trained for as many steps as the others and with its own rate, the largest batch is "
-        f"{100 * mean:.1f} points behind {points((low, high))}; at equal epochs, where it takes "
-        f"fewer steps, {100 * epochs[0]:.1f} points {points(epochs[1:])}."
+        f"Trained for as many steps and at its own rate, n = {found.large} is "
+        f"{100 * found.estimate.value:.1f} points behind n = {found.small} "
+        f"{points(found.estimate.interval())}; at equal epochs, where it takes fewer steps, "
+        f"{100 * epochs.estimate.value:.1f} points {points(epochs.estimate.interval())}."
+        + edges_told(measurements)
     )
-    return Judgement(verdict, predicted, mean, reason, (low, high), thresholds["gap"])
+    return conclude(found.decision, [], predicted, found.estimate, reason, limit)

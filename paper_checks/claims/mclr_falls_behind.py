@@ -3,41 +3,74 @@
 from collections.abc import Mapping
 
 from paper_checks.check import Judgement, Measurements
-from paper_checks.figures._interval import welch
-from paper_checks.figures.fig16 import PROTOCOL, measure, read, untuned
+from paper_checks.figures._tuned import guarded, series_of
+from paper_checks.figures.fig16 import (
+    PROTOCOL,
+    RIVALS,
+    arm,
+    ends_told,
+    measure,
+    untuned,
+    values,
+)
 from paper_checks.numbers import points
-from paper_checks.verdicts import CONTRADICTED, HOLDS, IN_PART, INCONCLUSIVE
+from paper_checks.statistics import (
+    UNDECIDED,
+    Estimate,
+    conclude,
+    difference,
+    less,
+    paired,
+    too_few,
+)
 
 __all__ = ["PROTOCOL", "judge", "measure"]
 
 
+def behind(measurements: Measurements, series: str, n: int) -> dict[int, float]:
+    """By seed, MCLR's accuracy less LARS's."""
+    first, second = (values(measurements, series, n, rule) for rule in RIVALS)
+    return {seed: first[seed] - second[seed] for seed in first if seed in second}
+
+
+def faster(measurements: Measurements, series: str) -> Estimate:
+    """By how much MCLR falls further behind LARS from the smallest to the largest n."""
+    small, large = measurements["n"][0], measurements["n"][-1]
+    later, before = (behind(measurements, series, n) for n in (large, small))
+    return difference(*paired(later, before))
+
+
 def judge(measurements: Measurements, thresholds: Mapping[str, float]) -> Judgement:
-    """MCLR less LARS at the largest batch, at equal epochs and at equal steps."""
-    seeds = len(measurements["seeds"]) // 2
-    if seeds < thresholds["seeds"]:
-        return Judgement(INCONCLUSIVE, "< 0", None, f"Only {seeds} seeds to read.")
-    n, small = measurements["n"][-1], measurements["n"][0]
-    found = {
-        series: welch(read(measurements, series, n, "mclr"), read(measurements, series, n, "lars"))
-        for series in ("epochs", "steps")
-    }
-    before = welch(
-        read(measurements, "epochs", small, "mclr"), read(measurements, "epochs", small, "lars")
+    """The change of MCLR less LARS with n, at equal epochs and at equal steps."""
+    small, n = measurements["n"][0], measurements["n"][-1]
+    if n < thresholds["range"] * small:
+        return too_few("< 0", f"n runs only from {small} to {n}.")
+    found = {series: faster(measurements, series) for series in series_of(measurements)}
+    seeds = min(each.freedom for each in found.values()) + 1
+    if seeds < thresholds["seeds"] or not all(
+        arm(measurements, "epochs", size, rule) for size in (small, n) for rule in RIVALS
+    ):
+        return too_few("< 0", f"Only {seeds:g} seeds to read.")
+    decisions = {}
+    for series, each in found.items():
+        loser, winner = (
+            bool(untuned(measurements, [(series, size)], [rule]))
+            for size, rule in ((n, "mclr"), (n, "lars"))
+        )
+        decided = less(each, 0.0, most=-thresholds["margin"])
+        decisions[series] = guarded(decided, winner, loser)
+    epochs = found["epochs"]
+    told = "; ".join(
+        f"at equal {series} {100 * each.value:+.1f} {points(each.interval())}"
+        for series, each in found.items()
     )
-    mean, low, high = found["epochs"]
-    edges = untuned(measurements, [("epochs", n), ("steps", n)], ("mclr", "lars"))
-    if edges:
-        verdict = INCONCLUSIVE
-    elif high < 0:
-        verdict = HOLDS if found["steps"][2] < 0 else IN_PART
-    else:
-        verdict = CONTRADICTED if low > -thresholds["margin"] else INCONCLUSIVE
     reason = (
-        f"MCLR less LARS in test accuracy at n = {n}: {100 * mean:+.1f} points "
-        f"{points((low, high))} at equal epochs, {100 * found['steps'][0]:+.1f} "
-        f"{points(found['steps'][1:])} at equal steps; at n = {small} "
-        f"{100 * before[0]:+.1f} {points(before[1:])}."
+        f"From n = {small} to {n} MCLR's test accuracy less LARS's changes, in points: {told}."
+        + ends_told(
+            untuned(
+                measurements, [(series, size) for series in found for size in (small, n)], RIVALS
+            )
+        )
     )
-    if edges:
-        reason += f" The best γ is at an end of its grid for {', '.join(edges)}."
-    return Judgement(verdict, "< 0", mean, reason, (low, high), thresholds["margin"])
+    controls = [decisions.get("steps", UNDECIDED)]
+    return conclude(decisions["epochs"], controls, "< 0", epochs, reason, thresholds["margin"])

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 
 from paper_checks.check import Judgement, Measurements
-from paper_checks.figures._schedules import BASELINE, OURS, both, column, end, measure
+from paper_checks.figures._schedules import BASELINE, OURS, column, end, measure
 from paper_checks.figures._schedules import PROTOCOL as RUNS
 from paper_checks.numbers import points, short, spread
 from paper_checks.statistics import (
@@ -13,6 +13,7 @@ from paper_checks.statistics import (
     less,
     mean,
     more,
+    paired,
     rank_correlation,
     too_few,
 )
@@ -46,7 +47,7 @@ def judge(measurements: Measurements, thresholds: Mapping[str, float]) -> Judgem
             for seed in seeds
         ]
     )
-    gains = {name: difference(*both(ends[name], ends[BASELINE])) for name in arms[1:]}
+    gains = {name: difference(*paired(ends[name], ends[BASELINE])) for name in arms[1:]}
     differs = any_of(*(part for g in gains.values() for part in (more(g, 0.0), less(g, 0.0))))
     controls = [differs]
     told = "; ".join(
@@ -58,7 +59,7 @@ def judge(measurements: Measurements, thresholds: Mapping[str, float]) -> Judgem
         f"Accuracy less the baseline's, in points: {told}."
     )
     if STEPS in ends:
-        steps = difference(*both(ends[OURS], ends[STEPS]))
+        steps = difference(*paired(ends[OURS], ends[STEPS]))
         controls.append(more(steps, 0.0))
         reason += (
             f" Less that of as many steps more: {100 * steps.value:+.2f} "

@@ -5,57 +5,52 @@ from collections.abc import Mapping
 import numpy as np
 
 from paper_checks.check import Judgement, Measurements
-from paper_checks.figures._interval import rank_correlation, t_interval
+from paper_checks.figures._tuned import Row, series_of, stages
 from paper_checks.figures.fig1 import PROTOCOL as TUNED
-from paper_checks.figures.fig1 import measure
+from paper_checks.figures.fig1 import arms, measure
 from paper_checks.numbers import short, spread
-from paper_checks.verdicts import CONTRADICTED, HOLDS, IN_PART, INCONCLUSIVE
+from paper_checks.statistics import conclude, mean, more, rank_correlation, too_few
 
 __all__ = ["PROTOCOL", "judge", "measure"]
 
 PROTOCOL = (
     *TUNED,
     "The searching space is the path that the first layer's weights travel. Control for the batch "
-    "size: within one n and one series, over the rates that did not diverge.",
+    "size and for the seed: within one n, one series and one seed, over the rates; runs that "
+    "diverged have no path.",
 )
 
 
-def correlations(measurements: Measurements) -> list[float]:
-    """For each series and n, Spearman's correlation of path and accuracy over rates and seeds."""
-    found = []
-    for series in ("epochs", "steps"):
-        for n in measurements["n"]:
-            pairs = [
-                (path, accuracy)
-                for row in measurements["rows"]
-                if (row["series"], row["n"]) == (series, n) and not row["diverged"]
-                for path, accuracy in zip(row["path"], row["accuracy"], strict=True)
-                if path is not None and accuracy is not None
-            ]
-            if len(pairs) >= 6:
-                found.append(rank_correlation(*zip(*pairs, strict=True)))
-    return found
+def correlation(rows: list[Row]) -> float | None:
+    """The mean over the seeds of Spearman's correlation of path and accuracy over the rates."""
+    pairs: dict[int, list[tuple[float, float]]] = {}
+    for row in rows:
+        for (seed, _), path, accuracy in zip(
+            stages(row), row["path"], row["accuracy"], strict=True
+        ):
+            if path is not None and accuracy is not None:
+                pairs.setdefault(seed, []).append((path, accuracy))
+    # Two rates have a rank correlation of one or minus one.
+    found = [rank_correlation(*zip(*each, strict=True)) for each in pairs.values() if len(each) > 2]
+    return float(np.mean(found)) if found else None
 
 
 def judge(measurements: Measurements, thresholds: Mapping[str, float]) -> Judgement:
     """The mean correlation over batch sizes and series."""
-    found = correlations(measurements)
-    predicted = f"≥ {thresholds['rank']:g}"
-    if len(found) < thresholds["settings"]:
-        return Judgement(INCONCLUSIVE, predicted, None, f"Only {len(found)} settings.")
-    mean, low, high = t_interval(found)
-    if low >= thresholds["rank"]:
-        verdict = HOLDS
-    elif low > 0:
-        verdict = IN_PART
-    elif high < thresholds["rank"]:
-        verdict = CONTRADICTED
-    else:
-        verdict = INCONCLUSIVE
+    values = [
+        correlation(rows)
+        for series in series_of(measurements)
+        for rows in arms(measurements, series).values()
+    ]
+    settings = [value for value in values if value is not None]
+    if len(settings) < thresholds["settings"]:
+        return too_few("> 0", f"Only {len(settings)} settings.")
+    found = mean(settings)
     reason = (
         f"Within one batch size the rank correlation of the path with the accuracy is "
-        f"{short(mean)} on average {spread((low, high))}, from {short(min(found))} to "
-        f"{short(float(np.max(found)))} over {len(found)} settings: a path can be too long as "
-        "well as too short."
+        f"{short(found.value)} on average {spread(found.interval())}, from {short(min(settings))} "
+        f"to {short(max(settings))} over {len(settings)} settings: a path can be too long as well "
+        "as too short."
     )
-    return Judgement(verdict, predicted, mean, reason, (low, high))
+    clear = more(found, thresholds["rank"])
+    return conclude(more(found, 0.0), [clear], "> 0", found, reason)

@@ -2,37 +2,35 @@
 
 from collections.abc import Mapping
 
-import numpy as np
-
 from paper_checks.check import Judgement, Measurements
-from paper_checks.figures._interval import welch
-from paper_checks.figures.fig1 import PROTOCOL, accuracies, measure
-from paper_checks.numbers import points, short
-from paper_checks.training import best
-from paper_checks.verdicts import CONTRADICTED, HOLDS, IN_PART, INCONCLUSIVE
+from paper_checks.claims._long import measure
+from paper_checks.figures._tuned import at_end, chosen, guarded, read, series_of
+from paper_checks.figures.fig1 import PROTOCOL, arms, edges_told
+from paper_checks.numbers import points, short, spread
+from paper_checks.statistics import conclude, difference, more, paired, ratio, too_few
 
 __all__ = ["PROTOCOL", "judge", "measure"]
 
 
 def judge(measurements: Measurements, thresholds: Mapping[str, float]) -> Judgement:
     """The largest batch with more steps against itself with few: accuracy and path."""
-    seeds = len(measurements["seeds"]) // 2
-    if seeds < thresholds["seeds"]:
-        return Judgement(INCONCLUSIVE, "> 0", None, f"Only {seeds} seeds to read.")
-    n = measurements["n"][-1]
-    gain = welch(accuracies(measurements, "steps")[n][1], accuracies(measurements, "epochs")[n][1])
-    paths = {}
-    for series in ("epochs", "steps"):
-        rows = [row for row in measurements["rows"] if (row["series"], row["n"]) == (series, n)]
-        paths[series] = float(np.mean([v for v in best(rows)[0]["path"] if v is not None]))
-    farther = paths["steps"] > paths["epochs"]
-    if gain[1] > 0:
-        verdict = HOLDS if farther else IN_PART
-    else:
-        verdict = CONTRADICTED if gain[2] < 0 else INCONCLUSIVE
+    if "steps" not in series_of(measurements):
+        return too_few("> 0", "Equal steps were not run.")
+    tuned = {series: arms(measurements, series) for series in ("steps", "epochs")}
+    n = max(set(tuned["steps"]) & set(tuned["epochs"]))
+    rows = [chosen(tuned[series][n]) for series in ("steps", "epochs")]
+    gain = difference(*paired(*(read(row) for row in rows)))
+    if gain.freedom + 1 < thresholds["seeds"]:
+        return too_few("> 0", "Too few seeds to read.")
+    # A run that diverged has no path.
+    paths = ({k: v for k, v in read(row, "path").items() if v > 0} for row in rows)
+    farther = ratio(*paired(*paths))
+    ends = (at_end(tuned[series][n]) for series in ("steps", "epochs"))
     reason = (
         f"At n = {n}, {measurements['equal_steps']} steps instead of {measurements['epochs']} "
-        f"epochs change the accuracy by {100 * gain[0]:+.1f} points {points(gain[1:])} and the "
-        f"path by a factor {short(paths['steps'] / paths['epochs'])}."
+        f"epochs change the accuracy by {100 * gain.value:+.1f} points {points(gain.interval())} "
+        f"and the path by a factor {short(farther.value)} {spread(farther.interval())}."
+        + edges_told(measurements)
     )
-    return Judgement(verdict, "> 0", gain[0], reason, gain[1:])
+    core = guarded(more(gain, 0.0, least=thresholds["gap"]), *ends)
+    return conclude(core, [more(farther, 1.0)], "> 0", gain, reason, thresholds["gap"])

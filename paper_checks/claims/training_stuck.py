@@ -3,43 +3,53 @@
 from collections.abc import Mapping
 
 from paper_checks.check import Judgement, Measurements
-from paper_checks.figures._interval import t_interval
+from paper_checks.claims._long import measure
+from paper_checks.figures._tuned import at_end, chosen, guarded, merit, read, series_of
 from paper_checks.figures.fig1 import PROTOCOL as TUNED
-from paper_checks.figures.fig1 import measure
+from paper_checks.figures.fig1 import arms, edges_told
 from paper_checks.numbers import points
-from paper_checks.training import best
-from paper_checks.verdicts import CONTRADICTED, HOLDS, IN_PART, INCONCLUSIVE
+from paper_checks.statistics import Estimate, conclude, less, mean, paired, too_few
 
 __all__ = ["PROTOCOL", "judge", "measure"]
 
 PROTOCOL = (
     *TUNED,
-    "The training accuracy of the largest batch at its best rate, at equal steps: an optimizer "
-    "whose parameters all sit in local minima cannot raise it above that of the start.",
+    "The training accuracy of the largest batch at its best rate and equal steps: how much of the "
+    "way it goes from chance to what the best small batch reaches in as many steps. An optimizer "
+    "whose parameters all sit in local minima does not leave chance.",
 )
+# Both data sets have ten classes.
+CHANCE = 0.1
+
+
+def way(measurements: Measurements, series: str) -> tuple[Estimate, tuple[bool, bool]]:
+    """The share of the way, seed by seed; whether the rates of the two n are at ends of grids."""
+    tuned = arms(measurements, series)
+    ordered = sorted(tuned)
+    small = max(ordered[: max(1, len(ordered) // 2)], key=lambda n: merit(chosen(tuned[n])))
+    large = ordered[-1]
+    pairs = paired(*(read(chosen(tuned[n]), "train_accuracy") for n in (large, small)))
+    # Where the small batch does not leave chance either, there is no way to go.
+    shares = [(one - CHANCE) / (two - CHANCE) for one, two in zip(*pairs, strict=True)
+              if two > 2 * CHANCE]  # fmt: skip
+    return mean(shares), (at_end(tuned[small]), at_end(tuned[large]))
 
 
 def judge(measurements: Measurements, thresholds: Mapping[str, float]) -> Judgement:
-    """The training accuracy that the largest batch reaches."""
-    seeds = len(measurements["seeds"]) // 2
-    predicted = f"≤ {thresholds['stuck']:g}"
-    if seeds < thresholds["seeds"]:
-        return Judgement(INCONCLUSIVE, predicted, None, f"Only {seeds} seeds to read.")
-    n = measurements["n"][-1]
-    found = {}
-    for series in ("epochs", "steps"):
-        rows = [row for row in measurements["rows"] if (row["series"], row["n"]) == (series, n)]
-        found[series] = t_interval(best(rows, "train_accuracy")[1])
-    mean, low, high = found["steps"]
-    if high <= thresholds["stuck"]:
-        verdict = HOLDS
-    elif low >= thresholds["moves"]:
-        verdict = CONTRADICTED
-    else:
-        verdict = IN_PART
+    """The share of the way that the largest batch goes."""
+    limit = thresholds["stuck"]
+    predicted = f"< {100 * limit:g} %"
+    if "steps" not in series_of(measurements):
+        return too_few(predicted, "Equal steps were not run.")
+    found, ends = way(measurements, "steps")
+    if found.freedom + 1 < thresholds["seeds"]:
+        return too_few(predicted, "Too few seeds to read.")
+    epochs, _ = way(measurements, "epochs")
+    n = max(arms(measurements, "steps"))
     reason = (
-        f"At n = {n} the training accuracy reaches {100 * mean:.1f} % {points((low, high))} in "
-        f"{measurements['equal_steps']} steps and {100 * found['epochs'][0]:.1f} % in "
-        f"{measurements['epochs']} epochs."
+        f"n = {n} goes {100 * found.value:.0f} % {points(found.interval())} of the way from "
+        f"chance to the best small batch's training accuracy in as many steps, and "
+        f"{100 * epochs.value:.0f} % {points(epochs.interval())} in as many epochs."
+        + edges_told(measurements)
     )
-    return Judgement(verdict, predicted, mean, reason, (low, high))
+    return conclude(guarded(less(found, limit), *ends), [], predicted, found, reason)

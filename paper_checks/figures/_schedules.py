@@ -19,6 +19,7 @@ from paper_checks.statistics import (
     less,
     mean,
     more,
+    paired,
     ratio,
     too_few,
 )
@@ -77,12 +78,6 @@ def moves(measurements: Measurements, protocol: str, name: str, sign: int) -> di
     return found
 
 
-def both(first: Mapping[int, float], second: Mapping[int, float]) -> tuple[Any, Any]:
-    """Two arms' values of the seeds that finished in both, in the same order."""
-    seeds = sorted(set(first) & set(second))
-    return np.array([first[seed] for seed in seeds]), np.array([second[seed] for seed in seeds])
-
-
 def fluctuations(
     measurements: Measurements, name: str, sign: int
 ) -> tuple[dict[str, Estimate], float]:
@@ -98,7 +93,7 @@ def fluctuations(
     scale = float(np.mean(own)) if own else 0.0
     found = {}
     for protocol in (BASELINE, "warm-up", "only the rate"):
-        other, ours = both(arms[protocol], arms[OURS])
+        other, ours = (np.array(arm) for arm in paired(arms[protocol], arms[OURS]))
         # A baseline that never moves against its trend does not stumble at all.
         found[protocol] = mean(((other - ours) / scale if scale else 0.0 * other).tolist())
     return found, scale
@@ -130,7 +125,7 @@ def improvement(
     lower = name == "losses"
     predicted = "< 1" if lower else "> 0"
     ends = {protocol: end(measurements, protocol, name) for protocol in (OURS, BASELINE, *CONTROLS)}
-    pairs = {other: both(ends[OURS], ends[other]) for other in (BASELINE, *CONTROLS)}
+    pairs = {other: paired(ends[OURS], ends[other]) for other in (BASELINE, *CONTROLS)}
     count = len(pairs[BASELINE][0])
     if count < thresholds["seeds"]:
         return too_few(predicted, f"Only {count} seeds finished.")

@@ -7,7 +7,6 @@ from paper_checks.figures._schedules import (
     BASELINE,
     OURS,
     PROTOCOL,
-    both,
     curves,
     end,
     fluctuations,
@@ -15,7 +14,15 @@ from paper_checks.figures._schedules import (
     stumbles,
 )
 from paper_checks.numbers import short, spread
-from paper_checks.statistics import all_of, conclude, deviation_ratio, in_parts, more, too_few
+from paper_checks.statistics import (
+    all_of,
+    conclude,
+    deviation_ratio,
+    in_parts,
+    more,
+    paired,
+    too_few,
+)
 
 __all__ = ["PROTOCOL", "draw", "judge", "measure"]
 
@@ -27,7 +34,7 @@ def judge(measurements: Measurements, thresholds: Mapping[str, float]) -> Judgem
     predicted = f"> {least:g}"
     if base.freedom + 1 < thresholds["seeds"]:
         return too_few(predicted, "Too few seeds finished.")
-    ends = both(*(end(measurements, arm, "accuracies") for arm in (BASELINE, OURS)))
+    ends = paired(*(end(measurements, arm, "accuracies") for arm in (BASELINE, OURS)))
     dispersion = deviation_ratio(*ends)
     halves = more(base, least), more(dispersion, 1.0)
     reason = (

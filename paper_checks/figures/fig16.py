@@ -1,17 +1,33 @@
 """Figure 16: MCLR against LARS, each with its γ tuned, and true CBLR beside them."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from paper_checks import drawing
 from paper_checks.check import Drawing, Judgement, Measurements
-from paper_checks.figures._interval import rank_correlation, welch
 from paper_checks.figures._lines import banded
+from paper_checks.figures._tuned import (
+    Row,
+    at_end,
+    chosen,
+    guarded,
+    read,
+    series_of,
+    tried,
+)
 from paper_checks.numbers import points, short
-from paper_checks.training import best, compared
-from paper_checks.verdicts import CONTRADICTED, HOLDS, IN_PART, INCONCLUSIVE
+from paper_checks.statistics import (
+    Estimate,
+    conclude,
+    difference,
+    paired,
+    rank_correlation,
+    too_few,
+    within,
+)
+from paper_checks.training import compared
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -19,10 +35,13 @@ if TYPE_CHECKING:
     from paper_checks.context import Context
 
 NAMES = {"lars": "LARS", "mclr": "MCLR", "cblr": "CBLR, exact", "sgd": "SGD"}
+# What figure 16 compares.
+RIVALS = ("mclr", "lars")
 PROTOCOL = (
     "Batch sizes that are the paper's 1024, 8192 and 32768 of 50000; every rule with momentum 0.9 "
-    "and four values of γ over a factor 30, which rise with the root of n, chosen on half the "
-    "seeds and read on the others.",
+    "and four values of γ over a factor 30, which rise with the root of n, chosen on seeds that "
+    "are not read. CBLR's cap is chosen with its γ; all rules have as many tuning runs. Accuracy "
+    "is that at the end.",
     "Equal epochs (the paper), and as the control an equal number of steps.",
     "CBLR takes the exact second derivative of up to 256 samples of its batch, anew every tenth "
     "of an epoch or at every step where an epoch has fewer than ten.",
@@ -38,34 +57,45 @@ def measure(context: "Context") -> dict[str, Any]:
     return compared(context)
 
 
-def read(
+def arm(measurements: Measurements, series: str, n: int, rule: str) -> list[Row]:
+    """Every γ (and cap) of a rule that was tried in one place."""
+    return tried(measurements, series=series, n=n, rule=rule)
+
+
+def values(
     measurements: Measurements, series: str, n: int, rule: str, column: str = "accuracy"
-) -> list[float]:
-    """The accuracies at the chosen γ, on the seeds that did not choose it."""
-    rows = [
-        row
-        for row in measurements["rows"]
-        if (row["series"], row["n"], row["rule"]) == (series, n, rule)
-    ]
-    return list(best(rows, column)[1])
+) -> dict[int, float]:
+    """By seed, the values at the chosen γ on the seeds that did not choose it."""
+    return read(chosen(arm(measurements, series, n, rule)), column)
 
 
 def untuned(
     measurements: Measurements, settings: Iterable[tuple[str, int]], rules: Iterable[str]
 ) -> list[str]:
     """Where the best γ is the smallest or the largest that was tried."""
-    found = []
-    for series, n in settings:
-        for rule in rules:
-            rows = [
-                row
-                for row in measurements["rows"]
-                if (row["series"], row["n"], row["rule"]) == (series, n, rule)
-            ]
-            ends = {min(row["rate"] for row in rows), max(row["rate"] for row in rows)}
-            if best(rows)[0]["rate"] in ends:
-                found.append(f"{NAMES.get(rule, rule)} at n = {n}, equal {series}")
-    return found
+    return [
+        f"{NAMES.get(rule, rule)} at n = {n}, equal {series}"
+        for series, n in settings
+        for rule in rules
+        if at_end(arm(measurements, series, n, rule))
+    ]
+
+
+def apart(
+    measurements: Measurements,
+    series: str,
+    n: int,
+    rules: tuple[str, str],
+    column: str = "accuracy",
+) -> Estimate:
+    """The first rule less the second, each at its own γ, seed by seed."""
+    first, second = (values(measurements, series, n, rule, column) for rule in rules)
+    return difference(*paired(first, second))
+
+
+def ends_told(edges: Sequence[str]) -> str:
+    """A sentence on the rules whose γ is at an end of its grid, if there are any."""
+    return f" The best γ is at an end of its grid for {', '.join(edges)}." if edges else ""
 
 
 def trained(measurements: Measurements) -> set[str]:
@@ -93,47 +123,51 @@ def medians(measurements: Measurements) -> str:
 
 
 def judge(measurements: Measurements, thresholds: Mapping[str, float]) -> Judgement:
-    """MCLR less LARS in training accuracy at the paper's 1024."""
+    """Whether MCLR and LARS are equivalent at the paper's 1024."""
     margin, n = thresholds["margin"], measurements["n"][0]
-    predicted = f"within ±{margin:g}"
-    seeds = len(measurements["seeds"]) // 2
+    predicted = f"within ±{100 * margin:g} points"
+    seeds = len(paired(*(values(measurements, "epochs", n, rule) for rule in RIVALS))[0])
     if seeds < thresholds["seeds"]:
-        return Judgement(INCONCLUSIVE, predicted, None, f"Only {seeds} seeds to read.")
-
-    def apart(series: str, size: int, column: str = "accuracy") -> tuple[float, float, float]:
-        return welch(
-            read(measurements, series, size, "mclr", column),
-            read(measurements, series, size, "lars", column),
-        )
-
-    mean, low, high = apart("epochs", n, "train_accuracy")
-    test = apart("epochs", n)
-    if untuned(measurements, [("epochs", n)], ("mclr", "lars")):
-        verdict = INCONCLUSIVE
-    elif -margin <= low and high <= margin:
-        verdict = HOLDS if -margin <= test[1] and test[2] <= margin else IN_PART
-    elif low > margin or high < -margin:
-        verdict = CONTRADICTED
-    else:
-        verdict = INCONCLUSIVE
+        return too_few(predicted, f"Only {seeds} seeds to read.")
+    training = apart(measurements, "epochs", n, RIVALS, "train_accuracy")
+    test = apart(measurements, "epochs", n, RIVALS)
+    edge = bool(untuned(measurements, [("epochs", n)], RIVALS))
+    core, control = (
+        guarded(within(each, -margin, margin), edge, edge) for each in (training, test)
+    )
     told = "; ".join(
-        f"n = {size} at equal {series} {100 * apart(series, size)[0]:+.1f} points "
-        f"{points(apart(series, size)[1:])}"
-        for series in ("epochs", "steps")
-        for size in measurements["n"]
+        f"n = {size} at equal {series} {100 * each.value:+.1f} {points(each.interval())}"
+        for series in series_of(measurements)
+        for size in places(measurements, series)
+        for each in [apart(measurements, series, size, RIVALS)]
     )
     reason = (
-        f"MCLR's training accuracy less LARS's at n = {n}: {100 * mean:+.2f} points "
-        f"{points((low, high))}. Test accuracy, MCLR less LARS: {told}."
+        f"MCLR's training accuracy less LARS's at n = {n}: {100 * training.value:+.2f} points "
+        f"{points(training.interval())}. Test accuracy, MCLR less LARS, in points: {told}."
     )
-    if "cblr" in trained(measurements):
-        exact = np.mean(read(measurements, "epochs", n, "cblr"))
-        reason += f" True CBLR reaches {short(float(100 * exact))} % at n = {n}."
+    if "sgd" in trained(measurements):
+        gain = apart(measurements, "epochs", n, ("lars", "sgd"))
+        reason += (
+            f" LARS less plain SGD, tuned alike, at n = {n}: {100 * gain.value:+.1f} points "
+            f"{points(gain.interval())}."
+        )
     reason += medians(measurements)
-    everywhere = [(series, size) for series in ("epochs", "steps") for size in measurements["n"]]
-    if edges := untuned(measurements, everywhere, ("mclr", "lars")):
-        reason += f" The best γ is at an end of its grid for {', '.join(edges)}."
-    return Judgement(verdict, predicted, mean, reason, (low, high), margin)
+    everywhere = [
+        (series, size)
+        for series in series_of(measurements)
+        for size in places(measurements, series)
+    ]
+    reason += ends_told(untuned(measurements, everywhere, RIVALS))
+    return conclude(core, [control], predicted, training, reason, margin)
+
+
+def places(measurements: Measurements, series: str) -> list[int]:
+    """The batch sizes at which both rules were run."""
+    return sorted(
+        set.intersection(
+            *({row["n"] for row in tried(measurements, series=series, rule=r)} for r in RIVALS)
+        )
+    )
 
 
 def draw(measurements: Measurements) -> Drawing:
@@ -160,23 +194,29 @@ def draw_rules(
             strict=True,
         ):
             for number, (rule, shown) in enumerate(names.items()):
-                values = [[100 * v for v in read(measurements, series, n, rule)] for n in sizes]
-                banded(panel, [n * 1.04**number for n in sizes], values, number, shown)
+                ran = [n for n in sizes if arm(measurements, series, n, rule)]
+                found = [
+                    [100 * v for v in values(measurements, series, n, rule).values()] for n in ran
+                ]
+                if ran:
+                    banded(panel, [n * 1.04**number for n in ran], found, number, shown)
             panel.set_xscale("log")
             panel.set_xticks(sizes, [str(n) for n in sizes])
             panel.minorticks_off()
             panel.set_title(label, loc="left")
             panel.set_xlabel("batch size n")
-        panels[0].set_ylabel("best test accuracy (%)")
+        panels[0].set_ylabel("test accuracy at the end (%)")
         panels[1].tick_params(labelleft=False)
         handles, labels = panels[0].get_legend_handles_labels()
         chart.legend(handles, labels, loc="outside upper center", ncols=len(names))
         if radii:
             _draw_radii(axes[2], radii)
-    alt = "Best test accuracy by batch size, equal epochs: " + "; ".join(
+    alt = "Test accuracy at the end by batch size, equal epochs: " + "; ".join(
         f"{shown} "
         + ", ".join(
-            f"{100 * float(np.mean(read(measurements, 'epochs', n, rule))):.1f}" for n in sizes
+            f"{100 * float(np.mean(list(values(measurements, 'epochs', n, rule).values()))):.1f}"
+            for n in sizes
+            if arm(measurements, "epochs", n, rule)
         )
         for rule, shown in names.items()
     )

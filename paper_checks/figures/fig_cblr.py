@@ -6,12 +6,20 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from paper_checks.check import Drawing, Judgement, Measurements
-from paper_checks.figures._interval import welch
+from paper_checks.figures._tuned import at_end, chosen, guarded, merit, series_of
 from paper_checks.figures.fig16 import PROTOCOL as TUNED
-from paper_checks.figures.fig16 import draw_rules, read, untuned
-from paper_checks.numbers import points
+from paper_checks.figures.fig16 import (
+    apart,
+    arm,
+    draw_rules,
+    ends_told,
+    trained,
+    untuned,
+    values,
+)
+from paper_checks.numbers import points, short
+from paper_checks.statistics import all_of, conclude, in_parts, more, too_few
 from paper_checks.training import rules
-from paper_checks.verdicts import CONTRADICTED, HOLDS, IN_PART, INCONCLUSIVE
 
 if TYPE_CHECKING:
     from paper_checks.context import Context
@@ -24,8 +32,12 @@ NAMES = {
     "sgd": "SGD",
 }
 SUBSTITUTES = ("mclr", "lars", "percent-delta")
-PROTOCOL = (*TUNED, "PercentDelta and plain SGD join. What is asked is whether the exact radius "
-            "trains better than what stands for it.")  # fmt: skip
+PROTOCOL = (
+    *TUNED,
+    "PercentDelta and plain SGD join. What is asked is whether the exact radius trains better than "
+    "what stands for it. SGD is the control: with a small cap all radii are the cap, and CBLR is "
+    "SGD.",
+)
 
 
 def measure(context: "Context") -> dict[str, Any]:
@@ -33,44 +45,52 @@ def measure(context: "Context") -> dict[str, Any]:
     return rules(context)
 
 
+def settings(measurements: Measurements) -> list[tuple[str, int]]:
+    """Where CBLR was run: each series at the smallest and at the largest n."""
+    ends = dict.fromkeys((measurements["n"][0], measurements["n"][-1]))
+    return [
+        (series, n)
+        for series in series_of(measurements)
+        for n in ends
+        if arm(measurements, series, n, "cblr")
+    ]
+
+
 def judge(measurements: Measurements, thresholds: Mapping[str, float]) -> Judgement:
-    """CBLR less the best of its approximations, at the smallest and the largest batch."""
-    sizes = (measurements["n"][0], measurements["n"][-1])
-    seeds = len(read(measurements, "epochs", sizes[0], "cblr"))
+    """CBLR less the best of its approximations and less SGD, at the smallest and largest batch."""
+    places = settings(measurements)
+    seeds = min((len(values(measurements, *place, "cblr")) for place in places), default=0)
     if seeds < thresholds["seeds"]:
-        return Judgement(INCONCLUSIVE, "> 0", None, f"Only {seeds} seeds to read.")
-    found, told, edges = [], [], []
-    for series in ("epochs", "steps"):
-        for n in sizes:
-            accuracy = {rule: float(np.mean(read(measurements, series, n, rule))) for rule in NAMES}
-            rival = max(SUBSTITUTES, key=lambda rule: accuracy[rule])
-            interval = welch(
-                read(measurements, series, n, "cblr"), read(measurements, series, n, rival)
+        return too_few("> 0", f"Only {seeds} seeds to read.")
+    parts, controls, found, told, edges = [], [], [], [], []
+    for series, n in places:
+        rivals = [rule for rule in SUBSTITUTES if arm(measurements, series, n, rule)]
+        rival = max(rivals, key=lambda rule: merit(chosen(arm(measurements, series, n, rule))))
+        lost, won = (at_end(arm(measurements, series, n, rule)) for rule in (rival, "cblr"))
+        ahead = apart(measurements, series, n, ("cblr", rival))
+        plain = apart(measurements, series, n, ("cblr", "sgd"))
+        parts.append(guarded(more(ahead, 0.0, least=thresholds["margin"]), won, lost))
+        controls.append(more(plain, 0.0))
+        found.append(ahead)
+        edges += untuned(measurements, [(series, n)], ("cblr", rival))
+        cap = chosen(arm(measurements, series, n, "cblr")).get("cap")
+        told.append(
+            f"n = {n}, equal {series}: {100 * ahead.value:+.1f} points {points(ahead.interval())} "
+            f"against {NAMES[rival]}, {100 * plain.value:+.1f} {points(plain.interval())} against "
+            f"SGD ("
+            + ", ".join(
+                f"{NAMES[rule]} {100 * float(np.mean(list(reached.values()))):.1f} %"
+                for rule in NAMES
+                if rule in trained(measurements)
+                for reached in [values(measurements, series, n, rule)]
             )
-            found.append(interval)
-            edges += untuned(measurements, [(series, n)], ("cblr", rival))
-            told.append(
-                f"n = {n}, equal {series}: {100 * interval[0]:+.1f} points "
-                f"{points(interval[1:])} against {NAMES[rival]} ("
-                + ", ".join(f"{NAMES[rule]} {100 * accuracy[rule]:.1f} %" for rule in NAMES)
-                + ")"
-            )
-    better, worse = [low > 0 for _, low, _ in found], [high < 0 for _, _, high in found]
-    if edges:
-        verdict = INCONCLUSIVE
-    elif all(better):
-        verdict = HOLDS
-    elif any(better):
-        verdict = IN_PART
-    elif all(worse) or (any(worse) and not any(better)):
-        verdict = CONTRADICTED
-    else:
-        verdict = INCONCLUSIVE
-    least = min(found)
+            + (f"; cap {short(cap)})" if cap else ")")
+        )
+    least = min(found, key=lambda each: each.value)
     reason = "True CBLR less the best of its approximations: " + "; ".join(told) + "."
-    if edges:
-        reason += f" The best γ is at an end of its grid for {', '.join(edges)}."
-    return Judgement(verdict, "> 0", least[0], reason, least[1:])
+    reason += ends_told(edges)
+    whole = [all_of(*parts), *controls]
+    return conclude(in_parts(*parts), whole, "> 0", least, reason, thresholds["margin"])
 
 
 def draw(measurements: Measurements) -> Drawing:

@@ -97,3 +97,82 @@ def discarding(rng, noise=0.005, **gains):
             curves[f"{name}-{n}"] = {"epoch": [0, 1], "mean": [0.5, 0.8], "sd": [0.1, None]}
     facts = {"n": sizes, "epochs": 2, "share": 0.3, "lr": 0.05}
     return BASE | facts | {"rows": rows, "curves": curves}
+
+
+def ruled(rng, noise=0.004, series=("epochs", "steps"), sizes=(29, 235, 942), **accuracy):
+    """Accuracies by rule: a number, or one for each n, or by series; the second γ is the best."""
+    from paper_checks.training import GAMMAS
+
+    rows, seeds = [], list(range(10))
+    stage = ["tuning"] * 4 + ["reading"] * 6
+    for name in series:
+        for place, n in enumerate(sizes):
+            luck = 0.02 * rng.normal(size=len(seeds))
+            for rule in GAMMAS:
+                value = accuracy.get(rule.replace("-", "_"), 0.8)
+                value = value[name] if isinstance(value, dict) else value
+                value = value[place] if isinstance(value, tuple) else value
+                for cap, below in ((10.0, 0.1), (100.0, 0.0), (1000.0, 0.1)):
+                    for rate, loss in enumerate((0.1, 0.0, 0.2)):
+                        shape = value - loss - (below if rule == "cblr" else 0.0) + luck
+                        values, training = (
+                            (shape + noise * rng.normal(size=len(seeds))).tolist() for _ in range(2)
+                        )
+                        if rule != "cblr" and cap != 100.0:
+                            continue
+                        rows.append(
+                            {"series": name, "n": n, "rule": rule, "rate": rate, "diverged": 0}
+                            | {"gamma": 0.001 * 10**rate, "cap": cap if rule == "cblr" else None}
+                            | {"seeds": seeds, "stage": stage}
+                            | {"accuracy": values, "train_accuracy": training}
+                        )
+    facts = {"n": list(sizes), "epochs": 10, "equal_steps": 60, "series": list(series)}
+    return BASE | facts | {"seeds": seeds, "rows": rows}
+
+
+def ends_cut(found, rule):
+    """The rule's rates above its best one were not tried."""
+    found["rows"] = [row for row in found["rows"] if row["rule"] != rule or row["rate"] < 2]
+
+
+FLAT = (0.9,) * 4
+
+
+def tuned(rng, epochs=FLAT, steps=FLAT, noise=0.004, cost=(0.0,) * 4, path=None, longer=1.0):
+    """Accuracies at the end by n at the best of three rates; the others lose 0.1 and `cost`.
+
+    `path(rate, rng)` is the path, `longer` its factor at equal steps.
+    """
+    rows, seeds = [], list(range(10))
+    stage = ["tuning"] * 4 + ["reading"] * 6
+    for series, values in (("epochs", epochs), ("steps", steps)):
+        luck = 0.02 * rng.normal(size=len(seeds))
+        for place, (n, accuracy) in enumerate(zip(SIZES, values, strict=True)):
+            for rate, loss in enumerate((0.1, 0.0, 0.1)):
+                more = loss + (cost[place] if loss else 0.0)
+                reached = accuracy - more + luck + noise * rng.normal(size=len(seeds))
+                paths = [
+                    (longer if series == "steps" else 1.0)
+                    * (path(rate, rng) if path else float(np.exp(0.1 * rng.normal())))
+                    for _ in seeds
+                ]
+                rows.append(
+                    {"series": series, "n": n, "rate": rate, "lr": 0.01 * (rate + 1)}
+                    | {"diverged": 0, "seeds": seeds, "stage": stage, "path": paths}
+                    | {"accuracy": reached.tolist(), "train_accuracy": reached.tolist()}
+                )
+    facts = {"n": SIZES, "epochs": 10, "equal_steps": 100, "series": ["epochs", "steps"]}
+    return BASE | facts | {"seeds": seeds, "rows": rows}
+
+
+def rates_cut(found, n):
+    """The rates above the best one of this n were not tried."""
+    found["rows"] = [row for row in found["rows"] if row["n"] != n or row["rate"] < 2]
+
+
+def steps_like_epochs(found, **changes):
+    """At equal steps something else is true."""
+    for row in found["rows"]:
+        if row["series"] == "steps":
+            for name, change in changes.items():
+                row[name] = [change(row["n"], value) for value in row[name]]

@@ -1,0 +1,13 @@
+"""The runs of figure 1 with equal steps beside equal epochs, in every profile."""
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from paper_checks.context import Context
+
+
+def measure(context: "Context") -> dict[str, Any]:
+    """Accuracies at the end by series, n, rate and seed."""
+    from paper_checks.training import tuned
+
+    return tuned(context)
