@@ -203,8 +203,15 @@ class CBLR(Rule):
             self._check_age()
         else:
             found = self._match(curvature)
-            if all(p.grad is None for group in self.param_groups for p in group["params"]):
-                gradients = self._match_gradients(getattr(curvature, "gradient", {}))
+            known = getattr(curvature, "gradient", {})
+            present = [p for group in self.param_groups for p in group["params"]]
+            if all(p.grad is None for p in present):
+                gradients = self._match_gradients(known)
+            elif _stale(present, known):
+                raise ValueError(
+                    "params: every .grad is 0, and the gradient that came with the curvature is "
+                    "not; leave none by zero_grad(set_to_none=True), or call backward() first"
+                )
         buckets = [
             self._buckets(index, gradients=gradients) for index in range(len(self.param_groups))
         ]
@@ -406,5 +413,24 @@ def _descend(
     torch._foreach_add_(weights, steps, alpha=-lr)
 
 
+def _stale(parameters: list[Tensor], known: Mapping[str, Tensor]) -> bool:
+    """Whether all gradients are the zeros of `zero_grad`, which would hide the ones known."""
+    if not known:
+        return False
+    for parameter in parameters:
+        gradient = parameter.grad
+        if gradient is None:
+            continue
+        if gradient.layout is not torch.strided or sharded(gradient) or bool(gradient.any()):
+            return False
+    return any(not sharded(value) and bool(value.any()) for value in known.values())
+
+
 def _named(group: dict[str, Any]) -> tuple[list[str], list[Tensor]]:
-    return group["param_names"], group["params"]
+    names, parameters = group["param_names"], group["params"]
+    if len(names) != len(parameters):
+        raise ValueError(
+            f"params: a group has {len(parameters)} tensors and {len(names)} names; put the name "
+            "of each into its param_names, too"
+        )
+    return names, parameters

@@ -1,5 +1,6 @@
 """Parameter groups as a user gives them: options that are applied or refused, never ignored."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -78,3 +79,21 @@ def rate(value: Any) -> Any:
         )
     _arguments.number("lr", value.item(), 0.0)
     return value
+
+
+def check_rate(value: Any, index: int) -> None:
+    """Refuse a γ that was put into a group afterwards and is no finite number.
+
+    >>> check_rate(float("nan"), 0)
+    Traceback (most recent call last):
+    ...
+    ValueError: lr: got nan in group 0; set a finite number, and look at the schedule
+    """
+    try:
+        finite = not isinstance(value, str) and math.isfinite(float(value))
+    except (TypeError, ValueError):
+        finite = False
+    if not finite:
+        raise ValueError(
+            f"lr: got {value!r} in group {index}; set a finite number, and look at the schedule"
+        )

@@ -138,11 +138,10 @@ class Rule(Optimizer):
     def _named(self, index: int) -> Iterator[tuple[str, Tensor]]:
         """The tensors of a group with a name for messages."""
         group = self.param_groups[index]
-        names = group.get("param_names")
+        names = group.get("param_names") or ()
         for i, parameter in enumerate(group["params"]):
-            label = (
-                f"parameter {i} of group {index}" if names is None else f"parameter {names[i]!r}"
-            )
+            named = i < len(names)
+            label = f"parameter {names[i]!r}" if named else f"parameter {i} of group {index}"
             yield label, parameter
 
     def _buckets(
@@ -154,6 +153,7 @@ class Rule(Optimizer):
     ) -> list[Bucket]:
         """The tensors of a group that have a gradient, in lists that are updated at one go."""
         group = self.param_groups[index]
+        _groups.check_rate(group["lr"], index)
         foreach = True if together else group["foreach"]
         buckets: dict[object, Bucket] = {}
         for name, parameter in self._named(index):

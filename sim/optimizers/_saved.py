@@ -1,6 +1,7 @@
 """A state that was saved: what load hooks make of it is checked, and resumed bit for bit."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from numbers import Real
 from typing import Any
 
 from torch import Tensor
@@ -10,6 +11,8 @@ from sim.optimizers._groups import NOTES, STRUCTURE
 
 # Parts of a name that wrappers put in: DistributedDataParallel, torch.compile, checkpoint, FSDP.
 PREFIXES = {"module", "_orig_mod", "_checkpoint_wrapped_module", "_fsdp_wrapped_module"}
+# The one key under which no tensor of the parameter's shape is kept.
+COUNT = "step"
 GIVE = "give what state_dict() of such an optimizer returned"
 BUILD = "build the optimizer with the same parameters in order"
 
@@ -77,7 +80,7 @@ def _checked(
     optimizer: Optimizer, state_dict: Mapping[str, Any], keys: tuple[str, ...]
 ) -> dict[str, Any]:
     """The state with this optimizer's names, after all checks."""
-    for part, kind in (("state", Mapping), ("param_groups", list)):
+    for part, kind in (("state", Mapping), ("param_groups", list | tuple)):
         if not isinstance(state_dict.get(part), kind):
             raise ValueError(f"state_dict: it holds no {part!r}; {GIVE}")
     ours, theirs = optimizer.param_groups, state_dict["param_groups"]
@@ -108,7 +111,9 @@ def _checked(
                 f"keeps {', '.join(keys)}; give a state that {rule} saved"
             )
         for key in keys:
-            _check_value(number, key, values.get(key), parameter)
+            if key in values:
+                _check_value(number, key, values[key], parameter)
+    _check_numbers(state_dict["state"], theirs, keys)
     return {**state_dict, "param_groups": groups}
 
 
@@ -131,10 +136,32 @@ def _names(group: Mapping[str, Any], saved: Mapping[str, Any]) -> dict[str, list
     return {"param_names": list(names)}
 
 
+def _check_numbers(
+    state: Mapping[Any, Any], groups: Sequence[Mapping[str, Any]], keys: tuple[str, ...]
+) -> None:
+    """Refuse the state of a parameter that is in no group, which torch would leave lying about.
+
+    JSON makes texts of numbers, so that no parameter would get its state.
+    """
+    numbers = {number for group in groups for number in group["params"]}
+    for number, values in state.items():
+        if number not in numbers and isinstance(values, Mapping) and set(keys) & set(values):
+            raise ValueError(
+                f"state_dict: it holds the state of a parameter {number!r}, which is in none of "
+                f"its groups ({_short(list(map(repr, numbers)))}); {GIVE}"
+            )
+
+
 def _check_value(number: Any, key: str, value: Any, parameter: Tensor) -> None:
     """Refuse what is no state of the parameter."""
-    if not isinstance(value, Tensor) or value.dim() == 0:
+    if key == COUNT and _is_count(value):
         return
+    if not isinstance(value, Tensor) or not value.is_floating_point():
+        kind = value.dtype if isinstance(value, Tensor) else type(value).__name__
+        raise ValueError(
+            f"state_dict: {key!r} of parameter {number} is {kind}, not a floating-point tensor; "
+            f"{GIVE}"
+        )
     if value.shape != parameter.shape:
         raise ValueError(
             f"state_dict: {key!r} of parameter {number} has shape {tuple(value.shape)} where the "
@@ -147,6 +174,13 @@ def _check_value(number: Any, key: str, value: Any, parameter: Tensor) -> None:
             f"state_dict: {key!r} of parameter {number} is {kinds[0]} and the parameter is "
             f"{kinds[1]}; load it by torch.distributed.checkpoint.state_dict"
         )
+
+
+def _is_count(value: Any) -> bool:
+    """Whether it is a number of steps, as torch's own optimizers may keep it, too."""
+    if isinstance(value, Tensor):
+        return value.numel() == 1
+    return isinstance(value, Real) and not isinstance(value, bool)
 
 
 def _short(names: list[str]) -> str:

@@ -240,3 +240,38 @@ def test_a_narrow_alexnet_learns_the_digits(seed):
     assert before[0] > 2.2
     assert after[0] < 0.8
     assert after[1] > 0.75
+
+
+def test_zeros_do_not_hide_the_gradient_that_comes_with_the_curvature():
+    # zero_grad(set_to_none=False) leaves zeros, with which nothing would ever move.
+    torch.manual_seed(0)
+    model, pair = nn.Linear(3, 2), (torch.randn(5, 3), torch.randn(5, 2))
+    optimizer = CBLR(model.named_parameters(), lr=0.1)
+    F.mse_loss(model(pair[0]), pair[1]).backward()
+    curvature = hessian.diagonal(model, F.mse_loss, pair)
+    before = [p.detach().clone() for p in model.parameters()]
+    optimizer.zero_grad(set_to_none=False)
+    for take in (optimizer.step, optimizer.radius):
+        with pytest.raises(ValueError, match=r"^params: every .grad is 0, and .*; leave none by"):
+            take(curvature)
+    assert all(torch.equal(p, old) for p, old in zip(model.parameters(), before, strict=True))
+    # One that is not zero is a gradient; and so are zeros, where the curvature's own are.
+    model.weight.grad[1, 2] = 1.0
+    optimizer.step(curvature)
+    moved = (model.weight != before[0]).nonzero()
+    assert moved.tolist() == [[1, 2]]
+    optimizer.zero_grad(set_to_none=False)
+    optimizer.step({name: torch.ones_like(p) for name, p in model.named_parameters()})
+    target = model(pair[0]).detach()
+    optimizer.step(hessian.diagonal(model, F.mse_loss, (pair[0], target)))
+
+
+def test_a_tensor_that_has_no_name():
+    w, v = scalar(1.0), scalar(2.0)
+    optimizer = CBLR([("w", w)], lr=0.1)
+    optimizer.param_groups[0]["params"].append(v)
+    for p in (w, v):
+        p.grad = torch.ones_like(p)
+    with pytest.raises(ValueError, match=r"^params: a group has 2 tensors and 1 names; put the"):
+        optimizer.step({"w": torch.ones_like(w), "v": torch.ones_like(v)})
+    assert w.item() == 1.0

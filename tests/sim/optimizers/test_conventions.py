@@ -356,3 +356,73 @@ def test_schedules(rule, schedule):
     again = make(rule, tensors(), momentum=0.5)
     again.load_state_dict(optimizer.state_dict())
     assert again.param_groups[0]["lr"] == optimizer.param_groups[0]["lr"] != 0.01
+
+
+@pytest.mark.parametrize("rate", [float("nan"), float("inf"), None, "0.1", torch.tensor(torch.nan)])
+@pytest.mark.parametrize("rule", RULES)
+def test_a_rate_that_is_none_any_more(rule, rate):
+    # A schedule that divides by its number of steps, for instance.
+    pairs = tensors()
+    optimizer = make(rule, [{"params": pairs[:1]}, {"params": pairs[1:]}], momentum=0.5)
+    gradients(pairs, 0)
+    before = values(pairs)
+    optimizer.param_groups[1]["lr"] = rate
+    with pytest.raises(ValueError, match=r"^lr: got .* in group 1; set a finite number, and look"):
+        step(optimizer)
+    assert equal(before, values(pairs))
+    assert not optimizer.state
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_tensors_that_are_replaced(rule):
+    # As Gaussian splatting does when it adds points: the state goes over to a longer tensor.
+    pairs, whole = tensors([(4, 3)]), tensors([(4, 3)])
+    more = torch.full((2, 3), 0.5, dtype=torch.float64)
+    optimizer = make(rule, pairs, momentum=0.9)
+    gradients(pairs, 0)
+    step(optimizer)
+    (group,) = optimizer.param_groups
+    old = group["params"][0]
+    state = optimizer.state.pop(old)
+    for key, value in state.items():
+        if torch.is_tensor(value):
+            state[key] = torch.cat([value, torch.zeros_like(more)])
+    new = nn.Parameter(torch.cat([old.detach(), more]))
+    group["params"][0] = new
+    optimizer.state[new] = state
+    new.grad = torch.cat([old.grad, torch.zeros_like(more)])
+    step(optimizer)
+    optimizer.load_state_dict(optimizer.state_dict())
+    if rule == "CBLR":  # which goes entry by entry: the old ones do not notice
+        other = make(rule, whole, momentum=0.9)
+        gradients(whole, 0)
+        step(other)
+        step(other)
+        assert torch.equal(new[:4], whole[0][1])
+    assert not torch.equal(new[:4], old)
+
+
+@pytest.mark.parametrize("rule", LAYERWISE)
+def test_steps_within_the_backward_pass(rule):
+    results = []
+    for inside in (False, True):
+        torch.manual_seed(0)
+        net = nn.Sequential(nn.Linear(4, 3), nn.Tanh(), nn.Linear(3, 2))
+        whole = make(rule, net.parameters(), momentum=0.5)
+        each = {p: make(rule, [p], momentum=0.5) for p in net.parameters()}
+
+        def go(p, each=each):
+            each[p].step()
+            each[p].zero_grad()
+
+        for p in net.parameters():
+            if inside:
+                p.register_post_accumulate_grad_hook(go)
+        x = torch.randn(5, 4)
+        for _ in range(3):
+            net(x).square().sum().backward()
+            if not inside:
+                whole.step()
+                whole.zero_grad()
+        results.append([p.detach().clone() for p in net.parameters()])
+    assert equal(*results)

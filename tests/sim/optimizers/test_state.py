@@ -324,3 +324,70 @@ def test_gamma_zero_is_not_at_rest():
     model(torch.ones(1, 3)).sum().backward()
     with pytest.raises(ValueError, match="there is none to use again yet"):
         optimizer.step()
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_a_state_that_no_parameter_would_get(rule):
+    # JSON makes texts of the numbers, and torch would leave such a state lying about.
+    pairs = tensors(SQUARES)
+    saved = copy.deepcopy(begun(rule, pairs).state_dict())
+    for state, number in (
+        ({str(k): v for k, v in saved["state"].items()}, "'0'"),
+        ({k + 1: v for k, v in saved["state"].items()}, "3"),
+    ):
+        optimizer = make(rule, tensors(SQUARES), momentum=0.9)
+        with pytest.raises(ValueError, match=rf"^state_dict: .* of a parameter {number}, which is"):
+            optimizer.load_state_dict({**saved, "state": state})
+        assert not optimizer.state
+    # What is no state of a parameter is the user's own, as in torch.
+    optimizer.load_state_dict({**saved, "state": {**saved["state"], "seen": {"samples": 7}}})
+    assert optimizer.state["seen"] == {"samples": 7}
+    # Another reader makes tuples of lists.
+    optimizer.load_state_dict({**saved, "param_groups": tuple(saved["param_groups"])})
+    same(state_of(optimizer), state_of(begun(rule, tensors(SQUARES))))
+
+
+@pytest.mark.parametrize(
+    "make_value",
+    [lambda v: None, lambda v: v.tolist(), lambda v: v.numpy(), lambda v: v.long(), lambda v: "a"],
+    ids=["none", "list", "numpy", "whole numbers", "text"],
+)
+@pytest.mark.parametrize("rule", RULES)
+def test_a_state_of_other_kinds_of_values(rule, make_value):
+    saved = copy.deepcopy(begun(rule, tensors(SQUARES)).state_dict())
+    key = make(rule, tensors())._keys[0]
+    saved["state"][1][key] = make_value(saved["state"][1][key])
+    optimizer = make(rule, tensors(SQUARES), momentum=0.9)
+    with pytest.raises(
+        ValueError, match=rf"^state_dict: {key!r} of parameter 1 is .*, not a float"
+    ):
+        optimizer.load_state_dict(saved)
+    assert not optimizer.state
+
+
+@pytest.mark.parametrize("count", [3, 3.0, torch.tensor(3.0), torch.tensor([3])])
+def test_a_count_of_steps_in_any_form(count):
+    saved = copy.deepcopy(begun("LAMB", tensors(SQUARES), steps=3).state_dict())
+    pairs, others = tensors(SQUARES), tensors(SQUARES)
+    first, second = make("LAMB", pairs), make("LAMB", others)
+    first.load_state_dict(copy.deepcopy(saved))
+    for values_of in saved["state"].values():
+        values_of["step"] = count
+    second.load_state_dict(saved)
+    for each, of in ((first, pairs), (second, others)):
+        gradients(of, 9)
+        step(each)
+    assert equal(values(pairs), values(others))
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_a_state_handed_over_is_not_shared(rule):
+    # As in population-based training, where no file lies between.
+    pairs = tensors(SQUARES)
+    first = begun(rule, pairs)
+    second = make(rule, tensors(SQUARES), momentum=0.9)
+    second.load_state_dict(first.state_dict())
+    before = copy.deepcopy(state_of(second))
+    gradients(pairs, 5)
+    step(first, curvature=3.0)
+    same(before, state_of(second))
