@@ -68,8 +68,13 @@ def number(
 
 
 def folder(argument: str, value: str | os.PathLike[str] | None) -> Path | None:
-    """The value as a path; an empty text, which would be the folder one happens to be in, is none.
+    """The value as a path from the root, which stays the same whoever changes the folder one is in.
 
+    A tilde stands for the home folder, as in a shell. An empty text, which would be the folder one
+    happens to be in, is no path.
+
+    >>> folder("out", "runs") == Path("runs").absolute()
+    True
     >>> folder("out", "")
     Traceback (most recent call last):
     ...
@@ -83,7 +88,13 @@ def folder(argument: str, value: str | os.PathLike[str] | None) -> Path | None:
         raise ValueError(
             f"{argument}: got {value!r}; give a folder, '.' for the one that you are in"
         )
-    return Path(value)
+    try:
+        return Path(value).expanduser().absolute()
+    except (RuntimeError, FileNotFoundError) as error:  # no such user; no folder that one is in
+        raise ValueError(
+            f"{argument}: got {str(value)!r}, which stands for no folder here ({error}); "
+            "give a path from the root"
+        ) from None
 
 
 def flag(argument: str, value: object) -> bool:

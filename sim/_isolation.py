@@ -1,14 +1,16 @@
 """What stands around a computation, and must not reach into its numbers.
 
-Of a thread are gradient and inference mode, autocast and the default device: they are set here and
-put back. Of the whole process are oneDNN's switch, the precision of float32 products and anomaly
-mode: the first of several computations sets them, the last one puts them back. The default dtype is
-the process's, too, and nobody's to change while others compute: what is computed here names its
-dtype. Random numbers come from generators of the computation's own; where torch knows only its
-global one, it is taken under a lock and given back as it was.
+Of a thread are gradient and inference mode, autocast, the default device and whether its processor
+takes the smallest numbers for zero: they are set here and put back. Of the whole process are
+oneDNN's switch, the precision of float32 products and anomaly mode: the first of several
+computations sets them, the last one puts them back. The default dtype is the process's, too, and
+nobody's to change while others compute: what is computed here names its dtype. Random numbers come
+from generators of the computation's own; where torch knows only its global one, it is taken under a
+lock and given back as it was.
 """
 
 import os
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -116,9 +118,27 @@ def isolated(device: str | None = None) -> Iterator[None]:
                 stack.enter_context(torch.autocast(kind, enabled=False))
         if device is not None and torch.get_default_device().type != "cpu":
             stack.enter_context(torch.device("cpu"))
+        stack.enter_context(_gradual())
         stack.enter_context(_SETTINGS.full())
         stack.enter_context(np.errstate(divide="warn", over="warn", under="ignore", invalid="warn"))
         yield
+
+
+@contextmanager
+def _gradual() -> Iterator[None]:
+    """Numbers below the normal ones count, as in a fresh thread.
+
+    `torch.set_flush_denormal` changes that, and so does a library built with -ffast-math when it is
+    loaded. No function tells, so it is seen from a number.
+    """
+    flushed = sys.float_info.min / 2 == 0
+    if flushed:
+        torch.set_flush_denormal(False)
+    try:
+        yield
+    finally:
+        if flushed:
+            torch.set_flush_denormal(True)
 
 
 @contextmanager

@@ -94,7 +94,7 @@ def download_cifar10(
             URL,
             known_hash=f"sha256:{SHA256}",
             fname="cifar-10-binary.tar.gz",
-            path=Path(root),
+            path=Path(root).expanduser(),
             processor=pooch.Untar(extract_dir="."),
             downloader=downloader,
         )
@@ -106,7 +106,7 @@ def download_cifar10(
             f"{URL} cannot be fetched ({type(error).__name__}); see to the network, or "
             f"unpack it in {str(root)!r} yourself",
         ) from None
-    folder = Path(root) / FOLDER
+    folder = Path(root).expanduser() / FOLDER
     for name in (name for part in FILES.values() for name in part):
         _check_size(folder / name)
     return folder
@@ -121,7 +121,7 @@ def _folder(root: str | os.PathLike[str] | None) -> Path:
             "root: not given, and the environment variable CBLR_DATA is not set; "
             f"name the folder of the CIFAR-10 binary files (--data DIR), or {REMEDY}"
         )
-    outer = Path(root)
+    outer = Path(root).expanduser()
     if not outer.is_dir():
         raise FileNotFoundError(f"{origin}: {str(outer)!r} is not a folder; {REMEDY}")
     inner = outer / FOLDER

@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import inspect
 import itertools
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -27,6 +28,8 @@ DTYPES = {"float32": torch.float32, "float64": torch.float64}
 PRECISIONS = ("bfloat16", "full")
 BATCH_NORMS = ("ghost", "synchronised")
 HELD_OUT = ("test", "train")
+# Of a grid: far more than anybody trains, and few enough to be listed.
+MOST_RUNS = 10**5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -319,9 +322,10 @@ def grid(base: TrainConfig | Mapping[str, Any], **values: Iterable[Any]) -> list
     for name, each in values.items():
         if isinstance(each, str | Mapping) or not isinstance(each, Iterable):
             raise TypeError(f"{name}: got {each!r}; give a list of values")
-        lists[name] = list(each)
+        lists[name] = list(itertools.islice(each, MOST_RUNS + 1))  # it may have no end
         if not lists[name]:
             raise ValueError(f"{name}: got no values; give at least one")
+    _arguments.at_most("combinations", math.prod(map(len, lists.values())), MOST_RUNS)
     if not isinstance(base, TrainConfig):
         if not isinstance(base, Mapping):
             raise TypeError(f"base: got {base!r}; give a TrainConfig or a mapping")

@@ -7,7 +7,7 @@ and then.
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 
 from rich.console import Console
@@ -89,7 +89,8 @@ def _lines(title: str) -> Iterator[Progress]:
 
     def say(now: float, done: int, total: int, latest: dict[str, float]) -> None:
         text = [title, pace[0].told(now, done, total), _values(latest)]
-        print(*filter(None, text), file=sys.stderr, flush=True)
+        with suppress(OSError, ValueError):  # nobody reads any more, or it is closed
+            print(*filter(None, text), file=sys.stderr, flush=True)
 
     with _now_and_then(say, PAUSE, at_once=False) as later:
 

@@ -136,7 +136,7 @@ def load(folder: str | Path) -> Run:
         FileNotFoundError: there is no run that has come to its end.
         ValueError: one of its files is damaged.
     """
-    folder = Path(folder)
+    folder = Path(folder).expanduser()
     path = folder / "run.json"
     if not path.is_file():
         raise FileNotFoundError(

@@ -45,6 +45,9 @@ def _handled(numbers: tuple[signal.Signals, ...], handler: Handler) -> Iterator[
     elif numbers and HANGUP is not None and signal.getsignal(HANGUP) is signal.SIG_DFL:
         # Not where nohup, or the user's own program, has seen to it.
         numbers = (*numbers, HANGUP)
+    # Nor what is ignored, as Ctrl-C is by a shell's background jobs; nor, where another program
+    # runs Python inside it, that program's own handler, which Python could not put back.
+    numbers = tuple(n for n in numbers if signal.getsignal(n) not in (None, signal.SIG_IGN))
     before = [signal.signal(number, handler) for number in numbers]
     try:
         yield

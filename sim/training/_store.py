@@ -8,14 +8,20 @@ import io
 import json
 import os
 import re
+import threading
+import warnings
 import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Literal
 
 import pandas as pd
 import torch
+
+# Whatever pandas is set to.
+PARQUET: Literal["pyarrow"] = "pyarrow"
+_SAVING = threading.Lock()
 
 
 def sha256(content: bytes | memoryview) -> str:
@@ -43,7 +49,7 @@ def write(path: Path, fill: Callable[[IO[bytes]], Any]) -> None:
         with open(temporary, "wb") as file:
             fill(file)
             file.flush()
-            os.fsync(file.fileno())
+            _sync(file.fileno())
         os.replace(temporary, path)
         _sync_folder(path.parent)
     except OSError as error:
@@ -65,10 +71,26 @@ def write(path: Path, fill: Callable[[IO[bytes]], Any]) -> None:
         raise
 
 
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
+# How a file system says that it does not have what was asked for.
+LACKING = {errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EBADF}
+
+
+def _sync(descriptor: int) -> None:
+    """Force to the disk what was written, as far as the file system can; shared folders may not."""
     try:
         os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in LACKING:
+            raise
+
+
+def _sync_folder(folder: Path) -> None:
+    try:
+        descriptor = os.open(folder, os.O_RDONLY)
+    except PermissionError:  # one may write into it, and not read
+        return
+    try:
+        _sync(descriptor)
     finally:
         os.close(descriptor)
 
@@ -83,7 +105,7 @@ def write_json(path: Path, value: Any) -> str:
 def write_frame(path: Path, frame: pd.DataFrame) -> str:
     """A Parquet file, whole or not at all; its SHA-256."""
     memory = io.BytesIO()
-    frame.to_parquet(memory, index=False)
+    frame.to_parquet(memory, index=False, engine=PARQUET)
     write(path, lambda file: file.write(memory.getbuffer()))
     return sha256(memory.getbuffer())
 
@@ -91,12 +113,13 @@ def write_frame(path: Path, frame: pd.DataFrame) -> str:
 def write_tensors(path: Path, value: Any) -> str:
     """Tensors and plain values as `torch.save` writes them, whole or not at all; its SHA-256."""
     memory = io.BytesIO()
-    checked = torch.serialization.get_crc32_options()
-    try:
-        torch.serialization.set_crc32_options(True)  # by which `read_tensors` knows a damaged one
-        torch.save(value, memory)
-    finally:
-        torch.serialization.set_crc32_options(checked)
+    with _SAVING:  # the option is the process's
+        checked = torch.serialization.get_crc32_options()
+        try:
+            torch.serialization.set_crc32_options(True)  # by which `read_tensors` knows damage
+            torch.save(value, memory)
+        finally:
+            torch.serialization.set_crc32_options(checked)
     write(path, lambda file: file.write(memory.getbuffer()))
     return sha256(memory.getbuffer())
 
@@ -116,7 +139,8 @@ def read_tensors(path: Path, expected: str | None = None) -> Any:
             if bad is not None:
                 raise Damaged(bad)
             memory.seek(0)
-        return torch.load(memory, map_location="cpu", weights_only=True)
+        # Not as torch.utils.serialization.config says, which is about files.
+        return torch.load(memory, map_location="cpu", weights_only=True, mmap=False)
 
 
 def read_json(path: Path) -> Any:
@@ -128,7 +152,7 @@ def read_json(path: Path) -> Any:
 def read_frame(path: Path, expected: str | None = None) -> pd.DataFrame:
     """What `write_frame` wrote; `expected` is its SHA-256, where that is known."""
     with reading(path):
-        return pd.read_parquet(io.BytesIO(_content(path, expected)))
+        return pd.read_parquet(io.BytesIO(_content(path, expected)), engine=PARQUET)
 
 
 def check(path: Path, expected: str) -> None:
@@ -211,9 +235,10 @@ def locked(folder: Path) -> Iterator[None]:
                 stale.unlink(missing_ok=True)
         yield
     finally:
-        if ours and os.listdir(folder) == [LOCK]:
-            path.unlink()
-            folder.rmdir()
+        with contextlib.suppress(FileNotFoundError):  # somebody has removed it meanwhile
+            if ours and os.listdir(folder) == [LOCK]:
+                path.unlink()
+                folder.rmdir()
         os.close(descriptor)
 
 
@@ -224,7 +249,7 @@ def _held(folder: Path, path: Path) -> int:
         with _kept_in(folder):
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _flock(descriptor, folder)
             # Whoever held it before may have removed the folder, and this file with it.
             if path.exists() and os.path.samestat(os.fstat(descriptor), path.stat()):
                 return descriptor
@@ -235,3 +260,20 @@ def _held(folder: Path, path: Path) -> int:
                 "folder"
             ) from None
         os.close(descriptor)
+
+
+def _flock(descriptor: int, folder: Path) -> None:
+    """Lock an open file, where its file system has locks; else say that it has none.
+
+    Without one nothing is lost: what two processes write of one run is the same, and whole.
+    """
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno not in {*LACKING, errno.ENOLCK}:
+            raise
+        warnings.warn(
+            f"out: the file system of {str(folder)!r} has no locks ({error.strerror}); see to it "
+            "that no second process trains there",
+            stacklevel=2,
+        )

@@ -13,6 +13,7 @@ from typing import Any
 import joblib
 import pandas as pd
 import torch
+from joblib.parallel import get_active_backend
 
 from sim import _arguments
 from sim.data._load import check_files
@@ -115,9 +116,7 @@ def sweep(
         jobs = 1
     check_pace(checkpoint_seconds, checkpoint_steps)
     unique = list(dict.fromkeys(every))
-    folder = _arguments.folder("out", out)
-    folder = None if folder is None else folder.absolute()
-    _arguments.folder("root", root)
+    folder, root = _arguments.folder("out", out), _arguments.folder("root", root)
     options = {
         "out": None if folder is None else str(folder),
         "root": None if root is None else str(root),
@@ -263,8 +262,14 @@ def _backend(
 
         def local(tasks: int) -> joblib.Parallel:
             count = min(tasks, jobs or joblib.cpu_count())
+            # A `joblib.parallel_config` of the caller's counts where it can do this at all.
+            able = get_active_backend()[0].supports_return_generator
             return joblib.Parallel(
-                n_jobs=count, return_as=kind, batch_size=1, pre_dispatch=2 * count
+                n_jobs=count,
+                backend=None if able else "loky",
+                return_as=kind,
+                batch_size=1,
+                pre_dispatch=2 * count,
             )
 
         with warnings.catch_warnings():
