@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from paper_checks import cli_training
-from paper_checks.cli_training import path
+from paper_checks.cli_training import complete, path, wrong_paths
 from paper_checks.streams import lenient
 
 if TYPE_CHECKING:
@@ -148,7 +148,7 @@ def audit(
         # A log has no edge to wrap at.
         console = Console(width=120)
     try:
-        with terminable(), expected(ValueError, OSError):
+        with terminable(), complete(), wrong_paths(), expected(ValueError):
             old = None if compare is None else read_old(compare)
             # What takes hours says so before it begins.
             if plan or profile == "full":
@@ -296,7 +296,7 @@ def curvature(
         device=device,
     )
     try:
-        with expected(ValueError, OSError):
+        with complete(), wrong_paths(), expected(ValueError):
             measure_curvature(request, plan_only=plan, csv=csv, parquet=parquet, out=out)
     except KeyboardInterrupt:
         typer.echo("cblr: interrupted; nothing was written", err=True)

@@ -1,6 +1,7 @@
 """The commands `cblr train`, `cblr sweep` and `cblr data`."""
 
 import ast
+import codecs
 import errno
 import json
 import tomllib
@@ -22,7 +23,11 @@ if TYPE_CHECKING:
 
 
 def path(option: str) -> Callable[[str], Path]:
-    """How an option's text becomes a path; an empty one would be the folder one is in."""
+    """How an option's text becomes a path; an empty one would be the folder one is in.
+
+    >>> path("--out")("~/runs") == Path.home() / "runs"  # no shell has seen to it in --out=~/runs
+    True
+    """
 
     def path(text: str | Path) -> Path:  # its name stands in the help
         if isinstance(text, Path):
@@ -31,7 +36,11 @@ def path(option: str) -> Callable[[str], Path]:
             remedy = "give a path, '.' for the folder that you are in"
             typer.echo(f"cblr: {option}: {text!r}: {remedy}", err=True)
             raise typer.Exit(2)
-        return Path(text)
+        try:
+            return Path(text).expanduser()
+        except RuntimeError as error:
+            typer.echo(f"cblr: {option}: {text!r}: {error}; give a path without a tilde", err=True)
+            raise typer.Exit(2) from None
 
     return path
 
@@ -214,10 +223,9 @@ def sweep(
                 )
         except Interrupted:
             raise KeyboardInterrupt from None
-        if csv is not None:
-            frame.to_csv(csv, index=False)
-        if parquet is not None:
-            frame.to_parquet(parquet, index=False)
+        for target, write in ((csv, frame.to_csv), (parquet, frame.to_parquet)):
+            if target is not None:
+                save(target, write)
     show(frame)
     typer.echo(f"Runs: {out}")
     broken = frame.attrs["unfinished"]
@@ -278,12 +286,20 @@ def refusing() -> Iterator[None]:
     """Bad input, a wrong path among it, as one line and status 2."""
     from paper_checks.cli import expected
 
+    with wrong_paths(), expected(ValueError, TypeError):
+        try:
+            yield
+        except RecursionError:
+            raise InputError("file", "its fields", "are nested too deeply") from None
+
+
+@contextmanager
+def wrong_paths() -> Iterator[None]:
+    """An error of the system that a wrong path has is bad input; all others pass."""
+    from paper_checks.cli import expected
+
     try:
-        with expected(ValueError, TypeError):
-            try:
-                yield
-            except RecursionError:
-                raise InputError("file", "its fields", "are nested too deeply") from None
+        yield
     except OSError as error:
         if error.errno not in BAD_PATH:
             raise
@@ -307,8 +323,10 @@ def read(file: Path) -> dict[str, Any]:
     if file.suffix not in (".toml", ".json"):
         raise InputError("file", str(file), "give a .toml or a .json file")
     try:
-        text = file.read_text(encoding="utf-8-sig")  # some editors put a byte order mark first
+        text = decoded(file.read_bytes())
         found = tomllib.loads(text) if file.suffix == ".toml" else json.loads(text, **ONCE)
+    except UnicodeDecodeError:
+        raise InputError("file", str(file), "cannot be read: save it as UTF-8") from None
     except ValueError as error:
         raise InputError("file", str(file), f"cannot be read: {error}") from None
     except RecursionError:
@@ -316,6 +334,17 @@ def read(file: Path) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise InputError("file", str(file), "give a table of fields")
     return found
+
+
+def decoded(content: bytes) -> str:
+    """A file's text in UTF-8, or as its byte order mark says, which some editors put first.
+
+    >>> decoded("γ = 1\\r\\n".encode("utf-16")), decoded(b"lr = 1")
+    ('γ = 1\\n', 'lr = 1')
+    """
+    wide = content[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+    text = content.decode("utf-16" if wide else "utf-8-sig")
+    return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
 def merged(fields: Mapping[str, Any], sets: list[str], short: Mapping[str, Any]) -> dict[str, Any]:
@@ -357,8 +386,8 @@ def value(text: str) -> Any:
         return known[plain.lower()]
     try:
         return ast.literal_eval(plain)
-    except (ValueError, SyntaxError):
-        return plain
+    except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
+        return plain  # what it stands for is refused by the field's name
 
 
 def configuration(fields: Mapping[str, Any]) -> "TrainConfig":
@@ -400,6 +429,16 @@ def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
         else:
             found[f"{prefix}{key}"] = each
     return found
+
+
+def save(target: Path, write: Callable[..., Any]) -> None:
+    """Write a table to a file; an error says to which."""
+    from paper_checks.result import named
+
+    try:
+        write(target, index=False)
+    except OSError as error:
+        raise named(error, target) from None
 
 
 def report(run: "Run") -> None:

@@ -64,14 +64,22 @@ def load_object(argument: str, path: str) -> Any:
     module, _, name = path.partition(":")
     if not module or not name:
         raise InputError(argument, repr(path), "write it as package.module:name")
-    if os.getcwd() not in sys.path and "" not in sys.path:
-        sys.path.insert(0, os.getcwd())
+    here = os.getcwd()
+    added = here not in sys.path and "" not in sys.path
+    if added:
+        sys.path.insert(0, here)
     try:
         found = importlib.import_module(module)
     except (Exception, SystemExit) as error:
         # Whatever a reader's module raises on import, the remedy is the reader's.
         remedy = f"{module} cannot be imported ({told(error)})"
         raise InputError(argument, repr(path), remedy) from None
+    finally:
+        os.chdir(here)  # where the files go, whatever the module does when it is imported
+        if added and here in sys.path:
+            # From now on behind all else: a file of the reader's may be called as one of Python's.
+            sys.path.remove(here)
+            sys.path.append(here)
     if not hasattr(found, name):
         raise InputError(argument, repr(path), f"{module} has no {name!r}")
     return getattr(found, name)
@@ -158,6 +166,7 @@ def measure_curvature(
     from rich.console import Console
 
     import hessian
+    from paper_checks.cli_training import save
     from paper_checks.context import check_device
     from sim import compare_radii
     from sim.data import load
@@ -220,7 +229,7 @@ def measure_curvature(
         console.print(f"Report: {out / 'index.html'}", highlight=False, soft_wrap=True)
     for target, write in ((csv, frame.to_csv), (parquet, frame.to_parquet)):
         if target is not None:
-            write(target, index=False)
+            save(target, write)
             console.print(f"Wrote {target}", highlight=False)
     return frame
 

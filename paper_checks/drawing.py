@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from html import escape
 from typing import Any
 
-from matplotlib import rc_context
+from matplotlib import rc_context, rcdefaults, rcParams
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
@@ -44,8 +44,13 @@ _STYLE: dict[Any, Any] = {
 
 @contextmanager
 def style(name: str) -> Iterator[None]:
-    """The house style; `name` salts the ids inside the SVG, so that two charts share none."""
-    with rc_context({**_STYLE, "svg.hashsalt": name}):
+    """The house style; `name` salts the ids inside the SVG, so that two charts share none.
+
+    A reader's own matplotlibrc has no part in it: it may ask for LaTeX, or other fonts.
+    """
+    with rc_context():
+        rcdefaults()
+        rcParams.update({**_STYLE, "svg.hashsalt": name})
         yield
 
 

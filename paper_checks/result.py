@@ -1,5 +1,6 @@
 """One finished check as a record, and the file that keeps all of them."""
 
+import errno
 import json
 import math
 import os
@@ -83,9 +84,28 @@ def write_atomically(path: Path, text: str) -> None:
         # mkstemp gives 0600; the report is meant to be served and sent.
         os.chmod(name, 0o644)
         os.replace(name, path)
+    except OSError as error:
+        Path(name).unlink(missing_ok=True)
+        raise named(error, path) from None
     except BaseException:
         Path(name).unlink(missing_ok=True)
         raise
+
+
+# Where nothing more can be written, whatever it is.
+FULL = (errno.ENOSPC, errno.EDQUOT)
+
+
+def named(error: OSError, path: Path) -> OSError:
+    """The error of a write, which often does not say of which file, with its name and the remedy.
+
+    >>> named(OSError(errno.ENOSPC, "No space left on device"), Path("a.csv"))
+    OSError(28, 'No space left on device; free some and start the same command again')
+    """
+    text = error.strerror or str(error)
+    if error.errno in FULL:
+        text += "; free some and start the same command again"
+    return OSError(error.errno, text, str(path))
 
 
 def write_results(path: Path, results: Iterable[Result]) -> None:

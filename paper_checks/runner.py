@@ -13,7 +13,14 @@ from paper_checks.errors import InputError
 from paper_checks.monitor import Monitor, Silent
 from paper_checks.profile import profile as profile_named
 from paper_checks.registry import build, resolve
-from paper_checks.result import Result, plain, read_results, write_atomically, write_results
+from paper_checks.result import (
+    FULL,
+    Result,
+    plain,
+    read_results,
+    write_atomically,
+    write_results,
+)
 from paper_checks.store import source_path
 from paper_checks.verdicts import INCONCLUSIVE
 
@@ -61,7 +68,7 @@ def run(
     `Interrupted` (a `KeyboardInterrupt`) when stopped, with every finished check on disk.
     """
     checks, context = _prepared(profile, only, out, dataset, data, device, fresh)
-    return execute(checks, context, Path(out), monitor or Silent())
+    return execute(checks, context, Path(out).expanduser(), monitor or Silent())
 
 
 def planned(
@@ -98,7 +105,7 @@ def _prepared(
     """The checks and what they share, after everything that can be refused; nothing is written."""
     sizes = profile_named(profile, dataset)
     ids = resolve(only)
-    folder = writable(Path(out))
+    folder = writable(Path(out).expanduser())
     context = Context(sizes, dataset, data, device, folder / MEASUREMENTS)
     context.fresh = fresh
     checks = [build(name) for name in ids]
@@ -165,7 +172,8 @@ def execute(checks: Sequence[Check], context: Context, out: Path, monitor: Monit
 def perform(check: Check, context: Context, monitor: Monitor) -> tuple[Result, Drawing | None]:
     """One check from measurement to result; an exception becomes an uncompleted result.
 
-    Raises `KeyboardInterrupt` where it was stopped, in a training run too.
+    Raises `KeyboardInterrupt` where it was stopped, in a training run too, and `OSError` where
+    the disk is full.
     """
     began = time.perf_counter()
     measurements: dict[str, Any] = {}
@@ -180,6 +188,8 @@ def perform(check: Check, context: Context, monitor: Monitor) -> tuple[Result, D
     except Exception as error:
         if _stopped(error):
             raise KeyboardInterrupt from error
+        if isinstance(error, OSError) and error.errno in FULL:
+            raise  # nothing that follows could be kept
         # One broken check must not cost the reader the others; the monitor shows the traceback.
         monitor.failed(check, error)
         completed = False

@@ -59,6 +59,9 @@ class Stream:
 
     def _lost(self, error: OSError) -> None:
         """From now on everything goes nowhere, what the stream still holds too."""
+        if isinstance(error, BlockingIOError) and wait_for_reader(self._stream):
+            self.flush()  # the reader was slow, and somebody has changed the stream meanwhile
+            return
         if self.error is None:
             self.error = error
         with suppress(OSError, ValueError, io.UnsupportedOperation):
@@ -80,12 +83,28 @@ def lenient() -> Iterator[tuple[Stream, Stream]]:
     before = sys.stdout, sys.stderr
     made = [Stream(_lenient(stream)) for stream in before]
     sys.stdout, sys.stderr = made
+    changed = [stream for stream in made if wait_for_reader(stream)]
     try:
         yield made[0], made[1]
     finally:
         for stream in made:
             stream.flush()
+        for stream in changed:
+            with suppress(OSError, ValueError):
+                os.set_blocking(stream.fileno(), False)
         sys.stdout, sys.stderr = before
+
+
+def wait_for_reader(stream: Any) -> bool:
+    """Let writes wait for a slow reader, where they did not; whether that was so.
+
+    A program that starts this one may have set the pipe that they share so, for itself.
+    """
+    with suppress(OSError, ValueError, AttributeError):
+        if not os.get_blocking(stream.fileno()):
+            os.set_blocking(stream.fileno(), True)
+            return True
+    return False
 
 
 def _lenient(stream: TextIO | None) -> TextIO:

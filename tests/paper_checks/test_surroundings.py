@@ -1,0 +1,184 @@
+"""The command in surroundings that nobody chose: hosts, folders, full disks, other people's rc."""
+
+import dataclasses
+import errno
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import matplotlib
+import pytest
+
+from paper_checks import cli_training, drawing, runner
+from paper_checks.streams import lenient
+
+from .test_streams import TRAIN, cblr, run
+
+
+def test_a_tilde_that_no_shell_has_seen_to(tmp_path, monkeypatch):
+    # bash leaves it in --out=~/runs
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    done = run(*TRAIN, "--out=~/run", "-q")
+    assert done.exit_code == 0, done.stderr
+    assert (tmp_path / "home" / "run" / "run.json").exists()
+    assert os.listdir(tmp_path) == ["home"]
+    done = run(*TRAIN, "--out=~nobody-of-this-name/run")
+    assert done.exit_code == 2
+    assert done.stderr.startswith("cblr: --out: '~nobody-of-this-name/run': ")
+    assert len(done.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    "text", ["{[]}", "{{}}", "[" * 300, "(" * 20000, "9**99", "...", "b'x'", "1j"]
+)
+def test_a_value_that_is_none(text):
+    done = run("train", "--epochs", 1, "--set", f"lr={text}")
+    assert done.exit_code == 2
+    assert done.stderr.startswith("cblr: lr: got ")
+    assert done.stderr.rstrip().endswith("give a number at least 0 and finite")
+
+
+def test_files_in_utf_16(tmp_path):
+    # As PowerShell writes what is sent to a file.
+    for encoding in ("utf-16", "utf-16-be"):
+        mark = "\ufeff" if encoding == "utf-16-be" else ""
+        (tmp_path / "a.toml").write_bytes(f"{mark}epochs = 0\r\n# γ\r\n".encode(encoding))
+        done = run("train", tmp_path / "a.toml")
+        assert done.stderr.startswith("cblr: epochs: got 0; give a whole number"), encoding
+    (tmp_path / "a.toml").write_bytes("epochs = 0 # für\n".encode("latin-1"))
+    done = run("train", tmp_path / "a.toml")
+    assert done.exit_code == 2
+    assert done.stderr.endswith("a.toml: cannot be read: save it as UTF-8\n")
+
+
+def test_a_slow_reader_of_a_pipe_that_does_not_wait(tmp_path):
+    # As the programs of a build server set it, or of an editor: 64 KiB, and then an error.
+    reading, writing = os.pipe()
+    os.set_blocking(writing, False)
+    words = [sys.executable, "-c", SPEAK]
+    process = subprocess.Popen(words, stdout=writing, stderr=subprocess.PIPE)
+    os.close(writing)
+    time.sleep(1.0)  # until the pipe is full
+    chunks = []
+    while chunk := os.read(reading, 4096):
+        chunks.append(chunk)
+    os.close(reading)
+    assert process.wait(60) == 0, process.stderr.read()
+    process.stderr.close()
+    assert b"".join(chunks) == b"".join(b"%06d\n" % k for k in range(57142))
+
+
+SPEAK = """
+from paper_checks.streams import lenient
+with lenient() as (output, _):
+    for k in range(57142):
+        print(f"{k:06d}")
+    output.flush()
+    raise SystemExit(output.error is not None)
+"""
+
+
+def test_a_pipe_is_left_as_it_was(monkeypatch):
+    reading, writing = os.pipe()
+    os.set_blocking(writing, False)
+    with open(writing, "w") as stream, open(reading):
+        monkeypatch.setattr(sys, "stdout", stream)
+        with lenient() as (output, _):
+            assert os.get_blocking(writing)
+            # Somebody who shares it changes it meanwhile.
+            os.set_blocking(writing, False)
+            output._lost(BlockingIOError(errno.EAGAIN, "write could not complete"))
+            assert os.get_blocking(writing)
+            assert output.error is None
+        assert not os.get_blocking(writing)
+        monkeypatch.undo()
+
+
+NETWORK = """
+import os, torch
+os.chdir("/")
+def NET(): return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 10))
+"""
+PYTHONS = ("calendar", "profile", "cProfile", "statistics", "numbers", "html", "secrets", "code")
+
+
+def test_files_of_the_reader_that_are_called_as_pythons(tmp_path):
+    for name in (*PYTHONS, "report", "utils", "models"):
+        (tmp_path / f"{name}.py").write_text(f"raise RuntimeError('{name} of the reader')")
+    (tmp_path / "mynet.py").write_text(NETWORK)
+    done = cblr(
+        *("curvature", "mynet:NET", "--samples", "8", "--out", "page", "--csv", "a.csv"),
+        cwd=tmp_path,
+        environment={"PYTHONSAFEPATH": "1", "PYTHONPATH": str(Path(__file__).parents[2])},
+    )
+    assert done.returncode == 0, done.stderr.decode()
+    assert (tmp_path / "page" / "index.html").exists()
+    assert (tmp_path / "a.csv").exists()
+
+
+def test_a_matplotlibrc_of_the_reader(tmp_path):
+    def chart():
+        with drawing.style("a"):
+            figure = drawing.figure()
+            axes = figure.subplots()
+            axes.plot([1, 2], [3, 4])
+            axes.set_title("γ of $R$")
+            return drawing.to_svg(figure, "a", "a title", "a text")
+
+    expected = chart()
+    theirs = {"text.usetex": True, "font.family": "monospace", "axes.facecolor": "red"}
+    with matplotlib.rc_context(theirs):
+        assert chart() == expected
+        assert matplotlib.rcParams["text.usetex"] is True
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
+def test_a_table_that_does_not_fit_on_the_disk(tmp_path):
+    (tmp_path / "grid.toml").write_text(
+        "[base]\nepochs = 1\nsamples = 64\nbatch_size = 32\nmodel_options.hidden = [4]\n"
+        "[grid]\nseed = [0, 1]\n"
+    )
+    sweep = ("sweep", tmp_path / "grid.toml", "-j", 1, "-q", "--out", tmp_path / "runs")
+    curvature = ("curvature", "mlp", "--samples", 8, "--out", tmp_path / "page")
+    for words in (sweep, curvature):
+        done = run(*words, "--csv", "/dev/full")
+        assert done.exit_code == 1, "a full disk is not the user's input"
+        line = done.stderr.splitlines()[-1]
+        assert line.startswith("cblr: /dev/full: No space left on device; free some and start")
+        assert "Traceback" not in done.stderr
+    assert len(list((tmp_path / "runs").glob("*/run.json"))) == 2
+
+
+@pytest.mark.parametrize("at", ["measurement", "results.json", "index.html"])
+def test_a_disk_that_is_full_in_an_audit(tmp_path, monkeypatch, at):
+    full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(tmp_path / "measurements"))
+
+    def measure(context):
+        raise full
+
+    performed, replaced = runner.perform, os.replace
+
+    def perform(check, *others):
+        if check.id == "eq9" and at == "measurement":
+            check = dataclasses.replace(check, measure=measure)
+        return performed(check, *others)
+
+    def replace(one, other):
+        if Path(other).name == at:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        replaced(one, other)
+
+    monkeypatch.setattr(runner, "perform", perform)
+    monkeypatch.setattr(os, "replace", replace)
+    done = run("audit", "--only", "eq4", "--only", "eq9", "--out", tmp_path)
+    assert done.exit_code == 1
+    assert "Traceback" not in done.stderr
+    assert done.stderr.splitlines()[-1].startswith(f"cblr: {tmp_path}/")
+    assert "No space left on device" in done.stderr.splitlines()[-1]
+
+
+def test_only_wrong_paths_are_bad_input():
+    assert not {errno.ENOSPC, errno.EDQUOT, errno.EIO} & cli_training.BAD_PATH
