@@ -3,10 +3,12 @@
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from paper_checks.check import Judgement, Measurements
-from paper_checks.figures._interval import log_ratio
+from paper_checks.figures._lines import group
 from paper_checks.numbers import short, spread
-from paper_checks.verdicts import CONTRADICTED, HOLDS, INCONCLUSIVE
+from paper_checks.statistics import UNDECIDED, Ratio, conclude, more, paired, ratio, too_few
 
 if TYPE_CHECKING:
     from paper_checks.context import Context
@@ -15,7 +17,10 @@ PROTOCOL = (
     "SGD with momentum 0.9 at one rate from the same initialisations, the same number of steps for "
     "the paper's 512, 2048 and 49152 of 50000.",
     "λ_max of the Hessian of the loss over a sample of the training images at the end.",
+    "Control: a rate that grows with n. Gradient descent at a rate η goes on sharpening up to "
+    "2(1 + m)/η (Cohen et al. 2021), so that at one rate only the noise sets batches apart.",
 )
+TOLD = {"one": "at one rate", "tuned": "each at its best rate", "grows": "at a rate growing with n"}
 
 
 def measure(context: "Context") -> dict[str, Any]:
@@ -25,20 +30,36 @@ def measure(context: "Context") -> dict[str, Any]:
     return sharp(context)
 
 
-def judge(measurements: Measurements, thresholds: Mapping[str, float]) -> Judgement:
+ARMS = ("one", "tuned", "grows")
+
+
+def growth(measurements: Measurements, rates: str) -> Ratio:
     """λ_max of the largest batch over that of the smallest, seed by seed."""
-    sizes = measurements["n"]
-    found = {
-        n: [row["sharpness"] for row in sorted(measurements["rows"], key=lambda r: r["seed"])
-            if row["n"] == n]
-        for n in sizes
-    }  # fmt: skip
-    if len(found[sizes[0]]) < thresholds["seeds"]:
-        return Judgement(INCONCLUSIVE, "> 1", None, "Too few seeds.")
-    mean, low, high = log_ratio(found[sizes[-1]], found[sizes[0]])
-    verdict = HOLDS if low > 1 else CONTRADICTED if high < 1 else INCONCLUSIVE
+    by_n = {
+        n: {
+            row["seed"]: row["sharpness"]
+            for row in measurements["rows"]
+            if (row["n"], row.get("rates", "one")) == (n, rates) and row["sharpness"] is not None
+        }
+        for n in (measurements["n"][-1], measurements["n"][0])
+    }
+    return ratio(*paired(*by_n.values()))
+
+
+def judge(measurements: Measurements, thresholds: Mapping[str, float]) -> Judgement:
+    """λ_max of the largest batch over that of the smallest, at one rate and at one that grows."""
+    ran = [arm for arm in ARMS if any(r.get("rates", "one") == arm for r in measurements["rows"])]
+    found = {arm: growth(measurements, arm) for arm in ran}
+    first, *others = found.values()
+    if first.freedom + 1 < thresholds["seeds"]:
+        return too_few("> 1", "Too few seeds.")
     reason = f"λ_max after {measurements['equal_steps']} steps: " + "; ".join(
-        f"n = {n} {short(sum(values) / len(values))}" for n, values in found.items()
+        f"n = {n} {short(float(np.mean(values)))}"
+        for n in measurements["n"]
+        if (values := group(measurements["rows"], "sharpness", n=n))
     )
-    reason += f". Largest over smallest batch {short(mean)} {spread((low, high))}."
-    return Judgement(verdict, "> 1", mean, reason, (low, high))
+    reason += ". Largest over smallest batch: " + "; ".join(
+        f"{TOLD[arm]} {short(each.value)} {spread(each.interval())}" for arm, each in found.items()
+    )
+    controls = [more(each, 1.0) for each in others] or [UNDECIDED]
+    return conclude(more(first, 1.0), controls, "> 1", first, f"{reason}.")

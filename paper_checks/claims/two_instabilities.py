@@ -2,54 +2,73 @@
 
 from collections.abc import Mapping
 
+import numpy as np
+
 from paper_checks.check import Judgement, Measurements
-from paper_checks.figures._interval import t_interval
-from paper_checks.figures._lines import group
+from paper_checks.figures._whole import arm
 from paper_checks.figures.fig8 import PROTOCOL as CURVES
-from paper_checks.figures.fig8 import measure
+from paper_checks.figures.fig8 import deviations, measure
 from paper_checks.numbers import short, spread
-from paper_checks.verdicts import CONTRADICTED, HOLDS, IN_PART, INCONCLUSIVE
+from paper_checks.statistics import (
+    UNDECIDED,
+    all_of,
+    conclude,
+    in_parts,
+    more,
+    paired,
+    ratio,
+    too_few,
+)
 
 __all__ = ["PROTOCOL", "judge", "measure"]
 
 PROTOCOL = (
     *CURVES,
-    "At equal steps: the smallest n against the next one for the randomness; among the n from the "
-    "paper's 8192 on, whether the one of the shortest path fluctuates most for the small steps.",
+    "At equal steps: the smallest n against the next one for the randomness; and the largest n at "
+    "one rate against itself at the rate that grows with n, which takes longer steps. If small "
+    "steps make it unstable, longer ones must calm it.",
 )
 
 
+def at_largest(measurements: Measurements, column: str, rates: str) -> dict[int, float]:
+    """By seed, the column at the largest n in whole batches."""
+    return {
+        row["seed"]: row[column]
+        for row in arm(measurements, "steps", rates=rates)
+        if row["n"] == measurements["n"][-1] and row[column] is not None
+    }
+
+
 def judge(measurements: Measurements, thresholds: Mapping[str, float]) -> Judgement:
-    """Both halves of the sentence, by intervals."""
-    rows, sizes = measurements["rows"], measurements["n"]
-
-    def read(n: int, column: str) -> tuple[float, float, float]:
-        return t_interval(group(rows, column, series="steps", n=n))
-
-    few = min(len(group(rows, "absolute", series="steps", n=n)) for n in sizes)
-    if few < thresholds["seeds"] or len(sizes) < 4:
-        return Judgement(INCONCLUSIVE, "> 1", None, "Too few seeds or batch sizes.")
-    randomness = read(sizes[0], "absolute")[1] > read(sizes[1], "absolute")[2]
-    large = sizes[len(sizes) // 2 :]
-    shortest = min(large, key=lambda n: read(n, "path")[0])
-    others = [n for n in large if n != shortest]
-    small_steps = all(read(shortest, "absolute")[1] > read(n, "absolute")[2] for n in others)
-    verdict = (
-        HOLDS
-        if randomness and small_steps
-        else IN_PART
-        if randomness or small_steps
-        else CONTRADICTED
-    )
-    first = read(sizes[0], "absolute")[0] / read(sizes[1], "absolute")[0]
-    rival = max(others, key=lambda n: read(n, "absolute")[0])
-    last = read(shortest, "absolute")[0] / read(rival, "absolute")[0]
+    """Both halves of the sentence, by intervals of ratios."""
+    sizes, found = measurements["n"], deviations(measurements, "absolute")
+    if not found or len(found[0]) < thresholds["seeds"] or len(sizes) < 3:
+        return too_few("> 1", "Too few seeds or batch sizes.")
+    randomness = ratio(found[0], found[1])
     reason = (
-        f"n = {sizes[0]} fluctuates {short(first)} times as much as n = {sizes[1]}"
-        f"{'' if randomness else ' (not apart by the intervals)'}: the randomness of small "
-        f"batches. Of the large ones n = {shortest} has the shortest path "
-        f"({short(read(shortest, 'path')[0])}) and fluctuates {short(last)} times as much as "
-        f"n = {rival} (path {short(read(rival, 'path')[0])}), "
-        f"{short(read(shortest, 'absolute')[0])} {spread(read(shortest, 'absolute')[1:])}."
+        f"n = {sizes[0]} fluctuates {short(randomness.value)} times "
+        f"{spread(randomness.interval())} as much as n = {sizes[1]}: the randomness of small "
+        "batches. "
     )
-    return Judgement(verdict, "> 1", last, reason)
+    small_steps, second = None, UNDECIDED
+    arms = [at_largest(measurements, "absolute", rates) for rates in ("one", "grows")]
+    if len(paired(*arms)[0]) >= thresholds["seeds"]:
+        small_steps = ratio(*paired(*arms))
+        second = more(small_steps, 1.0)
+        paths = (at_largest(measurements, "path", rates) for rates in ("one", "grows"))
+        longer = 1 / float(np.mean(np.divide(*map(np.array, paired(*paths)))))
+        reason += (
+            f"n = {sizes[-1]} at one rate fluctuates {short(small_steps.value)} times "
+            f"{spread(small_steps.interval())} as much as at the rate that grows with n, where its "
+            f"path is {short(longer)} times as long."
+        )
+    else:
+        reason += "The rate that grows with n was not run."
+    first = more(randomness, 1.0)
+    return conclude(
+        in_parts(first, second),
+        [all_of(first, second)],
+        "> 1",
+        randomness if small_steps is None else small_steps,
+        reason,
+    )

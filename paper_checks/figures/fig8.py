@@ -3,13 +3,25 @@
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from paper_checks import drawing
 from paper_checks.check import Drawing, Judgement, Measurements
-from paper_checks.figures._interval import log_ratio, t_interval
-from paper_checks.figures._lines import PALETTE, banded, by_size
+from paper_checks.figures._lines import PALETTE, banded
+from paper_checks.figures._whole import arm, by_seed
 from paper_checks.numbers import short, spread
+from paper_checks.statistics import (
+    UNDECIDED,
+    Decision,
+    Ratio,
+    all_of,
+    any_of,
+    conclude,
+    more,
+    ratio,
+    too_few,
+)
 from paper_checks.training import whole
-from paper_checks.verdicts import CONTRADICTED, HOLDS, IN_PART, INCONCLUSIVE
 
 if TYPE_CHECKING:
     from paper_checks.context import Context
@@ -17,10 +29,11 @@ if TYPE_CHECKING:
 PROTOCOL = (
     "SGD with momentum 0.9 at one rate for every n; the loss of each batch before its step.",
     "The fluctuation: from the second half of the steps, the deviation that is left when the "
-    "trend is taken out (second differences), at the same number of steps for every n; and over "
-    "the mean loss there.",
-    "The paper's own curves have equal epochs, in which large batches are still falling when "
-    "small ones have settled.",
+    "trend is taken out (second differences), at the same number of steps for every n. At equal "
+    "epochs, as in the paper, large batches are still falling when small ones have settled.",
+    "Controls: whole batches only, or a smaller one at the end of each epoch (49152 of 50000 "
+    "leave 848, whose loss is of another size of batch); one rate, or one that grows with n as in "
+    "the paper's pair, 0.005 at 512 and 0.05 at 8192.",
 )
 
 
@@ -29,57 +42,77 @@ def measure(context: "Context") -> dict[str, Any]:
     return whole(context)
 
 
-def deviations(measurements: Measurements, column: str) -> list[list[float]]:
-    """The seeds' fluctuations at equal steps, one list for each n."""
-    return by_size(measurements, column, series="steps")
+# What the curves may be of: whole batches or a smaller one at the end of each epoch, which is what
+# PyTorch's loader does if not told otherwise; one rate, or one that grows with n.
+ARMS = {
+    "whole batches": {"remainder": False, "rates": "one"},
+    "whole batches, rate growing with n": {"remainder": False, "rates": "grows"},
+    "with the remainder's batch": {"remainder": True, "rates": "one"},
+}
 
 
-def u_shaped(found: Sequence[Sequence[float]]) -> bool:
-    """Whether some middle value lies below both ends by their 95 % intervals.
+def deviations(
+    measurements: Measurements, column: str, name: str = "whole batches"
+) -> list[list[float]]:
+    """The fluctuations at equal steps, a list for each n, of the seeds that have all of them."""
+    rows = arm(measurements, "steps", **ARMS[name])  # type: ignore[arg-type]
+    return np.transpose(by_seed(rows, column, measurements["n"])).tolist()
 
-    >>> u_shaped([[3.0, 3.1], [1.0, 1.1], [3.0, 3.1]]), u_shaped([[3.0, 3.1], [2, 2.1], [1, 1.1]])
-    (True, False)
+
+def ends_over(found: Sequence[Sequence[float]], middle: int) -> tuple[Ratio, Ratio]:
+    """The fluctuation at the smallest and at the largest n over that at a middle one."""
+    return ratio(found[0], found[middle]), ratio(found[-1], found[middle])
+
+
+def u_shaped(found: Sequence[Sequence[float]]) -> Decision:
+    """Whether some middle n lies below both ends, seed by seed; each has its chance.
+
+    >>> shaped = u_shaped([[3.0, 3.1, 3.2], [1.0, 1.1, 1.0], [3.0, 3.3, 3.1]])
+    >>> shaped.holds, u_shaped([[3.0, 3.1, 3.2], [2.0, 2.1, 2.0], [1.0, 1.1, 1.0]]).fails
+    (True, True)
     """
-    ends = [t_interval(found[0]), t_interval(found[-1])]
-    middles = [t_interval(each) for each in found[1:-1]]
-    lowest = min(middles, key=lambda each: each[0])
-    return all(lowest[2] < end[1] for end in ends)
+    if not found or len(found) < 3:
+        return UNDECIDED
+    return any_of(
+        *(
+            all_of(*(more(each, 1.0) for each in ends_over(found, middle)))
+            for middle in range(1, len(found) - 1)
+        )
+    )
 
 
 def judge(measurements: Measurements, thresholds: Mapping[str, float]) -> Judgement:
-    """U-shaped as it is, or only over the loss."""
+    """U-shaped in whole batches at either rate, or only with the remainder's batch."""
     sizes = measurements["n"]
-    absolute = deviations(measurements, "absolute")
-    relative = deviations(measurements, "relative")
-    few = min(len(each) for each in absolute)
+    found = {name: deviations(measurements, "absolute", name) for name in ARMS}
+    whole_batches = found["whole batches"]
+    few = len(whole_batches[0]) if whole_batches else 0
     if few < thresholds["seeds"] or len(sizes) < thresholds["sizes"]:
-        return Judgement(INCONCLUSIVE, "U-shaped", None, "Too few seeds or batch sizes.")
-    if u_shaped(absolute):
-        verdict = HOLDS
-    elif u_shaped(relative):
-        verdict = IN_PART
-    else:
-        verdict = CONTRADICTED
-    found = [t_interval(each) for each in absolute]
-    low, largest = found[-1][0] / found[0][0], absolute[-1]
-    calmest = min(absolute[1:-1], key=lambda each: t_interval(each)[0])
-    # A seed whose run diverged has no deviation, and its pair is gone.
-    pairs = len(calmest) == len(largest)
-    alone = (t_interval(calmest)[0] / found[-1][0],)
-    high, *ends = log_ratio(calmest, largest) if pairs else alone
-    reason = (
-        f"Detrended deviation of the loss per step at {measurements['equal_steps']} steps: "
-        + "; ".join(
-            f"n = {n} {short(each[0])} {spread(each[1:])}"
-            for n, each in zip(sizes, found, strict=True)
+        return too_few("U-shaped", "Too few seeds or batch sizes.")
+    decisions = {name: u_shaped(each) for name, each in found.items() if each}
+    calmest = min(range(1, len(sizes) - 1), key=lambda k: sum(whole_batches[k]))
+    low, high = ends_over(whole_batches, calmest)
+    told = []
+    for name, each in found.items():
+        if not each:
+            told.append(f"{name}: not run")
+            continue
+        middle = min(range(1, len(sizes) - 1), key=lambda k: sum(each[k]))
+        first, last = ends_over(each, middle)
+        told.append(
+            f"{name}: "
+            + ", ".join(short(sum(values) / len(values)) for values in each)
+            + f"; over n = {sizes[middle]}, the calmest middle one, the smallest is "
+            f"{short(first.value)} times {spread(first.interval())} and the largest "
+            f"{short(last.value)} times {spread(last.interval())}"
         )
-        + ". Over the mean loss: "
-        + ", ".join(short(t_interval(each)[0]) for each in relative)
-        + f". The largest batch fluctuates {short(low)} times as much as the smallest; the calmest "
-        f"middle one {short(high)} times {spread(ends) if ends else ''} as much as the largest; "
-        "below 1 it would be U-shaped."
+    reason = (
+        f"Detrended deviation of the loss per step at {measurements['equal_steps']} steps, for n = "
+        f"{', '.join(map(str, sizes))}. " + ". ".join(told) + "."
     )
-    return Judgement(verdict, "< 1", high, reason, (ends[0], ends[1]) if ends else None)
+    controls = [decisions.get(name, UNDECIDED) for name in list(ARMS)[:2]]
+    least = min(low, high, key=lambda each: each.value)
+    return conclude(any_of(*decisions.values()), controls, "> 1", least, reason)
 
 
 def draw(measurements: Measurements) -> Drawing:
@@ -104,19 +137,21 @@ def draw(measurements: Measurements) -> Drawing:
         left.set_ylim(0, 3)
         # Apart from the curves, which fill the panel.
         left.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3)
-        banded(right, sizes, deviations(measurements, "absolute"), 0, "deviation of the loss")
-        banded(right, sizes, deviations(measurements, "relative"), 1, "over the mean loss")
+        for number, name in enumerate(ARMS):
+            if values := deviations(measurements, "absolute", name):
+                banded(right, sizes, values, number, name)
         right.set_xscale("log")
         right.set_yscale("log")
         right.set_xticks(sizes, [str(n) for n in sizes], rotation=45)
         right.minorticks_off()
         right.set_xlabel("batch size n")
-        right.set_ylabel(f"detrended, {measurements['equal_steps']} steps each")
+        right.set_ylabel("deviation of the loss per step")
+        right.set_title(f"trend taken out, {measurements['equal_steps']} steps each", loc="left")
         right.legend()
     alt = (
         "Left: loss curves for each batch size at equal epochs. Right: detrended fluctuation of "
         "the loss against n at equal steps: "
-        + ", ".join(short(t_interval(each)[0]) for each in deviations(measurements, "absolute"))
+        + ", ".join(short(sum(v) / len(v)) for v in deviations(measurements, "absolute"))
         + "."
     )
     caption = (

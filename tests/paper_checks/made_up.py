@@ -176,3 +176,53 @@ def steps_like_epochs(found, **changes):
         if row["series"] == "steps":
             for name, change in changes.items():
                 row[name] = [change(row["n"], value) for value in row[name]]
+
+
+WHOLE = ((False, "one"), (False, "grows"), (True, "one"))
+
+
+def whole(rng, noise=0.02, paths=(1,) * 4, accuracy=None, steps=None, absolute=None):
+    """Paths and accuracies by n, `steps` for the accuracies at equal steps, fluctuation by arm.
+
+    `absolute[remainder, rates]` is the fluctuation by n; arms that it lacks are flat.
+    """
+    absolute = absolute or {}
+    rows, curves = [], {}
+    for series in ("epochs", "steps"):
+        for n in SIZES:
+            curves[f"{series}-{n}"] = {
+                "epoch": [0, 1],
+                "stride": [0.1 / n, 0.05 / n],
+                "path": [1.0, 1.0],
+                "displacement": [0.5, 0.5],
+                "accuracy": [0.5, 0.9],
+                "step": [0, 1, 2],
+                "loss": [2.0, 1.0, 0.5],
+            }
+        for remainder, rates in WHOLE:
+            for seed in SEEDS:
+                for k, n in enumerate(SIZES):
+                    known = steps if series == "steps" and steps is not None else accuracy
+                    reached = known[k] if known else rng.uniform(0.1, 0.9)
+                    size = absolute.get((remainder, rates), (1,) * 4)[k]
+                    far = paths[k] * float(np.exp(noise * rng.normal()))
+                    rows.append(
+                        {"series": series, "n": n, "seed": seed, "steps": 10, "loss": 0.5}
+                        | {"remainder": remainder, "rates": rates, "accuracy": reached}
+                        | {"path": far, "displacement": far / 2}
+                        | {"absolute": size * float(np.exp(noise * rng.normal())), "relative": 1.0}
+                    )
+    facts = {"n": SIZES, "lr": 0.02, "epochs": 2, "equal_steps": 10}
+    return BASE | facts | {"rows": rows, "curves": curves}
+
+
+def sharp(rng, one=3.0, grows=3.0, noise=0.05):
+    """λ_max of the largest n where that of the others is 3."""
+    rows = [
+        {"n": n, "seed": seed, "rates": rates, "accuracy": 0.9, "loss": 0.1}
+        | {"sharpness": middle * float(np.exp(noise * rng.normal()))}
+        for rates, largest in (("one", one), ("grows", grows))
+        for n, middle in ((15, 3.0), (59, 3.0), (1413, largest))
+        for seed in SEEDS
+    ]
+    return BASE | {"n": [15, 59, 1413], "equal_steps": 240, "rows": rows}

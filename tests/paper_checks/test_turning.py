@@ -259,15 +259,6 @@ def grown():
     return found
 
 
-def sharp():
-    rows = [
-        {"n": n, "seed": seed, "sharpness": value}
-        for n, middle in ((15, 3.0), (59, 3.0), (1413, 9.0))
-        for seed, value in enumerate(V.around(middle, 5, 0.05))
-    ]
-    return V.BASE | {"n": [15, 59, 1413], "equal_steps": 240, "rows": rows}
-
-
 def costly():
     return {"parameters": 10**6, "gradient_seconds": [1.0, 1.0], "diagonal_seconds": [5e3, 5e3]}
 
@@ -300,13 +291,13 @@ TURNS: dict[str, tuple[Make, dict[str, Callable[[dict], None]]]] = {
     ),
     "fig3": (falling, {"constant": scaled("mean", 0.5**0.5, "curves")}),
     "fig4": (true("fig4"), {"labels": relabelled(REVERSED)}),
-    "fig5": (V.whole, {"labels": relabelled(REVERSED)}),
+    "fig5": (true("fig5"), {"labels": relabelled(REVERSED)}),
     "fig6": (
         lambda: build("fig6").measure(None),
         {"constant": lambda found: found.update(lr=2 * found["lr"])},
     ),
     "fig7": (true("fig7"), {"labels": relabelled(REVERSED)}),
-    "fig8": (V.whole, {"labels": relabelled((0, 3, 2, 1))}),
+    "fig8": (true("fig8"), {"labels": relabelled((0, 3, 2, 1))}),
     "fig9": (
         lambda: V.discarded(GROWS["holds"]),
         {"controls": exchange("small", "random"), "labels": exchange("small", "large")},
@@ -542,8 +533,8 @@ TURNS: dict[str, tuple[Make, dict[str, Callable[[dict], None]]]] = {
         true("claim-training-longer"),
         {"controls": swapped("series", "epochs", "steps")},
     ),
-    "claim-sharp-minima": (sharp, {"labels": swapped("n", 15, 1413)}),
-    "claim-two-instabilities": (V.whole, {"labels": relabelled(ROTATED)}),
+    "claim-sharp-minima": (true("claim-sharp-minima"), {"labels": swapped("n", 15, 1413)}),
+    "claim-two-instabilities": (true("claim-two-instabilities"), {"labels": relabelled(ROTATED)}),
     "claim-other-enlargers": (
         lambda: V.enlarged(2.0, 2.0, 2.0),
         {"controls": lambda found: found["values"].update(plain=V.around(3.0, 6))},

@@ -1,0 +1,33 @@
+"""Reading the runs at one rate for all batch sizes, with their controls."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from paper_checks.check import Measurements
+
+Row = Mapping[str, Any]
+
+
+def arm(
+    measurements: Measurements, series: str, *, remainder: bool = False, rates: str = "one"
+) -> list[Row]:
+    """The rows of one series and control: whole batches at one rate, if not said otherwise."""
+    return [
+        row
+        for row in measurements["rows"]
+        if row["series"] == series
+        and row.get("remainder", False) == remainder
+        and row.get("rates", "one") == rates
+    ]
+
+
+def by_seed(rows: Sequence[Row], column: str, sizes: Sequence[int]) -> list[list[float]]:
+    """The column at each n, a list for each seed that has it at every n.
+
+    >>> by_seed([{"n": 1, "seed": 0, "x": 2.0}, {"n": 4, "seed": 0, "x": 3.0}], "x", [1, 4])
+    [[2.0, 3.0]]
+    """
+    found = {(row["seed"], row["n"]): row[column] for row in rows}
+    seeds = sorted({seed for seed, _ in found})
+    table: list[list[Any]] = [[found.get((seed, n)) for n in sizes] for seed in seeds]
+    return [values for values in table if None not in values]
