@@ -113,7 +113,7 @@ def write_frame(path: Path, frame: pd.DataFrame) -> str:
 def write_tensors(path: Path, value: Any) -> str:
     """Tensors and plain values as `torch.save` writes them, whole or not at all; its SHA-256."""
     memory = io.BytesIO()
-    with _SAVING:  # the option is the process's
+    with _SAVING:  # in older releases of torch the option is the process's
         checked = torch.serialization.get_crc32_options()
         try:
             torch.serialization.set_crc32_options(True)  # by which `read_tensors` knows damage
