@@ -254,6 +254,8 @@ def start(folder, grid, jobs, output=subprocess.PIPE):
         stderr=output,
         text=True,
         start_new_session=True,
+        # Where the tests run in a shell's background, SIGINT is ignored and that is inherited.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
 
 
@@ -264,20 +266,18 @@ def test_an_interrupted_sweep_leaves_what_can_go_on(number, jobs, tmp_path):
     long = GRID.replace("epochs = 3", "epochs = 4000")
     (tmp_path / "grid.toml").write_text(long)
     process = start(tmp_path / "runs", str(tmp_path / "grid.toml"), jobs)
-    deadline = time.monotonic() + 60
+    # However long that takes on a loaded machine: the suite's own limit ends a test that hangs.
     while len(list((tmp_path / "runs").glob("*/checkpoint.pt"))) < jobs:
-        assert time.monotonic() < deadline
+        assert process.poll() is None, process.communicate()
         time.sleep(0.05)
     process.send_signal(number)
-    _, errors = process.communicate(timeout=60)
+    _, errors = process.communicate()
     assert process.returncode == 130, errors
     assert errors.strip().splitlines()[-1].endswith("start the same sweep again to go on")
     assert "Traceback" not in errors
     # Nobody trains any more.
-    deadline = time.monotonic() + 20
     for folder in (tmp_path / "runs").iterdir():
         while True:
-            assert time.monotonic() < deadline
             try:
                 with _store.locked(folder):
                     break
@@ -295,7 +295,7 @@ def test_terminated_before_there_is_a_run(tmp_path):
     while "libtorch" not in Path(f"/proc/{process.pid}/maps").read_text():
         time.sleep(0.01)
     process.terminate()
-    _, errors = process.communicate(timeout=60)
+    _, errors = process.communicate()
     assert process.returncode == 130, errors
     assert errors.startswith(b"cblr: interrupted")
     assert len(errors.splitlines()) == 1
