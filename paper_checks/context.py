@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
+    from paper_checks.recording import Recorder
     from sim.data import Dataset
 
 # Images on which the exact diagonal is compared with differences of the loss's value.
@@ -60,7 +61,8 @@ class Snapshot:
 class Context:
     """Data, network and curvature for one audit; everything is made when first asked for.
 
-    What was measured is kept in `folder`, if one is given, and read from there the next time.
+    What was measured is kept in `folder`, if one is given, and read from there the next time. With
+    a `ledger` every training run is a row of it; where that does not train, no data are needed.
 
     Raises `InputError` for a device that is not there.
     """
@@ -72,8 +74,10 @@ class Context:
         data: str | os.PathLike[str] | None = None,
         device: str | None = None,
         folder: Path | None = None,
+        ledger: "Recorder | None" = None,
     ) -> None:
         self.profile = profile
+        self.ledger = ledger
         self.folder = folder
         # Whether to measure anew what is kept; it is then replaced.
         self.fresh = False
@@ -96,6 +100,9 @@ class Context:
         """The training split."""
         from sim.data import load
 
+        if self.ledger is not None and not self.ledger.trains:
+            absent: Any = self.ledger.absent(self.name)
+            return absent
         return load(self.name, root=self.root).to(self.device)
 
     @cached_property
@@ -222,6 +229,9 @@ class Context:
 
         `kept_seconds` grows by the time that a measurement read from disk once took.
         """
+        if self.ledger is not None and key not in self._shared:
+            self._shared[key] = plain(make(self))
+            self.kept_seconds += self.ledger.taken()
         if key not in self._shared:
             read = self.folder is not None and not self.fresh
             record = self.store.get(key, make) if read else None

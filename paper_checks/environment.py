@@ -2,6 +2,7 @@
 
 import os
 import platform
+import subprocess
 from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -50,3 +51,36 @@ def hardware() -> dict[str, Any]:
     except (AttributeError, OSError, ValueError):
         return found
     return found | {"memory_gib": round(memory / 2**30, 1)}
+
+
+@lru_cache(maxsize=1)
+def commit() -> str:
+    """The commit of this checkout, with a `+` where its code was changed since; else `unknown`.
+
+    >>> len(commit()) in (7, 12, 13)
+    True
+    """
+    here = Path(__file__).resolve().parent
+    top = _git(here, "rev-parse", "--show-toplevel")
+    if top is None or Path(top) != here.parent:
+        return "unknown"
+    name = _git(here, "rev-parse", "HEAD") or "unknown"
+    packages = ("theory", "hessian", "sim", "paper_checks")
+    changed = _git(Path(top), "status", "--porcelain", "--", *(f"{p}/*.py" for p in packages))
+    return name[:12] + ("+" if changed else "")
+
+
+def _git(folder: Path, *words: str) -> str | None:
+    """What git answers there, or nothing where it has none."""
+    try:
+        done = subprocess.run(
+            ("git", "-C", str(folder), *words), capture_output=True, text=True, timeout=30
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip() if done.returncode == 0 else None
+
+
+def machine() -> str:
+    """The kind of processor, without a host's name."""
+    return f"{platform.machine()}, {_processor()}"

@@ -1,7 +1,7 @@
 """How long the checks will take, said beforehand."""
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
@@ -10,6 +10,7 @@ from paper_checks.check import Check
 
 if TYPE_CHECKING:
     from paper_checks.context import Context
+    from sim.training import TrainConfig
 
 # Seconds of what does not depend on the profile's network, measured on two cores of 2.5 GHz.
 _FIXED = {
@@ -23,8 +24,12 @@ _SMALL = ("claim-other-enlargers",)
 _EQUATION = 0.4
 # The exact diagonal with its statistics, in gradients of its sample.
 _DIAGONAL = 40.0
-# Weight tensors of ResNet-18.
+# The same with its curvature, of a step of CBLR, and of an entry's exact value on ResNet-18.
+_EXACT = 20.0
+_ENTRY = 6.0
 _WEIGHT_TENSORS = 21
+# Three forward passes more beside the forward and backward pass of a step.
+_DECREASE = 2.0
 # Seconds that one timing of a step may go on, and what was timed in each context.
 _TIMING = 0.3
 _TIMINGS: "WeakKeyDictionary[Context, dict[str, float]]" = WeakKeyDictionary()
@@ -61,19 +66,26 @@ def told(found: Sequence[Estimate]) -> list[str]:
     width = max((len(each.id) for each in found), default=0)
     total = sum(each.seconds for each in found)
     return [
-        *(f"{each.id:{width}}  {_time(each.seconds)}" for each in found),
-        f"{len(found)} checks, about {_time(total)}",
+        *(f"{each.id:{width}}  {duration(each.seconds)}" for each in found),
+        f"{len(found)} checks, about {duration(total)}",
     ]
 
 
-def _time(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """Seconds in the unit that suits them.
+
+    >>> duration(7200.0)
+    '2.0 h'
+    """
     for limit, unit, name in ((100, 1, "s"), (5400, 60, "min"), (172_800, 3600, "h")):
         if seconds < limit:
             return f"{seconds / unit:.1f} {name}"
     return f"{seconds / 86_400:.1f} d"
 
 
-_TRAINING = {
+# The sweeps that a check of training reads, by their names in `paper_checks.training`. `long` is
+# part of `tuned` where runs are not kept one by one.
+TRAINING: Mapping[str, tuple[str, ...]] = {
     "fig1": ("tuned",),
     "fig4": ("first-epoch",),
     "fig5": ("whole",),
@@ -84,8 +96,8 @@ _TRAINING = {
     "fig16": ("compared",),
     "fig-cblr": ("rules",),
     "fig-spread": ("warmup",),
-    "claim-large-batch-doomed": ("tuned",),
-    "claim-training-stuck": ("tuned",),
+    "claim-large-batch-doomed": ("tuned", "long"),
+    "claim-training-stuck": ("tuned", "long"),
     "claim-two-instabilities": ("whole",),
     "claim-gap-worsens": ("tuned",),
     "claim-warmup-flattens": ("warmup",),
@@ -95,7 +107,7 @@ _TRAINING = {
     "claim-discarding-fades": ("discarding",),
     "claim-first-epoch-amplifies": ("schedules",),
     "claim-schedule-is-step-length": ("schedules",),
-    "claim-training-longer": ("tuned",),
+    "claim-training-longer": ("tuned", "long"),
     "claim-sharp-minima": ("sharp",),
     "claim-layer-wise-necessary": ("rules",),
 }
@@ -113,10 +125,10 @@ _BORROWED = {
 
 def needs(name: str, context: "Context") -> tuple[str, ...]:
     """The shared measurements that the check `name` reads."""
-    if name in _TRAINING:
+    if name in TRAINING:
         same = context.profile.compares == context.profile.trains
-        sweeps = ("rules" if sweep == "compared" and same else sweep for sweep in _TRAINING[name])
-        return tuple(f"training-{sweep}" for sweep in sweeps)
+        sweeps = ("rules" if sweep == "compared" and same else sweep for sweep in TRAINING[name])
+        return tuple(f"training-{sweep}" for sweep in sweeps if sweep != "long")
     if name in _BORROWED:
         return _BORROWED[name]
     if name in _OWN:
@@ -149,67 +161,89 @@ def _seconds(key: str, context: "Context") -> float:
 
 def _training_seconds(sweep: str, context: "Context") -> float:
     """Every step of the sweep, at what one step takes here: an overhead and a time per image."""
-    from paper_checks.training import lab
+    return sum(
+        config_seconds(context, config) / (8 if lanes else 1)
+        for config, lanes in _configs(sweep, context)
+    ) + _beside(sweep, context)
 
-    found = lab(context, context.profile.compares if sweep == "compared" else None)
-    model, options = found.base.model, found.base.model_options
-    dtype = found.base.dtype
+
+def config_seconds(context: "Context", config: "TrainConfig") -> float:
+    """One run: its steps at what a step takes here, and what is measured beside."""
+    per_image, overhead = _speed(context, config.model, config.model_options, config.dtype)
+    steps, images = work(config, len(context.dataset))
+    return steps * overhead + images * per_image
+
+
+def work(config: "TrainConfig", total: int) -> tuple[int, float]:
+    """The steps of a run, and for how many images a gradient is taken, all measuring included.
+
+    >>> from sim.training import TrainConfig
+    >>> work(TrainConfig(epochs=2, batch_size=64, measure={"test_every": 0}), 128)
+    (4, 256.0)
+    """
+    plan, rates = config.plan(min(total, config.samples or total))
+    images = float(sum(each.steps * each.batch_size for each in plan))
+    if config.optimizer == "cblr":
+        interval = dict(config.optimizer_options).get("refresh_interval") or 1
+        images += _EXACT * (config.curvature_of or config.batch_size) * len(rates) / interval
+    if config.measure.decrease_every:
+        images *= 1 + _DECREASE / config.measure.decrease_every
+    if config.measure.curvature_every:
+        count = len(rates) // config.measure.curvature_every + 1
+        images += _EXACT * config.measure.curvature_samples * count
+    if config.measure.test_every:
+        # A fifth as many images are tested as there are to train on, forwards only.
+        images += total / 5 / 3 * (len(plan) // config.measure.test_every)
+    return len(rates), images
+
+
+def _configs(sweep: str, context: "Context") -> "Iterator[tuple[TrainConfig, bool]]":
+    """Every run of a sweep, and whether it trains as one of several lanes."""
+    from paper_checks import training
+    from paper_checks.training import _compared, _rules, _sharp
+
+    if sweep == "sharp":
+        cells = list(_sharp.cells(context))
+    elif sweep in ("rules", "compared"):
+        network = context.profile.compares if sweep == "compared" else None
+        found = training.lab(context, network)
+        which = _compared.FIRST_ORDER if sweep == "compared" else tuple(training.GAMMAS)
+        cells = [
+            cell
+            for series in ("epochs", "steps")
+            for paper in training.RULE_SIZES
+            for cell in _rules.local_cells(found, which, series, paper)
+        ]
+    else:
+        cells = list(training.SWEEPS[sweep].cells(context))
+    lanes = training.lab(context).vectorise
+    for cell in cells:
+        for run in (*cell.first(), *cell.second(0)):
+            config = run.arm.config
+            yield config, lanes and config.model == "mlp" and config.optimizer != "cblr"
+
+
+def _beside(sweep: str, context: "Context") -> float:
+    """The seconds of what is measured after the runs: exact values, largest eigenvalues."""
+    from paper_checks import training
+    from paper_checks.training import _sharp
+
+    found = training.lab(context, context.profile.compares if sweep == "compared" else None)
+    per_image, _ = _speed(context, found.base.model, found.base.model_options, found.base.dtype)
+    if sweep == "sharp":
+        return 60 * 1024 * per_image * sum(cell.runs() for cell in _sharp.cells(context))
+    if sweep == "compared":
+        return _ENTRY * 256 * 2 * training.ENTRIES * _WEIGHT_TENSORS * per_image
+    return 0.0
+
+
+def _speed(
+    context: "Context", model: str, options: Mapping[str, Any], dtype: str
+) -> tuple[float, float]:
+    """Seconds for one more image, and for a step without any."""
     large, small = (_step_seconds(context, model, options, n, dtype) for n in (256, 8))
     per_image = max(0.0, (large - small) / 248)
-    overhead = max(small - 8 * per_image, 0.0)
-    if found.vectorise:
-        # Lanes share the overhead of a step, which is larger for all the measuring.
-        lanes = len(found.seeds)
-        overhead = 8 * overhead / lanes
-    return sum(count * (overhead + n * per_image) for n, count in _steps(sweep, found))
-
-
-def _steps(sweep: str, lab: Any) -> list[tuple[int, int]]:
-    """Batch sizes with the number of steps taken at each, over all runs of the sweep."""
-    from paper_checks import training
-
-    seeds, epochs = len(lab.seeds), lab.epochs
-
-    def epoch(n: int) -> int:
-        return max(1, int(lab.total) // n)
-
-    both = [
-        (n, seeds * (epochs * epoch(n) + training.equal_steps(lab)))
-        for n in lab.sizes(training.SIZES)
-    ]
-    big, small = lab.n(8192), lab.n(512)
-
-    def by_rule(rules: int) -> list[tuple[int, int]]:
-        """Equal epochs, and the steps of 8192 for every n."""
-        return [
-            (n, rules * len(training.GAMMAS["sgd"]) * seeds * epochs * (epoch(n) + epoch(big)))
-            for n in (lab.n(paper) for paper in training.RULE_SIZES)
-        ]
-
-    table: dict[str, Callable[[], list[tuple[int, int]]]] = {
-        # Each step's loss is taken again on its batch and on held-out images.
-        "first-epoch": lambda: [(3 * n, seeds * epoch(n)) for n in lab.sizes(training.FIRST_EPOCH)],
-        "whole": lambda: both,
-        "tuned": lambda: [(n, len(training.FACTORS) * count) for n, count in both],
-        "discarding": lambda: [
-            (lab.n(n), 2 * seeds * 4 * epochs * epoch(lab.n(n)) * len(training.DISCARDED))
-            for n in (2000, 8000, 16384)
-        ],
-        "schedules": lambda: [
-            (big, 6 * 2 * seeds * (8 if lab.vectorise else 1) * epochs * epoch(big)),
-            (small, 2 * 2 * seeds * epoch(small)),
-        ],
-        # The exact curvature counts as twenty gradients of 256 samples, every tenth of an epoch.
-        "rules": lambda: [
-            *by_rule(4),
-            (20 * 256, 2 * 4 * 3 * min(seeds, training.EXACT_SEEDS) * epochs * 10),
-        ],
-        # An entry's exact value counts as six gradients of 256 samples, at both ends of training.
-        "compared": lambda: [*by_rule(4), (6 * 256, 2 * training.ENTRIES * _WEIGHT_TENSORS)],
-        "warmup": lambda: [(big, 3 * seeds * 5 * epoch(big)), (20 * 256, 3 * seeds * 6)],
-        "sharp": lambda: [(lab.n(2048), 3 * 5 * training.equal_steps(lab)), (1024, 3 * 5 * 60)],
-    }
-    return table[sweep]()
+    return per_image, max(small - 8 * per_image, 0.0)
 
 
 def _step_seconds(
@@ -232,11 +266,14 @@ def _time_step(
     from sim.models import build
 
     data = context.dataset
+    images = getattr(data, "inputs", None)
     model = build(name, in_shape=data.shape, classes=data.classes, seed=0, **options)
     precision = getattr(torch, dtype)
     model.to(context.device, precision)
-    index = torch.arange(n) % len(data)
-    inputs, targets = data.inputs[index].to(precision), data.targets[index]
+    targets = torch.arange(n, device=context.device) % data.classes
+    # A step takes as long whatever is in the images; there may be none at hand.
+    inputs = torch.randn(n, *data.shape) if images is None else images[torch.arange(n) % len(data)]
+    inputs = inputs.to(context.device, precision)
     parameters = list(model.parameters())
     times: list[float] = []
     while len(times) < 3 or (sum(times) < _TIMING and len(times) < 200):

@@ -1,10 +1,21 @@
 """The rules on a network whose whole exact diagonal is out of reach (figure 16, ResNet-18)."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from paper_checks.training._cells import Cell, Sweep, rows
 from paper_checks.training._lab import Lab, lab
-from paper_checks.training._rules import GAMMAS, RULE_SIZES, SAMPLED, all_rules, rules, tuning
+from paper_checks.training._rules import (
+    GAMMAS,
+    RULE_SIZES,
+    SAMPLED,
+    all_rules,
+    arms,
+    read,
+    recorded,
+    rules,
+)
 from paper_checks.training._tuned import best
 
 if TYPE_CHECKING:
@@ -15,6 +26,10 @@ FIRST_ORDER = tuple(rule for rule in GAMMAS if rule != "cblr")
 # Entries of a tensor where each takes a product: the median's interval then spans about 25 of 100
 # ranks.
 ENTRIES = 64
+# For the ledger: the two that figure 16 shows and plain SGD, at the paper's 1024.
+RECORDED_COMPARED = ("lars", "mclr", "sgd")
+COMPARED_EPOCHS = 10
+COMPARED_SEEDS = ((0, 1), (2, 3, 4, 5))
 
 
 def compared(context: "Context") -> dict[str, Any]:
@@ -27,9 +42,29 @@ def compared(context: "Context") -> dict[str, Any]:
     profile = context.profile
     if profile.compares == profile.trains:
         return rules(context)
+    if context.ledger is not None:
+        return context.shared("training-compared", _recorded)
     found = lab(context, profile.compares)
     measured = all_rules(context, found, "training-compared", FIRST_ORDER)
     return measured | {"radii": radii(context, found, measured["rows"])}
+
+
+def _recorded(context: "Context") -> dict[str, Any]:
+    found = lab(context, context.profile.compares)
+    return recorded(found, rows(context, found, SWEEP), COMPARED_EPOCHS) | {
+        "seeds": list(COMPARED_SEEDS[1])
+    }
+
+
+def cells(context: "Context") -> Sequence[Cell]:
+    """One cell for each rule, for the ledger."""
+    found = lab(context, context.profile.compares)
+    tuning, reading = COMPARED_SEEDS
+    n = found.n(RULE_SIZES[0])
+    return [
+        Cell(arms(found, rule, n, "epochs", COMPARED_EPOCHS), reading, tuning)
+        for rule in RECORDED_COMPARED
+    ]
 
 
 def radii(context: "Context", found: Lab, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -41,8 +76,8 @@ def radii(context: "Context", found: Lab, rows: list[dict[str, Any]]) -> list[di
 
     n = found.n(RULE_SIZES[0])
     tried = [row for row in rows if (row["series"], row["n"], row["rule"]) == ("epochs", n, "mclr")]
-    config, gammas = tuning(found, "mclr", n)
-    config = config.replace(lr=gammas[best(tried)[0]["rate"]], seed=found.seeds[0])
+    arm = arms(found, "mclr", n, "epochs", found.epochs)[best(tried)[0]["rate"]]
+    config = arm.config.replace(seed=found.seeds[0])
     out = None if found.runs is None else found.runs / config.hash
 
     def measure(context: "Context") -> dict[str, Any]:
@@ -101,3 +136,6 @@ def _radii(context: "Context", model: Any, at: str) -> list[dict[str, Any]]:
             }
         )
     return rows
+
+
+SWEEP = Sweep("compared", cells, read)

@@ -3,12 +3,15 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from paper_checks.training._lab import finite, lab, provenance, tables
+import numpy as np
+
+from paper_checks.training._cells import Arm, Cell, Sweep, rows
+from paper_checks.training._lab import Lab, ends, finite, lab, provenance
+from paper_checks.training._tuned import listed
 
 if TYPE_CHECKING:
-    import pandas as pd
-
     from paper_checks.context import Context
+    from sim.training import Run
 
 DISCARDED = {
     "baseline": None,
@@ -18,6 +21,13 @@ DISCARDED = {
     "large losses": ("large-loss", "kept"),
 }
 SHARE = 0.3
+DISCARD_SIZES = (2000, 8000, 16384)
+# For the ledger: the paper's two batch sizes, and the controls that decide.
+RECORDED_DISCARD_SIZES = (2000, 8000)
+RECORDED_PROTOCOLS = ("baseline", "small losses", "random", "small losses, fixed 1/n")
+RECORDED_EPOCHS = 40
+RECORDED_SEEDS = tuple(range(8))
+COLUMNS = ("seed", "accuracy", "accuracy_late", "train_accuracy", "train_loss", "test_loss")
 
 
 def discarding(context: "Context") -> dict[str, Any]:
@@ -26,62 +36,73 @@ def discarding(context: "Context") -> dict[str, Any]:
 
 
 def _discarding(context: "Context") -> dict[str, Any]:
-    from sim.training import Discard, grid
-
     found = lab(context)
-    epochs = 4 * found.epochs
-    seeds = tuple(range(2 * len(found.seeds)))
-    base = found.base.replace(epochs=epochs, lr=0.05)
-    sizes = [found.n(paper) for paper in (2000, 8000, 16384)]
-    rows, curves = [], {}
-    for n in sizes:
-        for name, kind in DISCARDED.items():
-            config = base.replace(batch_size=n)
-            if kind is not None:
-                config = config.replace(
-                    discard=Discard(
-                        kind=kind[0], share=SHARE, epochs=epochs // 2, normaliser=kind[1]
-                    )
-                )
-            (frame,) = tables(found, grid(config, seed=seeds), "epochs")
-            rows.append(
-                {
-                    "n": n,
-                    "protocol": name,
-                    "accuracy": finite(_last(frame, "test_accuracy", seeds)),
-                    "accuracy_late": finite(_late(frame, "test_accuracy", seeds)),
-                    "train_accuracy": finite(_last(frame, "train_accuracy", seeds)),
-                }
-            )
-            curves[f"{name}-{n}"] = _by_epoch(frame, "test_accuracy")
-    return provenance(found) | {
-        "seeds": list(seeds),
-        "n": sizes,
-        "epochs": epochs,
+    made = rows(context, found, SWEEP)
+    groups: dict[str, list[dict[str, Any]]] = {}
+    for row in made:
+        groups.setdefault(f"{row['protocol']}-{row['n']}", []).append(row)
+    return provenance(found, _seeds(found)) | {
+        "n": _sizes(found),
+        "epochs": _epochs(found),
         "share": SHARE,
-        "lr": base.lr,
-        "rows": rows,
-        "curves": curves,
+        "lr": made[0]["lr"],
+        "rows": listed(made, ("n", "protocol"), COLUMNS),
+        "curves": {name: _by_epoch(part) for name, part in groups.items()},
     }
 
 
-def _last(frame: "pd.DataFrame", column: str, seeds: Sequence[int]) -> list[float]:
-    """The last epoch's value of every seed; nan where a run diverged before it."""
-    last = frame.sort_values("epoch").groupby("seed")[column].last()
-    return [float(v) for v in last.reindex(list(seeds))]
+def _sizes(found: Lab) -> list[int]:
+    papers = RECORDED_DISCARD_SIZES if found.recorded else DISCARD_SIZES
+    return [found.n(paper) for paper in papers]
 
 
-def _late(frame: "pd.DataFrame", column: str, seeds: Sequence[int]) -> list[float]:
-    """The mean over the last five epochs of every seed; nan where a run diverged before them."""
-    ordered = frame.sort_values("epoch")
-    late = ordered[ordered.epoch > ordered.epoch.max() - 5].groupby("seed")[column]
-    return [float(v) for v in late.mean().reindex(list(seeds))]
+def _seeds(found: Lab) -> tuple[int, ...]:
+    return RECORDED_SEEDS if found.recorded else tuple(range(2 * len(found.seeds)))
 
 
-def _by_epoch(frame: "pd.DataFrame", column: str) -> dict[str, Any]:
-    grouped = frame.groupby("epoch")[column]
+def _epochs(found: Lab) -> int:
+    return RECORDED_EPOCHS if found.recorded else 4 * found.epochs
+
+
+def cells(context: "Context") -> Sequence[Cell]:
+    """One cell for each n and protocol."""
+    found = lab(context)
+    names = RECORDED_PROTOCOLS if found.recorded else tuple(DISCARDED)
+    return [Cell([_arm(found, n, name)], _seeds(found)) for n in _sizes(found) for name in names]
+
+
+def _arm(found: Lab, n: int, name: str) -> Arm:
+    from sim.training import Discard
+
+    epochs, kind = _epochs(found), DISCARDED[name]
+    config = found.base.replace(epochs=epochs, lr=0.05, batch_size=n)
+    if kind is not None:
+        config = config.replace(
+            discard=Discard(kind=kind[0], share=SHARE, epochs=epochs // 2, normaliser=kind[1])
+        )
+    return Arm({"n": n, "protocol": name, "lr": config.lr}, config)
+
+
+def read(run: "Run", context: "Context") -> dict[str, Any]:
+    """How it ended, and the accuracy after every epoch."""
+    return {**ends(run), "accuracies": finite(run.epochs.test_accuracy)}
+
+
+def _by_epoch(part: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Means and deviations over the seeds; of runs that diverged the epochs before."""
+    longest = max(len(row["accuracies"]) for row in part)
+    columns = [
+        [row["accuracies"][k] for row in part if _has(row["accuracies"], k)] for k in range(longest)
+    ]
     return {
-        "epoch": [int(e) for e in grouped.mean().index],
-        "mean": finite(grouped.mean()),
-        "sd": finite(grouped.std()),
+        "epoch": list(range(longest)),
+        "mean": [float(np.mean(v)) if v else None for v in columns],
+        "sd": [float(np.std(v, ddof=1)) if len(v) > 1 else None for v in columns],
     }
+
+
+def _has(values: Sequence[float | None], place: int) -> bool:
+    return place < len(values) and values[place] is not None
+
+
+SWEEP = Sweep("discarding", cells, read)

@@ -1,11 +1,14 @@
 """The first epoch: strides, gradients and loss decreases (figures 4 and 7)."""
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from paper_checks.training._lab import STRIDE_PARAMETER, lab, provenance, tables
+from paper_checks.training._cells import Arm, Cell, Sweep, rows
+from paper_checks.training._lab import Lab, lab, layer, provenance
 
 if TYPE_CHECKING:
     from paper_checks.context import Context
+    from sim.training import Run
 
 FIRST_EPOCH = (32, 128, 512, 2048, 8192, 16384, 32768, 49152)
 
@@ -16,38 +19,55 @@ def first_epoch(context: "Context") -> dict[str, Any]:
 
 
 def _first_epoch(context: "Context") -> dict[str, Any]:
-    from sim.training import Measure, grid
-
     found = lab(context)
-    held = min(360, found.total // 4)
-    base = found.base.replace(
+    labels = ("arm", "stage", "status")
+    return provenance(found) | {
+        "lr": found.base.lr,
+        "n": found.sizes(FIRST_EPOCH),
+        "rows": [
+            {name: value for name, value in row.items() if name not in labels}
+            for row in rows(context, found, SWEEP)
+        ],
+    }
+
+
+def cells(context: "Context") -> Sequence[Cell]:
+    """Plain SGD at one rate, one cell for each n."""
+    return [_cell(found, n) for found in [lab(context)] for n in found.sizes(FIRST_EPOCH)]
+
+
+def _cell(found: Lab, n: int) -> Cell:
+    from sim.training import Measure
+
+    config = found.base.replace(
         epochs=1,
+        batch_size=n,
         optimizer_options={"momentum": 0.0},
         measure=Measure(
-            layers_every=1, decrease_every=1, held_out=held, held_out_from="test", test_every=0
+            layers_every=1,
+            decrease_every=1,
+            held_out=min(360, found.total // 4),
+            held_out_from="test",
+            test_every=0,
         ),
     )
-    sizes = found.sizes(FIRST_EPOCH)
-    rows = []
-    for n in sizes:
-        layers, steps = tables(
-            found, grid(base.replace(batch_size=n), seed=found.seeds), "layer_epochs", "steps"
-        )
-        for seed in found.seeds:
-            one = layers[layers.seed == seed]
-            row = one[one.parameter == STRIDE_PARAMETER].iloc[0]
-            part = steps[steps.seed == seed]
-            rows.append(
-                {
-                    "n": n,
-                    "seed": seed,
-                    "steps": int(row.steps),
-                    "gradient_abs": float(row.gradient_abs),
-                    "stride": float(row.stride) / base.lr,
-                    "path": float(row.path) / base.lr,
-                    "displacement": float(row.displacement) / base.lr,
-                    "decrease_batch": float(part.decrease_batch.mean()) / base.lr,
-                    "decrease_held_out": float(part.decrease_held_out.mean()) / base.lr,
-                }
-            )
-    return provenance(found) | {"lr": base.lr, "n": sizes, "rows": rows}
+    return Cell([Arm({"n": n}, config)], found.seeds)
+
+
+def read(run: "Run", context: "Context") -> dict[str, Any]:
+    """Of the first fully connected layer, in units of the rate."""
+    lr = run.config.lr
+    row = layer(run).iloc[0]
+    return {
+        "status": run.status,
+        "steps": int(row.steps),
+        "gradient_abs": float(row.gradient_abs),
+        "stride": float(row.stride) / lr,
+        "path": float(row.path) / lr,
+        "displacement": float(row.displacement) / lr,
+        "decrease_batch": float(run.steps.decrease_batch.mean()) / lr,
+        "decrease_held_out": float(run.steps.decrease_held_out.mean()) / lr,
+    }
+
+
+SWEEP = Sweep("first-epoch", cells, read)

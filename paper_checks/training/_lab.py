@@ -2,17 +2,14 @@
 
 import math
 import tempfile
-import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    import pandas as pd
-
     from paper_checks.context import Context
-    from sim.training import TrainConfig
+    from sim.training import Run, TrainConfig
 
 PAPER = 50_000
 # The paper's 32 is less than one image of the digits, so its place is taken by 128 where the
@@ -24,11 +21,16 @@ STRIDE_PARAMETER = "fc1.weight"
 # ResNet-18 on 32768 images at once would need hundreds of GiB. In parts of 1024 each part is
 # normalised by itself, as on several GPUs, and nothing differs at the paper's 1024.
 PART = 1024
+# Evaluations at the end over which an accuracy is a mean, the same number of them in every arm.
+LATE = 5
 
 
 @dataclass(frozen=True)
 class Lab:
-    """The network, the data and the sizes that a context's profile trains with."""
+    """The network, the data and the sizes that a context's profile trains with.
+
+    `recorded` says that every run becomes a row of the ledger.
+    """
 
     base: "TrainConfig"
     total: int
@@ -38,6 +40,7 @@ class Lab:
     runs: Path | None
     vectorise: bool
     jobs: int | None
+    recorded: bool = False
 
     def n(self, paper: int) -> int:
         """The batch size that is the same share of the training set as the paper's."""
@@ -48,17 +51,21 @@ class Lab:
         return sorted({self.n(size) for size in paper})
 
 
-def lab(context: "Context", network: str | None = None) -> Lab:
-    """What `context` trains: the profile's `trains`, or another network."""
+def lab(context: "Context", network: str | None = None, images: int | None = None) -> Lab:
+    """What `context` trains: the profile's `trains` on its `images`, or others."""
     from sim.training import Measure, TrainConfig
 
     profile = context.profile
     network = network or profile.trains
     whole = len(context.dataset)
-    total = whole if profile.images is None else min(whole, profile.images)
+    limits = [size for size in (whole, profile.images, images) if size is not None]
+    total = min(limits)
     # Runs of a big network resume one by one; small ones are over before that pays.
     small = network == "mlp"
     options: Any = {"hidden": [32, 32]} if small else {"width": profile.width}
+    recorded = context.ledger is not None
+    if recorded and network == "alexnet":
+        options["dropout"] = 0.5  # the paper's class has it; stated, so that no default decides
     # Training carries a rounding error on to whole images; in double precision it stays so small
     # that another machine's arithmetic gives the same accuracies.
     dtype = "float64" if small else "float32"
@@ -81,52 +88,78 @@ def lab(context: "Context", network: str | None = None) -> Lab:
     # Starting workers takes longer than a handful of small runs, and one GPU serves one process.
     jobs = None if context.device == "cpu" and profile.runs >= 8 else 1
     seeds = tuple(range(profile.runs))
-    return Lab(base, total, seeds, profile.epochs, context.root, runs, small, jobs)
+    return Lab(base, total, seeds, profile.epochs, context.root, runs, small, jobs, recorded)
 
 
-def tables(lab: Lab, configs: "Sequence[TrainConfig]", *names: str) -> "tuple[pd.DataFrame, ...]":
-    """Train `configs` and return the tables called `names`.
+def trained(lab: Lab, configs: "Sequence[TrainConfig]") -> "list[Run]":
+    """Train `configs` and return their runs, in the same order.
 
     Raises `RuntimeError` where a run failed: that is a fault, where to diverge is a finding.
     """
     from sim import sweep
-    from sim.training import Unfinished
+    from sim.training import load
 
-    def read(out: Path | str) -> "tuple[pd.DataFrame, ...]":
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Unfinished)
-            found = {
-                name: sweep(
-                    configs,
-                    out=out,
-                    root=lab.root,
-                    table=name,
-                    jobs=lab.jobs,
-                    threads=1,
-                    vectorise=lab.vectorise,
-                    progress=lab.runs is not None,
-                )
-                for name in dict.fromkeys(("runs", *names))
-            }
-        failed = found["runs"][found["runs"].status == "failed"]
+    if not configs:
+        return []
+
+    def read(out: Path) -> "list[Run]":
+        frame = sweep(
+            configs,
+            out=out,
+            root=lab.root,
+            jobs=lab.jobs,
+            threads=1,
+            vectorise=lab.vectorise,
+            progress=lab.runs is not None,
+        )
+        failed = frame[frame.status == "failed"]
         if len(failed):
             raise RuntimeError(
                 f"{len(failed)} of {len(configs)} runs failed, the first: {failed.iloc[0].reason}"
             )
-        return tuple(found[name] for name in names)
+        return [load(out / config.hash) for config in configs]
 
     if lab.runs is not None:
         lab.runs.mkdir(parents=True, exist_ok=True)
         return read(lab.runs)
     with tempfile.TemporaryDirectory() as folder:
-        return read(folder)
+        return read(Path(folder))
 
 
-def provenance(lab: Lab) -> dict[str, Any]:
+def ends(run: "Run") -> dict[str, Any]:
+    """How a run ended: at the last evaluation, never at the best of several.
+
+    `accuracy_late` is the mean over the last few evaluations. A run that diverged has no values.
+    """
+    if run.status != "finished":
+        nothing = ("accuracy", "accuracy_late", "test_loss", "train_accuracy", "train_loss")
+        return {"status": run.status, **dict.fromkeys(nothing)}
+    tested = run.epochs[run.epochs.test_accuracy.notna()]
+    last = run.epochs.iloc[-1]
+    accuracy, late, loss = None, None, None
+    if len(tested):
+        accuracy, loss = (float(tested[name].iloc[-1]) for name in ("test_accuracy", "test_loss"))
+        late = float(tested.test_accuracy.iloc[-LATE:].mean())
+    return {
+        "status": run.status,
+        "accuracy": accuracy,
+        "accuracy_late": late,
+        "test_loss": loss,
+        "train_accuracy": float(last.train_accuracy),
+        "train_loss": float(last.train_loss),
+    }
+
+
+def layer(run: "Run", parameter: str = STRIDE_PARAMETER) -> Any:
+    """The rows by epoch of one tensor, in the order of the epochs."""
+    return run.layer_epochs[run.layer_epochs.parameter == parameter].sort_values("epoch")
+
+
+def provenance(lab: Lab, seeds: Sequence[int] | None = None) -> dict[str, Any]:
     """What every training figure says about its runs."""
     options = ", ".join(f"{key} {value}" for key, value in lab.base.model_options.items())
     return {
-        "seeds": list(lab.seeds),
+        "seeds": list(lab.seeds if seeds is None else seeds),
         "samples": lab.total,
         "network": f"{lab.base.model} ({options})",
     }

@@ -1,106 +1,203 @@
 """The layer-wise rules and true CBLR, γ tuned (figure 16 and `fig-cblr`)."""
 
 import math
+from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from paper_checks.training._lab import Lab, finite, lab, provenance, tables
+from paper_checks.training._cells import Arm, Cell, Sweep, rows
+from paper_checks.training._lab import Lab, ends, lab, provenance
+from paper_checks.training._tuned import listed
 
 if TYPE_CHECKING:
     from paper_checks.context import Context
-    from sim.training import TrainConfig
+    from sim.training import Run
 
 # γ of each rule at the paper's 1024; for larger n they rise with the root of n, so that the best is
-# inside the grid.
+# inside the grid. CBLR's are over its cap R_max: γ R_max is the rate of an entry without curvature.
 GAMMAS: dict[str, tuple[float, ...]] = {
     "sgd": (0.01, 0.03, 0.1, 0.3),
     "lars": (0.001, 0.003, 0.01, 0.03),
     "mclr": (0.0003, 0.001, 0.003, 0.01),
     "percent-delta": (0.001, 0.003, 0.01, 0.03),
-    "cblr": (3e-5, 1e-4, 3e-4, 1e-3),
+    "cblr": (0.1, 0.3, 1.0, 3.0),
 }
-# Figure 16 decides by these two at the smallest n and equal epochs. With twice the seeds, where
+CAPS = (10.0, 100.0, 1000.0)
+# Figure 16 decides by these two at the smallest n and equal epochs. With more seeds, where
 # they cost little, the end of its interval is not so near to the margin that rounding decides.
 DECISIVE = ("lars", "mclr")
+# All rules choose by as many runs: CBLR has three times as many settings, so a third of the seeds.
+TUNING_SEEDS = 6
 # The exact curvature is not vectorised over seeds.
-EXACT_SEEDS = 6
+EXACT_SEEDS = 4
 RULE_SIZES = (1024, 8192, 32768)
+# "Works well for batch size less than 8192": another n below, for the rules without curvature.
+BELOW = 4096
+BELOW_RULES = ("sgd", "lars", "mclr")
 # Samples of a batch whose exact curvature is taken.
 SAMPLED = 256
+# For the ledger: the paper's 1024, half as many seeds to tune, four to read.
+RECORDED_RULES = ("sgd", "lars", "mclr", "cblr")
+RECORDED_EPOCHS = 20
+RECORDED_TUNING = 3
+RECORDED_READING = (100, 101, 102, 103)
+LABELS = ("series", "n", "rule", "rate", "gamma", "cap")
+COLUMNS = (
+    *("seed", "stage", "accuracy", "accuracy_late", "train_accuracy", "train_loss", "test_loss"),
+)
 
 
 def rules(context: "Context") -> dict[str, Any]:
     """CBLR with the exact curvature and its approximations, γ tuned, at equal epochs and steps."""
-    return all_rules(context, lab(context), "training-rules", tuple(GAMMAS))
+    found = lab(context)
+    if found.recorded:
+        return context.shared("training-rules", _recorded)
+    return all_rules(context, found, "training-rules", tuple(GAMMAS))
+
+
+def _recorded(context: "Context") -> dict[str, Any]:
+    """The paper's 1024 at equal epochs; what is below 8192 stands in `below` when it was run."""
+    found = lab(context)
+    return recorded(found, rows(context, found, SWEEP), RECORDED_EPOCHS)
+
+
+def recorded(found: Lab, made: list[dict[str, Any]], epochs: int) -> dict[str, Any]:
+    """The measurement of runs from the ledger."""
+    return provenance(found, RECORDED_READING) | {
+        "series": ["epochs"],
+        "n": [found.n(RULE_SIZES[0])],
+        "epochs": epochs,
+        "equal_steps": None,
+        "rows": listed(made, LABELS, COLUMNS),
+    }
+
+
+def below(context: "Context") -> dict[str, Any]:
+    """The rules without curvature at the paper's 1024 and 4096, at equal epochs."""
+    first = rules(context)
+    n = lab(context).n(BELOW)
+    more = context.shared("training-below", _below)
+    kept = [
+        row
+        for row in first["rows"]
+        if row["series"] == "epochs" and row["n"] == first["n"][0] and row["rule"] in BELOW_RULES
+    ]
+    return first | {"n": [first["n"][0], n], "series": ["epochs"], "rows": kept + more["rows"]}
+
+
+def _below(context: "Context") -> dict[str, Any]:
+    return {"rows": listed(rows(context, lab(context), BELOW_SWEEP), LABELS, COLUMNS)}
 
 
 def all_rules(context: "Context", found: Lab, key: str, which: tuple[str, ...]) -> dict[str, Any]:
     """Each series and batch size is kept by itself: together they are the longest measurement."""
-    # The exact curvature takes some ten gradients, so equal steps are fewer here.
-    equal = max(1, found.epochs * (found.total // found.n(8192)))
-    rows: list[dict[str, Any]] = []
+    made: list[dict[str, Any]] = []
     for series in ("epochs", "steps"):
         for paper in RULE_SIZES:
-            make = partial(
-                _rules, found=found, which=which, series=series, paper=paper, equal=equal
-            )
-            rows += context.shared(f"{key}-{series}-{paper}", make)["rows"]
+            make = partial(_rules, found=found, which=which, series=series, paper=paper)
+            made += context.shared(f"{key}-{series}-{paper}", make)["rows"]
     return provenance(found) | {
+        "series": ["epochs", "steps"],
         "n": [found.n(paper) for paper in RULE_SIZES],
         "epochs": found.epochs,
-        "equal_steps": equal,
-        "rows": rows,
+        "equal_steps": _equal(found),
+        "rows": made,
     }
 
 
+def _equal(found: Lab) -> int:
+    """The exact curvature takes some ten gradients, so equal steps are fewer here."""
+    return max(1, found.epochs * (found.total // found.n(8192)))
+
+
 def _rules(
-    context: "Context", found: Lab, which: tuple[str, ...], series: str, paper: int, equal: int
+    context: "Context", found: Lab, which: tuple[str, ...], series: str, paper: int
 ) -> dict[str, Any]:
-    from sim.training import grid
+    sweep = Sweep("rules", lambda _: local_cells(found, which, series, paper), read)
+    return {"rows": listed(rows(context, found, sweep), LABELS, COLUMNS)}
 
-    n = found.n(paper)
-    rows = []
+
+def local_cells(found: Lab, which: Sequence[str], series: str, paper: int) -> list[Cell]:
+    """One cell for each rule, at one n."""
+    decisive = (series, paper) == ("epochs", RULE_SIZES[0])
+    cells = []
     for rule in which:
-        config, gammas = tuning(found, rule, n)
-        seeds = _seeds(found, rule, decisive=(series, paper) == ("epochs", RULE_SIZES[0]))
-        if series == "steps":
-            config = config.replace(epochs=None, steps=equal)
-        (frame,) = tables(found, grid(config, lr=gammas, seed=seeds), "runs")
-        for place, gamma in enumerate(gammas):
-            part = frame[np.isclose(frame.lr, gamma)].sort_values("seed")
-            rows.append(
-                {
-                    "series": series,
-                    "n": n,
-                    "rule": rule,
-                    "rate": place,
-                    "gamma": gamma,
-                    "diverged": int((part.status != "finished").sum()),
-                    "accuracy": finite(part.best_test_accuracy.fillna(0.0)),
-                    "train_accuracy": finite(part.train_accuracy.fillna(0.0)),
-                }
-            )
-    return {"rows": rows}
+        tuning, reading = seeds_of(found, rule, decisive)
+        cells.append(_cell(found, rule, series, paper, tuning, reading, found.epochs))
+    return cells
 
 
-def _seeds(found: Lab, rule: str, decisive: bool) -> tuple[int, ...]:
+def seeds_of(found: Lab, rule: str, decisive: bool) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """The seeds that choose γ, and those that are read."""
+    count = min(TUNING_SEEDS, max(1, len(found.seeds) // 2))
+    many = len(found.seeds)
     if rule == "cblr":
-        return found.seeds[:EXACT_SEEDS]
+        return found.seeds[: max(1, count // len(CAPS))], tuple(
+            range(count, min(many, count + EXACT_SEEDS))
+        )
     if decisive and rule in DECISIVE and found.vectorise:
-        return tuple(range(2 * len(found.seeds)))
-    return found.seeds
+        many += count
+    return found.seeds[:count], tuple(range(count, many))
 
 
-def tuning(found: Lab, rule: str, n: int) -> "tuple[TrainConfig, list[float]]":
-    """The configuration of a rule at n, and the γ that are tried."""
-    gammas = [gamma * math.sqrt(n / found.n(RULE_SIZES[0])) for gamma in GAMMAS[rule]]
-    config = found.base.replace(batch_size=n, optimizer=rule)
+def recorded_cells(context: "Context") -> Sequence[Cell]:
+    """All rules of the ledger at the paper's 1024."""
+    found = lab(context)
+    return [_recorded_cell(found, rule, RULE_SIZES[0]) for rule in RECORDED_RULES]
+
+
+def below_cells(context: "Context") -> Sequence[Cell]:
+    """The rules without curvature at one n more below the paper's 8192."""
+    found = lab(context)
+    if found.recorded:
+        return [_recorded_cell(found, rule, BELOW) for rule in BELOW_RULES]
+    return local_cells(found, BELOW_RULES, "epochs", BELOW)
+
+
+def _recorded_cell(found: Lab, rule: str, paper: int) -> Cell:
+    count = RECORDED_TUNING // (len(CAPS) if rule == "cblr" else 1)
+    tuning = tuple(range(max(1, count)))
+    return _cell(found, rule, "epochs", paper, tuning, RECORDED_READING, RECORDED_EPOCHS)
+
+
+def _cell(
+    found: Lab,
+    rule: str,
+    series: str,
+    paper: int,
+    tuning: Sequence[int],
+    reading: Sequence[int],
+    epochs: int,
+) -> Cell:
+    return Cell(arms(found, rule, found.n(paper), series, epochs), reading, tuning)
+
+
+def arms(found: Lab, rule: str, n: int, series: str, epochs: int) -> list[Arm]:
+    """The settings of a rule that are tried at n: γ, and CBLR's cap."""
+    config = found.base.replace(batch_size=n, optimizer=rule, epochs=epochs)
     if rule == "cblr":
         # A curvature serves a tenth of an epoch of small batches, one step of large.
         interval = max(1, found.total // n // 10)
         config = config.replace(
             curvature_of=min(n, SAMPLED), **{"optimizer_options.refresh_interval": interval}
         )
-    return config, gammas
+    if series == "steps":
+        config = config.replace(epochs=None, steps=_equal(found))
+    rise = math.sqrt(n / found.n(RULE_SIZES[0]))
+    made = []
+    for cap in CAPS if rule == "cblr" else (None,):
+        for place, base in enumerate(GAMMAS[rule]):
+            gamma = base * rise / (cap or 1.0)
+            capped = {} if cap is None else {"optimizer_options.max_radius": cap}
+            labels = {"series": series, "n": n, "rule": rule, "rate": place, "gamma": gamma}
+            made.append(Arm({**labels, "cap": cap}, config.replace(lr=gamma, **capped)))
+    return made
+
+
+def read(run: "Run", context: "Context") -> dict[str, Any]:
+    """How it ended."""
+    return ends(run)
+
+
+SWEEP = Sweep("rules", recorded_cells, read)
+BELOW_SWEEP = Sweep("below", below_cells, read)

@@ -1,13 +1,22 @@
 """The smaller first epoch with its controls (figures 11 to 14)."""
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from paper_checks.training._lab import STRIDE_PARAMETER, finite, lab, provenance, tables
+from paper_checks.training._cells import Arm, Cell, Sweep, rows
+from paper_checks.training._lab import Lab, ends, finite, lab, layer, provenance
 
 if TYPE_CHECKING:
     from paper_checks.context import Context
+    from sim.training import Run, TrainConfig
+
+# For the ledger: the baseline, the paper's model, and the two controls that decide.
+RECORDED_PROTOCOLS = ("baseline", "first epoch 512 / 0.005", "only the batch", "warm-up")
+RECORDED_EPOCHS = 60
+RECORDED_SEEDS = tuple(range(8))
+DRAWN = 8
 
 
 def schedules(context: "Context") -> dict[str, Any]:
@@ -16,16 +25,62 @@ def schedules(context: "Context") -> dict[str, Any]:
 
 
 def _schedules(context: "Context") -> dict[str, Any]:
-    from sim.training import Measure, Phase, Warmup, grid
-
     found = lab(context)
-    big, small = found.n(8192), found.n(512)
-    epochs = 8 * found.epochs if found.vectorise else found.epochs
-    seeds = tuple(range(2 * len(found.seeds)))
+    made = rows(context, found, SWEEP)
+    curves: dict[str, Any] = {}
+    for row in made:
+        curve = curves.setdefault(row["protocol"], {"train_loss": [], "test_accuracy": []})
+        if len(curve["train_loss"]) < DRAWN:
+            curve["train_loss"].append(row["losses"])
+            curve["test_accuracy"].append(row["accuracies"])
+    return provenance(found, _seeds(found)) | {
+        "n": [found.n(512), found.n(8192)],
+        "epochs": _epochs(found),
+        "rows": [_row(row) for row in made],
+        "curves": curves,
+    }
+
+
+def _row(row: dict[str, Any]) -> dict[str, Any]:
+    """One run, with the fluctuation of its curves."""
+    values = {name: value for name, value in row.items() if name not in ("arm", "stage")}
+    return values | {
+        "loss": row["train_loss"],
+        "loss_fluctuation": fluctuation_of(_numbers(row["losses"])),
+        "accuracy_fluctuation": fluctuation_of(_numbers(row["accuracies"])),
+    }
+
+
+def _numbers(values: Sequence[float | None]) -> list[float]:
+    return [np.nan if value is None else value for value in values]
+
+
+def _seeds(found: Lab) -> tuple[int, ...]:
+    return RECORDED_SEEDS if found.recorded else tuple(range(2 * len(found.seeds)))
+
+
+def _epochs(found: Lab) -> int:
+    if found.recorded:
+        return RECORDED_EPOCHS
+    return 8 * found.epochs if found.vectorise else found.epochs
+
+
+def cells(context: "Context") -> Sequence[Cell]:
+    """One cell for each protocol."""
+    found = lab(context)
+    protocols = _protocols(found)
+    names = RECORDED_PROTOCOLS if found.recorded else tuple(protocols)
+    return [Cell([Arm({"protocol": n}, protocols[n])], _seeds(found)) for n in names]
+
+
+def _protocols(found: Lab) -> "dict[str, TrainConfig]":
+    from sim.training import Measure, Phase, Warmup
+
+    big, small, epochs = found.n(8192), found.n(512), _epochs(found)
     base = found.base.replace(
         batch_size=big, lr=0.05, epochs=epochs, measure=Measure(layers_every=1)
     )
-    protocols = {
+    return {
         "baseline": base,
         "first epoch 512 / 0.005": base.replace(
             phases=[Phase(epochs=1, batch_size=small, lr=0.005)]
@@ -37,41 +92,25 @@ def _schedules(context: "Context") -> dict[str, Any]:
         ),
         "warm-up": base.replace(warmup=Warmup(kind="linear", epochs=5)),
     }
-    rows, curves = [], {}
-    for name, config in protocols.items():
-        frame, layers = tables(found, grid(config, seed=seeds), "epochs", "layer_epochs")
-        layers = layers[(layers.parameter == STRIDE_PARAMETER) & (layers.epoch == 0)]
-        strides = layers.set_index("seed")
-        for seed in seeds:
-            one = frame[frame.seed == seed].sort_values("epoch")
-            losses = one.train_loss.to_numpy(dtype=float)
-            rows.append(
-                {
-                    "protocol": name,
-                    "seed": seed,
-                    "accuracy": finite(one.test_accuracy)[-1],
-                    "loss": finite(one.train_loss)[-1],
-                    "losses": finite(one.train_loss),
-                    "accuracies": finite(one.test_accuracy),
-                    "loss_fluctuation": fluctuation_of(losses),
-                    "accuracy_fluctuation": fluctuation_of(one.test_accuracy.to_numpy(dtype=float)),
-                    "first_stride": float(strides.stride[seed]),
-                    "first_path": float(strides.path[seed]),
-                    "first_displacement": float(strides.displacement[seed]),
-                    "first_steps": int(strides.steps[seed]),
-                }
-            )
-        few = frame[frame.seed.isin(seeds[:8])]
-        curves[name] = {
-            column: [finite(one[column]) for _, one in few.groupby("seed")]
-            for column in ("train_loss", "test_accuracy")
-        }
-    return provenance(found) | {
-        "seeds": list(seeds),
-        "n": [small, big],
-        "epochs": epochs,
-        "rows": rows,
-        "curves": curves,
+
+
+def read(run: "Run", context: "Context") -> dict[str, Any]:
+    """How it ended, its curves by epoch, and how far the first epoch went."""
+    first = layer(run)
+    first = first[first.epoch == 0]
+    known = len(first) > 0  # a run that diverged in its first epoch has no strides
+
+    def of(column: str) -> float | None:
+        return float(first[column].iloc[0]) if known else None
+
+    return {
+        **ends(run),
+        "losses": finite(run.epochs.train_loss),
+        "accuracies": finite(run.epochs.test_accuracy),
+        "first_stride": of("stride"),
+        "first_path": of("path"),
+        "first_displacement": of("displacement"),
+        "first_steps": int(first.steps.iloc[0]) if known else 0,
     }
 
 
@@ -85,3 +124,6 @@ def fluctuation_of(values: Any) -> float | None:
     if early.size < 6 or not np.isfinite(early).all():
         return None
     return float(np.sqrt(np.mean(np.diff(early, 2) ** 2) / 6))
+
+
+SWEEP = Sweep("schedules", cells, read)

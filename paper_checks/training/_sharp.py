@@ -1,48 +1,76 @@
 """How sharp the minima are in which small and large batches end."""
 
+import math
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from paper_checks.training._lab import equal_steps, lab, provenance
+from paper_checks.training._cells import READING, Arm, Cell, Sweep, rows
+from paper_checks.training._lab import Lab, ends, equal_steps, lab, provenance
+from paper_checks.training._tuned import LONG, LONG_SEEDS, LONG_STEPS, sharpness_of
 
 if TYPE_CHECKING:
     from paper_checks.context import Context
+    from sim.training import Run
+
+SHARP_SIZES = (512, 2048, 49152)
+SHARP_RATE = 0.05
+COLUMNS = ("n", "seed", "rates", "sharpness", "accuracy", "loss")
 
 
 def sharp(context: "Context") -> dict[str, Any]:
-    """The largest eigenvalue of the Hessian where small and large batches end."""
+    """The largest eigenvalue of the Hessian where small and large batches end.
+
+    `rates` is `"one"`, `"grows"` (with the root of n), or `"tuned"`: in the ledger these runs are
+    those at equal steps, each n at its best rate.
+    """
     return context.shared("training-sharp", _sharp)
 
 
 def _sharp(context: "Context") -> dict[str, Any]:
-    from torch.nn.functional import cross_entropy
-
-    from sim import sharpness, train
-
     found = lab(context)
-    inputs, targets = context.dataset.subset(min(1024, len(context.dataset)), 0).pair
-    equal = equal_steps(found)
-    rows = []
-    for paper in (512, 2048, 49152):
-        n = found.n(paper)
-        for seed in found.seeds[:5]:
-            config = found.base.replace(batch_size=n, seed=seed, lr=0.05, epochs=None, steps=equal)
-            out = None if found.runs is None else found.runs / f"sharp-{n}-{seed}"
-            run = train(config, out=out, root=found.root)
-            model = run.model().to(context.device).eval()
-            sample = inputs.to(next(model.parameters()).dtype), targets
-            summary = run.summary()
-            rows.append(
-                {
-                    "n": n,
-                    "seed": seed,
-                    "sharpness": sharpness(model, cross_entropy, sample, tolerance=0.05),
-                    "accuracy": float(summary["test_accuracy"]),
-                    "loss": float(summary["train_loss"]),
-                }
-            )
-    return provenance(found) | {
-        "seeds": list(found.seeds[:5]),
-        "n": sorted({row["n"] for row in rows}),
-        "equal_steps": equal,
-        "rows": rows,
+    seeds: tuple[int, ...]
+    if found.recorded:
+        made = [
+            {**row, "rates": "tuned", "loss": row["train_loss"]}
+            for row in rows(context, found, LONG)
+            if row["stage"] == READING
+        ]
+        seeds, steps = LONG_SEEDS[1], LONG_STEPS
+    else:
+        made, seeds, steps = rows(context, found, SWEEP), found.seeds[:5], equal_steps(found)
+    return provenance(found, seeds) | {
+        "n": sorted({row["n"] for row in made}),
+        "equal_steps": steps,
+        "rows": [{name: row[name] for name in COLUMNS} for row in made],
     }
+
+
+def cells(context: "Context") -> Sequence[Cell]:
+    """One cell for each n, at one rate and at one that grows with n."""
+    found = lab(context)
+    return [
+        Cell([_arm(found, paper, rates)], found.seeds[:5])
+        for rates in ("one", "grows")
+        for paper in SHARP_SIZES
+    ]
+
+
+def _arm(found: Lab, paper: int, rates: str) -> Arm:
+    n = found.n(paper)
+    lr = SHARP_RATE * (math.sqrt(n / found.n(SHARP_SIZES[0])) if rates == "grows" else 1)
+    config = found.base.replace(batch_size=n, lr=lr, epochs=None, steps=equal_steps(found))
+    return Arm({"n": n, "rates": rates}, config)
+
+
+def read(run: "Run", context: "Context") -> dict[str, Any]:
+    """λ_max, accuracy and loss at the end."""
+    end = ends(run)
+    return {
+        "status": run.status,
+        "sharpness": sharpness_of(run, context),
+        "accuracy": end["accuracy"],
+        "loss": end["train_loss"],
+    }
+
+
+SWEEP = Sweep("sharp", cells, read)

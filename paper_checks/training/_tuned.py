@@ -1,80 +1,219 @@
-"""Every batch size with a grid of rates (figure 1)."""
+"""Every batch size with a grid of rates: at equal epochs (figure 1), and at equal steps."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from paper_checks.training._cells import CHOICE, READING, TUNING, Arm, Cell, Sweep, rows
 from paper_checks.training._lab import (
     SIZES,
     STRIDE_PARAMETER,
+    Lab,
+    ends,
     equal_steps,
-    finite,
     lab,
+    layer,
     provenance,
-    tables,
 )
 
 if TYPE_CHECKING:
     from paper_checks.context import Context
+    from sim.training import Run
 
 # Rates tried around the root-of-n rule, which suits both ends.
 FACTORS = (0.1, 10**-0.5, 1.0, 10**0.5, 10.0)
+# For the ledger: the paper's own 32 joins, where it is more than one image, and the seeds are few,
+# those that choose apart from those that are read.
+RECORDED_SIZES = (32, *SIZES)
+RECORDED_EPOCHS = 20
+RECORDED_SEEDS = ((0, 1), (2, 3, 4, 5))
+# 400 steps of 49152 images take most of an hour, so one seed chooses among three rates.
+LONG_SIZES = (512, 2048, 49152)
+LONG_STEPS = 400
+LONG_FACTORS = (10**-0.5, 1.0, 10**0.5)
+LONG_SEEDS = ((0,), (2, 3, 4, 5))
+# Images over which the largest eigenvalue of the Hessian is taken.
+SHARPNESS_IMAGES = 1024
+COLUMNS = (
+    *("seed", "stage", "accuracy", "accuracy_late", "train_accuracy", "train_loss", "test_loss"),
+    *("path", "displacement"),
+)
 
 
 def tuned(context: "Context") -> dict[str, Any]:
-    """Every batch size with a grid of rates, at equal epochs and at equal steps."""
+    """Every batch size with a grid of rates, at equal epochs; `series` says what is there.
+
+    Where runs are cheap, equal steps are there too.
+    """
     return context.shared("training-tuned", _tuned)
 
 
-def _tuned(context: "Context") -> dict[str, Any]:
-    from sim.training import Measure, grid
+def long(context: "Context") -> dict[str, Any]:
+    """What `tuned` has, with equal steps in every profile."""
+    return context.shared("training-long", _long) if context.ledger else tuned(context)
 
+
+def _tuned(context: "Context") -> dict[str, Any]:
     found = lab(context)
-    base = found.base.replace(measure=Measure(layers_every=10))
-    sizes, equal = found.sizes(SIZES), equal_steps(found)
-    rows = []
-    for series in ("epochs", "steps"):
-        for n in sizes:
-            config = base.replace(batch_size=n)
-            if series == "steps":
-                config = config.replace(epochs=None, steps=equal)
-            rates = [0.02 * math.sqrt(n / found.n(512)) * factor for factor in FACTORS]
-            runs, layers = tables(
-                found, grid(config, lr=rates, seed=found.seeds), "runs", "layer_epochs"
-            )
-            layers = layers[layers.parameter == STRIDE_PARAMETER]
-            for place, lr in enumerate(rates):
-                part = runs[np.isclose(runs.lr, lr)].sort_values("seed")
-                strides = layers[np.isclose(layers.lr, lr)].groupby("seed").path.sum()
-                rows.append(
-                    {
-                        "series": series,
-                        "n": n,
-                        "rate": place,
-                        "lr": lr,
-                        "diverged": int((part.status != "finished").sum()),
-                        "accuracy": finite(part.best_test_accuracy.fillna(0.0)),
-                        "train_accuracy": finite(part.train_accuracy.fillna(0.0)),
-                        "path": finite(strides.reindex(part.seed)),
-                    }
-                )
+    series = ("epochs",) if found.recorded else ("epochs", "steps")
+    return _reduced(found, series, rows(context, found, TUNED))
+
+
+def _long(context: "Context") -> dict[str, Any]:
+    found = lab(context)
+    made = tuned(context)
+    long = _reduced(found, ("epochs", "steps"), rows(context, found, LONG))
+    return long | {"rows": [*made["rows"], *long["rows"]]}
+
+
+def sizes(found: Lab) -> dict[str, list[int]]:
+    """The batch sizes by series."""
+    if found.recorded:
+        return {"epochs": found.sizes(RECORDED_SIZES), "steps": found.sizes(LONG_SIZES)}
+    return dict.fromkeys(("epochs", "steps"), found.sizes(SIZES))
+
+
+def _reduced(found: Lab, series: Sequence[str], made: list[dict[str, Any]]) -> dict[str, Any]:
+    by_series = {name: sizes(found)[name] for name in series}
     return provenance(found) | {
-        "n": sizes,
-        "epochs": found.epochs,
-        "equal_steps": equal,
-        "rows": rows,
+        "series": list(series),
+        "sizes": by_series,
+        "n": by_series["epochs"],
+        "epochs": RECORDED_EPOCHS if found.recorded else found.epochs,
+        "equal_steps": LONG_STEPS if found.recorded else equal_steps(found),
+        "rows": listed(made, ("series", "n", "rate", "lr"), COLUMNS),
     }
 
 
-def best(rows: Sequence[dict[str, Any]], column: str = "accuracy") -> tuple[dict[str, Any], Any]:
-    """The row whose rate does best on the even seeds, and its values on the odd ones.
+def listed(
+    made: Sequence[Mapping[str, Any]], labels: Sequence[str], columns: Sequence[str]
+) -> list[dict[str, Any]]:
+    """Runs of one arm as one row: its labels, and lists by seed; `seed` and `stage` become lists.
+
+    >>> listed([{"n": 1, "seed": 0, "x": 2.0}, {"n": 1, "seed": 1, "x": 3.0}], ["n"], ["seed", "x"])
+    [{'n': 1, 'diverged': 0, 'seeds': [0, 1], 'x': [2.0, 3.0]}]
+    """
+    arms: dict[tuple[Any, ...], list[Mapping[str, Any]]] = {}
+    for row in made:
+        arms.setdefault(tuple(row[name] for name in labels), []).append(row)
+    names = {"seed": "seeds"}
+    return [
+        {
+            **dict(zip(labels, values, strict=True)),
+            "diverged": sum(row.get("status") == "diverged" for row in part),
+            **{names.get(name, name): [row.get(name) for row in part] for name in columns},
+        }
+        for values, part in arms.items()
+    ]
+
+
+def tuned_cells(context: "Context") -> Sequence[Cell]:
+    """One cell for each n, of as many arms as rates; equal steps too where runs are cheap."""
+    found = lab(context)
+    if found.recorded:
+        tuning, reading = RECORDED_SEEDS
+        return [_cell(found, "epochs", n, FACTORS, tuning, reading) for n in sizes(found)["epochs"]]
+    even, odd = found.seeds[::2], found.seeds[1::2]
+    return [
+        _cell(found, series, n, FACTORS, even, odd)
+        for series in ("epochs", "steps")
+        for n in sizes(found)[series]
+    ]
+
+
+def long_cells(context: "Context") -> Sequence[Cell]:
+    """The same at equal steps, for the ledger."""
+    found = lab(context)
+    tuning, reading = LONG_SEEDS
+    return [_cell(found, "steps", n, LONG_FACTORS, tuning, reading) for n in sizes(found)["steps"]]
+
+
+def _cell(
+    found: Lab,
+    series: str,
+    n: int,
+    factors: Sequence[float],
+    tuning: Sequence[int],
+    reading: Sequence[int],
+) -> Cell:
+    from sim.training import Measure
+
+    measure = Measure(layers_every=10)
+    base = found.base.replace(batch_size=n, measure=measure)
+    if series == "steps":
+        base = base.replace(epochs=None, steps=equal_steps(found))
+    if found.recorded:
+        base = base.replace(epochs=RECORDED_EPOCHS, steps=None)
+        if series == "steps":
+            # An evaluation for every tenth of a run, whatever its batches.
+            every = max(1, LONG_STEPS * n // found.total // 10)
+            measure = Measure(layers_every=10, test_every=every)
+            base = base.replace(epochs=None, steps=LONG_STEPS, measure=measure)
+    arms = [
+        Arm(
+            {"series": series, "n": n, "rate": place, "lr": lr},
+            base.replace(lr=lr),
+        )
+        for place, lr in enumerate(0.02 * math.sqrt(n / found.n(512)) * each for each in factors)
+    ]
+    return Cell(arms, reading, tuning, everywhere=not found.recorded)
+
+
+def read(run: "Run", context: "Context") -> dict[str, Any]:
+    """How it ended, and how far the first fully connected layer went."""
+    of_layer = layer(run, STRIDE_PARAMETER)
+    return {
+        **ends(run),
+        "path": float(of_layer.path.sum()),
+        "displacement": float(of_layer.displacement.sum()),
+    }
+
+
+def read_long(run: "Run", context: "Context") -> dict[str, Any]:
+    """The same, and how sharp the minimum is in which it ended."""
+    return read(run, context) | {"sharpness": sharpness_of(run, context)}
+
+
+def sharpness_of(run: "Run", context: "Context") -> float | None:
+    """λ_max of the Hessian over some training images, where the run ended."""
+    from torch.nn.functional import cross_entropy
+
+    from sim import sharpness
+
+    if run.status != "finished":
+        return None
+    inputs, targets = context.dataset.subset(min(SHARPNESS_IMAGES, len(context.dataset)), 0).pair
+    model = run.model().to(context.device).eval()
+    sample = inputs.to(next(model.parameters()).dtype), targets
+    return float(sharpness(model, cross_entropy, sample, tolerance=0.05))
+
+
+def best(
+    rows: Sequence[dict[str, Any]], column: str = "accuracy"
+) -> tuple[dict[str, Any], list[float]]:
+    """The row of the best accuracy on the seeds that choose, and its values on those that are read.
 
     What is chosen is not read on the seeds that chose it, so a maximum over rates gives no bonus.
+    `stage` says which seeds choose; without it the even ones do.
 
     >>> best([{"accuracy": [0.9, 0.1, 0.9, 0.2]}, {"accuracy": [0.5, 0.6, 0.5, 0.6]}])[1]
     [0.1, 0.2]
+    >>> best([{"accuracy": [0.9, 0.1, 0.2], "stage": ["tuning", "reading", "reading"]},
+    ...       {"accuracy": [0.5], "stage": ["tuning"]}])[1]
+    [0.1, 0.2]
     """
-    chosen = max(rows, key=lambda row: float(np.mean([v or 0.0 for v in row[column][::2]])))
-    return chosen, [v or 0.0 for v in chosen[column][1::2] or chosen[column]]
+
+    def of(row: Mapping[str, Any], stage: str, column: str) -> list[float]:
+        values = [v or 0.0 for v in row[column]]
+        stages = row.get("stage") or [(TUNING, READING)[k % 2] for k in range(len(values))]
+        return [value for value, each in zip(values, stages, strict=True) if each == stage]
+
+    by = CHOICE if all(CHOICE in row for row in rows) else column
+    chosen = max(rows, key=lambda row: float(np.mean(of(row, TUNING, by) or [-math.inf])))
+    return chosen, of(chosen, READING, column) or [v or 0.0 for v in chosen[column]]
+
+
+TUNED = Sweep("tuned", tuned_cells, read)
+LONG = Sweep("long", long_cells, read_long)

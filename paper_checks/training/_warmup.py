@@ -1,14 +1,17 @@
 """Curvature by layer along training, with warm-up and without (`fig-spread`)."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from paper_checks.training._lab import lab, provenance, tables
+from paper_checks.training._cells import Arm, Cell, Sweep, rows
+from paper_checks.training._lab import Lab, lab, provenance
 
 if TYPE_CHECKING:
     from paper_checks.context import Context
+    from sim.training import Run, TrainConfig
 
 WARM_EPOCHS = 5
 
@@ -19,7 +22,24 @@ def warmup(context: "Context") -> dict[str, Any]:
 
 
 def _warmup(context: "Context") -> dict[str, Any]:
-    from sim.training import Measure, Warmup, grid
+    found = _lab(context)
+    n = found.n(8192)
+    made = [
+        {"protocol": row["protocol"], "seed": row["seed"], **point}
+        for row in rows(context, found, SWEEP)
+        for point in row["points"]
+    ]
+    return provenance(found) | {
+        "n": [n],
+        "steps": WARM_EPOCHS * (found.total // n),
+        "lr": found.base.lr,
+        "rows": made,
+    }
+
+
+def _lab(context: "Context") -> Lab:
+    """Of a multilayer perceptron four hidden layers, so that layers can differ."""
+    from sim.training import Measure
 
     found = lab(context)
     n = found.n(8192)
@@ -37,24 +57,46 @@ def _warmup(context: "Context") -> dict[str, Any]:
     )
     if found.vectorise:
         base = base.replace(model_options={"hidden": [32, 32, 32, 32]})
-        found = replace(found, base=base)
-    rows = []
-    for name, config in {
+    return replace(found, base=base)
+
+
+def cells(context: "Context") -> Sequence[Cell]:
+    """One cell for each protocol."""
+    found = _lab(context)
+    return [
+        Cell([Arm({"protocol": name}, config)], found.seeds)
+        for name, config in _protocols(found).items()
+    ]
+
+
+def _protocols(found: Lab) -> "dict[str, TrainConfig]":
+    from sim.training import Warmup
+
+    base = found.base
+    steps = WARM_EPOCHS * (found.total // base.batch_size)
+    return {
         "warm-up": base.replace(warmup=Warmup(kind="linear", steps=steps, start=0.0)),
         "full rate": base,
-        "rate of the warm-up's start": base.replace(lr=0.2 / max(1, steps)),
-    }.items():
-        (frame,) = tables(found, grid(config, seed=found.seeds), "curvature")
-        frame = frame[frame.parameter.str.endswith("weight") & (frame.curvature_abs > 0)]
-        logs = np.log10(frame.curvature_abs)
-        for _, part in frame.assign(log=logs).groupby(["seed", "step"]):
-            rows.append(
-                {
-                    "protocol": name,
-                    "seed": int(part.seed.iloc[0]),
-                    "step": int(part.step.iloc[0]),
-                    "spread": float(part.log.std(ddof=0)),
-                    "layers": dict(zip(part.parameter, part.log.astype(float), strict=True)),
-                }
-            )
-    return provenance(found) | {"n": [n], "steps": steps, "lr": base.lr, "rows": rows}
+        "rate of the warm-up's start": base.replace(lr=base.lr / max(1, steps)),
+    }
+
+
+def read(run: "Run", context: "Context") -> dict[str, Any]:
+    """The mean |h| of every weight tensor in powers of ten, and its spread, at some steps."""
+    frame = run.curvature
+    frame = frame[frame.parameter.str.endswith("weight") & (frame.curvature_abs > 0)]
+    logs = np.log10(frame.curvature_abs)
+    return {
+        "status": run.status,
+        "points": [
+            {
+                "step": int(part.step.iloc[0]),
+                "spread": float(part.log.std(ddof=0)),
+                "layers": dict(zip(part.parameter, part.log.astype(float), strict=True)),
+            }
+            for _, part in frame.assign(log=logs).groupby("step")
+        ],
+    }
+
+
+SWEEP = Sweep("warmup", cells, read)

@@ -1,72 +1,142 @@
-"""Training at one rate for all batch sizes (figures 5 and 8)."""
+"""Training of all batch sizes at the same rate, or at one that grows with n (figures 5 and 8)."""
 
+import math
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from paper_checks.training._cells import Arm, Cell, Sweep, rows
 from paper_checks.training._lab import (
     SIZES,
-    STRIDE_PARAMETER,
+    Lab,
+    ends,
     equal_steps,
     finite,
     lab,
+    layer,
     provenance,
-    tables,
 )
 
 if TYPE_CHECKING:
-    import pandas as pd
-
     from paper_checks.context import Context
+    from sim.training import Run
+
+# The paper has 0.005 with its 512 and 0.05 with its 8192: a power of n.
+PAIR = ((512, 0.005), (8192, 0.05))
+# For the ledger: a quarter of the images, with batches of the same shares.
+RECORDED_IMAGES = 12_500
+RECORDED_EPOCHS = 20
+RECORDED_STEPS = 240
+RECORDED_SEEDS = (0, 1, 2, 3, 4)
+# Points of a loss curve that are drawn.
+POINTS = 150
 
 
 def whole(context: "Context") -> dict[str, Any]:
-    """Training at one rate for all batch sizes: at equal epochs, and at equal steps."""
+    """Training of all batch sizes, at equal epochs and at equal steps, with two controls.
+
+    `remainder` says whether an epoch ends with the smaller batch that is left; `rates` is `"one"`
+    or `"grows"`.
+    """
     return context.shared("training-whole", _whole)
 
 
 def _whole(context: "Context") -> dict[str, Any]:
-    from sim.training import Measure, grid
+    found = _lab(context)
+    made = rows(context, found, SWEEP)
+    drawn = ("curve", "by_epoch")
+    return provenance(found, _seeds(found)) | {
+        "lr": found.base.lr,
+        "n": found.sizes(SIZES),
+        "epochs": RECORDED_EPOCHS if found.recorded else found.epochs,
+        "equal_steps": _equal(found),
+        "rows": [
+            {
+                name: value
+                for name, value in row.items()
+                if name not in (*drawn, "arm", "stage", "status")
+            }
+            for row in made
+        ],
+        "curves": _curves(made),
+    }
 
-    found = lab(context)
-    base = found.base.replace(measure=Measure(layers_every=1))
-    sizes = found.sizes(SIZES)
-    equal = equal_steps(found)
-    rows, curves = [], {}
-    for series in ("epochs", "steps"):
-        for n in sizes:
-            config = base.replace(batch_size=n)
-            if series == "steps":
-                config = config.replace(epochs=None, steps=equal)
-            layers, steps, epochs = tables(
-                found, grid(config, seed=found.seeds), "layer_epochs", "steps", "epochs"
-            )
-            layers = layers[layers.parameter == STRIDE_PARAMETER]
-            curves[f"{series}-{n}"] = _curves(layers, steps, epochs, found.seeds[0])
-            for seed in found.seeds:
-                one = layers[layers.seed == seed]
-                losses = steps[steps.seed == seed].loss.to_numpy(dtype=float)
-                late = epochs[epochs.seed == seed].test_accuracy.dropna()
-                rows.append(
-                    {
-                        "series": series,
-                        "n": n,
-                        "seed": seed,
-                        "steps": len(losses),
-                        "path": float(one.path.sum()),
-                        "displacement": float(one.displacement.sum()),
-                        "accuracy": float(late.iloc[-1]) if len(late) else None,
-                        "loss": float(np.mean(losses[-max(1, len(losses) // 10) :])),
-                        **fluctuation(losses),
-                    }
-                )
-    return provenance(found) | {
-        "lr": base.lr,
-        "n": sizes,
-        "epochs": found.epochs,
-        "equal_steps": equal,
-        "rows": rows,
-        "curves": curves,
+
+def _lab(context: "Context") -> Lab:
+    return lab(context, images=RECORDED_IMAGES if context.ledger is not None else None)
+
+
+def _seeds(found: Lab) -> tuple[int, ...]:
+    return RECORDED_SEEDS if found.recorded else found.seeds
+
+
+def _equal(found: Lab) -> int:
+    return RECORDED_STEPS if found.recorded else equal_steps(found)
+
+
+def growing(n: int, found: Lab) -> float:
+    """The rate of the paper's pair at n."""
+    (small, low), (large, high) = PAIR
+    power = math.log(high / low) / math.log(large / small)
+    return low * (n / found.n(small)) ** power
+
+
+def cells(context: "Context") -> Sequence[Cell]:
+    """Each series, control and n; the rate that grows with the remainder at equal epochs only."""
+    found = _lab(context)
+    return [
+        Cell([_arm(found, series, n, remainder, rates)], _seeds(found))
+        for series in ("epochs", "steps")
+        for remainder in (False, True)
+        for rates in ("one", "grows")
+        if (series, remainder, rates) != ("steps", True, "grows")
+        for n in found.sizes(SIZES)
+    ]
+
+
+def _arm(found: Lab, series: str, n: int, remainder: bool, rates: str) -> Arm:
+    from sim.training import Measure
+
+    config = found.base.replace(
+        batch_size=n,
+        drop_last=not remainder,
+        lr=found.base.lr if rates == "one" else growing(n, found),
+        measure=Measure(layers_every=1),
+    )
+    if found.recorded:
+        config = config.replace(epochs=RECORDED_EPOCHS)
+    if series == "steps":
+        config = config.replace(epochs=None, steps=_equal(found))
+    return Arm({"series": series, "n": n, "remainder": remainder, "rates": rates}, config)
+
+
+def read(run: "Run", context: "Context") -> dict[str, Any]:
+    """How it ended, how far it went, how its loss fluctuated, and what is drawn of it."""
+    of_layer = layer(run)
+    losses = run.steps.loss.to_numpy(dtype=float)
+    every = max(1, len(losses) // POINTS)
+    return {
+        **ends(run),
+        "steps": len(losses),
+        "path": float(of_layer.path.sum()),
+        "displacement": float(of_layer.displacement.sum()),
+        "loss": float(np.mean(losses[-max(1, len(losses) // 10) :])),
+        **fluctuation(losses),
+        "by_epoch": {
+            "epoch": [int(e) for e in of_layer.epoch],
+            "stride": finite(of_layer.stride),
+            "path": finite(of_layer.path),
+            "displacement": finite(of_layer.displacement),
+            "accuracy": finite(run.epochs.test_accuracy),
+        },
+        # Of the first seed alone: one curve is drawn.
+        "curve": {
+            "step": [int(s) for s in run.steps.step[::every]],
+            "loss": finite(losses[::every]),
+        }
+        if run.config.seed == 0
+        else None,
     }
 
 
@@ -86,20 +156,34 @@ def fluctuation(losses: Any) -> dict[str, float | None]:
     return {"absolute": absolute, "relative": absolute / max(float(late.mean()), 1e-12)}
 
 
-def _curves(
-    layers: "pd.DataFrame", steps: "pd.DataFrame", epochs: "pd.DataFrame", seed: int
-) -> dict[str, Any]:
-    """What is drawn: means over the seeds by epoch, and one seed's loss by step."""
-    by_epoch = layers.groupby("epoch")[["stride", "path", "displacement"]].mean()
-    losses = steps[steps.seed == seed][["step", "loss"]]
-    every = max(1, len(losses) // 300)
-    accuracy = epochs.groupby("epoch").test_accuracy.mean()
-    return {
-        "epoch": [int(e) for e in by_epoch.index],
-        "stride": finite(by_epoch.stride),
-        "path": finite(by_epoch.path),
-        "displacement": finite(by_epoch.displacement),
-        "accuracy": finite(accuracy),
-        "step": [int(s) for s in losses.step[::every]],
-        "loss": finite(losses.loss[::every]),
-    }
+def _curves(made: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """What is drawn of the runs at one rate without remainder: means over the seeds by epoch."""
+    groups: dict[str, list[dict[str, Any]]] = {}
+    for row in made:
+        if not row["remainder"] and row["rates"] == "one":
+            groups.setdefault(f"{row['series']}-{row['n']}", []).append(row)
+    return {name: _curve(part) for name, part in groups.items()}
+
+
+def _curve(part: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    parts = [row["by_epoch"] for row in part]
+    longest = max(parts, key=lambda each: len(each["epoch"]))
+
+    def mean(column: str) -> list[float | None]:
+        return [
+            float(np.mean(values)) if values else None
+            for k in range(len(longest["epoch"]))
+            for values in [[e[column][k] for e in parts if _has(e[column], k)]]
+        ]
+
+    columns = ("stride", "path", "displacement", "accuracy")
+    nothing: dict[str, list[float]] = {"step": [], "loss": []}
+    curve = next((row["curve"] for row in part if row["curve"]), nothing)
+    return {"epoch": longest["epoch"], **{name: mean(name) for name in columns}, **curve}
+
+
+def _has(values: Sequence[float | None], place: int) -> bool:
+    return place < len(values) and values[place] is not None
+
+
+SWEEP = Sweep("whole", cells, read)

@@ -66,14 +66,28 @@ def test_a_sweep_feeds_its_checks(tiny, sweep, monkeypatch):
             assert check.draw(measurements).svg.startswith("<svg")
 
 
-def test_what_decides_figure_16_has_twice_the_seeds_where_they_cost_little(tiny):
-    from paper_checks.training._rules import _seeds
+def test_all_rules_choose_by_as_many_runs_and_read_on_other_seeds(tiny):
+    from paper_checks.training._rules import arms, seeds_of
 
-    found = training.lab(tiny)
-    assert _seeds(found, "mclr", decisive=True) == (0, 1, 2, 3)
-    assert _seeds(found, "mclr", decisive=False) == _seeds(found, "sgd", decisive=True) == (0, 1)
+    found = replace(training.lab(tiny), seeds=tuple(range(16)))
+    runs = {}
+    for rule in training.GAMMAS:
+        tuning, reading = seeds_of(found, rule, decisive=True)
+        assert not set(tuning) & set(reading)
+        runs[rule] = len(tuning) * len(arms(found, rule, 8, "epochs", 1))
+    assert len(set(runs.values())) == 1
+
+
+def test_what_decides_figure_16_has_more_seeds_where_they_cost_little(tiny):
+    from paper_checks.training._rules import seeds_of
+
+    found = replace(training.lab(tiny), seeds=tuple(range(16)))
+    assert len(seeds_of(found, "mclr", decisive=True)[1]) == 16
+    few = seeds_of(found, "mclr", decisive=False)
+    assert few == seeds_of(found, "sgd", decisive=True)
+    assert len(few[1]) == 10
     big = replace(found, vectorise=False)
-    assert _seeds(big, "lars", decisive=True) == (0, 1)
+    assert seeds_of(big, "lars", decisive=True) == few
 
 
 def test_batch_sizes_are_the_papers_shares():
@@ -119,14 +133,13 @@ def test_the_full_profiles_runs_resume_one_by_one(tiny, tmp_path):
         vectorise=False,
         jobs=1,
     )
-    first = training.tables(real, grid(real.base, seed=[0]), "runs", "epochs")
+    first = training.trained(real, grid(real.base, seed=[0]))
     kept = {path: path.stat().st_mtime_ns for path in (tmp_path / "runs").rglob("*.parquet")}
-    again = training.tables(real, grid(real.base, seed=[0, 1]), "runs", "epochs")
+    again = training.trained(real, grid(real.base, seed=[0, 1]))
     assert kept
     assert {path: path.stat().st_mtime_ns for path in kept} == kept
-    assert len(first[0]) == 1
-    assert len(again[0]) == 2
-    assert again[0].test_loss[0] == first[0].test_loss[0]
+    assert [run.config.seed for run in again] == [0, 1]
+    assert again[0].epochs.test_loss[0] == first[0].epochs.test_loss[0]
 
 
 # ---- the full profile, small: the paper's networks on a handful of digits ----------------------
@@ -233,7 +246,7 @@ def test_a_run_that_fails_is_no_finding(tmp_path):
     with pytest.raises(
         RuntimeError, match="2 of 2 runs failed, the first: ValueError: batch_size: "
     ):
-        training.tables(found, [found.base.replace(batch_size=1, seed=k) for k in (0, 1)], "epochs")
+        training.trained(found, [found.base.replace(batch_size=1, seed=k) for k in (0, 1)])
 
 
 def test_the_full_profile_has_the_seeds_that_its_criteria_ask_for():
@@ -247,5 +260,7 @@ def test_the_full_profile_has_the_seeds_that_its_criteria_ask_for():
             assert sizes.runs // 2 >= FIGURES[each].thresholds["seeds"]
         for each in ("large-batch-doomed", "training-stuck", "training-longer", "gap-worsens"):
             assert sizes.runs // 2 >= CLAIMS[f"claim-{each}"].thresholds["seeds"]
-        assert min(sizes.runs, training.EXACT_SEEDS) // 2 >= FIGURES["fig-cblr"].thresholds["seeds"]
+        tuning = min(6, sizes.runs // 2)
+        read = min(sizes.runs - tuning, training.EXACT_SEEDS)
+        assert read >= FIGURES["fig-cblr"].thresholds["seeds"]
         assert min(sizes.runs, 5) >= CLAIMS["claim-sharp-minima"].thresholds["seeds"]

@@ -1,0 +1,187 @@
+"""Runs as rows of the ledger: those that are there are read, the others are made, one at a time."""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from paper_checks.environment import commit, machine
+from paper_checks.errors import InputError
+from paper_checks.ledger import Ledger, Row
+
+if TYPE_CHECKING:
+    from paper_checks.context import Context
+    from paper_checks.training import Cell, Planned, Sweep
+    from sim.training import TrainConfig
+
+# Seconds between two looks at a run that another process makes.
+PATIENCE = 5.0
+# Results depend on the number of threads, by rounding.
+THREADS = 1
+
+
+class Unmeasured(Exception):
+    """A measurement lacks runs that the ledger does not have."""
+
+    def __init__(self, sweep: str, missing: int) -> None:
+        super().__init__(f"{missing} runs of {sweep} are not in the ledger")
+        self.sweep = sweep
+        self.missing = missing
+
+
+@dataclass(frozen=True)
+class Absent:
+    """What is known of a data set that is not at hand: all that a plan or a judge needs."""
+
+    total: int
+    shape: tuple[int, ...]
+    classes: int
+    provenance: dict[str, Any]
+
+    def __len__(self) -> int:
+        return self.total
+
+
+class Recorder:
+    """The ledger, and whether runs that it lacks are made.
+
+    `told` hears of every run that was made.
+    """
+
+    def __init__(
+        self,
+        ledger: Ledger | None = None,
+        *,
+        trains: bool = False,
+        told: Callable[[Row], None] | None = None,
+    ) -> None:
+        self.ledger = ledger or Ledger()
+        self.trains = trains
+        self.told = told
+        self._taken = 0.0
+        self._cells: dict[str, Sequence[Cell]] = {}
+
+    @property
+    def numerics(self) -> int:
+        """The version with which equal configurations give equal numbers."""
+        from sim.training._config import VERSION
+
+        return VERSION
+
+    def taken(self) -> float:
+        """The seconds of the runs that were read since this was last asked."""
+        seconds, self._taken = self._taken, 0.0
+        return seconds
+
+    def row(self, sweep: "Sweep", run: "Planned") -> Row | None:
+        """The row of a run, if it was made."""
+        return self.ledger.find(sweep.name, run.plain, self.numerics, sweep.version)
+
+    def cells(self, sweep: "Sweep", context: "Context") -> "Sequence[Cell]":
+        """The cells of a sweep, made once: a configuration is checked when it is made."""
+        if sweep.name not in self._cells:
+            self._cells[sweep.name] = sweep.cells(context)
+        return self._cells[sweep.name]
+
+    def absent(self, name: str) -> Absent:
+        """A data set by what is known of it, with the sha256 that the rows name."""
+        from sim.data import _cifar10
+
+        known = sorted({row.data for row in self.ledger.rows if row.data})
+        total = _cifar10.RECORDS * len(_cifar10.FILES["train"])
+        provenance = {"name": name, "sha256": ", ".join(known)}
+        return Absent(total, _cifar10.SHAPE, _cifar10.CLASSES, provenance)
+
+    def measured(
+        self,
+        context: "Context",
+        sweep: "Sweep",
+        runs: "Sequence[Planned]",
+    ) -> list[dict[str, Any]]:
+        """What was read off each run; those that are missing are made, if this trains.
+
+        Raises `Unmeasured` where runs are missing and none are to be made.
+        """
+        left = [run for run in runs if self.row(sweep, run) is None]
+        if left and not self.trains:
+            raise Unmeasured(sweep.name, len(left))
+        if left:
+            self._same_data(str(context.dataset.provenance["sha256"]))
+        while left:
+            busy = [run for run in left if not self._make(context, sweep, run.config)]
+            if len(busy) == len(left):
+                time.sleep(PATIENCE)
+            # Another process may have made them meanwhile.
+            self.ledger.read()
+            left = [run for run in busy if self.row(sweep, run) is None]
+        rows = [self.row(sweep, run) for run in runs]
+        self._taken += sum(row.seconds for row in rows if row is not None)
+        return [dict(row.measured) for row in rows if row is not None]
+
+    def _make(self, context: "Context", sweep: "Sweep", config: "TrainConfig") -> bool:
+        """Train, read, and write the row; false where another process is at it."""
+        import torch
+
+        from sim.training import train
+
+        folder = None if context.folder is None else context.folder / "runs" / config.hash
+        threads = torch.get_num_threads()
+        torch.set_num_threads(THREADS)
+        fresh = folder is None or not folder.exists()
+        wall, processor = time.perf_counter(), time.process_time()
+        try:
+            run = train(config, out=folder, root=context.root)
+            measured = sweep.read(run, context)
+        except BlockingIOError:
+            return False
+        finally:
+            torch.set_num_threads(threads)
+        wall, processor = time.perf_counter() - wall, time.process_time() - processor
+        row = Row(
+            sweep=sweep.name,
+            config=config.plain(),
+            seed=config.seed,
+            numerics=self.numerics,
+            reading=sweep.version,
+            measured=measured,
+            commit=commit(),
+            torch=str(run.environment.get("torch", torch.__version__)),
+            machine=machine(),
+            threads=THREADS,
+            date=now(),
+            # A run that went on from a checkpoint was longer than what is left of it.
+            seconds=wall if fresh else max(wall, run.seconds),
+            processor_seconds=processor if fresh else None,
+            data=str(context.dataset.provenance["sha256"]),
+        )
+        self.ledger.append(row)
+        if self.told is not None:
+            self.told(row)
+        return True
+
+    def _same_data(self, sha256: str) -> None:
+        """Refuse to mix runs on other images with those that are there."""
+        others = {row.data for row in self.ledger.rows} - {sha256}
+        if others:
+            raise InputError(
+                "--data",
+                f"sha256 {sha256[:16]}…",
+                f"the ledger's runs were made on images of sha256 {min(others)[:16]}…; give "
+                "those, or another folder as --evidence",
+            )
+
+
+def now() -> str:
+    """The time in UTC, to the second.
+
+    >>> now()[-1]
+    'Z'
+    """
+    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def recorder(folder: Path | None, *, trains: bool) -> Recorder:
+    """The ledger in `folder`, by default the one of this package."""
+    return Recorder(Ledger() if folder is None else Ledger(folder), trains=trains)
