@@ -8,7 +8,7 @@ import shlex
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from paper_checks.monitor import Monitor
+    from paper_checks.result import Result
+    from paper_checks.runner import Interrupted
 
 # Heavy packages are imported inside the commands, so that `cblr --help` answers at once.
 app = typer.Typer(
@@ -108,7 +110,11 @@ Name = Annotated[str, typer.Option("--dataset", help="digits, cifar10 or gaussia
 @app.command()
 def audit(
     profile: Annotated[
-        str, typer.Option("--profile", help="quick (minutes on 2 cores) or full.")
+        str,
+        typer.Option(
+            "--profile",
+            help="quick (minutes on 2 cores), cifar (hours, goes on from day to day) or full.",
+        ),
     ] = "quick",
     only: Annotated[
         list[str] | None,
@@ -117,7 +123,10 @@ def audit(
     out: Annotated[
         Path, typer.Option("--out", parser=path("--out"), help="Folder that gets the report.")
     ] = Path("report"),
-    dataset: Name = "digits",
+    dataset: Annotated[
+        str | None,
+        typer.Option("--dataset", help="digits, cifar10 or gaussian; default: the profile's."),
+    ] = None,
     data: Data = None,
     device: Device = None,
     compare: Annotated[
@@ -134,8 +143,23 @@ def audit(
     plan: Annotated[
         bool, typer.Option("--plan", help="Only say what would run and for about how long.")
     ] = False,
+    lock: Annotated[
+        bool,
+        typer.Option("--lock", help="Only write down the criteria and the commit, before a run."),
+    ] = False,
+    evidence: Annotated[
+        Path | None,
+        typer.Option(
+            "--evidence",
+            parser=path("--evidence"),
+            help="Folder of the ledger and the locked criteria; default: the package's own.",
+        ),
+    ] = None,
 ) -> None:
     """Check the paper's equations, figures and claims, and write the report."""
+    if lock:
+        _lock(only, evidence)
+        return
     from rich.console import Console
 
     from paper_checks.compare import compare as compared
@@ -151,8 +175,12 @@ def audit(
         with terminable(), complete(), wrong_paths(), expected(ValueError):
             old = None if compare is None else read_old(compare)
             # What takes hours says so before it begins.
-            if plan or profile == "full":
-                told = planned(profile, only or None, out, dataset, data, device, fresh=fresh)
+            if plan or profile != "quick":
+                told = planned(
+                    *(profile, only or None, out, dataset, data, device),
+                    fresh=fresh,
+                    evidence=evidence,
+                )
                 for line in told if plan else told[-1:]:
                     typer.echo(line)
             if plan:
@@ -166,14 +194,11 @@ def audit(
                 device,
                 fresh=fresh,
                 monitor=_monitor(console),
+                evidence=evidence,
             )
     except Interrupted as stop:
-        again = resuming(profile, only or [], out, dataset, data, device)
-        typer.echo(
-            f"cblr: {stop}; the finished ones are in {out / 'index.html'} and what was measured "
-            f"is kept; resume with: {again}",
-            err=True,
-        )
+        again = resuming(profile, only or [], out, dataset, data, device, evidence)
+        typer.echo(f"cblr: {stop}; {_kept(stop, out)}; resume with: {again}", err=True)
         raise typer.Exit(INTERRUPTED) from None
     except KeyboardInterrupt:
         typer.echo("cblr: interrupted before the first check; nothing was written", err=True)
@@ -187,6 +212,8 @@ def audit(
         before = [result for result in old if only is None or result.id in names]
         for line in lines(compared(before, results), len(results)):
             typer.echo(line)
+    for line in _beside(results):
+        typer.echo(line)
     typer.echo(f"Report: {out / 'index.html'}")
     raise typer.Exit(1 if broken else 0)
 
@@ -213,13 +240,19 @@ def terminable() -> Iterator[None]:
 
 
 def resuming(
-    profile: str, only: list[str], out: Path, dataset: str, data: Path | None, device: str | None
+    profile: str,
+    only: list[str],
+    out: Path,
+    dataset: str | None,
+    data: Path | None,
+    device: str | None,
+    evidence: Path | None = None,
 ) -> str:
     """The command that goes on with an audit; without --fresh, which would begin it again.
 
     >>> resuming("full", ["fig1"], Path("my report"), "cifar10", Path("data"), None)
     "cblr audit --profile full --only fig1 --out 'my report' --dataset cifar10 --data data"
-    >>> resuming("quick", [], Path("report"), "digits", None, None)
+    >>> resuming("quick", [], Path("report"), None, None, None)
     'cblr audit'
     """
     words = ["cblr", "audit"]
@@ -227,13 +260,44 @@ def resuming(
         ("--profile", profile, "quick"),
         *(("--only", name, None) for name in only),
         ("--out", str(out), "report"),
-        ("--dataset", dataset, "digits"),
+        ("--dataset", dataset, None),
         ("--data", data and str(data), None),
         ("--device", device, None),
+        ("--evidence", evidence and str(evidence), None),
     ):
         if value != default:
             words += [option, str(value)]
     return shlex.join(words)
+
+
+def _kept(stop: "Interrupted", out: Path) -> str:
+    """What an audit that was stopped has left."""
+    if not stop.results:
+        return "what was measured is kept"
+    return f"the finished ones are in {out / 'index.html'} and what was measured is kept"
+
+
+def _beside(results: "Sequence[Result]") -> list[str]:
+    """What the ledger says on the same checks, in short, and where it differs."""
+    from paper_checks.beside import beside
+    from paper_checks.profile import RECORDED
+
+    if any(result.environment.get("profile") in RECORDED for result in results):
+        return []
+    found = beside([result.id for result in results])
+    words = [(result.id, found.word(result)) for result in results]
+    return [*found.lines(), *(f"{name} {word}" for name, word in words if "differs" in word)]
+
+
+def _lock(only: list[str] | None, evidence: Path | None) -> None:
+    """Write down the criteria of some checks, or of all."""
+    from paper_checks.ledger import EVIDENCE
+    from paper_checks.lock import lock
+    from paper_checks.registry import build, resolve
+
+    with expected(ValueError, OSError):
+        for line in lock([build(name) for name in resolve(only or None)], evidence or EVIDENCE):
+            typer.echo(line)
 
 
 def _monitor(console: "Console") -> "Monitor":

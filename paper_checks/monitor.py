@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from paper_checks.check import Check
+from paper_checks.ledger import Row
 from paper_checks.result import Result
 from paper_checks.verdicts import mark
 
@@ -15,6 +16,9 @@ class Monitor(Protocol):
 
     def start(self, checks: Sequence[Check]) -> None:
         """The checks that will run."""
+
+    def recorded(self, row: Row) -> None:
+        """A run was made and is in the ledger; such runs come before the checks."""
 
     def began(self, check: Check) -> None:
         """A check starts now."""
@@ -33,6 +37,9 @@ class Silent:
     """Hears everything and says nothing."""
 
     def start(self, checks: Sequence[Check]) -> None:
+        """Nothing to do."""
+
+    def recorded(self, row: Row) -> None:
         """Nothing to do."""
 
     def began(self, check: Check) -> None:
@@ -56,6 +63,10 @@ class Lines(Silent):
         self._total, self._done = len(checks), 0
         print(f"{self._total} checks", flush=True)
 
+    def recorded(self, row: Row) -> None:
+        """Say which run it was, and how long it took."""
+        print(run_line(row), flush=True)
+
     def failed(self, check: Check, error: Exception) -> None:
         """Show the traceback: a check that breaks down is a bug or a missing part."""
         print(f"{check.id} could not be completed:", file=sys.stderr)
@@ -69,3 +80,10 @@ class Lines(Silent):
             f"({result.seconds:.1f} s{', kept' if result.kept else ''})",
             flush=True,
         )
+
+
+def run_line(row: Row) -> str:
+    """A run of the ledger in a line."""
+    names = ("model", "optimizer", "batch_size", "lr", "seed")
+    facts = ", ".join(f"{name} {row.config[name]}" for name in names)
+    return f"{row.sweep}: {facts} ({row.seconds:.1f} s)"

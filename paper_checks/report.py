@@ -9,17 +9,18 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from paper_checks.beside import Beside, beside
 from paper_checks.check import Drawing
 from paper_checks.claims.registry import CLAIMS
 from paper_checks.formula import formula
+from paper_checks.ledger import EVIDENCE
 from paper_checks.numbers import short, spread
+from paper_checks.profile import RECORDED
 from paper_checks.registry import IDS
 from paper_checks.result import Result, read_results
 from paper_checks.verdicts import mark, rank, tone
 
 MOST_ROWS = 60
-# Where results of runs that a reader cannot repeat at once are committed.
-EVIDENCE = Path(__file__).parent / "evidence"
 
 
 def order(name: str) -> int:
@@ -208,12 +209,18 @@ def render(
     title: str = TITLE,
     lead: str = LEAD,
     others: Mapping[str, list[Result]] | None = None,
+    ledger: Beside | None = None,
 ) -> str:
     """The whole page: contradictions first, then as the paper has them.
 
-    `others` are the results of other configurations to stand beside, `evidence()` by default.
+    `others` are the results of other configurations to stand beside, `evidence()` by default;
+    `ledger` is what the ledger says on the same checks, by default the one of this package, where
+    the results are not its own.
     """
-    beside = evidence() if others is None else others
+    elsewhere = evidence() if others is None else others
+    if ledger is None:
+        own = any(result.environment.get("profile") in RECORDED for result in results)
+        ledger = Beside() if own else beside([result.id for result in results])
     environment = Environment(
         loader=PackageLoader("paper_checks", "."),
         autoescape=True,
@@ -240,8 +247,9 @@ def render(
         title=title,
         lead=lead,
         seen_in=seen_in(results),
-        elsewhere={result.id: _elsewhere(result, beside) for result in ordered},
+        elsewhere={result.id: _elsewhere(result, elsewhere) for result in ordered},
         results=ordered,
+        ledger=ledger,
         drawings=drawings,
         tally=sorted(counts.items(), key=lambda pair: rank(pair[0])),
         kinds=[

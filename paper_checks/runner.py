@@ -11,8 +11,9 @@ from paper_checks.context import Context
 from paper_checks.environment import hardware, versions
 from paper_checks.errors import InputError
 from paper_checks.monitor import Monitor, Silent
+from paper_checks.profile import RECORDED, usual_dataset
 from paper_checks.profile import profile as profile_named
-from paper_checks.registry import build, resolve
+from paper_checks.registry import IDS, build, resolve
 from paper_checks.result import (
     FULL,
     Result,
@@ -42,18 +43,21 @@ def run(
     profile: str = "quick",
     only: str | Iterable[str] | None = None,
     out: str | os.PathLike[str] = "report",
-    dataset: str = "digits",
+    dataset: str | None = None,
     data: str | os.PathLike[str] | None = None,
     device: str | None = None,
     *,
     fresh: bool = False,
     monitor: Monitor | None = None,
+    evidence: str | os.PathLike[str] | None = None,
 ) -> list[Result]:
     """Audit the paper and return one `Result` per check; `out` gets the report.
 
     `only` names the checks to run (all by default), `dataset` is `digits`, `cifar10` or
-    `gaussian`, `data` the folder that holds it, `device` a torch device. `monitor` hears how the
-    run goes. `out` gets `results.json` (after every check), one SVG per figure, `index.html`, and
+    `gaussian` (`None`: the profile's), `data` the folder that holds it, `device` a torch device.
+    `monitor` hears how the run goes. In the profile `cifar` every training run becomes a row of
+    the ledger in the folder `evidence` (`None`: this package's), and those that are there are not
+    made again. `out` gets `results.json` (after every check), one SVG per figure, `index.html`, and
     a folder `measurements`, from which a killed audit goes on and a finished one is judged again
     without a new measurement; `fresh` measures everything anew.
 
@@ -67,52 +71,123 @@ def run(
     with nothing written; errors of the data set's files as `sim.data.load` raises them; and
     `Interrupted` (a `KeyboardInterrupt`) when stopped, with every finished check on disk.
     """
-    checks, context = _prepared(profile, only, out, dataset, data, device, fresh)
+    ledger = None if evidence is None else Path(evidence).expanduser()
+    checks, context = _prepared(profile, only, out, dataset, data, device, fresh, ledger)
+    if context.ledger is not None:
+        _record(checks, context, monitor or Silent())
     return execute(checks, context, Path(out).expanduser(), monitor or Silent())
+
+
+def _record(checks: Sequence[Check], context: Context, monitor: Monitor) -> None:
+    """Make the runs that the ledger lacks, those of the most verdicts for an hour first."""
+    from paper_checks.campaign import ordered
+    from paper_checks.training import SWEEPS, lab, rows
+
+    assert context.ledger is not None
+    context.ledger.told = monitor.recorded
+    try:
+        for each in ordered(checks, context):
+            rows(context, lab(context), SWEEPS[each.sweep])
+    except KeyboardInterrupt:
+        raise Interrupted([], len(checks)) from None
+    except Exception as error:
+        if not _stopped(error):
+            raise
+        raise Interrupted([], len(checks)) from error
 
 
 def planned(
     profile: str = "quick",
     only: str | Iterable[str] | None = None,
     out: str | os.PathLike[str] = "report",
-    dataset: str = "digits",
+    dataset: str | None = None,
     data: str | os.PathLike[str] | None = None,
     device: str | None = None,
     *,
     fresh: bool = False,
+    evidence: str | os.PathLike[str] | None = None,
 ) -> list[str]:
     """What `run` with the same arguments would do, a line a check, and about how long it takes.
 
     Times are estimates: one step of the network is timed here and now, and multiplied. What
-    several checks share is counted at the first of them; what is kept in `out` costs nothing.
+    several checks share is counted at the first of them; what is kept in `out` costs nothing. In
+    the profile `cifar` times are those of the ledger's rows, where there are any, and there is a
+    line a sweep, with what is done and what is left; that needs no data.
 
     Raises what `run` raises, before any long work.
     """
     from paper_checks.estimate import estimates, told
 
-    return told(estimates(*_prepared(profile, only, out, dataset, data, device, fresh)))
+    ledger = None if evidence is None else Path(evidence).expanduser()
+    arguments = (profile, only, out, dataset, data, device, fresh, ledger)
+    checks, context = _prepared(*arguments, trains=False)
+    if context.ledger is not None:
+        from paper_checks import campaign
+
+        return campaign.told(checks, context)
+    return told(estimates(checks, context))
 
 
 def _prepared(
     profile: str,
     only: str | Iterable[str] | None,
     out: str | os.PathLike[str],
-    dataset: str,
+    dataset: str | None,
     data: str | os.PathLike[str] | None,
     device: str | None,
     fresh: bool,
+    ledger: Path | None = None,
+    trains: bool = True,
 ) -> tuple[list[Check], Context]:
     """The checks and what they share, after everything that can be refused; nothing is written."""
+    dataset = dataset or usual_dataset(profile)
     sizes = profile_named(profile, dataset)
+<<<<<<< HEAD
     ids = resolve(only)
     folder = writable(Path(out).expanduser())
     context = Context(sizes, dataset, data, device, folder / MEASUREMENTS)
+=======
+    recorded = sizes.name in RECORDED
+    ids = _recorded_ids(only) if recorded else resolve(only)
+    folder = writable(Path(out))
+    recorder = None
+    if recorded:
+        from paper_checks.recording import recorder as made
+
+        _check_recorded(device, fresh)
+        recorder = made(ledger, trains=trains)
+    context = Context(sizes, dataset, data, device, folder / MEASUREMENTS, recorder)
+>>>>>>> d09b985 (The profile cifar: plan, lock, deviations, both verdicts side by side)
     context.fresh = fresh
     checks = [build(name) for name in ids]
     if any(check.needs_data for check in checks):
         # Loading here means that a missing file ends the run before anything is written.
         context.load()
     return checks, context
+
+
+def _recorded_ids(only: str | Iterable[str] | None) -> list[str]:
+    """The checks asked for that have runs in the ledger; all such for `None`.
+
+    Raises `InputError` where one asked for has none.
+    """
+    from paper_checks.campaign import sweeps_of
+
+    ids = resolve(only)
+    others = [name for name in ids if not sweeps_of(name)]
+    if only is not None and others:
+        known = ", ".join(name for name in IDS if sweeps_of(name))
+        raise InputError("--only", others[0], f"has no runs in the ledger; those are: {known}")
+    return [name for name in ids if name not in others]
+
+
+def _check_recorded(device: str | None, fresh: bool) -> None:
+    """Refuse what rows of the ledger cannot be made with."""
+    if device not in (None, "cpu"):
+        raise InputError("--device", device, "the ledger's runs are made on the cpu; leave it out")
+    if fresh:
+        remedy = "a finished run stays in the ledger; leave it out, or give another --evidence"
+        raise InputError("--fresh", "given", remedy)
 
 
 def writable(out: Path) -> Path:

@@ -11,7 +11,8 @@ from rich.table import Table
 from rich.text import Text
 
 from paper_checks.check import Check
-from paper_checks.monitor import Silent
+from paper_checks.ledger import Row
+from paper_checks.monitor import Silent, run_line
 from paper_checks.numbers import short, spread
 from paper_checks.result import Result
 from paper_checks.verdicts import mark, tone
@@ -69,6 +70,10 @@ class Terminal(Silent):
         self._began = time.perf_counter()
         self._task = self._progress.add_task("starting", total=len(checks))
         self._live.start()
+
+    def recorded(self, row: Row) -> None:
+        """Say which run it was: the live view begins after them."""
+        self._console.print(run_line(row), markup=False, highlight=False)
 
     def began(self, check: Check) -> None:
         """Name the check at work."""

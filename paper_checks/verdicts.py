@@ -6,6 +6,8 @@ CONTRADICTED = "contradicted"
 INCONCLUSIVE = "inconclusive"
 SKIPPED = "skipped"
 ILLUSTRATION = "illustration"
+# Of a profile whose runs go on from day to day: none of a check's runs are in the ledger yet.
+NOT_RUN = "not run"
 
 # A figure's or a claim's verdict is one of these; an equation's is theory's own.
 VERDICTS = (HOLDS, IN_PART, CONTRADICTED, INCONCLUSIVE, SKIPPED, ILLUSTRATION)
@@ -28,6 +30,7 @@ _ORDER = (
     ("plain", "definition"),
     ("plain", ILLUSTRATION),
     ("plain", SKIPPED),
+    ("plain", NOT_RUN),
 )
 _RANK = {word: rank for rank, (_, word) in enumerate(_ORDER)}
 _TONE = {word: tone for tone, word in _ORDER}

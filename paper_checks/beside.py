@@ -1,0 +1,151 @@
+"""The evidence of the ledger beside a report's own results: verdicts, gaps, deviations."""
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from paper_checks import lock
+from paper_checks.campaign import left, problems, sweeps_of, total
+from paper_checks.check import Check
+from paper_checks.context import Context
+from paper_checks.ledger import EVIDENCE, Ledger, Problem, Row
+from paper_checks.profile import RECORDED, profile, usual_dataset
+from paper_checks.recording import Recorder, Unmeasured
+from paper_checks.registry import IDS, build
+from paper_checks.result import Result, plain
+from paper_checks.verdicts import INCONCLUSIVE, NOT_RUN, rank
+
+PLACE = "CIFAR-10"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What the ledger says about one check."""
+
+    id: str
+    verdict: str
+    reason: str
+    measured: float | str | None = None
+    interval: tuple[float, float] | None = None
+    done: int = 0
+    total: int = 0
+    seeds: tuple[int, ...] = ()
+    network: str = ""
+    dates: tuple[str, str] | None = None
+
+    @property
+    def ran(self) -> bool:
+        """Whether all of its runs are there."""
+        return self.done == self.total
+
+
+@dataclass(frozen=True)
+class Beside:
+    """The ledger's entries by check, the rows that are no evidence, and the deviations."""
+
+    entries: dict[str, Entry] = field(default_factory=dict)
+    problems: list[Problem] = field(default_factory=list)
+    deviations: list[lock.Deviation] = field(default_factory=list)
+    rows: int = 0
+    seconds: float = 0.0
+
+    def word(self, result: Result) -> str:
+        """How the ledger's verdict stands to a report's own, in a word or two.
+
+        >>> Beside().word(Result("fig4", *[None] * 13))
+        ''
+        """
+        entry = self.entries.get(result.id)
+        if entry is None or not entry.ran:
+            return ""
+        if entry.verdict == result.verdict:
+            return "the same"
+        return f"differs: {result.verdict} here, {entry.verdict} on {PLACE}"
+
+    def lines(self) -> list[str]:
+        """The whole in a few lines, for a terminal; none where nothing was asked.
+
+        >>> Beside().lines()
+        []
+        """
+        if not self.entries:
+            return []
+        counts = Counter(entry.verdict for entry in self.entries.values())
+        words = ", ".join(f"{n} {word}" for word, n in sorted(counts.items(), key=_place))
+        told = [f"On {PLACE} ({self.rows} runs in the ledger): {words}"]
+        told += [f"Not evidence: {problem}" for problem in self.problems]
+        told += [f"Deviation, {each.id}, {each.date}: {each.what}" for each in self.deviations]
+        return told
+
+
+def beside(ids: Iterable[str] = IDS, folder: Path = EVIDENCE, name: str = RECORDED[0]) -> Beside:
+    """What the ledger in `folder` says on some checks, judged today.
+
+    No data are needed, and nothing is trained.
+
+    >>> beside(["eq4"])
+    Beside(entries={}, problems=[], deviations=[], rows=0, seconds=0.0)
+    """
+    wanted = [each for each in ids if sweeps_of(each)]
+    if not wanted:
+        return Beside()
+    ledger = Ledger(folder)
+    recorder = Recorder(ledger)
+    dataset = usual_dataset(name)
+    context = Context(profile(name, dataset), dataset, ledger=recorder)
+    checks = [build(each) for each in wanted]
+    read = {check.id: _rows(ledger, check) for check in checks}
+    return Beside(
+        {check.id: _entry(check, context, read[check.id]) for check in checks},
+        problems(context),
+        lock.deviations(checks, read, lock.read(folder)),
+        len(ledger.rows),
+        sum(row.processor_seconds or row.seconds for row in ledger.rows),
+    )
+
+
+def _place(pair: tuple[str, int]) -> int:
+    return rank(pair[0])
+
+
+def _rows(ledger: Ledger, check: Check) -> list[Row]:
+    return [row for row in ledger.rows if row.sweep in sweeps_of(check.id)]
+
+
+def _entry(check: Check, context: Context, rows: Sequence[Row]) -> Entry:
+    """Judged where all runs are there; else how many are."""
+    from paper_checks.training import SWEEPS
+
+    recorder = context.ledger
+    assert recorder is not None
+    sweeps = [SWEEPS[name] for name in sweeps_of(check.id)]
+    runs = sum(total(recorder, sweep, context) for sweep in sweeps)
+    done = runs - sum(len(left(recorder, sweep, context)) for sweep in sweeps)
+    facts: dict[str, Any] = {"done": done, "total": runs}
+    if not done:
+        return Entry(check.id, NOT_RUN, f"None of its {runs} runs were made.", **facts)
+    facts["dates"] = (min(row.date for row in rows)[:10], max(row.date for row in rows)[:10])
+    if done < runs:
+        reason = f"{done} of {runs} runs were made; it is judged when all are."
+        return Entry(check.id, INCONCLUSIVE, reason, **facts)
+    try:
+        measurements = plain(check.measure(context))
+        judgement = check.judge(measurements)
+    except Unmeasured as error:
+        return Entry(check.id, INCONCLUSIVE, f"{error}.", **facts)
+    except Exception as error:
+        # As in an audit: one broken check must not cost the reader the others.
+        reason = f"could not be judged: {type(error).__name__}: {' '.join(str(error).split())}"
+        return Entry(check.id, INCONCLUSIVE, reason, **facts)
+    return Entry(
+        check.id,
+        judgement.verdict,
+        judgement.reason,
+        plain(judgement.measured),
+        judgement.interval,
+        seeds=tuple(measurements.get("seeds", ())),
+        network=measurements.get("network", ""),
+        **facts,
+    )
