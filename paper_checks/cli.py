@@ -295,7 +295,7 @@ def _lock(only: list[str] | None, evidence: Path | None) -> None:
     from paper_checks.lock import lock
     from paper_checks.registry import build, resolve
 
-    with expected(ValueError, OSError):
+    with complete(), wrong_paths(), expected(ValueError):
         for line in lock([build(name) for name in resolve(only or None)], evidence or EVIDENCE):
             typer.echo(line)
 

@@ -228,13 +228,14 @@ class Ledger:
         """The folder for this process alone, while a file is written."""
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            with open(self.folder / LOCK, "a", encoding="utf-8") as stream:
-                fcntl.flock(stream, fcntl.LOCK_EX)
-                yield
+            (self.folder / LOCK).touch()
         except OSError as error:
             raise InputError(
                 "--evidence", self.folder, f"cannot be written to ({error.strerror}); name another"
             ) from None
+        with open(self.folder / LOCK, "a", encoding="utf-8") as stream:
+            fcntl.flock(stream, fcntl.LOCK_EX)
+            yield
 
 
 def _strangeness(row: Row, versions: tuple[int, int] | None) -> str:

@@ -142,14 +142,9 @@ def _prepared(
     """The checks and what they share, after everything that can be refused; nothing is written."""
     dataset = dataset or usual_dataset(profile)
     sizes = profile_named(profile, dataset)
-<<<<<<< HEAD
-    ids = resolve(only)
-    folder = writable(Path(out).expanduser())
-    context = Context(sizes, dataset, data, device, folder / MEASUREMENTS)
-=======
     recorded = sizes.name in RECORDED
     ids = _recorded_ids(only) if recorded else resolve(only)
-    folder = writable(Path(out))
+    folder = writable(Path(out).expanduser())
     recorder = None
     if recorded:
         from paper_checks.recording import recorder as made
@@ -157,7 +152,6 @@ def _prepared(
         _check_recorded(device, fresh)
         recorder = made(ledger, trains=trains)
     context = Context(sizes, dataset, data, device, folder / MEASUREMENTS, recorder)
->>>>>>> d09b985 (The profile cifar: plan, lock, deviations, both verdicts side by side)
     context.fresh = fresh
     checks = [build(name) for name in ids]
     if any(check.needs_data for check in checks):

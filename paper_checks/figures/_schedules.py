@@ -73,7 +73,7 @@ def moves(measurements: Measurements, protocol: str, name: str, sign: int) -> di
     found = {}
     for seed, curve in column(measurements, protocol, name).items():
         early = curve[: max(3, 4 * len(curve) // 5)]
-        if None not in early:
+        if None not in early and len(early) > 1:
             found[seed] = float(np.mean(np.maximum(sign * np.diff(early), 0.0)))
     return found
 
