@@ -190,7 +190,12 @@ def measure_curvature(
     whole = load(request.dataset, root=request.data)
     if not 1 <= request.samples <= len(whole):
         raise InputError("--samples", request.samples, f"give 1 to {len(whole)}")
-    model = make_model(request, whole).to(device).eval()
+    model = make_model(request, whole)
+    try:
+        model = model.to(device).eval()
+    except (NotImplementedError, RuntimeError, TypeError) as error:
+        remedy = f"it cannot be put on {device} ({told(error)})"
+        raise InputError("MODEL", repr(request.model), remedy) from None
     for name, _ in model.named_parameters():
         if not name.isprintable():
             raise InputError(

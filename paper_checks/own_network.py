@@ -140,7 +140,9 @@ def write_page(
     """
     from paper_checks.report import render
 
-    rows = plain(frame.to_dict("records"))
+    # Of tensors without entries, which some networks have, there is nothing to say.
+    rows = [row for row in plain(frame.to_dict("records")) if row["size"]]
+    entries = {name: parts for name, parts in entries.items() if parts[0].size}
     for row in rows:
         w, g, _ = entries[row["parameter"]]
         alive = g != 0
@@ -188,16 +190,16 @@ def write_page(
         )
 
     out.mkdir(parents=True, exist_ok=True)
-    radius = {
-        "rows": [
-            {"seed": 0, "parameter": name} | fig_radius.ranks(*parts)
-            for name, parts in entries.items()
-            if name.endswith("weight") or parts[0].size >= 100
-        ],
-        "density": fig_radius.density(list(entries.values())),
-    }
+    tensors = [
+        {"seed": 0, "parameter": name} | fig_radius.ranks(*parts)
+        for name, parts in entries.items()
+        if name.endswith("weight") or parts[0].size >= 100
+    ]
+    ranked = [row for row in tensors if "rank_shuffled" in row]
+    # A network without curvature, or one of a few entries, has nothing to show there.
+    density = fig_radius.density(list(entries.values())) if ranked else None
+    radius = {"rows": tensors, "density": density}
     figure = FIGURES["fig-radius"]
-    ranked = [row for row in radius["rows"] if "rank_shuffled" in row]
     add(
         "own-radius",
         "|w/g| for each parameter's radius (equation 17)",

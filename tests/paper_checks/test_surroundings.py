@@ -182,3 +182,54 @@ def test_a_disk_that_is_full_in_an_audit(tmp_path, monkeypatch, at):
 
 def test_only_wrong_paths_are_bad_input():
     assert not {errno.ENOSPC, errno.EDQUOT, errno.EIO} & cli_training.BAD_PATH
+
+
+BARE = """
+import torch
+from torch import nn
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.w, self.nothing = nn.Parameter(torch.ones(10)), nn.Parameter(torch.ones(0, 3))
+
+    def forward(self, x):
+        return self.w * x.flatten(1)[:, :10]
+
+class Flat(Net):
+    def forward(self, x):
+        return super().forward(x).detach()
+
+def meta():
+    with torch.device("meta"):
+        return Net()
+
+def linear(output, target):
+    return output.sum()
+"""
+
+
+@pytest.fixture
+def bare(tmp_path, monkeypatch):
+    (tmp_path / "bare_networks.py").write_text(BARE)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delitem(sys.modules, "bare_networks", raising=False)
+
+
+@pytest.mark.parametrize(
+    ("name", "loss"), [("Net", "cross_entropy"), ("Flat", "cross_entropy"), ("Net", "linear")]
+)
+def test_networks_of_which_there_is_little_to_say(bare, name, loss):
+    # A tensor without entries, no curvature at all, nothing that depends on a parameter.
+    loss = f"bare_networks:{loss}" if loss == "linear" else loss
+    done = run("curvature", f"bare_networks:{name}", "--loss", loss, "--samples", 8)
+    assert done.exit_code == 0, done.exception
+    assert Path("curvature/index.html").exists()
+
+
+def test_a_network_without_memory(bare):
+    done = run("curvature", "bare_networks:meta", "--samples", 8)
+    assert done.exit_code == 2
+    assert done.stderr.startswith("cblr: MODEL: 'bare_networks:meta': it cannot be put on cpu (")
+    assert len(done.stderr.splitlines()) == 1
