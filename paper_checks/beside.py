@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from paper_checks import lock
-from paper_checks.campaign import left, problems, sweeps_of, total
+from paper_checks.campaign import counted, problems, rows_of, sweeps_of
 from paper_checks.check import Check
 from paper_checks.context import Context
 from paper_checks.ledger import EVIDENCE, Ledger, Problem, Row
@@ -111,18 +111,15 @@ def _place(pair: tuple[str, int]) -> int:
 
 
 def _rows(ledger: Ledger, check: Check) -> list[Row]:
-    return [row for row in ledger.rows if row.sweep in sweeps_of(check.id)]
+    return [row for name in sweeps_of(check.id) for row in rows_of(name, ledger)]
 
 
 def _entry(check: Check, context: Context, rows: Sequence[Row]) -> Entry:
     """Judged where all runs are there; else how many are."""
-    from paper_checks.training import SWEEPS
-
     recorder = context.ledger
     assert recorder is not None
-    sweeps = [SWEEPS[name] for name in sweeps_of(check.id)]
-    runs = sum(total(recorder, sweep, context) for sweep in sweeps)
-    done = runs - sum(len(left(recorder, sweep, context)) for sweep in sweeps)
+    counts = [counted(recorder, name, context) for name in sweeps_of(check.id)]
+    done, runs = (sum(each) for each in zip(*counts, strict=True))
     facts: dict[str, Any] = {"done": done, "total": runs}
     if not done:
         return Entry(check.id, NOT_RUN, f"None of its {runs} runs were made.", **facts)

@@ -1,12 +1,13 @@
 """What the ledger holds of each sweep, what is left, how long it will take, and in which order."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from paper_checks.check import Check
-from paper_checks.estimate import TRAINING, config_seconds, duration, work
-from paper_checks.ledger import Problem, Row
+from paper_checks.estimate import TRAINING, config_seconds, duration, key_seconds, work
+from paper_checks.ledger import MEASUREMENT, Ledger, Problem, Row
+from paper_checks.profile import RECORDED, profile
 
 if TYPE_CHECKING:
     from paper_checks.context import Context
@@ -16,11 +17,36 @@ if TYPE_CHECKING:
 
 # What a check reads that is no sweep of its own.
 _SAME = {"sharp": "long"}
+_SNAPSHOTS = tuple(f"snapshot-{seed}" for seed in profile(RECORDED[0], "cifar10").seeds)
+_ENTRIES = tuple(f"entries-{seed}" for seed in profile(RECORDED[0], "cifar10").seeds)
+# The checks without training whose measurements are rows of the ledger, one each.
+MEASURED: Mapping[str, tuple[str, ...]] = {
+    "fig2": _SNAPSHOTS[:1],
+    "fig3": ("fig3",),
+    "fig9": ("fig9",),
+    "fig-gaussian": ("fig-gaussian",),
+    "fig-radius": _ENTRIES,
+    "fig-b": _ENTRIES,
+    "fig-convergence": _ENTRIES[:1],
+    "claim-same-failure-conditions": _ENTRIES[:1],
+    "claim-gradients-fall-to-zero": ("fig3",),
+    "claim-high-loss-larger-gradients": ("fig9",),
+    "claim-gaussian-initially": ("fig-gaussian",),
+    "claim-sigma-constant": ("fig-gaussian",),
+    "claim-squared-gradient-negligible": _SNAPSHOTS,
+    "claim-minimum-at-zero": _SNAPSHOTS,
+    "claim-majority-inaccurate": _SNAPSHOTS,
+    "claim-layer-statistics-usable": _SNAPSHOTS,
+    "claim-curvature-varies": _SNAPSHOTS,
+}
 
 
 @dataclass(frozen=True)
 class Progress:
-    """How much of a sweep is done; `seconds` is what is left, `spent` what its rows took."""
+    """How much of a sweep is done; `seconds` is what is left, `spent` what its rows took.
+
+    A measurement that is one row counts as a sweep of one run.
+    """
 
     sweep: str
     done: int
@@ -35,12 +61,22 @@ class Progress:
 
 
 def sweeps_of(name: str) -> tuple[str, ...]:
-    """The sweeps whose rows the check `name` reads; none where it has no place in the ledger.
+    """The sweeps and measurements whose rows the check `name` reads; none without rows.
 
-    >>> sweeps_of("fig4"), sweeps_of("eq4")
-    (('first-epoch',), ())
+    >>> sweeps_of("fig4"), sweeps_of("fig2"), sweeps_of("eq4")
+    (('first-epoch',), ('snapshot-0',), ())
     """
-    return tuple(dict.fromkeys(_SAME.get(sweep, sweep) for sweep in TRAINING.get(name, ())))
+    sweeps = TRAINING.get(name) or MEASURED.get(name, ())
+    return tuple(dict.fromkeys(_SAME.get(sweep, sweep) for sweep in sweeps))
+
+
+def rows_of(name: str, ledger: Ledger) -> list[Row]:
+    """The rows of a sweep, or of a measurement."""
+    return [
+        row
+        for row in ledger.rows
+        if row.sweep == name or (row.sweep == MEASUREMENT and row.config["measurement"] == name)
+    ]
 
 
 def left(recorder: "Recorder", sweep: "Sweep", context: "Context") -> "list[Planned]":
@@ -62,23 +98,30 @@ def left(recorder: "Recorder", sweep: "Sweep", context: "Context") -> "list[Plan
     return missing
 
 
-def total(recorder: "Recorder", sweep: "Sweep", context: "Context") -> int:
-    """How many runs a sweep takes."""
-    return sum(cell.runs() for cell in recorder.cells(sweep, context))
+def counted(recorder: "Recorder", name: str, context: "Context") -> tuple[int, int]:
+    """How many runs of a sweep, or of a measurement, are done, and how many there are."""
+    from paper_checks.training import SWEEPS
+
+    if name not in SWEEPS:
+        return int(recorder.once_row(context, name) is not None), 1
+    total = sum(cell.runs() for cell in recorder.cells(SWEEPS[name], context))
+    return total - len(left(recorder, SWEEPS[name], context)), total
 
 
-def progress(recorder: "Recorder", sweep: "Sweep", context: "Context") -> Progress:
+def progress(recorder: "Recorder", name: str, context: "Context") -> Progress:
     """What is done and what is left of a sweep; the time by its own rows, else by a timed step."""
-    missing = left(recorder, sweep, context)
-    count = total(recorder, sweep, context)
-    rows = [row for row in recorder.ledger.rows if row.sweep == sweep.name]
-    return Progress(
-        sweep.name,
-        count - len(missing),
-        count,
-        sum(seconds(rows, run.arm.config, context) for run in missing),
-        sum(row.processor_seconds or row.seconds for row in rows),
-    )
+    from paper_checks.training import SWEEPS
+
+    done, total = counted(recorder, name, context)
+    rows = rows_of(name, recorder.ledger)
+    if name in SWEEPS:
+        missing = left(recorder, SWEEPS[name], context)
+        rest = sum(seconds(rows, run.arm.config, context) for run in missing)
+    else:
+        # Entry by entry it is the same exact diagonal.
+        rest = 0.0 if done else key_seconds(name.replace("entries", "snapshot"), context)
+    spent = sum(row.processor_seconds or row.seconds for row in rows)
+    return Progress(name, done, total, rest, spent)
 
 
 def seconds(rows: "Sequence[Row]", config: "TrainConfig", context: "Context") -> float:
@@ -108,10 +151,8 @@ def asked(checks: Sequence[Check]) -> list[str]:
 
 def ordered(checks: Sequence[Check], context: "Context") -> list[Progress]:
     """The sweeps of the checks, the most verdicts for an hour first."""
-    from paper_checks.training import SWEEPS
-
     recorder = _recorder(context)
-    found = [progress(recorder, SWEEPS[name], context) for name in asked(checks)]
+    found = [progress(recorder, name, context) for name in asked(checks)]
     readers = {
         each.sweep: sum(each.sweep in sweeps_of(check.id) for check in checks) for each in found
     }
@@ -149,7 +190,13 @@ def admissible(recorder: "Recorder", context: "Context") -> dict[str, frozenset[
     from paper_checks.ledger import key
     from paper_checks.training import SWEEPS
 
+    sizes = {name: recorder.measurement(context, name) for name in once()}
     return {
+        MEASUREMENT: frozenset(
+            key(MEASUREMENT, config, recorder.numerics, recorder.reading(name))
+            for name, config in sizes.items()
+        )
+    } | {
         name: frozenset(
             key(name, run.plain, recorder.numerics, sweep.version)
             for cell in recorder.cells(sweep, context)
@@ -157,6 +204,11 @@ def admissible(recorder: "Recorder", context: "Context") -> dict[str, frozenset[
         )
         for name, sweep in SWEEPS.items()
     }
+
+
+def once() -> tuple[str, ...]:
+    """The measurements that are one row each."""
+    return tuple(dict.fromkeys(name for names in MEASURED.values() for name in names))
 
 
 def problems(context: "Context") -> list[Problem]:

@@ -51,7 +51,7 @@ def estimates(checks: Sequence[Check], context: "Context") -> list[Estimate]:
         seconds = _EQUATION if check.kind == "equation" else 0.1
         for key in needs(check.id, context):
             if key not in costs:
-                costs[key] = _seconds(key, context)
+                costs[key] = key_seconds(key, context)
                 seconds += costs[key]
         found.append(Estimate(check.id, seconds))
     return found
@@ -141,7 +141,8 @@ def needs(name: str, context: "Context") -> tuple[str, ...]:
     return tuple(f"snapshot-{seed}" for seed in (seeds[:1] if one else seeds))
 
 
-def _seconds(key: str, context: "Context") -> float:
+def key_seconds(key: str, context: "Context") -> float:
+    """The seconds of a shared measurement that is not kept."""
     if context.has(key):
         return 0.0
     if key in _FIXED:

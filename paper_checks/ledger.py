@@ -23,6 +23,8 @@ from paper_checks.result import plain, write_atomically
 EVIDENCE = Path(__file__).parent / "evidence"
 SUFFIX = ".jsonl"
 LOCK = ".lock"
+# The file of what is measured without training, one row each.
+MEASUREMENT = "measured"
 # Digits of a stored number: single precision has seven, and a judge reads three.
 DIGITS = 7
 

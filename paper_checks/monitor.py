@@ -84,6 +84,8 @@ class Lines(Silent):
 
 def run_line(row: Row) -> str:
     """A run of the ledger in a line."""
+    if "measurement" in row.config:
+        return f"{row.config['measurement']} ({row.seconds:.1f} s)"
     names = ("model", "optimizer", "batch_size", "lr", "seed")
     facts = ", ".join(f"{name} {row.config[name]}" for name in names)
     return f"{row.sweep}: {facts} ({row.seconds:.1f} s)"

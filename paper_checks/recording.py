@@ -1,7 +1,9 @@
 """Runs as rows of the ledger: those that are there are read, the others are made, one at a time."""
 
+import fcntl
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -9,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from paper_checks.environment import commit, machine
 from paper_checks.errors import InputError
-from paper_checks.ledger import Ledger, Row
+from paper_checks.ledger import MEASUREMENT, Ledger, Row
+from paper_checks.result import plain
 
 if TYPE_CHECKING:
     from paper_checks.context import Context
@@ -18,6 +21,10 @@ if TYPE_CHECKING:
 
 # Seconds between two looks at a run that another process makes.
 PATIENCE = 5.0
+# Of a profile, what a measurement without training depends on; and the version of what it reads,
+# which is raised when the same network gives other numbers than before.
+SIZES = ("width", "sample", "population", "batches", "entries", "verify", "passes", "seeds")
+READINGS = {"snapshot": 1, "entries": 1, "fig3": 1, "fig9": 1, "fig-gaussian": 1}
 # Results depend on the number of threads, by rounding.
 THREADS = 1
 
@@ -120,15 +127,89 @@ class Recorder:
         self._taken += sum(row.seconds for row in rows if row is not None)
         return [dict(row.measured) for row in rows if row is not None]
 
-    def _make(self, context: "Context", sweep: "Sweep", config: "TrainConfig") -> bool:
-        """Train, read, and write the row; false where another process is at it."""
+    def once(
+        self, context: "Context", name: str, make: "Callable[[Context], dict[str, Any]]"
+    ) -> dict[str, Any]:
+        """A measurement without training, which is one row; made if it is missing and this trains.
+
+        Raises `Unmeasured` where it is missing and nothing is to be made.
+        """
+        row = self.once_row(context, name)
+        if row is None and not self.trains:
+            raise Unmeasured(name, 1)
+        while row is None:
+            self._same_data(str(context.dataset.provenance["sha256"]))
+            if not self._measure(context, name, make):
+                time.sleep(PATIENCE)
+            self.ledger.read()
+            row = self.once_row(context, name)
+        self._taken += row.seconds
+        return dict(row.measured)
+
+    def once_row(self, context: "Context", name: str) -> Row | None:
+        """The row of a measurement without training, if it was made."""
+        config = self.measurement(context, name)
+        return self.ledger.find(MEASUREMENT, config, self.numerics, self.reading(name))
+
+    def reading(self, name: str) -> int:
+        """The version of what a measurement without training reads."""
+        return READINGS.get(name.rstrip("0123456789").rstrip("-"), 1)
+
+    def measurement(self, context: "Context", name: str) -> dict[str, Any]:
+        """The whole configuration of a measurement without training."""
+        sizes = {size: getattr(context.profile, size) for size in SIZES}
+        network = {"network": context.profile.trains, "dataset": context.name}
+        return dict(plain({"measurement": name, **network, **sizes}))
+
+    def _measure(
+        self, context: "Context", name: str, make: "Callable[[Context], dict[str, Any]]"
+    ) -> bool:
+        """Measure and write the row; false where another process is at it."""
+        with _alone(context.folder, name) as ours:
+            if not ours:
+                return False
+            threads = torch_threads(THREADS)
+            wall, processor = time.perf_counter(), time.process_time()
+            try:
+                measured = plain(make(context))
+            finally:
+                torch_threads(threads)
+            self._add(
+                context,
+                sweep=MEASUREMENT,
+                config=self.measurement(context, name),
+                seed=int(name.rsplit("-", 1)[-1]) if name[-1].isdigit() and "-" in name else 0,
+                reading=self.reading(name),
+                measured=measured,
+                seconds=time.perf_counter() - wall,
+                processor_seconds=time.process_time() - processor,
+            )
+        return True
+
+    def _add(self, context: "Context", **values: Any) -> None:
+        """Write a row, with where it comes from."""
         import torch
 
+        row = Row(
+            numerics=self.numerics,
+            commit=commit(),
+            torch=str(torch.__version__),
+            machine=machine(),
+            threads=THREADS,
+            date=now(),
+            data=str(context.dataset.provenance["sha256"]),
+            **values,
+        )
+        self.ledger.append(row)
+        if self.told is not None:
+            self.told(row.sealed())
+
+    def _make(self, context: "Context", sweep: "Sweep", config: "TrainConfig") -> bool:
+        """Train, read, and write the row; false where another process is at it."""
         from sim.training import train
 
         folder = None if context.folder is None else context.folder / "runs" / config.hash
-        threads = torch.get_num_threads()
-        torch.set_num_threads(THREADS)
+        threads = torch_threads(THREADS)
         fresh = folder is None or not folder.exists()
         wall, processor = time.perf_counter(), time.process_time()
         try:
@@ -137,28 +218,19 @@ class Recorder:
         except BlockingIOError:
             return False
         finally:
-            torch.set_num_threads(threads)
+            torch_threads(threads)
         wall, processor = time.perf_counter() - wall, time.process_time() - processor
-        row = Row(
+        self._add(
+            context,
             sweep=sweep.name,
             config=config.plain(),
             seed=config.seed,
-            numerics=self.numerics,
             reading=sweep.version,
             measured=measured,
-            commit=commit(),
-            torch=str(run.environment.get("torch", torch.__version__)),
-            machine=machine(),
-            threads=THREADS,
-            date=now(),
             # A run that went on from a checkpoint was longer than what is left of it.
             seconds=wall if fresh else max(wall, run.seconds),
             processor_seconds=processor if fresh else None,
-            data=str(context.dataset.provenance["sha256"]),
         )
-        self.ledger.append(row)
-        if self.told is not None:
-            self.told(row)
         return True
 
     def _same_data(self, sha256: str) -> None:
@@ -171,6 +243,31 @@ class Recorder:
                 f"the ledger's runs were made on images of sha256 {min(others)[:16]}…; give "
                 "those, or another folder as --evidence",
             )
+
+
+def torch_threads(count: int) -> int:
+    """Set the number of torch's threads, and return what it was."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    return before
+
+
+@contextmanager
+def _alone(folder: Path | None, name: str) -> Iterator[bool]:
+    """Whether no other process measures the same; the lock goes with the process."""
+    if folder is None:
+        yield True
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / f".{name}.lock", "a", encoding="utf-8") as stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+            return
+        yield True
 
 
 def now() -> str:

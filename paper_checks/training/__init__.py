@@ -45,6 +45,7 @@ from paper_checks.training._lab import Lab as Lab
 from paper_checks.training._lab import equal_steps as equal_steps
 from paper_checks.training._lab import lab as lab
 from paper_checks.training._lab import trained as trained
+from paper_checks.training._lab import trained_network as trained_network
 from paper_checks.training._rules import CAPS as CAPS
 from paper_checks.training._rules import EXACT_SEEDS as EXACT_SEEDS
 from paper_checks.training._rules import GAMMAS as GAMMAS
@@ -108,6 +109,7 @@ __all__ = [
     "schedules",
     "sharp",
     "trained",
+    "trained_network",
     "tuned",
     "warmup",
     "whole",

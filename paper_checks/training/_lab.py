@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from paper_checks.context import Context
     from sim.training import Run, TrainConfig
 
@@ -124,6 +126,21 @@ def trained(lab: Lab, configs: "Sequence[TrainConfig]") -> "list[Run]":
         return read(lab.runs)
     with tempfile.TemporaryDirectory() as folder:
         return read(Path(folder))
+
+
+# The network that a check looks at after training: at one rate, as the paper's smaller batches.
+USUAL_BATCH = 512
+USUAL_EPOCHS = 20
+
+
+def trained_network(context: "Context", seed: int = 0) -> "nn.Module":
+    """The profile's network after 20 epochs of SGD with momentum, in evaluation mode."""
+    from sim import train
+
+    found = lab(context)
+    config = found.base.replace(batch_size=found.n(USUAL_BATCH), epochs=USUAL_EPOCHS, seed=seed)
+    out = None if context.folder is None else context.folder / "runs" / config.hash
+    return train(config, out=out, root=found.root).model().to(context.device)
 
 
 def ends(run: "Run") -> dict[str, Any]:
