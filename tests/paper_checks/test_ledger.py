@@ -441,8 +441,7 @@ def test_hours_follow_from_the_rows(copy):
         ]
         path.write_text("\n".join(each.line() for each in slow), encoding="utf-8")
         here = context(copy)
-        sweep = training.SWEEPS["first-epoch"]
-        left[factor] = campaign.progress(here.ledger, sweep, here)
+        left[factor] = campaign.progress(here.ledger, "first-epoch", here)
     assert left[1].done == left[100].done == 3
     assert left[100].seconds == pytest.approx(100 * left[1].seconds, rel=1e-3)
     assert left[100].spent == pytest.approx(100 * left[1].spent, rel=1e-3)
