@@ -10,7 +10,7 @@ from torch import Tensor
 from sim import _arguments
 from sim.optimizers._rule import Bucket, Rule, options, pieces, working
 from sim.optimizers._saved import bare
-from sim.optimizers._shards import like, local, reduced, sharded, wrapped
+from sim.optimizers._shards import PLAIN, like, local, reduced, sharded, spread_out, wrapped
 
 DECAYS = ("coupled", "decoupled")
 NEGATIVE = ("absolute", "gradient", "zero")
@@ -204,10 +204,9 @@ class CBLR(Rule):
         else:
             found = self._match(curvature)
             known = getattr(curvature, "gradient", {})
-            present = [p for group in self.param_groups for p in group["params"]]
-            if all(p.grad is None for p in present):
+            if all(p.grad is None for group in self.param_groups for p in group["params"]):
                 gradients = self._match_gradients(known)
-            elif _stale(present, known):
+            elif known and _stale(self.param_groups, known):
                 raise ValueError(
                     "params: every .grad is 0, and the gradient that came with the curvature is "
                     "not; leave none by zero_grad(set_to_none=True), or call backward() first"
@@ -224,7 +223,9 @@ class CBLR(Rule):
         return found, buckets
 
     def _update(self, group: dict[str, Any], bucket: Bucket) -> None:
-        curvatures = [local(self.state[p]["curvature"]) for p in bucket.parameters]
+        curvatures = [self.state[p]["curvature"] for p in bucket.parameters]
+        if spread_out(curvatures):
+            curvatures = list(map(local, curvatures))
         lists = [bucket.weights, bucket.gradients, curvatures]
         if group["momentum"]:
             lists.append(self._state(bucket, "momentum_buffer")[0])
@@ -281,7 +282,7 @@ class CBLR(Rule):
         if not finite:
             return found
         good = torch.stack([each.to(finite[0].device) for each in finite])
-        if any(sharded(parameter) for parameter in found):
+        if spread_out(found):
             good = reduced((~good).double(), list(found)) == 0
         if not bool(good.all()):
             index = good.tolist().index(False)
@@ -317,7 +318,9 @@ class CBLR(Rule):
                         f"{part}: {name!r} has shape {tuple(value.shape)} where the parameter has "
                         f"{tuple(parameter.shape)}; {REMEDY}"
                     )
-                found[parameter] = like(value.detach(), parameter)
+                value = value.detach()
+                plain = type(value) in PLAIN and type(parameter) in PLAIN
+                found[parameter] = value if plain else like(value, parameter)
         for name in values:
             if name not in known:
                 raise ValueError(
@@ -345,7 +348,8 @@ class CBLR(Rule):
             if "curvature" not in state:
                 room = torch.empty_like(local(parameter), dtype=working(parameter.dtype))
                 state["curvature"] = wrapped(room, parameter)
-            local(state["curvature"]).copy_(value)
+            room = state["curvature"]
+            (room if type(room) in PLAIN else local(room)).copy_(value)
         for group in self.param_groups:
             group["curvature_age"] = 0
 
@@ -413,11 +417,9 @@ def _descend(
     torch._foreach_add_(weights, steps, alpha=-lr)
 
 
-def _stale(parameters: list[Tensor], known: Mapping[str, Tensor]) -> bool:
+def _stale(groups: list[dict[str, Any]], known: Mapping[str, Tensor]) -> bool:
     """Whether all gradients are the zeros of `zero_grad`, which would hide the ones known."""
-    if not known:
-        return False
-    for parameter in parameters:
+    for parameter in (p for group in groups for p in group["params"]):
         gradient = parameter.grad
         if gradient is None:
             continue

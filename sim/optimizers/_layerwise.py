@@ -8,7 +8,7 @@ from torch import Tensor
 
 from sim import _arguments
 from sim.optimizers._rule import Bucket, Rule, evaluate, parts_of
-from sim.optimizers._shards import reduced, sharded
+from sim.optimizers._shards import reduced, spread_out
 
 GROUPINGS = ("group", "tensor")
 ONE_DIMENSIONAL = ("adapt", "plain")
@@ -159,7 +159,7 @@ def norms(
     if len(each) > len(parts):
         values = each.split([len(every) for every in parts])
         each = torch.stack([torch.linalg.vector_norm(value, order) for value in values])
-    if any(sharded(parameter) for parameter in parameters):
+    if spread_out(parameters):
         sums = reduced(each if order == 1 else each.square(), parameters)
         each = sums if order == 1 else sums.sqrt()
     if group["grouping"] == "tensor":

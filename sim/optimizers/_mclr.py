@@ -8,7 +8,7 @@ from torch import Tensor
 from sim import _arguments
 from sim.optimizers._layerwise import LayerWise, floored, norms
 from sim.optimizers._rule import Bucket, options
-from sim.optimizers._shards import sharded, whole
+from sim.optimizers._shards import spread_out, whole
 
 READINGS = ("absolute", "ratio", "signed")
 
@@ -98,7 +98,7 @@ class MCLR(LayerWise):
         self, group: dict[str, Any], bucket: Bucket, directions: list[Tensor], beta: float
     ) -> Tensor:
         weights, gradients = bucket.weights, bucket.gradients
-        if any(sharded(parameter) for parameter in bucket.parameters):
+        if spread_out(bucket.parameters):
             weights, gradients = (
                 [whole(part, p) for part, p in zip(parts, bucket.parameters, strict=True)]
                 for parts in (weights, gradients)

@@ -10,7 +10,7 @@ from torch.optim import Optimizer
 
 from sim import _arguments
 from sim.optimizers import _groups, _saved
-from sim.optimizers._shards import like, local, wrapped
+from sim.optimizers._shards import PLAIN, like, local, spread_out, wrapped
 
 # Sixteen bits are too few to sum in: work and state are float32 there, the weight is rounded once.
 HALF = (torch.bfloat16, torch.float16)
@@ -39,8 +39,10 @@ class Bucket:
 
     def write(self) -> None:
         """Round the copies back into the parameters they were made of."""
-        for parameter, weight in zip(self.parameters, self.weights, strict=True):
-            part = local(parameter)
+        parts = self.parameters
+        if spread_out(parts):
+            parts = list(map(local, parts))
+        for part, weight in zip(parts, self.weights, strict=True):
             if weight is not part:
                 part.copy_(weight)
 
@@ -138,11 +140,11 @@ class Rule(Optimizer):
     def _named(self, index: int) -> Iterator[tuple[str, Tensor]]:
         """The tensors of a group with a name for messages."""
         group = self.param_groups[index]
-        names = group.get("param_names") or ()
-        for i, parameter in enumerate(group["params"]):
-            named = i < len(names)
-            label = f"parameter {names[i]!r}" if named else f"parameter {i} of group {index}"
-            yield label, parameter
+        names, parameters = group.get("param_names") or (), group["params"]
+        for name, parameter in zip(names, parameters, strict=False):
+            yield f"parameter {name!r}", parameter
+        for i in range(len(names), len(parameters)):  # without names, or put in without one
+            yield f"parameter {i} of group {index}", parameters[i]
 
     def _buckets(
         self,
@@ -174,9 +176,10 @@ class Rule(Optimizer):
             bucket = buckets.setdefault(key, Bucket([], [], [], []))
             bucket.names.append(name)
             bucket.parameters.append(parameter)
-            part = local(parameter)
-            if gradients is None:
-                gradient = like(gradient, parameter)
+            part = parameter
+            if type(parameter) not in PLAIN or type(gradient) not in PLAIN:
+                part = local(parameter)
+                gradient = gradient if gradients is not None else like(gradient, parameter)
             bucket.weights.append(part if part.dtype == dtype else part.to(dtype))
             bucket.gradients.append(gradient if gradient.dtype == dtype else gradient.to(dtype))
         if together and len(buckets) > 1:
@@ -192,7 +195,8 @@ class Rule(Optimizer):
         for parameter, weight, is_new in zip(bucket.parameters, bucket.weights, new, strict=True):
             if is_new:
                 self.state[parameter][key] = wrapped(torch.zeros_like(weight), parameter)
-        return [local(self.state[parameter][key]) for parameter in bucket.parameters], new
+        values = [self.state[parameter][key] for parameter in bucket.parameters]
+        return list(map(local, values)) if spread_out(values) else values, new
 
 
 def options(arguments: Mapping[str, Any]) -> dict[str, Any]:

@@ -4,10 +4,24 @@ A rule works on each process's own part. What is a sum over the entries is summe
 in one message; a median needs all entries, and takes them from everywhere.
 """
 
+from collections.abc import Iterable
 from typing import Any
 
 import torch.distributed as dist
 from torch import Tensor, nn
+
+# Tensors that no process shares, told at once: every step asks of every parameter.
+PLAIN = {nn.Parameter, Tensor}
+
+
+def spread_out(tensors: Iterable[Tensor]) -> bool:
+    """Whether any of them is a `DTensor`.
+
+    >>> spread_out(nn.Linear(1, 1).parameters())
+    False
+    """
+    kinds = list(tensors)
+    return not PLAIN.issuperset(map(type, kinds)) and any(map(sharded, kinds))
 
 
 def sharded(tensor: Tensor) -> bool:
@@ -16,8 +30,7 @@ def sharded(tensor: Tensor) -> bool:
     >>> sharded(nn.Linear(1, 1).weight)
     False
     """
-    kind = type(tensor)
-    return kind is not nn.Parameter and kind is not Tensor and hasattr(tensor, "_local_tensor")
+    return type(tensor) not in PLAIN and hasattr(tensor, "_local_tensor")
 
 
 def local(tensor: Any) -> Tensor:
