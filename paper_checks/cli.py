@@ -49,6 +49,9 @@ def main() -> None:
             why = output.failed.strerror
             print(f"cblr: standard output: {why}; what was computed is kept", file=sys.stderr)
             status = status or 1
+    # Where a KeyboardInterrupt has come through text that Python executed, as when it makes a
+    # dataclass, `python -m` ends by SIGINT and not with the status, until text is executed again.
+    exec("")
     sys.exit(status)
 
 

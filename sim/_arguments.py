@@ -67,14 +67,21 @@ def number(
     return found
 
 
-def folder(argument: str, value: str | os.PathLike[str] | None) -> Path | None:
-    """The value as a path from the root, which stays the same whoever changes the folder one is in.
+def folder(
+    argument: str, value: str | os.PathLike[str] | None, *, absolute: bool = True
+) -> Path | None:
+    """The value as a path, in which a tilde stands for the home folder, as in a shell.
 
-    A tilde stands for the home folder, as in a shell. An empty text, which would be the folder one
-    happens to be in, is no path.
+    An empty text, which would be the folder one happens to be in, is no path.
 
-    >>> folder("out", "runs") == Path("runs").absolute()
-    True
+    Args:
+        argument: its name.
+        value: a path, or `None`.
+        absolute: from the root, so that it stays the same whoever changes the folder one is in;
+            else as it was given, for messages.
+
+    >>> folder("out", "runs") == Path("runs").absolute(), folder("root", "a", absolute=False)
+    (True, PosixPath('a'))
     >>> folder("out", "")
     Traceback (most recent call last):
     ...
@@ -89,7 +96,8 @@ def folder(argument: str, value: str | os.PathLike[str] | None) -> Path | None:
             f"{argument}: got {value!r}; give a folder, '.' for the one that you are in"
         )
     try:
-        return Path(value).expanduser().absolute()
+        path = Path(value).expanduser()
+        return path.absolute() if absolute else path
     except (RuntimeError, FileNotFoundError) as error:  # no such user; no folder that one is in
         raise ValueError(
             f"{argument}: got {str(value)!r}, which stands for no folder here ({error}); "

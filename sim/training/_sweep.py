@@ -116,7 +116,8 @@ def sweep(
         jobs = 1
     check_pace(checkpoint_seconds, checkpoint_steps)
     unique = list(dict.fromkeys(every))
-    folder, root = _arguments.folder("out", out), _arguments.folder("root", root)
+    folder = _arguments.folder("out", out)
+    root = _arguments.folder("root", root, absolute=False)
     options = {
         "out": None if folder is None else str(folder),
         "root": None if root is None else str(root),

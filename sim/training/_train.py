@@ -119,10 +119,10 @@ def train(
     ('finished', 12, True)
     """
     config = TrainConfig.read(config)
-    folder = _arguments.folder("out", out)
-    root, tensorboard = (
-        _arguments.folder(*pair) for pair in (("root", root), ("tensorboard", tensorboard))
+    folder, tensorboard = (
+        _arguments.folder(*pair) for pair in (("out", out), ("tensorboard", tensorboard))
     )
+    root = _arguments.folder("root", root, absolute=False)
     loop = Loop([config], [folder], folder, root, checkpoint_seconds, checkpoint_steps, tensorboard)
     with shown(progress, config.hash) as tell:
         return loop.run(tell)[0]

@@ -233,3 +233,33 @@ def test_a_network_without_memory(bare):
     assert done.exit_code == 2
     assert done.stderr.startswith("cblr: MODEL: 'bare_networks:meta': it cannot be put on cpu (")
     assert len(done.stderr.splitlines()) == 1
+
+
+INTERRUPTED = """
+import sys
+import sim.training
+from paper_checks import cli
+
+def train(*arguments, **options):
+    exec("raise KeyboardInterrupt")
+
+sim.training.train = train
+sys.argv = ["cblr", "train", "--epochs", "1", "--out", "run", "-q"]
+cli.main()
+"""
+
+
+def test_the_status_of_an_interrupt_wherever_it_comes(tmp_path):
+    # Within a dataclass that is being made, for instance.
+    (tmp_path / "interrupted_there.py").write_text(INTERRUPTED)
+    here = str(Path(__file__).parents[2])
+    done = subprocess.run(
+        [sys.executable, "-m", "interrupted_there"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": here},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 130, done.stderr
+    assert done.stderr.splitlines()[-1].startswith("cblr: interrupted; start it again with the")
