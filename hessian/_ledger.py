@@ -7,7 +7,8 @@ its way in or out, so a second one stands around the first (`Guard`): whatever t
 come to is done by the outer one.
 
 Which settings are whose, in torch 2.13. Of a thread: gradient and inference mode, autocast, the
-stacks of function modes, dispatch modes and transforms, hooks on saved tensors, the default device.
+stacks of function modes, dispatch modes and transforms, hooks on saved tensors, the default device,
+and whether the processor takes the smallest numbers for zero.
 Of the process: the attention fast path and its kernels, `fp32_precision`, deterministic algorithms,
 anomaly mode, the default dtype, the number of threads, warning filters, and the random states of
 torch, Python and NumPy. Two computations that save and restore the latter while they overlap

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import random
+import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -131,6 +132,8 @@ def exact_math() -> Iterator[None]:
         _switch(cuda.enable_mem_efficient_sdp, cuda.mem_efficient_sdp_enabled())
         _switch(cuda.enable_cudnn_sdp, cuda.cudnn_sdp_enabled())
         _full_float32()
+        # A library built with -ffast-math leaves the processor so. No function tells.
+        _switch(torch.set_flush_denormal, sys.float_info.min / 2 == 0)
         for device in ("cpu", "cuda"):
             on = torch.is_autocast_enabled(device)
             _switch(partial(torch.set_autocast_enabled, device), on)

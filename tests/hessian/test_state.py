@@ -1,4 +1,6 @@
-"""NumPy's random state is as found, the half of it that does not show in its memory too."""
+"""What is the caller's is as found: NumPy's random state, the half that does not show, and more."""
+
+import sys
 
 import numpy as np
 import pytest
@@ -75,3 +77,24 @@ def test_a_generator_of_another_kind():
         assert np.random.get_state(legacy=False)["state"] == start["state"]
     finally:
         np.random.set_bit_generator(source)
+
+
+def test_the_smallest_numbers_count():
+    # As after the import of a library that was built with -ffast-math.
+    generator = torch.Generator().manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, 3))
+    pair = torch.randn(6, 4, generator=generator), torch.randn(6, 3, generator=generator)
+
+    def loss(output, target):
+        return 1e-38 * nn.functional.mse_loss(output, target)
+
+    alone = hessian.diagonal(model, loss, pair)
+    assert any(0 < h.abs()[h != 0].min() < torch.finfo(h.dtype).tiny for h in alone.values())
+    if not torch.set_flush_denormal(True):
+        pytest.skip("this processor does not take the smallest numbers for zero")
+    try:
+        found = hessian.diagonal(model, loss, pair)
+        assert sys.float_info.min / 2 == 0, "the caller's setting is put back"
+    finally:
+        torch.set_flush_denormal(False)
+    assert all(torch.equal(h, alone[name]) for name, h in found.items())
