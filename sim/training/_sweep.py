@@ -120,7 +120,8 @@ def sweep(
     root = _arguments.folder("root", root, absolute=False)
     options = {
         "out": None if folder is None else str(folder),
-        "root": None if root is None else str(root),
+        # As an absolute path, since a cluster's workers are in other folders.
+        "root": None if root is None else str(root.absolute()),
         "table": table,
         "checkpoint_seconds": checkpoint_seconds,
         "checkpoint_steps": checkpoint_steps,

@@ -20,7 +20,7 @@ import torch
 from torch.utils.serialization import config as serialization
 
 import sim
-from sim.training import _store, grid, load
+from sim.training import _store, _sweep, grid, load
 from sim.training._record import TABLES
 from sim.training._signals import stoppable
 
@@ -197,6 +197,20 @@ def test_the_home_folder(tmp_path, monkeypatch):
         sim.train(BASE, out="~nobody-of-this-name/a")
 
 
+def test_workers_in_other_folders_find_the_data(tmp_path, monkeypatch):
+    roots = []
+
+    def train(configs, options):
+        roots.append(options["root"])
+        return [sim.train(config) for config in configs]
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(_sweep, "_check_machine", lambda *arguments: None)
+    monkeypatch.setattr(_sweep, "_train", train)
+    sim.sweep([BASE], root="data", jobs=1)
+    assert roots == [str(tmp_path / "data")]
+
+
 def test_a_folder_that_is_removed_meanwhile(tmp_path):
     def remove(done, total, latest):
         shutil.rmtree(tmp_path / "run", ignore_errors=True)
@@ -220,10 +234,11 @@ def test_joblib_as_the_caller_has_set_it(backend):
             assert sim.sweep(configs, jobs=2).drop(columns="seconds").equals(alone)
 
 
-def test_a_backend_of_joblib_that_cannot(monkeypatch):
-    from sim.training._sweep import _backend
-
-    with joblib.parallel_config(backend="multiprocessing"), _backend(2, None) as (_, parallel):
+def test_a_backend_of_joblib_that_cannot():
+    with (
+        joblib.parallel_config(backend="multiprocessing"),
+        _sweep._backend(2, None) as (_, parallel),
+    ):
         assert type(parallel(2)._backend).__name__ == "LokyBackend"
 
 
