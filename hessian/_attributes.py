@@ -35,23 +35,32 @@ _LARGE = 2**26
 Undo = Callable[[], None]
 
 
-class Attributes:
-    """The attributes of modules, as they are."""
+def attribute_tensors(parts: Iterable[nn.Module]) -> list[tuple[nn.Module, str, Tensor]]:
+    """Tensors that modules keep beside parameters and buffers, with their owners and names."""
+    return [
+        (part, name, value)
+        for part in parts
+        for name, value in vars(part).items()
+        if isinstance(value, Tensor)
+    ]
 
-    def __init__(self, modules: Iterable[nn.Module]) -> None:
+
+class Attributes:
+    """The attributes of modules, without those of modules inside, as they are."""
+
+    def __init__(self, parts: Iterable[nn.Module]) -> None:
         self._owners: list[tuple[nn.Module, type, dict[str, Any]]] = []
         self._undo: list[Undo] = []
         self._seen: set[int] = set()
-        for module in modules:
-            for owner in module.modules():
-                if isinstance(owner, LazyModuleMixin):  # turns into another module
-                    continue
-                own = vars(owner)
-                self._owners.append((owner, type(owner), own.copy()))
-                for name in own.keys() - _INTERNAL:
-                    value = own[name]
-                    if type(value) not in _ATOMS:
-                        self._note(value, 0)
+        for owner in parts:
+            if isinstance(owner, LazyModuleMixin):  # turns into another module
+                continue
+            own = vars(owner)
+            self._owners.append((owner, type(owner), own.copy()))
+            for name in own.keys() - _INTERNAL:
+                value = own[name]
+                if type(value) not in _ATOMS:
+                    self._note(value, 0)
 
     def restore(self) -> None:
         """Put back what was there, and take away what was not."""

@@ -102,6 +102,10 @@ class Problem:
         """The modules whose buffers a forward pass may change."""
         return [m for m in (self.model, self.loss) if isinstance(m, nn.Module)]
 
+    def parts(self) -> list[nn.Module]:
+        """These modules and all that are inside them, each once."""
+        return list(dict.fromkeys(part for module in self.modules() for part in module.modules()))
+
     def devices(self) -> set[torch.device]:
         """Devices of the parameters."""
         return {p.device for p in self.parameters.values()}
@@ -143,9 +147,10 @@ class Start:
     """Random state, buffers and attributes at the start of a batch: every pass sees the same."""
 
     def __init__(self, problem: Problem) -> None:
+        parts = problem.parts()
         self._randomness = Randomness(problem.devices())
-        self._buffers = Buffers(problem.modules())
-        self._attributes = Attributes(problem.modules())
+        self._buffers = Buffers(parts)
+        self._attributes = Attributes(parts)
         self._written = problem.written
 
     def rewind(self, randomness: Randomness | None = None) -> None:

@@ -17,8 +17,10 @@ Hooks = dict[int, Any]
 
 
 @contextmanager
-def without_hooks(modules: Iterable[nn.Module]) -> Iterator[None]:
-    """Gradients of modules and their parameters are what the loss's are, not what hooks make.
+def without_hooks(parts: Iterable[nn.Module], tensors: Iterable[Tensor]) -> Iterator[None]:
+    """Gradients of modules and of their tensors are what the loss's are, not what hooks make.
+
+    `parts` are all modules, those inside others too.
 
     The dictionaries that hold the hooks are emptied and filled again, as torch's engine holds the
     same ones.
@@ -32,7 +34,7 @@ def without_hooks(modules: Iterable[nn.Module]) -> Iterator[None]:
             "register_module_full_backward_hook or register_module_full_backward_pre_hook), which "
             "may change gradients; remove them for this call"
         )
-    full = [hooks for module in modules for hooks in _of(module) if hooks]
+    full = [hooks for hooks in (*_of_modules(parts), *_of_tensors(tensors)) if hooks]
     with settled():
         for hooks in full:
             owe(partial(_refill, hooks, dict(hooks)))
@@ -40,14 +42,16 @@ def without_hooks(modules: Iterable[nn.Module]) -> Iterator[None]:
         yield
 
 
-def _of(module: nn.Module) -> Iterator[Hooks | None]:
-    for part in module.modules():
+def _of_modules(parts: Iterable[nn.Module]) -> Iterator[Hooks | None]:
+    for part in parts:
         yield part._backward_hooks
         yield part._backward_pre_hooks
-        for tensor in (*part._parameters.values(), *part._buffers.values(), *vars(part).values()):
-            if isinstance(tensor, Tensor):
-                yield tensor._backward_hooks
-                yield getattr(tensor, "_post_accumulate_grad_hooks", None)
+
+
+def _of_tensors(tensors: Iterable[Tensor]) -> Iterator[Hooks | None]:
+    for tensor in tensors:
+        yield tensor._backward_hooks
+        yield getattr(tensor, "_post_accumulate_grad_hooks", None)
 
 
 def _refill(hooks: Hooks, content: Hooks) -> None:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from hessian import _data, _precision
-from hessian._attributes import uncached
+from hessian._attributes import attribute_tensors, uncached
 from hessian._batch import METHOD_CHOICES, Batch, Problem, Start
 from hessian._draws import NotInParts
 from hessian._forward import TooLarge
@@ -164,24 +164,31 @@ def lend(
     parameters = selected(model, names)
     memory = memory or default_memory(parameters.values())
     problem = Problem(model, loss, forward, parameters, method, memory, asked=dtype)
-    modules = problem.modules()
-    problem.written = Written(modules)
-    every: list[Tensor] = [p for module in modules for p in module.parameters()]
+    modules, parts = problem.modules(), problem.parts()
+    every = _each([p for part in parts for p in part._parameters.values()])
+    buffers = _each([b for part in parts for b in part._buffers.values()])
+    attributes = attribute_tensors(parts)
+    problem.written = Written(every, attributes)
     wanted = {id(p) for p in (parameters.values() if may_freeze() else every)}
     with (
         alone(),
         exact_math(),
-        as_found(modules, problem.devices()),
+        as_found(parts, problem.devices()),
         uncached(),
         only(every, wanted),
         _precision.uniform(modules, every, dtype),
         put_back(problem.written),
-        without_hooks(modules),
-        unwrapped(modules),
+        without_hooks(parts, [*every, *buffers, *(tensor for _, _, tensor in attributes)]),
+        unwrapped(parts),
         within(memory),
         _twice_differentiable(),
     ):
         yield problem
+
+
+def _each(tensors: Iterable[Tensor | None]) -> list[Tensor]:
+    """The tensors, each once."""
+    return list({id(t): t for t in tensors if t is not None}.values())
 
 
 @contextmanager

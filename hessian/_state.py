@@ -82,13 +82,12 @@ def _words() -> bytes | None:
 
 
 class Buffers:
-    """The buffers of a module: which tensors they are and what they hold."""
+    """The buffers of modules, without those inside: which tensors they are and what they hold."""
 
-    def __init__(self, modules: Iterable[nn.Module]) -> None:
+    def __init__(self, parts: Iterable[nn.Module]) -> None:
         self._kept = [
             (owner, name, buffer, buffer.detach().clone())
-            for module in modules
-            for owner in module.modules()
+            for owner in parts
             for name, buffer in owner._buffers.items()
             if buffer is not None
         ]
@@ -107,12 +106,12 @@ class Buffers:
 
 
 @contextmanager
-def as_found(modules: list[nn.Module], devices: set[torch.device]) -> Iterator[None]:
+def as_found(parts: list[nn.Module], devices: set[torch.device]) -> Iterator[None]:
     """Leave buffers, attributes and the random state as they were, whatever happens."""
     with settled():
         owe(Randomness(devices).restore)
-        owe(Buffers(modules).restore)
-        owe(Attributes(modules).restore)
+        owe(Buffers(parts).restore)
+        owe(Attributes(parts).restore)
         yield
 
 

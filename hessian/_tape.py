@@ -27,6 +27,15 @@ UNKNOWN = "custom function"
 _NAMES: dict[type, str] = {}  # of torch's own types of nodes
 
 
+def _accumulator() -> type:
+    """The type of a leaf tensor's gradient accumulator."""
+    with torch.inference_mode(False), torch.enable_grad():
+        return type(get_gradient_edge(torch.zeros((), device="cpu", requires_grad=True)).node)
+
+
+_LEAF = _accumulator()
+
+
 def operation(node: Node) -> str:
     """The operation's name without autograd's suffix, e.g. ``"Addmm"`` for ``AddmmBackward0``.
 
@@ -44,7 +53,7 @@ def operation(node: Node) -> str:
 
 def is_custom(kind: type) -> bool:
     """Whether nodes of a type are not torch's own: custom functions in Python or in C++."""
-    return getattr(torch._C._functions, kind.__name__, None) is not kind
+    return kind not in _NAMES and getattr(torch._C._functions, kind.__name__, None) is not kind
 
 
 def title(node: Node) -> str:
@@ -59,7 +68,7 @@ def title(node: Node) -> str:
 
 def is_leaf(node: Node) -> bool:
     """Whether the node is a leaf tensor's gradient accumulator."""
-    return operation(node) == "AccumulateGrad"
+    return type(node) is _LEAF
 
 
 def shape(edge: Edge) -> tuple[int, ...] | None:

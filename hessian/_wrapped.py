@@ -21,12 +21,15 @@ from hessian._ledger import owe, settled
 
 
 @contextmanager
-def unwrapped(modules: Iterable[nn.Module]) -> Iterator[None]:
-    """Everything that is called inside runs eagerly, with all of its tape."""
+def unwrapped(parts: Iterable[nn.Module]) -> Iterator[None]:
+    """Everything that is called inside runs eagerly, with all of its tape.
+
+    `parts` are all modules, those inside others too.
+    """
     with settled():
         _eagerly()
         _without_checkpoints()
-        _alone(modules)
+        _alone(parts)
         yield
 
 
@@ -72,25 +75,20 @@ class _Apply:
 # --------------------------------------------------------------------------- processes
 
 
-def _alone(modules: Iterable[nn.Module]) -> None:
+def _alone(parts: Iterable[nn.Module]) -> None:
     """Nothing is averaged over processes, and the next training step finds nothing begun."""
     parallel: Any = sys.modules.get("torch.nn.parallel.distributed")
     kind = getattr(parallel, "DistributedDataParallel", None)
     if kind is None:
         return
-    for module in modules:
-        for part in module.modules():
-            if not isinstance(part, kind):
-                continue
-            owe(
-                partial(
-                    setattr, part, "require_backward_grad_sync", part.require_backward_grad_sync
-                )
-            )
-            part.require_backward_grad_sync = False
-            if not part.device_ids and "forward" not in vars(part):
-                owe(partial(vars(part).pop, "forward", None))
-                vars(part)["forward"] = part.module.__call__
+    for part in parts:
+        if not isinstance(part, kind):
+            continue
+        owe(partial(setattr, part, "require_backward_grad_sync", part.require_backward_grad_sync))
+        part.require_backward_grad_sync = False
+        if not part.device_ids and "forward" not in vars(part):
+            owe(partial(vars(part).pop, "forward", None))
+            vars(part)["forward"] = part.module.__call__
 
 
 def refuse_shards(model: nn.Module) -> None:

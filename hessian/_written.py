@@ -32,32 +32,27 @@ def writes(func: Callable[..., Any]) -> bool:
 class Written:
     """Parameters as they were before a call first wrote to them."""
 
-    def __init__(self, modules: Iterable[nn.Module] = ()) -> None:
-        self._modules = list(modules)
-        self._parameters = [p for module in self._modules for p in module.parameters()]
+    def __init__(
+        self,
+        parameters: Iterable[Tensor] = (),
+        attributes: Iterable[tuple[nn.Module, str, Tensor]] = (),
+    ) -> None:
+        """`attributes` are tensors beside parameters and buffers, as the old weight norm's are."""
+        self._parameters, self._attributes = list(parameters), list(attributes)
         self._before: list[tuple[Tensor, Tensor | None]] = []
         self._owners: dict[int, list[Tensor]] | None = None
         # The parameter, what it held (by another name), and a copy of the values.
         self._notes: dict[int, tuple[Tensor, Tensor, Tensor]] = {}
         self._gradients: list[tuple[Tensor, Tensor | None]] = []
         self._moved: list[Tensor] = []  # parameters that were given other memory
-        # Tensors that modules keep beside parameters and buffers, as the old weight norm does.
-        self._attributes: list[tuple[nn.Module, str, Tensor]] = []
         self._begun = False
 
     def begin(self) -> None:
-        """Note gradients and attributes as they are, unless that was done."""
+        """Note gradients as they are, unless that was done."""
         if self._begun:
             return
         self._begun = True
         self._before = [(p, p.grad) for p in self._parameters]
-        self._attributes = [
-            (part, name, value)
-            for module in self._modules
-            for part in module.modules()
-            for name, value in vars(part).items()
-            if isinstance(value, Tensor)
-        ]
 
     def before(self, tensors: Any) -> None:
         """Note the parameters that share their memory with tensors about to be written to."""
