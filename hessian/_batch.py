@@ -249,17 +249,21 @@ class Batch:
         if self.bounded and self.samples > 1 and each * self.samples > self.problem.memory:
             raise TooLarge
 
-    def need(self) -> float:
-        """Bytes that each sample adds to what is held at once."""
+    def on_tape(self) -> float:
+        """Bytes that each sample adds to the tape."""
         labels = {} if self.chain is None else self.chain.where.labels
         tape = sum(
             size(node) for node in self.tape.order
             if not is_leaf(node) and labels.get((node, 0)) is not Mark.SHARED
-        ) + self.hidden_bytes  # fmt: skip
+        )  # fmt: skip
+        return (tape + self.hidden_bytes) / self.samples
+
+    def need(self) -> float:
+        """Bytes that each sample adds to what is held at once."""
         item = self.outputs[0].element_size() if self.outputs else 0
         methods = {e.method for e in self.plan}
         twice = methods & {"preactivation", "parameter"}
-        need = (TAPES if twice else ONCE) * tape / self.samples
+        need = (TAPES if twice else ONCE) * self.on_tape()
         pairs = [
             at.count**2 for name, found in self.sites.items() for site in found
             if (at := site.positions) is not None

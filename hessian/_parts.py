@@ -323,16 +323,21 @@ def divided(
     if n < 2:
         raise NotInParts("a single sample")
     pair = Part(whole, slice(0, 2))
-    if pair.mixed:
-        raise NotInParts(f"samples are not proved to stay apart above {pair.mixed[0]!r}")
-    need = pair.need() + extra(pair)
+    _refuse_mixed(pair)
+    need, tape = pair.need() + extra(pair), pair.on_tape()
     pair._release()
     most = max(1, min(n, int(whole.problem.memory / max(1.0, need))))
     count = -(-n // most)
     cuts = [n * i // count for i in range(count + 1)]
     slices = [slice(a, b) for a, b in pairwise(cuts)]
-    rehearse(whole, slices)
+    # Forward mode holds an output and its derivative at a time, on a tape all of them.
+    rehearse(whole, slices, int(whole.problem.memory / max(1.0, 2 * tape)))
     return slices, need
+
+
+def _refuse_mixed(part: Part) -> None:
+    if part.mixed:
+        raise NotInParts(f"samples are not proved to stay apart above {part.mixed[0]!r}")
 
 
 class Parts:
@@ -370,6 +375,7 @@ class Parts:
         try:
             for part in self.slices:
                 now, self.first = self.first or Part(self.whole, part), None
+                _refuse_mixed(now)
                 h, g = now.run(tick)
                 for into, given in ((total, h), (slope, g)):
                     for name, value in given.items():

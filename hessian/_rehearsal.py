@@ -5,25 +5,31 @@ the start couples nothing yet, but its derivative does. So the comparison is mad
 parameters moved at random, on every part. No tape is built for it, and the parameters get their
 values back bit for bit.
 
-What this shows, and what it does not: two analytic functions that agree at a random point, in every
-entry that the loss listens to, agree everywhere, so values cannot hide a way between samples. A way
-that only the tape sees (a value that is added and taken off again, detached) must show on the tape
-of the first two samples.
+What this shows: two analytic functions that agree at a random point, in every entry that the loss
+listens to, agree everywhere, so values cannot hide a way between samples. A derivative can: a term
+that is added and taken off again, detached. So the outputs' derivatives along a random direction
+in all parameters are compared too, which forward mode computes beside the outputs. Where an
+operation has no forward mode, such a term must show on the tape of a part (`Part.mixed`). What is
+seen by neither: a term that is zero with its first derivative, and whose second one couples samples
+through numbers without a tape.
 """
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Sequence
 from contextlib import nullcontext
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from hessian import _hidden, _outputs
 from hessian._draws import Draw, Draws, NotInParts
 from hessian._ledger import owe, settled
-from hessian._loss import by_sample
+from hessian._loss import by_sample, from_samples
 from hessian._operations import Layout
 from hessian._state import Randomness
 
@@ -34,9 +40,13 @@ if TYPE_CHECKING:
 STEPS = (0.1, 0.01, 0.001)
 # A tensor that is zero, or next to it, moves as if it had this part of the others' size.
 LEAST = 1 / 3
+# Relative difference of a sample's derivatives, and the share of samples that may exceed it: a
+# preactivation within rounding of a kink may fall on either side, in a few of very many samples.
+APART, KINKED = 1e-2, 0.01
 BLOCK = 16411  # random numbers, laid out again and again: a prime, so that rows differ
 LAST = "the loss depends on what the model was called with last"
 OTHER = "the model gives some samples other outputs than it gives all of them"
+SLOPES = "outputs of some samples have other derivatives than among all of them"
 
 
 def listened(values: Tensor, slope: Tensor) -> Tensor:
@@ -91,8 +101,21 @@ class Rows:
         return alike(by_sample(output, self.layout, m), self.values[part], self.size)
 
 
-def rehearse(whole: Whole, slices: Sequence[slice]) -> None:
-    """Compare the outputs of all parts with the whole's, at weights nearby.
+class _Tangents(Rows):
+    """The derivative of an output along a direction, which that of a part must be some rows of."""
+
+    def has(self, output: Tensor, part: slice) -> bool:
+        """Whether the derivative is that of the samples in `part`, but for kinks."""
+        rows, values = by_sample(output, self.layout, part.stop - part.start), self.values[part]
+        scale = torch.maximum(values.abs(), self.size)
+        apart = ((rows - values).abs() > APART * scale).flatten(1).any(1)
+        return int(apart.sum()) <= KINKED * self.n
+
+
+def rehearse(whole: Whole, slices: Sequence[slice], together: int) -> None:
+    """Compare the parts with the whole at weights nearby: their outputs, and their derivatives.
+
+    Derivatives are compared with those of the first samples, as many as are `together`.
 
     Raises:
         NotInParts: they differ, or there are none to compare.
@@ -127,9 +150,42 @@ def rehearse(whole: Whole, slices: Sequence[slice]) -> None:
                     raise NotInParts(f"{LAST} ({error})") from error
                 if not _hidden.equal(again, value):
                     raise NotInParts(LAST)
+            _derivatives(whole, slices, together, full.drawn)
             whole.start.rewind()
             return
     raise NotInParts("the model has no finite outputs at weights nearby")
+
+
+def _derivatives(
+    whole: Whole, slices: Sequence[slice], together: int, drawn: Sequence[Draw]
+) -> None:
+    """Compare derivatives of outputs along a direction in all parameters, by forward mode."""
+    count = min(together, whole.samples)
+    inside = [part for part in slices if part.stop <= count]
+    with settled():
+        try:
+            _point(whole.problem.parameters.values())
+            group = _Call(whole, None if count == whole.samples else slice(0, count), drawn)
+        except (ValueError, NotImplementedError):
+            return  # an operation has no forward mode: tapes alone can tell
+        every = [
+            _Tangents(tangent, _first(slope.detach(), whole.known[i], whole.samples, count),
+                      whole.known[i], count)
+            for i, tangent in zip(whole.used, group.tangents, strict=True)
+            if (slope := whole.gradient_out[i]) is not None
+        ]  # fmt: skip
+        for part in inside:
+            call = _Call(whole, part, drawn)
+            if not all(map(partial(_Tangents.has, part=part), every, call.tangents)):
+                raise NotInParts(SLOPES)
+
+
+def _first(values: Tensor, layout: Layout, n: int, count: int) -> Tensor:
+    """The first samples of a tensor of all."""
+    rows = by_sample(values, layout, n)[:count]
+    dims = list(values.shape)
+    dims[layout.axis] = dims[layout.axis] // n * count
+    return from_samples(rows, layout, count, tuple(dims))
 
 
 class _Call:
@@ -145,9 +201,12 @@ class _Call:
         if part is not None and draws.count != len(drawn):
             raise NotInParts("a part draws other random numbers than the whole")
         self.drawn = draws.noted
-        self.leaves, self.structure = _outputs.opened(output)
+        leaves, self.structure = _outputs.opened(output)
         if not self.structure.same(whole.structure):
             raise NotInParts("the model returns something else at weights nearby")
+        duals = [_unpacked(leaf) for leaf in leaves]
+        self.leaves = [leaf for leaf, _ in duals]
+        self.tangents = [duals[whole.places[i]][1] for i in whole.used]
 
     def used(self) -> list[Tensor]:
         """The outputs that the loss reads."""
@@ -161,6 +220,14 @@ class _Call:
             for leaf, other in zip(self.leaves, last.leaves, strict=True)
         ]  # fmt: skip
         return self.structure.rebuilt(leaves)
+
+
+def _unpacked(leaf: Any) -> tuple[Any, Any]:
+    """A leaf of the output, and its derivative along the direction if there is one."""
+    if not isinstance(leaf, Tensor) or forward_ad._current_level < 0:
+        return leaf, None
+    primal, tangent = forward_ad.unpack_dual(leaf)
+    return primal, torch.zeros_like(primal) if tangent is None else tangent
 
 
 def _compare(whole: Whole, part: slice, full: list[Rows], drawn: Sequence[Draw]) -> _Call:
@@ -177,6 +244,48 @@ def _as_finite(moved: Tensor, here: Tensor) -> bool:
     return moved.shape == here.shape and bool((moved.isfinite() | ~here.isfinite()).all())
 
 
+def _point(parameters: Iterable[Tensor]) -> None:
+    """Give all parameters a direction to differentiate along; that they lose it is owed.
+
+    Raises:
+        NotImplementedError: someone else's forward mode is at work, which cannot be nested.
+    """
+    if forward_ad._current_level >= 0:
+        raise NotImplementedError
+    owe(_end_forward_mode)
+    forward_ad.enter_dual_level()
+    generator = torch.Generator("cpu").manual_seed(1)
+    every = [p for p in parameters if p.numel()]
+    pattern = torch.randn(_longest(every), generator=generator, device="cpu")
+    for p in every:
+        size = p.detach().square().mean().sqrt()
+        direction = _laid_out(pattern.to(size) * size, p)
+        # A user's tape that holds the parameter stays good: its values do not change.
+        with torch.no_grad(), torch.autograd._unsafe_preserve_version_counter(p):
+            p.copy_(_dual(p.detach(), direction))
+
+
+def _dual(tensor: Tensor, direction: Tensor) -> Tensor:
+    with warnings.catch_warnings():  # torch uses what it deprecates, the first time
+        warnings.simplefilter("ignore")
+        return forward_ad.make_dual(tensor, direction)
+
+
+def _end_forward_mode() -> None:
+    if forward_ad._current_level >= 0:
+        forward_ad.exit_dual_level()
+
+
+def _longest(parameters: Iterable[Tensor]) -> int:
+    return min(BLOCK, max((p.numel() for p in parameters), default=0))
+
+
+def _laid_out(block: Tensor, like: Tensor) -> Tensor:
+    """The block's numbers, again and again, in a tensor's shape."""
+    repeats = -(-like.numel() // len(block))
+    return block.repeat(repeats)[: like.numel()].view(like.shape)
+
+
 def _move(parameters: Iterable[Tensor], step: float) -> None:
     """Move all parameters at random; that they come back is owed."""
     every = [p for p in parameters if p.numel()]
@@ -187,14 +296,14 @@ def _move(parameters: Iterable[Tensor], step: float) -> None:
     sizes = [float(p.data.square().mean().sqrt()) for p in every]
     usual = sorted(s for s in sizes if 0 < s < float("inf"))
     least = LEAST * usual[len(usual) // 2] if usual else 1.0
-    generator = torch.Generator().manual_seed(0)
-    pattern = torch.randn(min(BLOCK, max(p.numel() for p in every)), generator=generator)
+    generator = torch.Generator("cpu").manual_seed(0)
+    pattern = torch.randn(_longest(every), generator=generator, device="cpu")
     for p, size in zip(every, sizes, strict=True):
         amount = step * (max(size, least) if size < float("inf") else least)
         data, count = p.data, p.numel()
         block = (amount * pattern[:count]).to(device=p.device, dtype=p.dtype)
         if count <= len(block) or not data.is_contiguous():
-            data.add_(block.repeat(-(-count // len(block)))[:count].view(p.shape))
+            data.add_(_laid_out(block, p))
             continue
         flat, full = data.view(-1), count // len(block) * len(block)
         flat[:full].view(-1, len(block)).add_(block)

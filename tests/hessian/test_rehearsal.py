@@ -7,6 +7,7 @@ from torch import nn
 
 import hessian
 from hessian import _rehearsal
+from hessian._operations import candidates
 
 from . import oracle
 
@@ -258,3 +259,76 @@ def test_a_rehearsal_that_shows_nothing_is_seen(owner, name, wrong, monkeypatch)
     monkeypatch.setattr(owner, name, wrong)
     got = hessian.diagonal(model, F.cross_entropy, (x, y), memory=1)
     assert max(oracle.gap(got, want).values()) > 1e-2
+
+
+class Straight(nn.Module):
+    """Adds a statistic of the batch and takes it off again, detached: values do not show it."""
+
+    def __init__(self, more_than, dtype):
+        super().__init__()
+        torch.manual_seed(0)
+        self.a, self.v = nn.Linear(6, 3), nn.Linear(6, 3, bias=False)
+        self.drop, self.more_than = nn.Dropout(0.2), more_than
+        self.to(dtype)
+
+    def forward(self, x):
+        y = self.drop(self.a(x))
+        if len(x) > self.more_than:  # so that the tape of two samples does not show it either
+            between = self.v(x.mean(0, keepdim=True)).tanh()
+            y = y + between - between.detach()
+        return y
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("more_than", [2, 3, 11])
+def test_a_derivative_that_no_value_shows_is_seen(more_than, dtype):
+    model = Straight(more_than, dtype)
+    x, y = torch.randn(12, 6, dtype=dtype), torch.arange(12) % 3
+    torch.manual_seed(3)
+    got = hessian.diagonal(model, F.cross_entropy, (x, y), memory=4000, dtype=torch.float64)
+    assert got.plan.held == _rehearsal.SLOPES
+    torch.manual_seed(3)
+    want = oracle.diagonal(model.double(), F.cross_entropy, [(x.double(), y)])
+    oracle.assert_exact({name: h.double() for name, h in got.items()}, want)
+
+
+def test_a_derivative_that_is_not_compared_is_missed(monkeypatch):
+    model = Straight(3, torch.float64)
+    x, y = torch.randn(12, 6).double(), torch.arange(12) % 3
+    monkeypatch.setattr(_rehearsal, "_derivatives", lambda *_: None)
+    torch.manual_seed(3)
+    got = hessian.diagonal(model, F.cross_entropy, (x, y), memory=4000)
+    torch.manual_seed(3)
+    want = oracle.diagonal(model, F.cross_entropy, [(x, y)])
+    assert got.plan.parts > 1
+    assert max(oracle.gap(got, want).values()) > 1e-2
+
+
+def test_forward_mode_leaves_nothing_behind():
+    level = torch.autograd.forward_ad
+    model = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3)).double()
+    x, y = torch.randn(12, 6).double(), torch.arange(12) % 3
+    outstanding = model(x).square().sum()
+    before = {name: (p.detach().clone(), p._version) for name, p in model.named_parameters()}
+    got = hessian.diagonal(model, F.cross_entropy, (x, y), memory=4000)
+    assert got.plan.parts > 1
+    for name, p in model.named_parameters():
+        assert torch.equal(p, before[name][0])
+        assert p._version == before[name][1]
+    outstanding.backward()  # a tape of the user's is as good as before
+    with level.dual_level():
+        assert all(level.unpack_dual(p).tangent is None for p in model.parameters())
+        inside = hessian.diagonal(model, F.cross_entropy, (x, y), memory=4000)
+    assert inside.plan.parts == got.plan.parts
+    oracle.assert_exact(inside, got)
+
+
+def test_a_kink_in_few_samples_is_no_way_between_samples():
+    values = torch.randn(1000, 3)
+    layout = candidates((1000, 3), 1000)[0]
+    tangents = _rehearsal._Tangents(values, torch.ones(1000, 3), layout, 1000)
+    one, many = values.clone(), values.clone()
+    one[:10] += 1
+    many[:11] += 1
+    assert tangents.has(one, slice(0, 1000))
+    assert not tangents.has(many, slice(0, 1000))
