@@ -11,8 +11,7 @@ from __future__ import annotations
 
 import random
 from collections import OrderedDict, defaultdict, deque
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
@@ -21,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn.modules.lazy import LazyModuleMixin
 from torch.nn.utils import parametrize
 
-from hessian._ledger import owe, settled
+from hessian._ledger import owe
 
 _INTERNAL = frozenset(vars(nn.Module())) | {"training"}
 _ATOMS = frozenset((type(None), bool, int, float, complex, str, bytes, torch.dtype, torch.device))
@@ -40,8 +39,8 @@ def attribute_tensors(parts: Iterable[nn.Module]) -> list[tuple[nn.Module, str, 
     return [
         (part, name, value)
         for part in parts
-        for name, value in vars(part).items()
-        if isinstance(value, Tensor)
+        for name in vars(part).keys() - _INTERNAL
+        if isinstance(value := vars(part)[name], Tensor)
     ]
 
 
@@ -165,18 +164,15 @@ def _nothing(value: object) -> None:
     """For its effect."""
 
 
-@contextmanager
-def uncached() -> Iterator[None]:
-    """Without the values that `torch.nn.utils.parametrize.cached` keeps from call to call.
+def drop_caches() -> None:
+    """Forget what `torch.nn.utils.parametrize.cached` keeps from call to call.
 
-    They hang on the tape of the call that made them, or on none.
+    Such values hang on the tape of the call that made them, or on none. They are back when what is
+    owed is settled.
     """
     names = [name for name in ("_cache", "_cache_enabled") if hasattr(parametrize, name)]
     if len(names) < 2 or not parametrize._cache_enabled:
-        yield
         return
     values = {name: getattr(parametrize, name) for name in names}
-    with settled():
-        owe(lambda: vars(parametrize).update(values))
-        vars(parametrize).update(_cache={}, _cache_enabled=0)
-        yield
+    owe(lambda: vars(parametrize).update(values))
+    vars(parametrize).update(_cache={}, _cache_enabled=0)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -205,6 +206,7 @@ class Quadratic:
         found[:, order] = _softmax.complements(p[:, order])
         return found
 
+    @cached_property
     def _sharp(self) -> Tensor | None:
         """Samples of which a softmax's form is not to be taken as a difference, if any."""
         sharp = (self._shares() > _softmax.SHARP).any(1)
@@ -277,7 +279,7 @@ class Quadratic:
                 means = self._means(columns).square_()
                 got = got + (means[:, 0] * v if v.shape[1] == 1 else
                              (v.unsqueeze(1) @ means)[:, 0])  # fmt: skip
-                sharp = self._sharp()
+                sharp = self._sharp
                 for some, rows, w in () if sharp is None else self._contrasts(columns, sharp):
                     got[some] = (w.unsqueeze(1) @ rows.square_())[:, 0].to(got.dtype)
         else:
@@ -321,7 +323,7 @@ class Quadratic:
                 if self.kind == "softmax":
                     means = self._means(columns)[..., place].transpose(-3, -2)  # [n, c, q, p]
                     got += (means * v.view(n, 1, -1, 1)).transpose(-1, -2) @ means
-                    sharp = self._sharp()
+                    sharp = self._sharp
                     for some, rows, w in () if sharp is None else self._contrasts(columns, sharp):
                         x = rows[..., place].transpose(1, 2)  # [n, c, r, p]
                         square = (x * w.view(len(some), 1, -1, 1)).transpose(-1, -2) @ x
@@ -351,7 +353,7 @@ class Quadratic:
             got = _transposed_times(columns.base * self._own().unsqueeze(-1), columns)
             means = self._means(columns)
             got = got + (means * v.unsqueeze(2)).transpose(1, 2) @ means
-            sharp = self._sharp()
+            sharp = self._sharp
             for some, rows, w in () if sharp is None else self._contrasts(columns, sharp):
                 got[some] = ((rows * w.unsqueeze(2)).transpose(1, 2) @ rows).to(got.dtype)
         else:

@@ -3,24 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
 from torch import Tensor, nn
 from torch.nn.modules import module as _module
 
-from hessian._ledger import owe, settled
+from hessian._ledger import owe
 from hessian._tape import Node, is_leaf
 
 Hooks = dict[int, Any]
 
 
-@contextmanager
-def without_hooks(parts: Iterable[nn.Module], tensors: Iterable[Tensor]) -> Iterator[None]:
+def take_hooks_off(parts: Iterable[nn.Module], tensors: Iterable[Tensor]) -> None:
     """Gradients of modules and of their tensors are what the loss's are, not what hooks make.
 
-    `parts` are all modules, those inside others too.
+    That is so until what is owed is settled. `parts` are all modules, those inside others too.
 
     The dictionaries that hold the hooks are emptied and filled again, as torch's engine holds the
     same ones.
@@ -35,11 +33,9 @@ def without_hooks(parts: Iterable[nn.Module], tensors: Iterable[Tensor]) -> Iter
             "may change gradients; remove them for this call"
         )
     full = [hooks for hooks in (*_of_modules(parts), *_of_tensors(tensors)) if hooks]
-    with settled():
-        for hooks in full:
-            owe(partial(_refill, hooks, dict(hooks)))
-            hooks.clear()
-        yield
+    for hooks in full:
+        owe(partial(_refill, hooks, dict(hooks)))
+        hooks.clear()
 
 
 def _of_modules(parts: Iterable[nn.Module]) -> Iterator[Hooks | None]:

@@ -74,6 +74,9 @@ def settled() -> Iterator[None]:
 def _settle(mark: _Mark) -> None:
     """Undo down to a mark, unless that was done already."""
     entries = _LEDGER.entries
+    if entries and entries[-1] is mark:  # nothing is owed
+        entries.pop()
+        return
     if mark not in entries:
         return
     failure: Exception | None = None

@@ -227,22 +227,22 @@ def mixed(expected: torch.dtype | None, result: Tensor | None = None) -> None:
         raise Mixed(highest([expected, dtype]))
 
 
-@contextmanager
-def uniform(
+def unify(
     modules: list[nn.Module], parameters: Sequence[Tensor], dtype: torch.dtype | None
-) -> Iterator[None]:
-    """Compute in one precision: `dtype` where it is given, else as the parameters need it."""
-    with settled():
-        before = _NOW.expected, _NOW.precision, _NOW.modes
-        owe(lambda: _set(*before))
-        modes = [mode for mode in set_aside() if not getattr(mode, "internal", False)]
-        # A buffer that enters the tape shows there (`mixed`).
-        dtypes = {p.dtype for p in parameters if p.is_floating_point()}
-        wanted = shared(dtypes if dtype is None else {*dtypes, highest([dtype])})
-        _set(next(iter(dtypes)) if wanted is None else None, None, modes)
-        if wanted is not None:
-            convert(modules, wanted, dtype)
-        yield
+) -> None:
+    """Compute in one precision until what is owed is settled.
+
+    It is `dtype` where that is given, else as the parameters need it.
+    """
+    before = _NOW.expected, _NOW.precision, _NOW.modes
+    owe(lambda: _set(*before))
+    modes = [mode for mode in set_aside() if not getattr(mode, "internal", False)]
+    # A buffer that enters the tape shows there (`mixed`).
+    dtypes = {p.dtype for p in parameters if p.is_floating_point()}
+    wanted = shared(dtypes if dtype is None else {*dtypes, highest([dtype])})
+    _set(next(iter(dtypes)) if wanted is None else None, None, modes)
+    if wanted is not None:
+        convert(modules, wanted, dtype)
 
 
 def _set(expected: torch.dtype | None, precision: Precision | None, modes: list[Any]) -> None:

@@ -13,19 +13,19 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from hessian import _data, _precision
-from hessian._attributes import attribute_tensors, uncached
+from hessian._attributes import attribute_tensors, drop_caches
 from hessian._batch import METHOD_CHOICES, Batch, Problem, Start
 from hessian._draws import NotInParts
 from hessian._forward import TooLarge
-from hessian._hooks import without_hooks
-from hessian._ledger import alone
+from hessian._hooks import take_hooks_off
+from hessian._ledger import alone, settled
 from hessian._parts import Parts, Whole
 from hessian._precision import Mixed, current
-from hessian._scratch import within
-from hessian._state import Randomness, as_found, exact_math
-from hessian._thaw import may_freeze, only
-from hessian._wrapped import refuse_shards, unwrapped
-from hessian._written import Written, put_back
+from hessian._scratch import keep_within
+from hessian._state import Randomness, compute_exactly, note_state
+from hessian._thaw import freeze, may_freeze
+from hessian._wrapped import refuse_shards, unwrap
+from hessian._written import Written, will_be_put_back
 
 DEFAULT_MEMORY = 2**30
 T = TypeVar("T")
@@ -170,19 +170,16 @@ def lend(
     attributes = attribute_tensors(parts)
     problem.written = Written(every, attributes)
     wanted = {id(p) for p in (parameters.values() if may_freeze() else every)}
-    with (
-        alone(),
-        exact_math(),
-        as_found(parts, problem.devices()),
-        uncached(),
-        only(every, wanted),
-        _precision.uniform(modules, every, dtype),
-        put_back(problem.written),
-        without_hooks(parts, [*every, *buffers, *(tensor for _, _, tensor in attributes)]),
-        unwrapped(parts),
-        within(memory),
-        _twice_differentiable(),
-    ):
+    with alone(), settled(), _twice_differentiable():
+        compute_exactly()
+        note_state(parts, problem.devices())
+        drop_caches()
+        freeze(every, wanted)
+        _precision.unify(modules, every, dtype)
+        will_be_put_back(problem.written)
+        take_hooks_off(parts, [*every, *buffers, *(tensor for _, _, tensor in attributes)])
+        unwrap(parts)
+        keep_within(memory)
         yield problem
 
 

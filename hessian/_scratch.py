@@ -9,12 +9,11 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 
 from torch import Tensor
 
-from hessian._ledger import owe, settled
+from hessian._ledger import owe
 
 # Bytes of the largest piece that is kept; a few names exist for each thread.
 MOST = 2**22
@@ -31,18 +30,15 @@ _KEPT = _Kept()
 _limit = MOST
 
 
-@contextmanager
-def within(memory: int) -> Iterator[None]:
-    """Keep little inside where little memory is allowed."""
+def keep_within(memory: int) -> None:
+    """Keep little where little memory is allowed, until what is owed is settled."""
     global _limit
     before = _limit
-    with settled():
-        owe(lambda: _allow(before))
-        _limit = min(MOST, memory // SHARE)
-        for key, held in list(_KEPT.held.items()):
-            if held.numel() * held.element_size() > _limit:
-                del _KEPT.held[key]
-        yield
+    owe(lambda: _allow(before))
+    _limit = min(MOST, memory // SHARE)
+    for key, held in list(_KEPT.held.items()):
+        if held.numel() * held.element_size() > _limit:
+            del _KEPT.held[key]
 
 
 def _allow(limit: int) -> None:

@@ -6,8 +6,8 @@ import ctypes
 import random
 import sys
 import warnings
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterable
+from contextlib import suppress
 from functools import lru_cache, partial
 from typing import Any
 
@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from hessian._attributes import Attributes
-from hessian._ledger import owe, settled
+from hessian._ledger import owe
 from hessian._precision import cast as cast
 
 
@@ -105,43 +105,37 @@ class Buffers:
             buffer.data.copy_(value)  # in another dtype where the computation is
 
 
-@contextmanager
-def as_found(parts: list[nn.Module], devices: set[torch.device]) -> Iterator[None]:
-    """Leave buffers, attributes and the random state as they were, whatever happens."""
-    with settled():
-        owe(Randomness(devices).restore)
-        owe(Buffers(parts).restore)
-        owe(Attributes(parts).restore)
-        yield
+def note_state(parts: list[nn.Module], devices: set[torch.device]) -> None:
+    """Buffers, attributes and the random state will be as they are when what is owed is settled."""
+    owe(Randomness(devices).restore)
+    owe(Buffers(parts).restore)
+    owe(Attributes(parts).restore)
 
 
-@contextmanager
-def exact_math() -> Iterator[None]:
+def compute_exactly() -> None:
     """Switch off what has no second derivative or computes in reduced precision.
 
-    Settings of the process are the caller's again afterwards; nothing but `alone` keeps two
-    threads from mixing them up.
+    Settings of the process are the caller's again when what is owed is settled; nothing but `alone`
+    keeps two threads from mixing them up.
     """
-    with settled():
-        _gradients()
-        _switch(torch.backends.mha.set_fastpath_enabled, torch.backends.mha.get_fastpath_enabled())
-        cuda = torch.backends.cuda
-        _switch(cuda.enable_math_sdp, cuda.math_sdp_enabled(), True)
-        _switch(cuda.enable_flash_sdp, cuda.flash_sdp_enabled())
-        _switch(cuda.enable_mem_efficient_sdp, cuda.mem_efficient_sdp_enabled())
-        _switch(cuda.enable_cudnn_sdp, cuda.cudnn_sdp_enabled())
-        _full_float32()
-        # A library built with -ffast-math leaves the processor so. No function tells.
-        _switch(torch.set_flush_denormal, sys.float_info.min / 2 == 0)
-        for device in ("cpu", "cuda"):
-            on = torch.is_autocast_enabled(device)
-            _switch(partial(torch.set_autocast_enabled, device), on)
-        filters = warnings.catch_warnings()
-        owe(lambda: _leave(filters))
-        filters.__enter__()
-        # Batched backward falls back to a loop for operations without a batching rule.
-        warnings.filterwarnings("ignore", message=".*performance drop.*")
-        yield
+    _gradients()
+    _switch(torch.backends.mha.set_fastpath_enabled, torch.backends.mha.get_fastpath_enabled())
+    cuda = torch.backends.cuda
+    _switch(cuda.enable_math_sdp, cuda.math_sdp_enabled(), True)
+    _switch(cuda.enable_flash_sdp, cuda.flash_sdp_enabled())
+    _switch(cuda.enable_mem_efficient_sdp, cuda.mem_efficient_sdp_enabled())
+    _switch(cuda.enable_cudnn_sdp, cuda.cudnn_sdp_enabled())
+    _full_float32()
+    # A library built with -ffast-math leaves the processor so. No function tells.
+    _switch(torch.set_flush_denormal, sys.float_info.min / 2 == 0)
+    for device in ("cpu", "cuda"):
+        on = torch.is_autocast_enabled(device)
+        _switch(partial(torch.set_autocast_enabled, device), on)
+    filters = warnings.catch_warnings()
+    owe(lambda: _leave(filters))
+    filters.__enter__()
+    # Batched backward falls back to a loop for operations without a batching rule.
+    warnings.filterwarnings("ignore", message=".*performance drop.*")
 
 
 def _switch(setting: Callable[[bool], object], now: bool, wanted: bool = False) -> None:

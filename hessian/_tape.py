@@ -84,12 +84,15 @@ def shape(edge: Edge) -> tuple[int, ...] | None:
 
 def is_transpose(node: Node) -> bool:
     """Whether the node swaps the two axes of a matrix; ``w.transpose(0, 0)`` swaps none."""
-    name, dims = operation(node), shape((node, 0))
+    name = operation(node)
+    if name not in ("T", "Transpose", "Permute"):
+        return False
+    dims = shape((node, 0))
     if dims is None or len(dims) != 2:
         return False
     if name == "Transpose":  # negative axes are kept as unsigned: only their parity is asked for
         return (int(node._saved_dim0) - int(node._saved_dim1)) % 2 == 1
-    return name == "T" or (name == "Permute" and int(node._saved_dims[0]) % 2 == 1)
+    return name == "T" or int(node._saved_dims[0]) % 2 == 1
 
 
 def element_size(edge: Edge) -> int:

@@ -46,19 +46,24 @@ def any_frozen() -> bool:
     return bool(_FROZEN)
 
 
-@contextmanager
-def only(parameters: Iterable[Tensor], wanted: set[int]) -> Iterator[None]:
+def freeze(parameters: Iterable[Tensor], wanted: set[int]) -> None:
     """Freeze the parameters whose ``id`` is not wanted: the tape then leaves them out.
 
-    All of them are afterwards as they were, whatever a call has set them to.
+    When what is owed is settled, all of them are as they were, whatever a call has set them to.
     """
     before = [(p, p.requires_grad) for p in parameters]
     frozen = [p for p, on in before if on and id(p) not in wanted]
+    owe(lambda: _reset(before, frozen))
+    for p in frozen:
+        _FROZEN[id(p)] = p
+        p.requires_grad_(False)
+
+
+@contextmanager
+def only(parameters: Iterable[Tensor], wanted: set[int]) -> Iterator[None]:
+    """The same inside a block."""
     with settled():
-        owe(lambda: _reset(before, frozen))
-        for p in frozen:
-            _FROZEN[id(p)] = p
-            p.requires_grad_(False)
+        freeze(parameters, wanted)
         yield
 
 

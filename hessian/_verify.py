@@ -113,12 +113,15 @@ class Check:
 
     def __init__(self, problem: Problem, budget: int) -> None:
         self.problem = problem
-        generator = torch.Generator("cpu").manual_seed(0)
-        sizes = {name: p.numel() for name, p in problem.parameters.items()} if budget else {}
-        counts = shares(sizes, budget, generator)
-        self.index = {
-            name: drawn(sizes[name], count, generator) for name, count in counts.items() if count
-        }
+        self.index: dict[str, Tensor] = {}
+        if budget:
+            generator = torch.Generator("cpu").manual_seed(0)
+            sizes = {name: p.numel() for name, p in problem.parameters.items()}
+            counts = shares(sizes, budget, generator)
+            self.index = {
+                name: drawn(sizes[name], count, generator)
+                for name, count in counts.items() if count
+            }  # fmt: skip
         width = sum(len(index) for index in self.index.values())
         # A row of sums: value, its error, double backward, rounding, and two counts of batches.
         self.sums = {what: torch.zeros(width, dtype=torch.float64, device="cpu") for what in SUMS}

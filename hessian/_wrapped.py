@@ -10,27 +10,23 @@ from __future__ import annotations
 
 import sys
 import threading
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from functools import partial
 from typing import Any
 
 from torch import nn
 
-from hessian._ledger import owe, settled
+from hessian._ledger import owe
 
 
-@contextmanager
-def unwrapped(parts: Iterable[nn.Module]) -> Iterator[None]:
-    """Everything that is called inside runs eagerly, with all of its tape.
+def unwrap(parts: Iterable[nn.Module]) -> None:
+    """All that is called runs eagerly, with all of its tape, until what is owed is settled.
 
     `parts` are all modules, those inside others too.
     """
-    with settled():
-        _eagerly()
-        _without_checkpoints()
-        _alone(parts)
-        yield
+    _eagerly()
+    _without_checkpoints()
+    _alone(parts)
 
 
 def _eagerly() -> None:
@@ -102,13 +98,15 @@ def refuse_shards(model: nn.Module) -> None:
         for name in ("FullyShardedDataParallel", "FSDPModule")
         if (kind := getattr(sys.modules.get("torch.distributed.fsdp"), name, None)) is not None
     )
-    if kinds and any(isinstance(part, kinds) for part in model.modules()):
+    if any(isinstance(part, kinds) for part in (model.modules() if kinds else ())):
         raise ValueError(
             "model: it is sharded over processes (FullyShardedDataParallel or fully_shard), and "
             "autograd's tape does not show its parameters; pass the unsharded model with full "
             "parameters, and group= to compute with several processes"
         )
-    distributed = getattr(sys.modules.get("torch.distributed.tensor"), "DTensor", ())
+    distributed = getattr(sys.modules.get("torch.distributed.tensor"), "DTensor", None)
+    if distributed is None:
+        return
     for name, p in model.named_parameters():
         if isinstance(p, distributed):
             raise ValueError(

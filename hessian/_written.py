@@ -148,10 +148,15 @@ def _memory(tensor: Tensor) -> int:
         return 0
 
 
+def will_be_put_back(written: Written) -> None:
+    """What calls write to parameters is restored when what is owed is settled."""
+    written.begin()
+    owe(written.end)
+
+
 @contextmanager
 def put_back(written: Written) -> Iterator[None]:
-    """Restore what calls inside wrote to parameters."""
+    """The same inside a block."""
     with settled():
-        written.begin()
-        owe(written.end)
+        will_be_put_back(written)
         yield
