@@ -1,23 +1,28 @@
 """`hessian.diagonal` of this tree beside that of another commit, in one run.
 
-    python benchmarks/against.py COMMIT [--only NAME ...] [--rounds 15]
+    python benchmarks/against.py COMMIT [--only NAME ...] [--rounds 200] [--seconds 60]
 
-The other commit is unpacked to a temporary folder and imported by a process of its own, this tree
-by another. The two take turns, call by call, and what is reported is the median of the ratios
-within a turn (this tree over the other: below 1 is faster) with its quartiles, so that a machine
-whose speed drifts does not matter. Both must give the same diagonal.
+The other commit is unpacked to a temporary folder, and both packages live in one process. They take
+turns, call by call, and what is reported is the median of the ratios within a turn (this tree over
+the other: below 1 is faster) with its quartiles, so that a machine whose speed drifts does not
+matter, nor what differs from process to process. Both must give the same diagonal. The first row is
+the other commit beside itself: what it differs from 1 is the noise of the run.
 """
 
 import argparse
-import json
-import os
+import gc
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
+from types import ModuleType
 from typing import Any
+
+import cases
+import torch
+import torch.nn.functional as F
 
 CASES = (
     "tanh-256",
@@ -27,113 +32,98 @@ CASES = (
     "alexnet-100-classes",
     "alexnet",
 )
+PACKAGE = "hessian"
+HERE = Path(__file__).resolve().parent.parent
 # Largest relative difference of two float32 results that differ by the order of their sums.
 SAME = 1e-3
 
 
-def serve() -> None:
-    """Answer every line, the name of a case or a number of calls, with a line of JSON."""
-    import cases
-    import contestants
-    import torch
-
-    case = None
-    for line in sys.stdin:
-        word = line.strip()
-        if not word.isdigit():
-            case = cases.named(word)
-            result = contestants.ours(case)[0]
-            sums = {name: float(h.double().abs().sum()) for name, h in result.items()}
-            largest = {name: float(h.double().abs().max()) for name, h in result.items()}
-            answer: Any = {"sums": sums, "largest": largest, "threads": torch.get_num_threads()}
-        else:
-            assert case is not None
-            start = time.perf_counter()
-            for _ in range(int(word)):
-                contestants.ours(case)
-            answer = (time.perf_counter() - start) / int(word)
-        print(json.dumps(answer), flush=True)
-
-
-class Tree:
-    """A process that imports one tree."""
-
-    def __init__(self, folder: Path) -> None:
-        # Cases and contestants are this tree's for both, the packages each one's own.
-        paths = [str(folder), str(Path(__file__).parent)]
-        self.process = subprocess.Popen(
-            [sys.executable, "-W", "ignore", __file__, "--serve"],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=folder,
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
-        )  # fmt: skip
-
-    def ask(self, word: object) -> Any:
-        assert self.process.stdin is not None
-        assert self.process.stdout is not None
-        self.process.stdin.write(f"{word}\n")
-        self.process.stdin.flush()
-        line = self.process.stdout.readline()
-        if not line:
-            raise SystemExit(f"the process of {self.process.args} ended; see its error above")
-        return json.loads(line)
-
-
 def unpack(commit: str, folder: Path) -> None:
-    archive = subprocess.run(["git", "archive", commit], check=True, stdout=subprocess.PIPE)
+    archive = subprocess.run(
+        ["git", "archive", commit], check=True, stdout=subprocess.PIPE, cwd=HERE
+    )
     subprocess.run(["tar", "-x", "-C", str(folder)], input=archive.stdout, check=True)
 
 
-def compare(name: str, here: Tree, there: Tree, rounds: int) -> dict[str, Any]:
-    ours, theirs = here.ask(name), there.ask(name)
-    gap = max(
-        abs(ours["sums"][key] - theirs["sums"][key]) / max(abs(theirs["sums"][key]), 1e-30)
-        for key in theirs["sums"]
+class Tree:
+    """The package of one tree, beside others of the same name."""
+
+    def __init__(self, folder: Path) -> None:
+        for name in _loaded():
+            del sys.modules[name]
+        sys.path.insert(0, str(folder))
+        package = __import__(PACKAGE)
+        sys.path.remove(str(folder))
+        if not Path(package.__file__ or "").resolve().is_relative_to(folder.resolve()):
+            raise SystemExit(f"{PACKAGE} was imported from {package.__file__}, not from {folder}")
+        self.package, self.modules = package, _loaded()
+
+    def diagonal(self, case: cases.Case) -> Any:
+        """The result; imports that a call makes are this tree's own."""
+        sys.modules.update(self.modules)
+        return self.package.diagonal(case.model, F.cross_entropy, (case.x, case.y))
+
+    def seconds(self, case: cases.Case) -> float:
+        start = time.perf_counter()
+        self.diagonal(case)
+        return time.perf_counter() - start
+
+
+def _loaded() -> dict[str, ModuleType]:
+    return {name: m for name, m in sys.modules.items() if name.split(".")[0] == PACKAGE}
+
+
+def difference(case: cases.Case, here: Tree, there: Tree) -> float:
+    """Largest difference of two diagonals, relative to a tensor's largest entry."""
+    ours, theirs = here.diagonal(case), there.diagonal(case)
+    return max(
+        float((ours[name] - h).abs().max() / h.abs().max().clamp_min(1e-30))
+        for name, h in theirs.items()
     )
+
+
+def compare(label: str, case: cases.Case, here: Tree, there: Tree, options: Any) -> None:
+    gap = difference(case, here, there)
     if gap > SAME:
-        raise SystemExit(f"{name}: the two trees give other diagonals (sums differ by {gap:.1e})")
-    calls = max(1, min(50, int(0.2 / max(here.ask(1), 1e-4))))
-    for tree in (here, there):
-        tree.ask(calls)
+        raise SystemExit(f"{label}: the two trees give other diagonals (they differ by {gap:.1e})")
+    rounds = int(options.seconds / (here.seconds(case) + there.seconds(case)))
+    rounds = max(9, min(options.rounds, rounds))
+    gc.collect()
     pairs = []
     for turn in range(rounds):
-        order = (here, there) if turn % 2 == 0 else (there, here)
-        seconds = {tree: tree.ask(calls) for tree in order}
-        pairs.append((seconds[here], seconds[there]))
-    ratios = [a / b for a, b in pairs]
-    low, middle, high = statistics.quantiles(ratios, n=4)
-    row = {
-        "case": name, "ratio": middle, "quartiles": [low, high], "calls": calls, "rounds": rounds,
-        "seconds": statistics.median(a for a, _ in pairs),
-        "seconds of the other": statistics.median(b for _, b in pairs), "difference": gap,
-    }  # fmt: skip
+        if turn % 2:
+            first = here.seconds(case)
+            pairs.append((first, there.seconds(case)))
+        else:
+            second = there.seconds(case)
+            pairs.append((here.seconds(case), second))
+    low, middle, high = statistics.quantiles((a / b for a, b in pairs), n=4)
+    ours, theirs = (statistics.median(column) for column in zip(*pairs, strict=True))
     print(
-        f"{name:20} {row['seconds']:9.4f} s {row['seconds of the other']:9.4f} s "
-        f"{middle:6.3f}  ({low:.3f} to {high:.3f})  difference {gap:.0e}",
+        f"{label:20} {ours:9.4f} s {theirs:9.4f} s {middle:6.3f}  ({low:.3f} to {high:.3f}) "
+        f"{rounds:5d} rounds, difference {gap:.0e}",
         flush=True,
     )
-    return row
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("commit", nargs="?", help="the commit to compare with")
+    parser.add_argument("commit", help="the commit to compare with, e.g. HEAD~1")
     parser.add_argument("--only", nargs="*", default=list(CASES))
-    parser.add_argument("--rounds", type=int, default=15)
-    parser.add_argument("--serve", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--rounds", type=int, default=200, help="at most so many turns a case")
+    parser.add_argument("--seconds", type=float, default=60, help="at most so long a case")
     options = parser.parse_args()
-    if options.serve:
-        serve()
-        return
-    if options.commit is None:
-        parser.error("name the commit to compare with, e.g. HEAD~1")
     with tempfile.TemporaryDirectory() as folder:
         unpack(options.commit, Path(folder))
-        here, there = Tree(Path(__file__).parent.parent), Tree(Path(folder))
+        here, there = Tree(HERE), Tree(Path(folder))
+        print(f"{torch.get_num_threads()} threads")
         print(f"{'case':20} {'this tree':>11} {'the other':>11} {'ratio':>6}  (quartiles)")
+        beside = Tree(Path(folder))
         for name in options.only:
-            compare(name, here, there, options.rounds)
-        for tree in (here, there):
-            tree.process.kill()
+            case = cases.named(name)
+            if name == options.only[0]:
+                compare("noise", case, beside, there, options)
+            compare(name, case, here, there, options)
 
 
 if __name__ == "__main__":

@@ -127,8 +127,9 @@ class Guard:
         first: BaseException | None = None
         for _ in range(ATTEMPTS):
             try:
-                _end(error[1])
-                self.thread.restore()
+                if error[1] is not None:
+                    _end(error[1])
+                    self.thread.restore()
                 _settle(self.mark)
                 self.thread.restore()
                 break

@@ -124,7 +124,10 @@ class Check:
             }  # fmt: skip
         width = sum(len(index) for index in self.index.values())
         # A row of sums: value, its error, double backward, rounding, and two counts of batches.
-        self.sums = {what: torch.zeros(width, dtype=torch.float64, device="cpu") for what in SUMS}
+        self.sums = {
+            what: torch.zeros(width, dtype=torch.float64, device="cpu")
+            for what in (SUMS if width else ())
+        }
 
     def add(self, item: Item, h: Mapping[str, Tensor]) -> None:
         """Look at a batch, whose diagonal is h (a part of it where processes share it out)."""
