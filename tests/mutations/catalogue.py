@@ -368,14 +368,14 @@ MUTATIONS = [
         "_rehearsal.py",
         "return bool(same.all())",
         "return bool(same.any())",
-        "test_parts.py test_rehearsal.py",
+        "test_rehearsal.py",
     ),
     Mutation(
         "only the first part is compared at other weights",
         "_rehearsal.py",
         "            for part in slices:\n                call = _compare(",
         "            for part in slices[:1]:\n                call = _compare(",
-        "test_parts.py test_rehearsal.py",
+        "test_rehearsal.py",
     ),
     Mutation(
         "the adjoint of a part is another part's",
@@ -420,5 +420,49 @@ MUTATIONS = [
         "data[where] = start + displacement",
         "data[where] = start + 0.9 * displacement",
         "test_differences.py test_exactness.py",
+    ),
+    # ---------------------------------------------------------------- minima along a line
+    Mutation(
+        "a search that was cut ends where it stood, not at the least value seen",
+        "_descent.py",
+        "torch.where(ended, t, self.at_least), (self.here - v)",
+        "t, (self.here - v)",
+        "test_descent.py test_coordinate.py",
+    ),
+    Mutation(
+        "the least value seen is the last one",
+        "_descent.py",
+        "less = v < self.least[lanes]",
+        "less = v == v",
+        "test_descent.py test_coordinate.py",
+    ),
+    Mutation(
+        "slopes that disagree with the values are believed",
+        "_descent.py",
+        "ended[lanes[(narrow & ~lie) | flat]] = True",
+        "ended[lanes[narrow | flat]] = True",
+        "test_descent.py test_coordinate.py",
+    ),
+    # ---------------------------------------------------------------- derivatives of parts
+    Mutation(
+        "derivatives of parts are not compared with the whole's",
+        "_rehearsal.py",
+        "raise NotInParts(SLOPES)",
+        "pass",
+        "test_rehearsal.py",
+    ),
+    Mutation(
+        "the derivative of a part differs in every sample and passes",
+        "_rehearsal.py",
+        "APART, KINKED = 1e-2, 0.01",
+        "APART, KINKED = 1e-2, 1.0",
+        "test_rehearsal.py",
+    ),
+    Mutation(
+        "forward mode is left on",
+        "_rehearsal.py",
+        "    owe(_end_forward_mode)\n",
+        "",
+        "test_rehearsal.py",
     ),
 ]
