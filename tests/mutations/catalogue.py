@@ -316,8 +316,8 @@ MUTATIONS = [
     Mutation(
         "a custom function is known by its name",
         "_tape.py",
-        "return getattr(torch._C._functions, kind.__name__, None) is not kind",
-        "return False",
+        "getattr(torch._C._functions, kind.__name__, None) is not kind",
+        "False",
         "test_provenance.py test_certificate.py",
     ),
     Mutation(
@@ -330,8 +330,8 @@ MUTATIONS = [
     Mutation(
         "gradient hooks stay where they are",
         "_hooks.py",
-        "            hooks.clear()\n        yield",
-        "            pass\n        yield",
+        "        owe(partial(_refill, hooks, dict(hooks)))\n        hooks.clear()",
+        "        pass",
         "test_hooks.py",
     ),
     Mutation(
