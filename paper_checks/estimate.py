@@ -110,12 +110,14 @@ TRAINING: Mapping[str, tuple[str, ...]] = {
     "claim-training-longer": ("tuned", "long"),
     "claim-sharp-minima": ("sharp",),
     "claim-layer-wise-necessary": ("rules",),
+    "claim-works-below-8192": ("rules", "below"),
 }
 _OWN = ("fig3", "fig9", "fig-law", "fig-gaussian", "fig-minimum", "fig-bend", "fig-mclr-batch")
 _BORROWED = {
     "claim-gradients-fall-to-zero": ("fig3",),
     "claim-gaussian-initially": ("fig-gaussian",),
     "claim-sigma-constant": ("fig-gaussian",),
+    "claim-sigma-of-the-layer": ("fig3",),
     "claim-high-loss-larger-gradients": ("fig9",),
     "claim-centre-on-minimum": ("fig-minimum",),
     "claim-morse-validated": ("fig-minimum",),

@@ -7,7 +7,7 @@ from paper_checks import drawing
 from paper_checks.check import Check, Drawing, Judgement, Measurements
 from paper_checks.fig3 import LINES, TOLERANCE, batch_sizes
 from paper_checks.numbers import short
-from paper_checks.verdicts import CONTRADICTED, HOLDS, IN_PART, INCONCLUSIVE
+from paper_checks.statistics import Estimate, all_of, conclude, within
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -123,46 +123,52 @@ def table(cases: list[dict[str, Any]]) -> list[dict[str, Any]]:
     ]
 
 
-def errors(case: Measurements, line: str) -> list[float]:
-    """The relative error of a line at each n that is judged, beyond two standard errors."""
+def errors(case: Measurements, line: str) -> list[Estimate]:
+    """The relative error of a line at each n that is judged, with its standard error."""
+    batches = case.get("batches") or [math.inf] * len(case["n"])
     return [
-        max(0.0, abs(predicted - mean) - 2 * (error or 0.0)) / mean
-        for n, predicted, mean, error in zip(
-            case["n"], case["lines"][line], case["mean"], case["standard_error"], strict=True
+        Estimate(predicted / mean - 1, (error or 0.0) * predicted / mean**2, count - 1)
+        for n, predicted, mean, error, count in zip(
+            case["n"],
+            case["lines"][line],
+            case["mean"],
+            case["standard_error"],
+            batches,
+            strict=True,
         )
         if n >= SMALLEST
     ]
 
 
-def _noise(case: Measurements) -> float:
-    found = zip(case["n"], case["mean"], case["standard_error"], strict=True)
-    return max((error or 0.0) / mean for n, mean, error in found if n >= SMALLEST)
+def worst(case: Measurements, line: str) -> Estimate:
+    """The largest of these errors."""
+    return max(errors(case, line), key=lambda each: abs(each.value))
 
 
 def judge(measurements: Measurements) -> Judgement:
     """Whether the full law is within the tolerance in every network, or at initialisation only."""
     cases = measurements["cases"]
-    worst = {case["case"]: max(errors(case, "finite")) for case in cases}
-    fresh = [worst[case["case"]] for case in cases if not case["trained"]]
-    if max(map(_noise, cases)) > TOLERANCE:
-        verdict = INCONCLUSIVE
-    elif max(worst.values()) <= TOLERANCE:
-        verdict = HOLDS
-    elif max(fresh) <= TOLERANCE:
-        verdict = IN_PART
-    else:
-        verdict = CONTRADICTED
+    decisions = {
+        case["case"]: all_of(
+            *(within(each, -TOLERANCE, TOLERANCE) for each in errors(case, "finite"))
+        )
+        for case in cases
+    }
+    fresh = [decisions[case["case"]] for case in cases if not case["trained"]]
     reason = (
-        f"Largest error for n from {SMALLEST} to N, beyond two standard errors: "
+        f"Largest error for n from {SMALLEST} to N: "
         + ". ".join(
             f"{case['case']} ({case['parameter']}, N = {short(case['samples'])}): "
-            + "; ".join(f"{LINES[line][0]} {_percent(max(errors(case, line)))}" for line in LINES)
+            + "; ".join(
+                f"{LINES[line][0]} {_percent(abs(worst(case, line).value))}" for line in LINES
+            )
             for case in cases
         )
         + ". Gradients of a trained network come from few samples, so that a mean of small n is "
         "far from normal."
     )
-    return Judgement(verdict, 0.0, max(worst.values()), reason, None, TOLERANCE)
+    largest = max((worst(case, "finite") for case in cases), key=lambda each: abs(each.value))
+    return conclude(all_of(*fresh), list(decisions.values()), 0.0, largest, reason, TOLERANCE)
 
 
 def _percent(share: float) -> str:
@@ -182,14 +188,14 @@ def draw(measurements: Measurements) -> Drawing:
         panels[1][0].set_ylabel("line / measured - 1 (%)")
         handles, labels = panels[0][0].get_legend_handles_labels()
         chart.legend(handles, labels, loc="outside upper center", ncols=3)
-    worst = {line: max(max(errors(case, line)) for case in cases) for line in LINES}
+    largest = {line: max(abs(worst(case, line).value) for case in cases) for line in LINES}
     alt = (
         "Log-log charts of the mean absolute gradient against the batch size, from one sample to "
         "the whole training set, for "
         + ", ".join(case["case"] for case in cases)
         + f". From n = {SMALLEST} on the line with means and finite N is within "
-        f"{_percent(worst['finite'])} of the measured points, the printed one within "
-        f"{_percent(worst['printed'])}; the lower panels give every error in per cent."
+        f"{_percent(largest['finite'])} of the measured points, the printed one within "
+        f"{_percent(largest['printed'])}; the lower panels give every error in per cent."
     )
     caption = (
         "Mean |g| of the first fully connected layer over random batches drawn without "
@@ -256,12 +262,13 @@ FIG_LAW = Check(
         "a layer is Gaussian; μ = 0 is another assumption; E(|g_i|) = 2σ/√(πn).)"
     ),
     criterion=(
-        f"The relative error beyond two standard errors is taken at every n from {SMALLEST}, where "
-        f"the paper's figure 3 begins, to N. Holds if the law with means and finite N is within "
-        f"{100 * TOLERANCE:.0f} % in every network; holds in part if it is in those at "
-        f"initialisation (the paper takes gradients for Gaussian 'especially in the initial "
-        f"training epochs'); contradicted otherwise; inconclusive if a standard error exceeds "
-        f"{100 * TOLERANCE:.0f} %."
+        f"The relative error of the law is taken at every n from {SMALLEST}, where the paper's "
+        f"figure 3 begins, to N, with Student's interval over the batches. Holds if the law with "
+        f"means and finite N is within {100 * TOLERANCE:.0f} % (figure 3's tolerance) in every "
+        f"network by the 95 % intervals; holds in part if it is in those at initialisation (the "
+        f"paper takes gradients for Gaussian 'especially in the initial training epochs'); "
+        f"contradicted if there an interval lies outside (its p counts as often as there are n); "
+        f"inconclusive otherwise."
     ),
     measure=measure,
     judge=judge,

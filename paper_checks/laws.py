@@ -81,6 +81,8 @@ def layer_lines(
         },
         {
             "sigma_mean": everything,
+            # Entries and samples together: their variances, and that of their means.
+            "sigma_layer": float(np.sqrt((deviations**2).mean() + means.var())),
             "mask_sigma_mean": float(masks.mean()),
             "abs_mu_mean": float(np.abs(means).mean()),
             "entries": float(means.size),

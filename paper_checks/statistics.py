@@ -122,17 +122,23 @@ class Proportion(Estimate):
         """Wilson's interval, by `scipy.stats.binomtest`."""
         from scipy.stats import binomtest
 
+        if not self.trials:
+            return 0.0, 1.0
         test = binomtest(round(self.value * self.trials), self.trials)
         found = test.proportion_ci(level, method="wilson")
         return float(found.low), float(found.high)
 
     def above(self, bound: float) -> float:
         """The p of the score test, which Wilson's interval inverts."""
+        if not self.trials:
+            return 1.0
         error = sqrt(bound * (1 - bound) / self.trials)
         return Estimate(self.value, error).above(bound)
 
     def below(self, bound: float) -> float:
         """The p of the score test on the other side."""
+        if not self.trials:
+            return 1.0
         error = sqrt(bound * (1 - bound) / self.trials)
         return Estimate(self.value, error).below(bound)
 
@@ -231,7 +237,7 @@ def proportion(successes: int, trials: int) -> Proportion:
     >>> [round(x, 3) for x in proportion(9, 10)]
     [0.9, 0.596, 0.982]
     """
-    return Proportion(successes / trials, 0.0, trials=trials)
+    return Proportion(successes / trials if trials else 0.0, 0.0, trials=trials)
 
 
 def deviation_ratio(first: Sequence[float], second: Sequence[float]) -> Ratio:
@@ -301,6 +307,11 @@ def more(estimate: Estimate, bound: float, least: float | None = None) -> Decisi
     (True, False)
     """
     return Decision(estimate.above(bound), estimate.below(bound if least is None else least))
+
+
+def at_least(estimate: Estimate, bound: float) -> Decision:
+    """The statement that the truth is `bound` or more: a share of one with no spread is."""
+    return Decision(estimate.above(bound - 1e-12), estimate.below(bound - 1e-12))
 
 
 def less(estimate: Estimate, bound: float, most: float | None = None) -> Decision:

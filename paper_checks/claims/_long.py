@@ -8,6 +8,6 @@ if TYPE_CHECKING:
 
 def measure(context: "Context") -> dict[str, Any]:
     """Accuracies at the end by series, n, rate and seed."""
-    from paper_checks.training import tuned
+    from paper_checks.training import long
 
-    return tuned(context)
+    return long(context)

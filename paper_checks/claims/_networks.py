@@ -1,10 +1,11 @@
 """What most claims measure: chosen statistics of every tensor, for several initialisations."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from paper_checks.check import Judgement
-from paper_checks.verdicts import CONTRADICTED, HOLDS, IN_PART, INCONCLUSIVE
+from paper_checks.numbers import points
+from paper_checks.statistics import at_least, conclude, mean, more, too_few
 
 if TYPE_CHECKING:
     from paper_checks.context import Context
@@ -37,31 +38,29 @@ def rows(measurements: Mapping[str, Any]) -> list[dict[str, Any]]:
     return [row for network in measurements["networks"] for row in network["rows"]]
 
 
+def by_network(
+    measurements: Mapping[str, Any], keep: Callable[[dict[str, Any]], bool]
+) -> list[list[dict[str, Any]]]:
+    """The rows that can be compared, a list for each seed's network; empty ones are left out."""
+    found = [[row for row in network["rows"] if keep(row)] for network in measurements["networks"]]
+    return [part for part in found if part]
+
+
 def by_share(
-    good: int, total: int, thresholds: Mapping[str, float], predicted: str, what: str
+    shares: Sequence[float],
+    tensors: int,
+    thresholds: Mapping[str, float],
+    predicted: str,
+    what: str,
 ) -> Judgement:
-    """The verdict of a criterion on a share of the tensors: `most` and `few` decide."""
-    if total < thresholds["tensors"]:
-        return Judgement(INCONCLUSIVE, predicted, None, f"Only {total} tensors can be compared.")
-    share = good / total
-    if share >= thresholds["most"]:
-        verdict = HOLDS
-    elif share <= thresholds["few"]:
-        verdict = CONTRADICTED
-    else:
-        verdict = IN_PART
-    return Judgement(
-        verdict, predicted, share, f"{what} in {good} of {total} tensors.", wilson(good, total)
-    )
+    """The verdict of a criterion on a share of the tensors, one for each seed.
 
-
-def wilson(good: int, total: int, z: float = 1.96) -> tuple[float, float]:
-    """Wilson's 95 % interval for a share.
-
-    >>> [round(end, 3) for end in wilson(9, 10)]
-    [0.596, 0.982]
+    Tensors of one network are not independent, seeds are. `most` of the tensors is what the
+    sentence says, and at most `few` is its contrary.
     """
-    share, weight = good / total, z * z / total
-    centre = (share + weight / 2) / (1 + weight)
-    half = z / (1 + weight) * (share * (1 - share) / total + weight / (4 * total)) ** 0.5
-    return max(0.0, centre - half), min(1.0, centre + half)
+    if tensors < thresholds["tensors"]:
+        return too_few(predicted, f"Only {tensors} tensors can be compared.")
+    found = mean(shares)
+    reason = f"{what} in {100 * found.value:.0f} % of the tensors {points(found.interval())}."
+    core = more(found, thresholds["few"])
+    return conclude(core, [at_least(found, thresholds["most"])], predicted, found, reason)

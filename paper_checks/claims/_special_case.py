@@ -1,50 +1,53 @@
-"""LARS and PercentDelta against CBLR: equal where they must be, and how far apart in a network."""
+"""LARS and PercentDelta against CBLR: what they are exactly, and whether they follow its radius."""
 
 from collections.abc import Mapping
+from math import log
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from paper_checks.check import Judgement, Measurements
-from paper_checks.numbers import short
-from paper_checks.verdicts import CONTRADICTED, HOLDS, IN_PART, INCONCLUSIVE
+from paper_checks.claims._networks import by_network
+from paper_checks.numbers import points, short, spread
+from paper_checks.statistics import (
+    at_least,
+    conclude,
+    less,
+    mean,
+    more,
+    rank_correlation,
+    ratio,
+    too_few,
+)
 
 if TYPE_CHECKING:
     from paper_checks.context import Context
 
 PROTOCOL = (
-    "On a separable parabola whose minimum lies at zero, all entries of the same curvature and "
-    "with g² small, the rule's rate beside every exact radius: there equation 17 is exact.",
-    "The same with curvatures spread over a decade, still with the minimum at zero.",
-    "In the network of figure 2, by weight tensor and seed: the quartiles of the exact radii of "
-    "its entries. A rule that gives one rate to a layer cannot equal CBLR where they differ.",
+    "What is true by algebra: LARS's rate is the g²-weighted root mean square of |w/g| over the "
+    "layer, and PercentDelta's its harmonic mean. That is checked on random entries, and decides "
+    "nothing: equation 17 would still have to be the radius.",
+    "In the network of figure 2, by weight tensor and seed: the rule's rate beside the median of "
+    "the exact radii, the rate of a CBLR that has one for each layer. It must rise with it; and "
+    "the scatter over the layers of the logarithm of their quotient (one common factor belongs to "
+    "γ) must be smaller than that of the radii themselves, which is the scatter of one rate for "
+    "all layers, plain SGD's.",
 )
+COLUMNS = {"lars": "eq23", "percentdelta": "eq24_nonzero"}
 
 
 def measured(context: "Context", rule: str) -> dict[str, Any]:
-    """Relative distance of the rule's rate to the exact radii in the three settings."""
-    generator = np.random.default_rng(0)
-    w = generator.standard_normal(10_000) * 1e-3
-    even = np.full(w.size, 2.0)
-    uneven = 10 ** generator.uniform(0, 1, w.size)
-    found: dict[str, Any] = {}
-    for name, curvature in (("even", even), ("uneven", uneven)):
-        g = curvature * w
-        exact = (1 + g**2) ** 1.5 / curvature
-        found[name] = float(np.max(np.abs(rate(rule, w, g) / exact - 1)))
-    rows = []
-    for seed in context.profile.seeds:
-        for row in context.snapshot(seed).rows:
-            low, high = row["radius_finite_q25"], row["radius_finite_q75"]
-            if row["parameter"].endswith("weight") and low and high:
-                rows.append({"seed": seed, "parameter": row["parameter"], "spread": high / low})
-    return {
-        "seeds": list(context.profile.seeds),
-        "samples": context.snapshot(context.profile.seeds[0]).samples,
-        "rule": rule,
-        **found,
-        "rows": rows,
-    }
+    """The rule's rate and the exact median radius of every tensor; how exact the identity is."""
+    from paper_checks.claims._networks import networks
+
+    w, g = np.random.default_rng(0).standard_normal((2, 10_000))
+    column = COLUMNS[rule]
+    found = networks(context, (column, "radius_finite_q50"))
+    for network in found["networks"]:
+        for row in network["rows"]:
+            row["rate"] = row.pop(column)
+    error = abs(rate(rule, w, g) / mean_of(rule, w, g) - 1)
+    return {"rule": rule, "identity": float(error), **found}
 
 
 def rate(rule: str, w: Any, g: Any) -> float:
@@ -60,26 +63,51 @@ def rate(rule: str, w: Any, g: Any) -> float:
     return float(w.size / np.abs(g / w).sum())
 
 
+def mean_of(rule: str, w: Any, g: Any) -> float:
+    """Which mean of |w/g| it is.
+
+    >>> round(mean_of("lars", np.array([3.0, 4.0]), np.array([1.0, 2.0])) ** 2, 9)
+    5.0
+    """
+    radius = np.abs(w / g)
+    if rule == "lars":
+        return float(np.sqrt((g**2 * radius**2).sum() / (g**2).sum()))
+    return float(1 / np.mean(1 / radius))
+
+
 def judge(measurements: Measurements, thresholds: Mapping[str, float]) -> Judgement:
-    """A special case must agree where its assumptions hold; whether they do is the second part."""
-    rows = measurements["rows"]
-    if len(rows) < thresholds["tensors"]:
-        return Judgement(INCONCLUSIVE, None, None, f"Only {len(rows)} tensors have a curvature.")
-    spreads = sorted(row["spread"] for row in rows)
-    agrees = measurements["even"] <= thresholds["exact"]
-    alike = spreads[-1] <= thresholds["factor"]
-    verdict = HOLDS if agrees and alike else IN_PART if agrees else CONTRADICTED
+    """Whether the rule's rates rise with the radii, and are nearer to them than a single rate."""
+    networks = by_network(
+        measurements,
+        lambda row: (
+            row["parameter"].endswith("weight") and row["rate"] and row["radius_finite_q50"]
+        ),
+    )
+    if min(map(len, networks), default=0) < thresholds["tensors"]:
+        return too_few("> 0", "Too few weight tensors.")
+    if measurements["identity"] > thresholds["exact"]:
+        return too_few("> 0", "The rule computed is not the mean of |w/g| that it must be.")
+    own, one, shares, ranks = [], [], [], []
+    for rows in networks:
+        misfit = np.log([row["rate"] / row["radius_finite_q50"] for row in rows])
+        own.append(float(misfit.std()))
+        one.append(float(np.log([row["radius_finite_q50"] for row in rows]).std()))
+        near = np.abs(misfit - np.median(misfit)) <= log(thresholds["factor"])
+        shares.append(float(near.mean()))
+        ranks.append(
+            rank_correlation(
+                [row["rate"] for row in rows], [row["radius_finite_q50"] for row in rows]
+            )
+        )
+    scatter, share, rank = ratio(own, one), mean(shares), mean(ranks)
     reason = (
-        f"Where all curvatures are equal, b = 0 and g² is small, the rate equals every radius to "
-        f"{short(measurements['even'])}; with curvatures over a decade it is off by up to "
-        f"{short(measurements['uneven'])}. In the network the upper quartile of a weight tensor's "
-        f"radii is {short(spreads[0])} to {short(spreads[-1])} times the lower one."
+        f"Over the layers the rank correlation of the rate with the radius is {short(rank.value)} "
+        f"{spread(rank.interval())}. The rates scatter over the layers' radii "
+        f"{short(scatter.value)} times {spread(scatter.interval())} as much as one rate for all "
+        "layers does; within a factor "
+        f"{thresholds['factor']:g} of the radius, a common factor apart, are "
+        f"{100 * share.value:.0f} % {points(share.interval())} of the weight tensors. The rule is "
+        f"its mean of |w/g| to {short(measurements['identity'])}."
     )
-    return Judgement(
-        verdict,
-        f"≤ {thresholds['factor']:g}",
-        spreads[len(spreads) // 2],
-        reason,
-        (spreads[0], spreads[-1]),
-        thresholds["exact"],
-    )
+    controls = [less(scatter, 1.0), at_least(share, thresholds["most"])]
+    return conclude(more(rank, 0.0), controls, "> 0", rank, reason)

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from paper_checks.check import Judgement, Measurements
-from paper_checks.claims._networks import wilson
-from paper_checks.numbers import short
-from paper_checks.verdicts import CONTRADICTED, HOLDS, IN_PART, INCONCLUSIVE
+from paper_checks.figures.fig_minimum import counts_of, of_samples
+from paper_checks.numbers import points, short
+from paper_checks.statistics import conclude, more, proportion, too_few
 
 if TYPE_CHECKING:
     from paper_checks.context import Context
@@ -28,11 +28,11 @@ def measure(context: "Context") -> dict[str, Any]:
     return fig_minimum.measure(context)
 
 
-def distances(measurements: Measurements) -> list[float]:
+def distances(measurements: Measurements, samples: int) -> list[float]:
     """|displacement| over the tensor's root mean square weight, at initialisation."""
     points = [
         point
-        for point in measurements["points"]
+        for point in of_samples(measurements, samples)
         if point["network"] == "MLP at initialisation" and point["gradient"]
     ]
     tensors: dict[str, list[float]] = {}
@@ -47,25 +47,28 @@ def distances(measurements: Measurements) -> list[float]:
 
 def judge(measurements: Measurements, thresholds: Mapping[str, float]) -> Judgement:
     """The share of entries whose minimum is near, in units of the weights."""
-    found = distances(measurements)
-    predicted = f"≥ {thresholds['most']:g}"
-    if len(found) < thresholds["entries"]:
-        return Judgement(INCONCLUSIVE, predicted, None, f"Only {len(found)} entries.")
-    near = sum(distance <= thresholds["near"] for distance in found)
-    share = near / len(found)
-    if share >= thresholds["most"]:
-        verdict = HOLDS
-    elif share >= thresholds["few"]:
-        verdict = IN_PART
-    else:
-        verdict = CONTRADICTED
-    far = sum(not np.isfinite(distance) for distance in found)
-    middle = sorted(found)[len(found) // 2]
-    reason = (
-        f"Without any batch noise, {near} of {len(found)} entries are within "
-        f"{thresholds['near']:g} root mean square weights of the minimum along them; the median "
-        f"distance is {short(middle) if np.isfinite(middle) else 'beyond reach'}, and {far} have "
-        "none within reach. What shrinks with n is the noise about the mean gradient, not the "
-        "mean's distance from zero."
+    counts = counts_of(measurements)
+    found = {count: distances(measurements, count) for count in counts}
+    predicted = f"> {thresholds['most']:g}"
+    if min(map(len, found.values()), default=0) < thresholds["entries"]:
+        return too_few(predicted, "Too few entries.")
+    shares = {
+        count: proportion(sum(each <= thresholds["near"] for each in values), len(values))
+        for count, values in found.items()
+    }
+    share, values = shares[counts[-1]], found[counts[-1]]
+    far = sum(not np.isfinite(distance) for distance in values)
+    middle = sorted(values)[len(values) // 2]
+    told = ", ".join(
+        f"{100 * each.value:.0f} % {points(each.interval())} with {count} samples"
+        for count, each in shares.items()
     )
-    return Judgement(verdict, predicted, share, reason, wilson(near, len(found)))
+    reason = (
+        f"Without any batch noise, within {thresholds['near']:g} root mean square weights of the "
+        f"minimum along them are {told}. The median distance is "
+        f"{short(middle) if np.isfinite(middle) else 'beyond reach'}, and {far} of {len(values)} "
+        "have none within reach. What shrinks with n is the noise about the mean gradient, not "
+        "the mean's distance from zero."
+    )
+    controls = [more(each, thresholds["most"]) for each in shares.values()]
+    return conclude(more(share, thresholds["few"]), controls, predicted, share, reason)

@@ -8,8 +8,8 @@ import numpy as np
 from paper_checks.check import Judgement, Measurements
 from paper_checks.claims._networks import PROTOCOL as NETWORKS
 from paper_checks.claims._networks import networks
-from paper_checks.numbers import short
-from paper_checks.verdicts import CONTRADICTED, HOLDS, IN_PART, INCONCLUSIVE
+from paper_checks.numbers import points, short, spread
+from paper_checks.statistics import conclude, mean, more, ratio, too_few
 
 if TYPE_CHECKING:
     from paper_checks.context import Context
@@ -28,6 +28,7 @@ def measure(context: "Context") -> dict[str, Any]:
 
 def judge(measurements: Measurements, thresholds: Mapping[str, float]) -> Judgement:
     """The ratio of layers decides first, then whether layers explain the spread."""
+    predicted = f"> {thresholds['ratio']:g}"
     ratios, explained = [], []
     for network in measurements["networks"]:
         found = [
@@ -36,25 +37,17 @@ def judge(measurements: Measurements, thresholds: Mapping[str, float]) -> Judgem
             if row["parameter"].endswith("weight") and row["radius_finite_q50"]
         ]
         if len(found) < 2:
-            return Judgement(INCONCLUSIVE, None, None, "There are fewer than two layers.")
+            return too_few(predicted, "There are fewer than two layers.")
         medians = [row["radius_finite_q50"] for row in found]
         ratios.append(max(medians) / min(medians))
         between = float(np.var([row["log_radius_mean"] for row in found]))
         inside = float(np.mean([row["log_radius_variance"] for row in found]))
         explained.append(between / (between + inside) if between + inside else 0.0)
-    if min(ratios) < thresholds["ratio"]:
-        verdict = CONTRADICTED
-    else:
-        verdict = HOLDS if min(explained) >= thresholds["explained"] else IN_PART
+    apart, layers = ratio(ratios, [1.0] * len(ratios)), mean(explained)
     reason = (
-        f"The layers' median radii differ by a factor {short(min(ratios))} to "
-        f"{short(max(ratios))}; layers explain {100 * min(explained):.0f} to "
-        f"{100 * max(explained):.0f} % of the variance of log R. The interval spans the seeds."
+        f"The layers' median radii differ by a factor {short(apart.value)} "
+        f"{spread(apart.interval())}; layers explain {100 * layers.value:.0f} % "
+        f"{points(layers.interval())} of the variance of log R."
     )
-    return Judgement(
-        verdict,
-        f"≥ {thresholds['ratio']:g}",
-        min(ratios),
-        reason,
-        (min(ratios), max(ratios)),
-    )
+    core = more(apart, thresholds["ratio"])
+    return conclude(core, [more(layers, thresholds["explained"])], predicted, apart, reason)

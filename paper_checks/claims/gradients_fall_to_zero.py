@@ -1,12 +1,12 @@
 """Do gradients fall to zero as the batch grows, or to the mean gradient?"""
 
 from collections.abc import Mapping
-from math import sqrt
+from math import inf, sqrt
 from typing import TYPE_CHECKING, Any
 
 from paper_checks.check import Judgement, Measurements
 from paper_checks.numbers import short
-from paper_checks.verdicts import CONTRADICTED, HOLDS, IN_PART, INCONCLUSIVE
+from paper_checks.statistics import Ratio, conclude, less, too_few
 
 if TYPE_CHECKING:
     from paper_checks.context import Context
@@ -23,7 +23,7 @@ def measure(context: "Context") -> dict[str, Any]:
 
     found = fig3.measure(context)
     curve = next(c for c in found["curves"] if c["dropout"] == "off" and not c["replacement"])
-    return {name: found[name] for name in ("seeds", "samples", "parameter", "n")} | {
+    return {name: found[name] for name in ("seeds", "samples", "parameter", "n", "batches")} | {
         "mean": curve["mean"],
         "standard_error": curve["standard_error"],
         "abs_mu_mean": found["moments"]["off"]["abs_mu_mean"],
@@ -32,23 +32,22 @@ def measure(context: "Context") -> dict[str, Any]:
 
 def judge(measurements: Measurements, thresholds: Mapping[str, float]) -> Judgement:
     """Reads how far E|g| stays above the 1/√n line at the largest n."""
-    sizes, mean = measurements["n"], measurements["mean"]
+    sizes, found = measurements["n"], measurements["mean"]
     if sizes[-1] < thresholds["range"] * sizes[0]:
-        return Judgement(INCONCLUSIVE, "1", None, f"n runs only from {sizes[0]} to {sizes[-1]}.")
-    expected = mean[0] * sqrt(sizes[0] / sizes[-1])
-    ratio = mean[-1] / expected
-    relative = [(e or 0.0) / m for e, m in zip(measurements["standard_error"], mean, strict=True)]
-    half = 1.96 * ratio * sqrt(relative[0] ** 2 + relative[-1] ** 2)
-    low, high = ratio - half, ratio + half
-    if high < thresholds["holds"]:
-        verdict = HOLDS
-    elif low > thresholds["fails"]:
-        verdict = CONTRADICTED
-    else:
-        verdict = IN_PART
+        return too_few("1", f"n runs only from {sizes[0]} to {sizes[-1]}.")
+    expected = found[0] * sqrt(sizes[0] / sizes[-1])
+    relative = [
+        (error or 0.0) / value
+        for error, value in zip(measurements["standard_error"], found, strict=True)
+    ]
+    freedom = measurements.get("batches", inf) - 1
+    error = sqrt(relative[0] ** 2 + relative[-1] ** 2)
+    quotient = Ratio(found[-1] / expected, error, freedom)
     reason = (
-        f"At n = {short(sizes[-1])} E|g| is {short(mean[-1])}, {short(ratio)} times the 1/√n line; "
-        f"the mean |μ| over the training set, below which it cannot fall, is "
+        f"At n = {short(sizes[-1])} E|g| is {short(found[-1])}, {short(quotient.value)} times the "
+        f"1/√n line; the mean |μ| over the training set, below which it cannot fall, is "
         f"{short(measurements['abs_mu_mean'])}."
     )
-    return Judgement(verdict, 1.0, ratio, reason, (low, high), thresholds["holds"] - 1)
+    core = less(quotient, thresholds["fails"])
+    near = less(quotient, thresholds["holds"])
+    return conclude(core, [near], 1.0, quotient, reason, thresholds["holds"] - 1)

@@ -4,9 +4,8 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from paper_checks.check import Judgement, Measurements
-from paper_checks.figures._interval import t_interval
 from paper_checks.numbers import short, spread
-from paper_checks.verdicts import CONTRADICTED, HOLDS, IN_PART, INCONCLUSIVE
+from paper_checks.statistics import all_of, conclude, difference, in_parts, mean, more, too_few
 
 if TYPE_CHECKING:
     from paper_checks.context import Context
@@ -33,33 +32,21 @@ def measure(context: "Context") -> dict[str, Any]:
 
 def judge(measurements: Measurements, thresholds: Mapping[str, float]) -> Judgement:
     """Reads the interval of the mean rank correlation in every network."""
-    predicted = f"≥ {thresholds['rank']:g}"
-    found, told = [], []
-    for case in measurements["cases"]:
-        if len(case["ranks"]) < thresholds["batches"]:
-            return Judgement(INCONCLUSIVE, predicted, None, f"Only {len(case['ranks'])} batches.")
-        interval = t_interval(case["ranks"])
-        found.append(interval)
-        control = t_interval(case["ranks_shuffled"])
-        told.append(
-            f"{case['case']} {short(interval[0])} {spread(interval[1:])}, shuffled "
-            f"{short(control[0])}"
-        )
-    strong = [low >= thresholds["rank"] for _, low, _ in found]
-    positive = [low > 0 for _, low, _ in found]
-    if all(strong):
-        verdict = HOLDS
-    elif any(positive):
-        verdict = IN_PART
-    else:
-        verdict = CONTRADICTED
-    least = min(found)
-    return Judgement(
-        verdict,
-        predicted,
-        least[0],
-        "Rank correlation of a sample's loss with the norm of its gradient: "
-        + "; ".join(told)
-        + ".",
-        least[1:],
+    cases = measurements["cases"]
+    if min(len(case["ranks"]) for case in cases) < thresholds["batches"]:
+        return too_few("> 0", "Too few batches.")
+    found = [mean(case["ranks"]) for case in cases]
+    controls = [difference(case["ranks"], case["ranks_shuffled"]) for case in cases]
+    told = "; ".join(
+        f"{case['case']} {short(each.value)} {spread(each.interval())}, shuffled "
+        f"{short(mean(case['ranks_shuffled']).value)}"
+        for case, each in zip(cases, found, strict=True)
     )
+    positive = [
+        all_of(more(each, 0.0), more(control, 0.0))
+        for each, control in zip(found, controls, strict=True)
+    ]
+    strong = [more(each, thresholds["rank"]) for each in found]
+    least = min(found, key=lambda each: each.value)
+    reason = f"Rank correlation of a sample's loss with the norm of its gradient: {told}."
+    return conclude(in_parts(*positive), [all_of(*positive), *strong], "> 0", least, reason)

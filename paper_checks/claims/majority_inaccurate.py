@@ -7,7 +7,7 @@ from paper_checks.check import Judgement, Measurements
 from paper_checks.claims._networks import PROTOCOL as NETWORKS
 from paper_checks.claims._networks import networks
 from paper_checks.numbers import short
-from paper_checks.verdicts import CONTRADICTED, HOLDS, IN_PART, INCONCLUSIVE
+from paper_checks.statistics import conclude, less, mean, too_few
 
 if TYPE_CHECKING:
     from paper_checks.context import Context
@@ -29,27 +29,21 @@ def judge(measurements: Measurements, thresholds: Mapping[str, float]) -> Judgem
     """Compares each network's share of accurate entries with the majority."""
     if measurements["factor"] != thresholds["factor"]:
         raise ValueError(f"measured at a factor {measurements['factor']:g}, judged at another")
-    shares, counted, left_out = [], 0, []
+    predicted = f"< {thresholds['majority']:g}"
+    shares, counts, left_out = [], [], []
     for network in measurements["networks"]:
         usable = [row for row in network["rows"] if row["error_count"]]
         counted = sum(row["error_count"] for row in usable)
         if counted < thresholds["entries"]:
-            return Judgement(INCONCLUSIVE, None, None, f"Only {counted} entries can be compared.")
+            return too_few(predicted, f"Only {counted} entries can be compared.")
         hits = sum(row["within_factor_2"] * row["error_count"] for row in usable)
+        counts.append(counted)
         shares.append(hits / counted)
         left_out.append(1 - counted / sum(row["size"] for row in network["rows"]))
-    below = [share < thresholds["majority"] for share in shares]
-    verdict = HOLDS if all(below) else IN_PART if any(below) else CONTRADICTED
-    mean = sum(shares) / len(shares)
+    found = mean(shares)
     reason = (
-        f"{short(100 * mean)} % of the {short(counted)} usable entries are within a factor "
-        f"{thresholds['factor']:g} of the exact radius; {100 * max(left_out):.1f} % have a zero "
-        "weight, gradient or curvature and cannot be compared. The interval spans the seeds."
+        f"{short(100 * found.value)} % of the {short(min(counts))} usable entries are within a "
+        f"factor {thresholds['factor']:g} of the exact radius; {100 * max(left_out):.1f} % have a "
+        "zero weight, gradient or curvature and cannot be compared."
     )
-    return Judgement(
-        verdict,
-        f"< {thresholds['majority']:g}",
-        mean,
-        reason,
-        (min(shares), max(shares)),
-    )
+    return conclude(less(found, thresholds["majority"]), [], predicted, found, reason)

@@ -3,11 +3,10 @@
 from collections.abc import Mapping
 
 from paper_checks.check import Judgement, Measurements
-from paper_checks.figures._interval import log_ratio
 from paper_checks.figures.fig_mclr_batch import PROTOCOL as BATCH
 from paper_checks.figures.fig_mclr_batch import measure
 from paper_checks.numbers import short, spread
-from paper_checks.verdicts import CONTRADICTED, HOLDS, INCONCLUSIVE
+from paper_checks.statistics import conclude, more, ratio, too_few
 
 __all__ = ["PROTOCOL", "judge", "measure"]
 
@@ -20,27 +19,25 @@ PROTOCOL = (
 
 
 def judge(measurements: Measurements, thresholds: Mapping[str, float]) -> Judgement:
-    """MCLR's growth with n over LARS's."""
+    """MCLR's growth with n over LARS's, batch by batch of the smallest n."""
+    sizes, limit = measurements["n"], thresholds["ratio"]
+    predicted = f"> {limit:g}"
+    cases = {case["rule"]: case for case in measurements["cases"]}
+    batches = min(len(case.get("single", [])) for case in cases.values())
+    if sizes[-1] / sizes[0] < thresholds["range"] or batches < thresholds["batches"]:
+        return too_few(predicted, "The batch sizes span too little, or too few batches.")
+    # Paired by batch; at the largest n there is one batch, all of the data.
     growth = {
-        case["rule"]: case["sharpness"][-1] / case["sharpness"][0] for case in measurements["cases"]
+        rule: [case["sharpness"][-1] / value for value in case["single"]]
+        for rule, case in cases.items()
     }
-    sizes = measurements["n"]
-    if sizes[-1] / sizes[0] < thresholds["range"]:
-        return Judgement(INCONCLUSIVE, None, None, "The batch sizes span too little.")
-    ratio = growth["MCLR"] / growth["LARS"]
-    verdict = HOLDS if ratio >= thresholds["ratio"] else CONTRADICTED
-    single = [case.get("single", []) for case in measurements["cases"]]
-    ends = None
-    if all(single):
-        # Paired by batch; at the largest n there is one batch, all of the data.
-        first, second = (
-            [case["sharpness"][-1] / value for value in case["single"]]
-            for case in sorted(measurements["cases"], key=lambda case: case["rule"] != "MCLR")
-        )
-        ends = log_ratio(first, second)[1:]
+    found = ratio(growth["MCLR"], growth["LARS"])
+    told = {
+        rule: short(case["sharpness"][-1] / case["sharpness"][0]) for rule, case in cases.items()
+    }
     reason = (
-        f"From n = {sizes[0]} to {sizes[-1]} the rated sharpness grows {short(growth['MCLR'])} "
-        f"times for MCLR and {short(growth['LARS'])} times for LARS: {short(ratio)} times as much"
-        + (f" {spread(ends)} over single batches of the smallest n." if ends else ".")
+        f"From n = {sizes[0]} to {sizes[-1]} the rated sharpness grows {told['MCLR']} times for "
+        f"MCLR and {told['LARS']} times for LARS: {short(found.value)} times as much "
+        f"{spread(found.interval())} over single batches of the smallest n."
     )
-    return Judgement(verdict, f"≥ {thresholds['ratio']:g}", ratio, reason, ends)
+    return conclude(more(found, limit), [], predicted, found, reason)

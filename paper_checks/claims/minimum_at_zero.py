@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from paper_checks.check import Judgement, Measurements
 from paper_checks.claims._networks import PROTOCOL as NETWORKS
-from paper_checks.claims._networks import by_share, networks, rows
+from paper_checks.claims._networks import by_network, by_share, networks
 from paper_checks.numbers import short
 
 if TYPE_CHECKING:
@@ -26,19 +26,20 @@ def measure(context: "Context") -> dict[str, Any]:
 
 
 def judge(measurements: Measurements, thresholds: Mapping[str, float]) -> Judgement:
-    """Counts the tensors whose two medians agree within the factor."""
-    usable = [
-        row
-        for row in rows(measurements)
-        if row["fit_entries"] >= thresholds["entries"] and row["fit_distance"]
-    ]
-    ratios = [row["fit_distance"] / row["fit_weight"] for row in usable]
-    good = sum(abs(log(ratio)) <= log(thresholds["factor"]) for ratio in ratios)
+    """The share of tensors whose two medians agree within the factor, seed by seed."""
+    networks = by_network(
+        measurements,
+        lambda row: row["fit_entries"] >= thresholds["entries"] and row["fit_distance"],
+    )
+    ratios = [[row["fit_distance"] / row["fit_weight"] for row in rows] for rows in networks]
+    factor = log(thresholds["factor"])
+    shares = [sum(abs(log(each)) <= factor for each in part) / len(part) for part in ratios]
     what = f"The medians of |w - b| and |w| agree within a factor {thresholds['factor']:g}"
     if ratios:
-        middle = sorted(ratios)[len(ratios) // 2]
+        every = sorted(each for part in ratios for each in part)
         what = (
-            f"|w - b| over |w|, by medians, runs from {short(min(ratios))} to "
-            f"{short(max(ratios))} (middle {short(middle)}). {what}"
+            f"|w - b| over |w|, by medians, runs from {short(every[0])} to {short(every[-1])} "
+            f"(middle {short(every[len(every) // 2])}). {what}"
         )
-    return by_share(good, len(usable), thresholds, f"≥ {thresholds['most']:g}", what)
+    tensors = min(map(len, ratios), default=0)
+    return by_share(shares, tensors, thresholds, f"≥ {thresholds['most']:g}", what)

@@ -1,18 +1,13 @@
 """Does a small distance to the minimum validate the parabola?"""
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
-
-import numpy as np
+from math import sqrt
 
 from paper_checks.check import Judgement, Measurements
-from paper_checks.claims._networks import wilson
 from paper_checks.claims.centre_on_minimum import measure
-from paper_checks.numbers import short, spread
-from paper_checks.verdicts import CONTRADICTED, HOLDS, IN_PART, INCONCLUSIVE
-
-if TYPE_CHECKING:
-    pass
+from paper_checks.figures.fig_minimum import counts_of, right, usable
+from paper_checks.numbers import points, short
+from paper_checks.statistics import Decision, Estimate, Proportion, all_of, conclude, more, too_few
 
 __all__ = ["PROTOCOL", "judge", "measure"]
 
@@ -25,34 +20,41 @@ PROTOCOL = (
 
 def judge(measurements: Measurements, thresholds: Mapping[str, float]) -> Judgement:
     """The share of right parabolas among the nearest and among the farthest quarter."""
-    points = [
-        point
-        for point in measurements["points"]
-        if point["gradient"] and point["true"] and point["newton"]
-    ]
-    predicted = f"≥ {thresholds['most']:g}"
-    if len(points) < thresholds["entries"]:
-        return Judgement(INCONCLUSIVE, predicted, None, f"Only {len(points)} entries.")
-    points.sort(key=lambda point: abs(point["true"]))
-    quarter = len(points) // 4
-    factor = np.log(thresholds["factor"])
-
-    def right(part: list[Mapping[str, Any]]) -> int:
-        return sum(abs(np.log(abs(p["newton"] / p["true"]))) <= factor for p in part)
-
-    near, far = right(points[:quarter]), right(points[-quarter:])
-    share = near / quarter
-    low, high = wilson(near, quarter)
-    if share >= thresholds["most"]:
-        verdict = HOLDS
-    elif low > wilson(far, quarter)[1]:
-        verdict = IN_PART
-    else:
-        verdict = CONTRADICTED
+    predicted, factor = f"> {thresholds['most']:g}", thresholds["factor"]
+    nearest, farthest, reaches = {}, {}, {}
+    for count in counts_of(measurements):
+        ordered = sorted(usable(measurements, count), key=lambda point: abs(point["true"]))
+        if len(ordered) < thresholds["entries"]:
+            return too_few(predicted, f"Only {len(ordered)} entries.")
+        quarter = len(ordered) // 4
+        nearest[count] = right(ordered[:quarter], factor)
+        farthest[count] = right(ordered[-quarter:], factor)
+        reaches[count] = abs(ordered[quarter - 1]["true"])
+    most = counts_of(measurements)[-1]
+    near, far = nearest[most], farthest[most]
+    # The difference of two shares, each with the variance of a binomial one, never quite zero.
+    apart = Estimate(near.value - far.value, sqrt(_variance(near) + _variance(far)))
     reason = (
-        f"Of the nearest quarter {100 * share:.0f} % {spread((low, high))} of the parabolas point "
-        f"at the minimum within a factor {thresholds['factor']:g}, of the farthest "
-        f"{100 * far / quarter:.0f} % {spread(wilson(far, quarter))}. The nearest quarter is "
-        f"within {short(abs(points[quarter - 1]['true']))} of its minimum."
+        "Of the nearest quarter the parabolas point at the minimum within a factor "
+        f"{factor:g} in "
+        + ", ".join(
+            f"{100 * each.value:.0f} % {points(each.interval())} with {count} samples (within "
+            f"{short(reaches[count])} of it)"
+            for count, each in nearest.items()
+        )
+        + f"; of the farthest in {100 * far.value:.0f} % {points(far.interval())}."
     )
-    return Judgement(verdict, predicted, share, reason, (low, high))
+    core = Decision(more(apart, 0.0).shown, more(near, thresholds["most"]).excluded)
+    controls = [more(each, thresholds["most"]) for each in nearest.values()]
+    whole = all_of(*controls)
+    if whole.holds:
+        # Near and far alike: the parabola is right everywhere.
+        core = Decision(min(core.shown, whole.shown), core.excluded)
+    return conclude(core, controls, predicted, near, reason)
+
+
+def _variance(share: Proportion) -> float:
+    """That of a share, with one success and one failure more (Agresti and Caffo 2000)."""
+    trials = share.trials + 2
+    adjusted = (share.value * share.trials + 1) / trials
+    return adjusted * (1 - adjusted) / trials

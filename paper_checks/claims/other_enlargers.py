@@ -4,9 +4,8 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from paper_checks.check import Judgement, Measurements
-from paper_checks.figures._interval import log_ratio
 from paper_checks.numbers import short, spread
-from paper_checks.verdicts import CONTRADICTED, HOLDS, IN_PART, INCONCLUSIVE
+from paper_checks.statistics import all_of, conclude, in_parts, more, ratio, too_few
 
 if TYPE_CHECKING:
     from paper_checks.context import Context
@@ -68,12 +67,11 @@ def judge(measurements: Measurements, thresholds: Mapping[str, float]) -> Judgem
     """The ratio of each method to the plain gradient."""
     values = measurements["values"]
     if len(values["plain"]) < thresholds["batches"]:
-        return Judgement(INCONCLUSIVE, "> 1", None, f"Only {len(values['plain'])} batches.")
-    found = {name: log_ratio(values[name], values["plain"]) for name in METHODS}
-    larger = [low > 1 for _, low, _ in found.values()]
-    verdict = HOLDS if all(larger) else IN_PART if any(larger) else CONTRADICTED
+        return too_few("> 1", f"Only {len(values['plain'])} batches.")
+    found = {name: ratio(values[name], values["plain"]) for name in METHODS}
+    larger = [more(each, 1.0) for each in found.values()]
     reason = "Mean |g| over that of the plain batch: " + "; ".join(
-        f"{name} {short(ratio[0])} {spread(ratio[1:])}" for name, ratio in found.items()
+        f"{name} {short(each.value)} {spread(each.interval())}" for name, each in found.items()
     )
-    least = min(found.values())
-    return Judgement(verdict, "> 1", least[0], reason + ".", least[1:])
+    least = min(found.values(), key=lambda each: each.value)
+    return conclude(in_parts(*larger), [all_of(*larger)], "> 1", least, f"{reason}.")

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 from paper_checks.check import Judgement, Measurements
 from paper_checks.claims._special_case import rate
 from paper_checks.numbers import short
-from paper_checks.verdicts import CONTRADICTED, HOLDS, IN_PART, INCONCLUSIVE
+from paper_checks.statistics import all_of, conclude, more, ratio, too_few
 
 if TYPE_CHECKING:
     from paper_checks.context import Context
@@ -23,12 +23,17 @@ PROTOCOL = (
 
 
 def measure(context: "Context") -> dict[str, Any]:
-    """The factor by which each rule's rate changes, for one entry and for all."""
+    """The factor by which each rule's rate changes, for one entry and for all, by seed."""
     from paper_checks.figures._entries import entries
 
-    seed = context.profile.seeds[0]
-    found = entries(context, seed)
-    return {"seeds": [seed], "samples": found["samples"], **found["failures"]}
+    found = [entries(context, seed) for seed in context.profile.seeds]
+    return {
+        "seeds": list(context.profile.seeds),
+        "samples": found[0]["samples"],
+        "parameter": found[0]["failures"]["parameter"],
+        "entries": min(each["failures"]["entries"] for each in found),
+        "changes": [each["failures"]["changes"] for each in found],
+    }
 
 
 def failures(tensors: Mapping[str, tuple[Any, Any, Any]]) -> dict[str, Any]:
@@ -67,16 +72,21 @@ def changes(w: Any, g: Any) -> dict[str, float]:
 
 
 def judge(measurements: Measurements, thresholds: Mapping[str, float]) -> Judgement:
-    """Counts in which of the cases each rule fails."""
-    found = measurements["changes"]
+    """In which of the cases each rule fails, seed by seed."""
+    changed = measurements["changes"]
     if measurements["entries"] < thresholds["entries"]:
-        return Judgement(INCONCLUSIVE, None, None, f"Only {measurements['entries']} entries.")
-    failed = {case: factor >= thresholds["factor"] for case, factor in found.items()}
-    single = [bad for case, bad in failed.items() if ": one" in case]
-    whole = [bad for case, bad in failed.items() if ": all" in case]
-    verdict = HOLDS if all(single) and all(whole) else IN_PART if all(whole) else CONTRADICTED
-    share = sum(single) / len(single)
+        return too_few(1.0, f"Only {measurements['entries']} entries.")
+    found = {
+        case: ratio([each[case] for each in changed], [1.0] * len(changed)) for case in changed[0]
+    }
+    failed = {case: more(each, thresholds["factor"]) for case, each in found.items()}
+    single = [each for case, each in failed.items() if ": one" in case]
+    whole = [each for case, each in failed.items() if ": all" in case]
     reason = "The layer's rate changes by a factor: " + "; ".join(
-        f"{case} → 0: {short(factor)}" for case, factor in found.items()
+        f"{case} → 0: {short(each.value)}" for case, each in found.items()
     )
-    return Judgement(verdict, 1.0, share, reason + ". Measured: share of single-entry failures.")
+    least = min(
+        (each for case, each in found.items() if ": one" in case), key=lambda each: each.value
+    )
+    predicted = f"> {thresholds['factor']:g}"
+    return conclude(all_of(*whole), single, predicted, least, f"{reason}.")

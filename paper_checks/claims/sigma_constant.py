@@ -1,15 +1,12 @@
 """May σ be treated as a constant?"""
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from math import log
 
 from paper_checks.check import Judgement, Measurements
-from paper_checks.claims.gaussian_initially import measure, pairs
-from paper_checks.numbers import short
-from paper_checks.verdicts import CONTRADICTED, HOLDS, IN_PART, INCONCLUSIVE
-
-if TYPE_CHECKING:
-    pass
+from paper_checks.claims.gaussian_initially import changes, measure
+from paper_checks.numbers import short, spread
+from paper_checks.statistics import all_of, conclude, in_parts, too_few, within
 
 __all__ = ["PROTOCOL", "judge", "measure"]
 
@@ -21,15 +18,18 @@ PROTOCOL = (
 
 def judge(measurements: Measurements, thresholds: Mapping[str, float]) -> Judgement:
     """Compares σ before and after training, layer by layer."""
-    found = pairs(measurements)
-    if len(found) < thresholds["layers"]:
-        return Judgement(INCONCLUSIVE, None, None, f"Only {len(found)} layers to compare.")
-    ratios = [after["sigma"] / before["sigma"] for before, after in found]
     factor = thresholds["factor"]
-    near = [1 / factor <= ratio <= factor for ratio in ratios]
-    verdict = HOLDS if all(near) else IN_PART if any(near) else CONTRADICTED
-    reason = "σ trained over σ at initialisation: " + "; ".join(
-        f"{before['parameter']} {short(ratio)}"
-        for (before, _), ratio in zip(found, ratios, strict=True)
+    found = changes(measurements, lambda row: row["sigma"])
+    if len(found) < thresholds["layers"]:
+        return too_few(1.0, f"Only {len(found)} layers to compare.")
+    near = [within(each, 1 / factor, factor) for each in found.values()]
+    reason = (
+        "σ trained over σ at initialisation: "
+        + "; ".join(
+            f"{layer} {short(each.value)} {spread(each.interval())}"
+            for layer, each in found.items()
+        )
+        + "."
     )
-    return Judgement(verdict, 1.0, min(ratios), reason + ".", (min(ratios), max(ratios)), factor)
+    farthest = max(found.values(), key=lambda each: abs(log(each.value)))
+    return conclude(in_parts(*near), [all_of(*near)], 1.0, farthest, reason, factor)

@@ -16,7 +16,7 @@ READS = (
 
 
 def entries(context: "Context", seed: int) -> dict[str, Any]:
-    """Ranks, places of b and, for the first seed, density, convergence and failures.
+    """Ranks, places of b, failures and, for the first seed, density and convergence.
 
     All of it comes from one exact diagonal, which is too large to keep.
     """
@@ -42,8 +42,8 @@ def _entries(context: "Context", seed: int) -> dict[str, Any]:
             for name, parts in found.entries.items()
         ],
     }
+    kept["failures"] = failures(found.entries)
     if seed == context.profile.seeds[0]:
         kept["density"] = density(list(found.entries.values()))
         kept["convergence"] = convergence(found.entries, seed)
-        kept["failures"] = failures(found.entries)
     return kept

@@ -1,5 +1,8 @@
 """Per-sample factors of a linear layer's gradient, and the small network they are taken from."""
 
+from collections.abc import Callable
+from copy import deepcopy
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -9,16 +12,46 @@ if TYPE_CHECKING:
     from paper_checks.context import Context
 
 EPOCHS = 20
+# Epochs of SGD after which the network is looked at.
+STAGES = (0, 1, 5, EPOCHS)
+# Networks that measurements with repetitions take: each trains for some seconds.
+REPEATS = 3
 
 
-def small_networks(context: "Context") -> "dict[str, nn.Module]":
+def small_networks(context: "Context", seed: int | None = None) -> "dict[str, nn.Module]":
     """The MLP of the digits in float64, at initialisation and trained, by a name for each."""
-    from copy import deepcopy
+    seed = context.profile.seeds[0] if seed is None else seed
+    return {
+        "MLP at initialisation": along_training(seed)[0],
+        "MLP trained": along_training(seed)[EPOCHS],
+    }
 
-    model = small_network(context)
-    trained = deepcopy(model)
-    train(trained, small_data(context), context.profile.seeds[0])
-    return {"MLP at initialisation": model, "MLP trained": trained}
+
+def repeats(context: "Context") -> tuple[int, ...]:
+    """The seeds of measurements that are repeated on another small network."""
+    return context.profile.seeds[:REPEATS]
+
+
+def along_training(seed: int, decay: float = 0.0) -> "dict[int, nn.Module]":
+    """The MLP after some epochs of SGD, by their number; of the same run, and for the caller."""
+    return deepcopy(_trained(seed, decay))
+
+
+@lru_cache(maxsize=12)
+def _trained(seed: int, decay: float) -> "dict[int, nn.Module]":
+    from sim.data import load
+    from sim.models import build
+
+    inputs, targets = load("digits").pair
+    model = build("mlp", in_shape=(1, 8, 8), classes=10, seed=seed).double()
+    found = {0: deepcopy(model)}
+
+    def keep(epoch: int) -> None:
+        if epoch in STAGES:
+            found[epoch] = deepcopy(model)
+
+    train(model, (inputs.double(), targets), seed, decay=decay, after=keep)
+    return found
 
 
 def small_network(context: "Context", seed: int | None = None) -> "nn.Module":
@@ -38,20 +71,28 @@ def small_data(context: "Context") -> "tuple[Tensor, Tensor]":
 
 
 def train(
-    model: "nn.Module", pair: "tuple[Tensor, Tensor]", seed: int, epochs: int = EPOCHS
+    model: "nn.Module",
+    pair: "tuple[Tensor, Tensor]",
+    seed: int,
+    epochs: int = EPOCHS,
+    *,
+    decay: float = 0.0,
+    after: Callable[[int], None] | None = None,
 ) -> None:
-    """SGD with momentum 0.9, lr 0.05 and batches of 64, in place."""
+    """SGD with momentum 0.9, lr 0.05 and batches of 64, in place; `after(epoch)` may look on."""
     import torch
     from torch.nn.functional import cross_entropy
 
     inputs, targets = pair
     generator = torch.Generator().manual_seed(seed)
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
-    for _ in range(epochs):
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9, weight_decay=decay)
+    for epoch in range(epochs):
         for index in torch.randperm(len(targets), generator=generator).split(64):
             optimizer.zero_grad()
             cross_entropy(model(inputs[index]), targets[index]).backward()
             optimizer.step()
+        if after is not None:
+            after(epoch + 1)
 
 
 def factors(

@@ -7,10 +7,9 @@ import numpy as np
 
 from paper_checks import drawing
 from paper_checks.check import Drawing, Judgement, Measurements
-from paper_checks.claims._networks import wilson
 from paper_checks.figures._entries import entries
-from paper_checks.numbers import short
-from paper_checks.verdicts import CONTRADICTED, HOLDS, IN_PART, INCONCLUSIVE
+from paper_checks.numbers import points, short
+from paper_checks.statistics import any_of, at_least, conclude, mean, too_few
 
 if TYPE_CHECKING:
     from paper_checks.context import Context
@@ -56,28 +55,34 @@ def place(w: Any, g: Any, h: Any) -> dict[str, Any]:
 
 
 def judge(measurements: Measurements, thresholds: Mapping[str, float]) -> Judgement:
-    """Counts tensors in which most entries have their minimum nearer to zero than |w|."""
+    """The share of tensors, seed by seed, most of whose entries have |b| < |w|."""
     rows = [row for row in measurements["rows"] if row["count"] >= thresholds["entries"]]
-    if len(rows) < thresholds["tensors"]:
-        return Judgement(INCONCLUSIVE, None, None, f"Only {len(rows)} tensors can be compared.")
-    plain = sum(row["share"] > thresholds["majority"] for row in rows)
-    decayed = sum(row["share_decayed"] > thresholds["majority"] for row in rows)
-    total = len(rows)
-    if plain >= thresholds["most"] * total:
-        verdict = HOLDS
-    elif decayed >= thresholds["most"] * total:
-        verdict = IN_PART
-    else:
-        verdict = CONTRADICTED
-    middle = sorted(row["quantiles"][2] for row in rows)[total // 2]
-    middle_decayed = sorted(row["quantiles_decayed"][2] for row in rows)[total // 2]
+    predicted = f"≥ {thresholds['most']:g}"
+    seeds = sorted({row["seed"] for row in rows})
+    own = {seed: [row for row in rows if row["seed"] == seed] for seed in seeds}
+    if min(map(len, own.values()), default=0) < thresholds["tensors"]:
+        return too_few(predicted, f"Only {len(rows)} tensors can be compared.")
+    plain, decayed = (
+        mean(
+            [
+                sum(row[column] > thresholds["majority"] for row in part) / len(part)
+                for part in own.values()
+            ]
+        )
+        for column in ("share", "share_decayed")
+    )
+    middle, middle_decayed = (
+        float(np.median([row[column][2] for row in rows]))
+        for column in ("quantiles", "quantiles_decayed")
+    )
     reason = (
-        f"Most entries have |b| < |w| in {plain} of {total} tensors, with weight decay in "
-        f"{decayed}. The typical |b/w| is {short(middle)}, with weight decay "
+        f"Most entries have |b| < |w| in {100 * plain.value:.0f} % of the tensors "
+        f"{points(plain.interval())}, with weight decay in {100 * decayed.value:.0f} % "
+        f"{points(decayed.interval())}. The typical |b/w| is {short(middle)}, with weight decay "
         f"{short(middle_decayed)}; b = 0 would have it far below 1."
     )
-    low, high = wilson(plain, total)
-    return Judgement(verdict, f"≥ {thresholds['most']:g}", plain / total, reason, (low, high))
+    with_, without = (at_least(each, thresholds["most"]) for each in (decayed, plain))
+    return conclude(any_of(with_, without), [without], predicted, plain, reason)
 
 
 def draw(measurements: Measurements) -> Drawing:

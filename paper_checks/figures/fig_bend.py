@@ -8,7 +8,7 @@ import numpy as np
 from paper_checks import drawing
 from paper_checks.check import Drawing, Judgement, Measurements
 from paper_checks.numbers import short
-from paper_checks.verdicts import CONTRADICTED, HOLDS, IN_PART, INCONCLUSIVE
+from paper_checks.statistics import Ratio, all_of, conclude, too_few, within
 
 if TYPE_CHECKING:
     from torch import nn
@@ -104,28 +104,25 @@ def judge(measurements: Measurements, thresholds: Mapping[str, float]) -> Judgem
     """The quotient of the measured bend and the noise scale, layer by layer."""
     cases = measurements["cases"]
     if any(case["bend"] is None or case["interval"] is None for case in cases):
-        return Judgement(INCONCLUSIVE, 1.0, None, "A curve does not bend within the sizes drawn.")
-    found = [case["bend"] / case["noise_scale"] for case in cases]
-    worst = max(found, key=lambda q: abs(np.log(q)))
-
-    def within(factor: float) -> bool:
-        return all(1 / factor <= q <= factor for q in found)
-
-    verdict = (
-        HOLDS
-        if within(thresholds["factor"])
-        else IN_PART
-        if within(thresholds["loose"])
-        else CONTRADICTED
+        return too_few(1.0, "A curve does not bend within the sizes drawn.")
+    found = [quotient(case) for case in cases]
+    worst = max(found, key=lambda each: abs(np.log(each.value)))
+    loose, tight = (
+        all_of(*(within(each, 1 / factor, factor) for each in found))
+        for factor in (thresholds["loose"], thresholds["factor"])
     )
     reason = "Measured bend (95 %), noise scale, crossing of the asymptotes: " + "; ".join(
         f"{case['case']} {short(case['bend'])} [{short(case['interval'][0])}, "
         f"{short(case['interval'][1])}], {short(case['noise_scale'])}, {short(case['crossing'])}"
         for case in cases
     )
-    return Judgement(
-        verdict, 1.0, worst, reason + ".", (min(found), max(found)), thresholds["factor"] - 1
-    )
+    return conclude(loose, [tight], 1.0, worst, f"{reason}.", thresholds["factor"] - 1)
+
+
+def quotient(case: Mapping[str, Any]) -> Ratio:
+    """The bend over the noise scale; the bootstrap's interval is four standard errors wide."""
+    low, high = np.log(case["interval"])
+    return Ratio(case["bend"] / case["noise_scale"], float(high - low) / (2 * 1.96))
 
 
 def draw(measurements: Measurements) -> Drawing:

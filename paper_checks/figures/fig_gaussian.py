@@ -7,8 +7,8 @@ import numpy as np
 
 from paper_checks import drawing
 from paper_checks.check import Drawing, Judgement, Measurements
-from paper_checks.numbers import short
-from paper_checks.verdicts import CONTRADICTED, HOLDS, IN_PART, INCONCLUSIVE
+from paper_checks.numbers import short, spread
+from paper_checks.statistics import all_of, conclude, mean, too_few, within
 
 if TYPE_CHECKING:
     from torch import nn
@@ -34,26 +34,35 @@ def measure(context: "Context") -> dict[str, Any]:
 
 
 def _measure(context: "Context") -> dict[str, Any]:
-    from paper_checks.figures._samples import small_data, small_networks
+    from paper_checks.figures._samples import repeats, small_data, small_networks
+    from paper_checks.training import trained_network
 
-    seed = context.profile.seeds[0]
     rows = []
-    for name, model in small_networks(context).items():
-        rows += _rows(name, model, small_data(context))
+    if context.ledger is None:
+        pair = small_data(context)
+        for seed in repeats(context):
+            for name, model in small_networks(context, seed).items():
+                rows += _rows(name, model, pair, seed)
     if context.network == "alexnet":
-        sample = context.dataset.subset(min(context.profile.sample, len(context.dataset)), seed)
-        rows += _rows("AlexNet at initialisation", context.model(seed).eval(), sample.pair)
-    return {"seeds": [seed], "samples": max(row["samples"] for row in rows), "rows": rows}
+        sample = context.dataset.subset(min(context.profile.sample, len(context.dataset)), 0)
+        for seed in repeats(context):
+            stages = {"AlexNet at initialisation": context.model(seed)}
+            if context.ledger is not None:
+                stages["AlexNet trained"] = trained_network(context, seed)
+            for name, model in stages.items():
+                rows += _rows(name, model.eval(), sample.pair, seed)
+    seeds = list(repeats(context))
+    return {"seeds": seeds, "samples": max(row["samples"] for row in rows), "rows": rows}
 
 
-def _rows(name: str, model: "nn.Module", pair: Any) -> list[dict[str, Any]]:
+def _rows(name: str, model: "nn.Module", pair: Any, seed: int) -> list[dict[str, Any]]:
     from paper_checks.figures._samples import factors
 
     rows = []
     for layer in LAYERS:
         _, a, delta = factors(model, pair, layer)
         rows.append(
-            {"network": name, "parameter": f"{layer}.weight", "samples": len(a)}
+            {"network": name, "parameter": f"{layer}.weight", "seed": seed, "samples": len(a)}
             | moments(a.double().cpu().numpy(), delta.double().cpu().numpy())
         )
     return rows
@@ -87,42 +96,53 @@ def moments(a: Any, delta: Any) -> dict[str, Any]:
     }
 
 
+def layers(measurements: Measurements, network: str) -> dict[str, dict[int, Mapping[str, Any]]]:
+    """The rows of one network by layer and seed."""
+    found: dict[str, dict[int, Mapping[str, Any]]] = {}
+    for row in measurements["rows"]:
+        if row["network"] == network:
+            found.setdefault(row["parameter"], {})[row["seed"]] = row
+    return found
+
+
 def judge(measurements: Measurements, thresholds: Mapping[str, float]) -> Judgement:
     """The median entry's excess kurtosis at initialisation: alone, and in a batch."""
-    fresh = [row for row in measurements["rows"] if "trained" not in row["network"]]
     limit, batch = thresholds["excess"], thresholds["n"]
+    fresh = [row for row in measurements["rows"] if "trained" not in row["network"]]
     if not fresh or min(row["samples"] for row in fresh) < thresholds["samples"]:
-        return Judgement(INCONCLUSIVE, f"≤ {limit:g}", None, "Too few samples for a kurtosis.")
-    worst = max(fresh, key=lambda row: abs(row["excess"][2]))
-    middle = abs(worst["excess"][2])
-    if middle <= limit:
-        verdict = HOLDS
-    elif middle / batch <= limit:
-        verdict = IN_PART
-    else:
-        verdict = CONTRADICTED
+        return too_few(f"≤ {limit:g}", "Too few samples for a kurtosis.")
+    middle = {
+        (network, layer): mean([row["excess"][2] for row in rows.values()])
+        for network in dict.fromkeys(row["network"] for row in measurements["rows"])
+        for layer, rows in layers(measurements, network).items()
+    }
+    initial = [each for (network, _), each in middle.items() if "trained" not in network]
+    alone = all_of(*(within(each, -limit, limit) for each in initial))
+    together = all_of(*(within(each, -limit * batch, limit * batch) for each in initial))
+    worst = max(initial, key=lambda each: abs(each.value))
+    first = measurements["rows"][0]["seed"]
+    pooled = {
+        (row["network"], row["parameter"]): (row["pooled_excess"], row["absolute"])
+        for row in measurements["rows"]
+        if row["seed"] == first
+    }
     reason = (
         "Median excess kurtosis of an entry (pooled over the layer; E|g| over a Gaussian's): "
         + "; ".join(
-            f"{row['network']}, {row['parameter']} {short(row['excess'][2])} "
-            f"({short(row['pooled_excess'])}; {short(row['absolute'])})"
-            for row in measurements["rows"]
+            f"{network}, {layer} {short(each.value)} {spread(each.interval())} "
+            f"({short(pooled[network, layer][0])}; {short(pooled[network, layer][1])})"
+            for (network, layer), each in middle.items()
         )
         + f". A mean over n = {batch:g} independent ones has 1/n of it."
     )
-    return Judgement(
-        verdict,
-        f"≤ {limit:g}",
-        worst["excess"][2],
-        reason,
-        (worst["excess"][1], worst["excess"][3]),
-        limit,
-    )
+    return conclude(together, [alone], f"≤ {limit:g}", worst, reason, limit)
 
 
 def draw(measurements: Measurements) -> Drawing:
     """Quantiles of the excess kurtosis of each layer's entries, for one sample and for 32."""
-    rows = measurements["rows"]
+    # One seed is drawn; the others say how sure it is.
+    first = measurements["rows"][0]["seed"]
+    rows = [row for row in measurements["rows"] if row["seed"] == first]
     with drawing.style("fig-gaussian"):
         chart = drawing.figure(8.6, 5.2)
         axes = chart.subplots()

@@ -8,7 +8,7 @@ import numpy as np
 from paper_checks import drawing
 from paper_checks.check import Drawing, Judgement, Measurements
 from paper_checks.numbers import short
-from paper_checks.verdicts import CONTRADICTED, HOLDS, IN_PART, INCONCLUSIVE
+from paper_checks.statistics import conclude, ratio, too_few, within
 
 if TYPE_CHECKING:
     from torch import nn
@@ -132,44 +132,52 @@ def _sharpness(
     return sharpness(model, cross_entropy, pair, radius, tolerance=0.05)
 
 
-def critical(measurements: Measurements, case: Mapping[str, Any]) -> float | None:
-    """The geometric middle between the last n that mostly descends and the first that does not.
+def critical(measurements: Measurements, case: Mapping[str, Any]) -> list[float]:
+    """Run by run, the geometric middle of the last n that descends and the first that does not.
 
-    `None` where none fails; the smallest n where even that does.
+    Where none fails it lies beyond: a step of n above the largest; the smallest where that fails.
     """
     sizes = measurements["n"]
-    for place, losses in enumerate(case["losses"]):
-        failed = sum(loss is None or loss > measurements["start"] for loss in losses)
-        if 2 * failed > len(losses):
-            return float(np.sqrt(sizes[place] * sizes[max(0, place - 1)]))
-    return None
+    found = []
+    for run in range(min(map(len, case["losses"]))):
+        losses = [losses[run] for losses in case["losses"]]
+        failed = [loss is None or loss > measurements["start"] for loss in losses]
+        place = failed.index(True) if any(failed) else None
+        if place is None:
+            found.append(float(sizes[-1] ** 2 / sizes[-2]))
+        else:
+            found.append(float(np.sqrt(sizes[place] * sizes[max(0, place - 1)])))
+    return found
 
 
 def judge(measurements: Measurements, thresholds: Mapping[str, float]) -> Judgement:
     """The batch at which training fails, over that at which the rate reaches the limit."""
     predicted, factor = measurements["predicted"], thresholds["factor"]
-    if min(len(losses) for losses in measurements["cases"][0]["losses"]) < thresholds["runs"]:
-        return Judgement(INCONCLUSIVE, predicted, None, "Too few runs.")
     found = {case["rule"]: critical(measurements, case) for case in measurements["cases"]}
-    near = {
-        rule: value is not None and 1 / factor <= value / predicted <= factor
-        for rule, value in found.items()
-    }
-    verdict = HOLDS if all(near.values()) else IN_PART if near["MCLR"] else CONTRADICTED
+    if min(map(len, found.values())) < thresholds["runs"]:
+        return too_few(predicted, "Too few runs.")
+    quotients = {rule: ratio(each, [predicted] * len(each)) for rule, each in found.items()}
+    near = {rule: within(each, 1 / factor, factor) for rule, each in quotients.items()}
+    beyond = measurements["n"][-1]
     grown = "; ".join(
         f"{case['rule']}: λ_max grows {short(case['sharpness'][-1] / case['sharpness'][0])} times "
-        f"from n = {measurements['n'][0]} to {measurements['n'][-1]} "
-        f"(√n: {short((measurements['n'][-1] / measurements['n'][0]) ** 0.5)}), training fails "
-        + ("at no n" if found[case["rule"]] is None else f"from n ≈ {short(found[case['rule']])}")
+        f"from n = {measurements['n'][0]} to {beyond} "
+        f"(√n: {short((beyond / measurements['n'][0]) ** 0.5)}), training fails "
+        + (
+            "at no n"
+            if min(found[case["rule"]]) > beyond
+            else f"from n ≈ {short(predicted * quotients[case['rule']].value)}"
+        )
         for case in measurements["cases"]
     )
     reason = f"The rate reaches the limit at n = {short(predicted)} by choice of γ. {grown}."
-    if verdict == CONTRADICTED:
+    if near["MCLR"].fails:
         reason += (
             " Our own prediction fails here: the limit of stability at initialisation does not say "
             "at which batch training breaks down."
         )
-    return Judgement(verdict, predicted, found["MCLR"] or "none", reason, None, factor - 1)
+    core, control = near["MCLR"], near["LARS"]
+    return conclude(core, [control], 1.0, quotients["MCLR"], reason, factor - 1)
 
 
 def draw(measurements: Measurements) -> Drawing:
@@ -204,13 +212,17 @@ def draw(measurements: Measurements) -> Drawing:
             axes.legend()
         left.set_ylabel("γ · λ_max of the rated Hessian")
         right.set_ylabel(f"median loss after {STEPS} steps")
-    found = {case["rule"]: critical(measurements, case) for case in measurements["cases"]}
+    beyond = sizes[-1]
+    found = {
+        case["rule"]: float(np.exp(np.mean(np.log(critical(measurements, case)))))
+        for case in measurements["cases"]
+    }
     alt = (
         "Left: the rate times the sharpness against the batch size for MCLR and LARS, with the "
         f"limit of 2 reached at {short(measurements['predicted'])}. Right: the loss after "
         f"{STEPS} steps. Training fails from "
         + ", ".join(
-            f"{rule}: {'no n' if value is None else short(value)}" for rule, value in found.items()
+            f"{rule}: {'no n' if value > beyond else short(value)}" for rule, value in found.items()
         )
         + "."
     )

@@ -8,8 +8,8 @@ import numpy as np
 from paper_checks import drawing
 from paper_checks.check import Drawing, Judgement, Measurements
 from paper_checks.figures._entries import entries
-from paper_checks.numbers import short
-from paper_checks.verdicts import CONTRADICTED, HOLDS, IN_PART, INCONCLUSIVE
+from paper_checks.numbers import short, spread
+from paper_checks.statistics import at_least, conclude, less, mean, more, too_few
 
 if TYPE_CHECKING:
     from paper_checks.context import Context
@@ -95,35 +95,35 @@ def density(tensors: list[tuple[Any, Any, Any]]) -> dict[str, Any]:
 
 
 def judge(measurements: Measurements, thresholds: Mapping[str, float]) -> Judgement:
-    """Reads the rank correlations' intervals and the middle error of every weight tensor."""
+    """The weight tensors' rank correlations and middle errors, seed by seed."""
     rows = [row for row in measurements["rows"] if row["count"] >= thresholds["entries"]]
     predicted = f"≥ {thresholds['rank']:g}"
-    if len(rows) < thresholds["tensors"]:
-        return Judgement(INCONCLUSIVE, predicted, None, f"Only {len(rows)} tensors can be ranked.")
-    good = [
-        row["low"] >= thresholds["rank"]
-        and abs(row["log10_error"]) <= np.log10(thresholds["factor"])
-        for row in rows
+    own = [
+        [row for row in rows if row["seed"] == seed] for seed in sorted({r["seed"] for r in rows})
     ]
-    ranked = [row["low"] > 0 for row in rows]
-    if all(good):
-        verdict = HOLDS
-    elif sum(ranked) >= thresholds["most"] * len(rows):
-        verdict = IN_PART
-    else:
-        verdict = CONTRADICTED
-    values = sorted(row["rank"] for row in rows)
-    shuffled = sorted(row["rank_shuffled"] for row in rows)
-    alone = sorted(row["rank_gradient"] for row in rows)
-    errors = sorted(row["log10_error"] for row in rows)
-    middle = len(rows) // 2
-    reason = (
-        f"Rank correlation of |w/g| with the exact R inside a weight tensor: {short(values[0])} to "
-        f"{short(values[-1])}, middle {short(values[middle])}; with the weights shuffled middle "
-        f"{short(shuffled[middle])}, with 1/|g| alone {short(alone[middle])}. The typical |w/g| is "
-        f"{short(10 ** errors[0])} to {short(10 ** errors[-1])} times R."
+    if min(map(len, own), default=0) < thresholds["tensors"]:
+        return too_few(predicted, f"Only {len(rows)} tensors can be ranked.")
+    worst = mean([min(row["rank"] for row in part) for part in own])
+    error = mean([max(abs(row["log10_error"]) for row in part) for part in own])
+    ranked = mean([sum(row["low"] > 0 for row in part) / len(part) for part in own])
+    middle = mean([float(np.median([row["rank"] for row in part])) for part in own])
+    shuffled, alone = (
+        float(np.median([row[name] for row in rows])) for name in ("rank_shuffled", "rank_gradient")
     )
-    return Judgement(verdict, predicted, values[middle], reason, (values[0], values[-1]))
+    errors = sorted(row["log10_error"] for row in rows)
+    reason = (
+        f"Rank correlation of |w/g| with the exact R inside a weight tensor: middle "
+        f"{short(middle.value)} {spread(middle.interval())}, least {short(worst.value)} "
+        f"{spread(worst.interval())}; with the weights shuffled middle {short(shuffled)}, with "
+        f"1/|g| alone {short(alone)}. The typical |w/g| is {short(10 ** errors[0])} to "
+        f"{short(10 ** errors[-1])} times R."
+    )
+    controls = [
+        more(worst, thresholds["rank"]),
+        less(error, float(np.log10(thresholds["factor"]))),
+    ]
+    core = at_least(ranked, thresholds["most"])
+    return conclude(core, controls, predicted, middle, reason)
 
 
 def draw(measurements: Measurements) -> Drawing:

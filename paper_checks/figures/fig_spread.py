@@ -7,11 +7,10 @@ import numpy as np
 
 from paper_checks import drawing
 from paper_checks.check import Drawing, Judgement, Measurements
-from paper_checks.figures._interval import paired
 from paper_checks.figures._lines import banded, group
 from paper_checks.numbers import short, spread
+from paper_checks.statistics import Estimate, conclude, difference, less, paired, too_few
 from paper_checks.training import warmup
-from paper_checks.verdicts import CONTRADICTED, HOLDS, IN_PART, INCONCLUSIVE
 
 if TYPE_CHECKING:
     from paper_checks.context import Context
@@ -31,44 +30,42 @@ def measure(context: "Context") -> dict[str, Any]:
     return warmup(context)
 
 
-def ends(measurements: Measurements, protocol: str) -> tuple[list[float], list[float]]:
-    """The spread at the first and at the last measured step, seed by seed."""
+def ends(measurements: Measurements, protocol: str) -> dict[str, dict[int, float]]:
+    """By seed, the spread at the first and at the last measured step."""
     found = [row for row in measurements["rows"] if row["protocol"] == protocol]
     steps = sorted({row["step"] for row in found})
-    seeds = sorted({row["seed"] for row in found if row["step"] == steps[-1]})
-    at = {(row["seed"], row["step"]): row["spread"] for row in found}
-    return [at[seed, steps[0]] for seed in seeds], [at[seed, steps[-1]] for seed in seeds]
+    return {
+        name: {row["seed"]: row["spread"] for row in found if row["step"] == step}
+        for name, step in (("before", steps[0]), ("after", steps[-1]))
+    }
+
+
+def change(measurements: Measurements, protocol: str) -> Estimate:
+    """By how much the spread changes, seed by seed."""
+    found = ends(measurements, protocol)
+    return difference(*paired(found["after"], found["before"]))
 
 
 def judge(measurements: Measurements, thresholds: Mapping[str, float]) -> Judgement:
     """Whether warm-up brings the curvatures together, and more than the full rate does."""
-    before, after = ends(measurements, WARM)
-    if len(before) < thresholds["seeds"]:
-        return Judgement(INCONCLUSIVE, "< 0", None, f"Only {len(before)} seeds finished.")
-    mean, low, high = paired(after, before)
-    full_before, full_after = ends(measurements, FULL)
-    full = paired(full_after, full_before)
-    slow_before, slow_after = ends(measurements, SLOW)
-    slow = paired(slow_after, slow_before)
-    if len(full_after) == len(after):
-        more = paired(after, full_after)
-        beats = more[2] < 0
-        told = f"warm-up's end less the full rate's {short(more[0])} {spread(more[1:])}"
-    else:
-        beats, told = True, f"{len(after) - len(full_after)} runs at the full rate diverged"
-    if high < 0:
-        verdict = HOLDS if beats else IN_PART
-    elif low > 0:
-        verdict = CONTRADICTED
-    else:
-        verdict = INCONCLUSIVE
+    warm = change(measurements, WARM)
+    if warm.freedom + 1 < thresholds["seeds"]:
+        return too_few("< 0", f"Only {warm.freedom + 1:g} seeds finished.")
+    after = {protocol: ends(measurements, protocol)["after"] for protocol in (WARM, FULL)}
+    apart = difference(*paired(after[WARM], after[FULL]))
+    before = float(np.mean(list(ends(measurements, WARM)["before"].values())))
     reason = (
-        f"Change of the spread of log10 curvature across layers: with warm-up {short(mean)} "
-        f"{spread((low, high))} (from {short(float(np.mean(before)))}), at the full rate "
-        f"{short(full[0])} {spread(full[1:])}, at the warm-up's first rate {short(slow[0])} "
-        f"{spread(slow[1:])}; {told}."
+        f"Change of the spread of log10 curvature across layers: with warm-up {short(warm.value)} "
+        f"{spread(warm.interval())} (from {short(before)}); "
+        + "; ".join(
+            f"at the {name} {short(each.value)} {spread(each.interval())}"
+            for name in (FULL, SLOW)
+            for each in [change(measurements, name)]
+        )
+        + f". Warm-up's end less the full rate's: {short(apart.value)} {spread(apart.interval())}, "
+        f"over {len(after[FULL])} of {len(after[WARM])} seeds that finished at the full rate."
     )
-    return Judgement(verdict, "< 0", mean, reason, (low, high))
+    return conclude(less(warm, 0.0), [less(apart, 0.0)], "< 0", warm, reason)
 
 
 def draw(measurements: Measurements) -> Drawing:
@@ -95,10 +92,12 @@ def draw(measurements: Measurements) -> Drawing:
         right.set_xticks(range(len(names)), names, rotation=30, ha="right")
         right.set_ylabel("log10 of the mean |h|")
         right.legend()
-    before, after = ends(measurements, WARM)
+    before, after = (
+        float(np.mean(list(values.values()))) for values in ends(measurements, WARM).values()
+    )
     alt = (
         "Left: spread of the curvature across layers by step for warm-up and two controls; with "
-        f"warm-up it goes from {short(float(np.mean(before)))} to {short(float(np.mean(after)))}. "
+        f"warm-up it goes from {short(before)} to {short(after)}. "
         "Right: each layer's curvature before and after warm-up."
     )
     caption = (
