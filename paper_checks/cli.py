@@ -363,7 +363,7 @@ def curvature(
         device=device,
     )
     try:
-        with complete(), wrong_paths(), expected(ValueError):
+        with terminable(), complete(), wrong_paths(), expected(ValueError):
             measure_curvature(request, plan_only=plan, csv=csv, parquet=parquet, out=out)
     except KeyboardInterrupt:
         typer.echo("cblr: interrupted; nothing was written", err=True)

@@ -243,9 +243,9 @@ def data(
     ] = False,
 ) -> None:
     """Check a data set's files and say where the data come from."""
-    from paper_checks.data import describe
+    with interruptible("start it again"), complete(), refusing():
+        from paper_checks.data import describe
 
-    with complete(), refusing():
         if download:
             if name != "cifar10" or folder is None:
                 raise InputError("--download", name, "it is for cifar10, and needs --data DIR")

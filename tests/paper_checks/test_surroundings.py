@@ -3,6 +3,7 @@
 import dataclasses
 import errno
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -233,6 +234,36 @@ def test_a_network_without_memory(bare):
     assert done.exit_code == 2
     assert done.stderr.startswith("cblr: MODEL: 'bare_networks:meta': it cannot be put on cpu (")
     assert len(done.stderr.splitlines()) == 1
+
+
+STOPPED = """
+import os, signal, sys
+import sim.data
+from paper_checks import cli
+
+def load(*arguments, **options):
+    os.kill(os.getpid(), signal.{name})
+
+sim.data.load = load
+sys.argv = ["cblr", *{words}]
+cli.main()
+"""
+
+
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGINT"])
+@pytest.mark.parametrize("words", [["data", "digits"], ["curvature", "mlp"]], ids=lambda w: w[0])
+def test_commands_that_are_stopped(tmp_path, name, words):
+    done = subprocess.run(
+        [sys.executable, "-c", STOPPED.format(name=name, words=words)],
+        cwd=tmp_path,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 130, done.stderr
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("cblr: interrupted; ")
 
 
 INTERRUPTED = """
