@@ -1,5 +1,6 @@
 """The ledger of runs, in small: drawn images in CIFAR-10's layout, a network of few weights."""
 
+import fcntl
 import json
 import os
 import shutil
@@ -266,6 +267,23 @@ def test_two_processes_write_one_ledger(tmp_path):
     assert not ledger.problems
     assert len(ledger.rows) == len(lines(tmp_path)) == 50
     assert lines(tmp_path) == sorted(lines(tmp_path))
+
+
+def test_a_file_is_written_with_the_folder_locked(tmp_path, monkeypatch):
+    from paper_checks import ledger
+
+    write, tried = ledger.write_atomically, []
+
+    def watched(path, text):
+        with open(tmp_path / ledger.LOCK, encoding="utf-8") as other:
+            with pytest.raises(BlockingIOError):
+                fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            tried.append(path)
+        write(path, text)
+
+    monkeypatch.setattr(ledger, "write_atomically", watched)
+    Ledger(tmp_path).append(row())
+    assert tried == [tmp_path / f"first-epoch{SUFFIX}"]
 
 
 def git(folder, *words):
