@@ -567,6 +567,39 @@ def test_the_page_shows_both_verdicts_and_a_word_where_they_differ(made):
     assert "On CIFAR-10" not in render([result], {}, others={}), "not beside itself"
 
 
+def test_the_readmes_table_has_both_columns(made, tmp_path):
+    from paper_checks import summary
+
+    (result,) = made[1]
+    quick = {"profile": "quick", "dataset": "digits"}
+    here = replace(result, verdict="holds", environment=quick, measured=0.5, interval=None)
+    other = replace(here, id="fig7", title="E|g|", verdict="contradicted")
+    third = replace(here, id="fig10")
+    entries = {
+        "fig4": side.Entry("fig4", "contradicted", "", 1.5, (1.0, 2.0), done=4, total=4),
+        "fig10": side.Entry("fig10", "inconclusive", "", done=3, total=64),
+    }
+    text = summary.table([here, other, third], side.Beside(entries, rows=7))
+    assert text.splitlines() == [
+        "1 contradicted, 2 holds on digits. 1 contradicted, 1 inconclusive on CIFAR-10, from 7 "
+        "runs.",
+        "",
+        "| | digits | CIFAR-10 | |",
+        "|---|---|---|---|",
+        f"| fig4: {here.title} | holds: 0.5 | contradicted: 1.5 [1, 2] | differs |",
+        "| fig7: E\\|g\\| | contradicted: 0.5 |  |  |",
+        f"| fig10: {here.title} | holds: 0.5 | inconclusive (3 of 64 runs) |  |",
+    ]
+    page = tmp_path / "README.md"
+    page.write_text(f"a\n{summary.BEGIN}\nold\n{summary.END}\nb\n", encoding="utf-8")
+    summary.put(page, text)
+    summary.put(page, text)
+    assert page.read_text(encoding="utf-8") == (f"a\n{summary.BEGIN}\n{text}\n{summary.END}\nb\n")
+    page.write_text("nothing", encoding="utf-8")
+    with pytest.raises(InputError, match=r"page: README.md: needs the lines"):
+        summary.put(page, text)
+
+
 def test_a_judge_that_breaks_down_is_said_and_costs_no_other(copy, monkeypatch):
     def broken(name):
         check = build(name)
@@ -652,6 +685,29 @@ def test_what_is_not_committed_cannot_be_locked(tmp_path, monkeypatch):
     with pytest.raises(InputError, match=r"--lock: .*code was changed since this commit"):
         lock.lock([build("fig4")], tmp_path)
     assert not (tmp_path / lock.CRITERIA).exists()
+
+
+def test_the_command_line_plans_and_locks(copy, tmp_path, clock):
+    from typer.testing import CliRunner
+
+    from paper_checks import cli
+
+    def said(*words):
+        command = ["audit", *words, "--evidence", str(copy), "--out", str(tmp_path / "report")]
+        done = CliRunner().invoke(cli.app, command)
+        return done.exit_code, done.output
+
+    status, output = said("--profile", "cifar", "--plan", "--only", "fig4")
+    assert status == 0, output
+    assert "first-epoch    4 of   4 runs done" in output
+    assert output.splitlines()[-1] == "1 checks, 4 of 4 runs done, about 0.0 s left on one core"
+    status, output = said("--lock", "--only", "fig4", "--only", "fig7")
+    assert status == 0, output
+    assert output.splitlines()[-1] == "2 criteria locked, 0 stood already"
+    assert set(lock.read(copy)) == {"fig4", "fig7"}
+    status, output = said("--profile", "cifar", "--only", "eq4")
+    assert (status, output.startswith("cblr: --only: eq4: has no runs in the ledger")) == (2, True)
+    assert not (tmp_path / "report").exists()
 
 
 @pytest.mark.parametrize(
