@@ -279,7 +279,7 @@ def _time_step(
     inputs = inputs.to(context.device, precision)
     if name in ("alexnet", "resnet18") and context.device == "cpu" and inputs.dim() == 4:
         # As training has them there.
-        model.to(memory_format=torch.channels_last)
+        model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         inputs = inputs.contiguous(memory_format=torch.channels_last)
     parameters = list(model.parameters())
     times: list[float] = []
