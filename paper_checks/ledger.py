@@ -9,6 +9,7 @@ import fcntl
 import hashlib
 import json
 import math
+import os
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields, replace
@@ -22,7 +23,6 @@ from paper_checks.result import plain, write_atomically
 # Where results of runs that a reader cannot repeat at once are committed.
 EVIDENCE = Path(__file__).parent / "evidence"
 SUFFIX = ".jsonl"
-LOCK = ".lock"
 # The file of what is measured without training, one row each.
 MEASUREMENT = "measured"
 # Digits of a stored number: single precision has seven, and a judge reads three.
@@ -230,14 +230,16 @@ class Ledger:
         """The folder for this process alone, while a file is written."""
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            (self.folder / LOCK).touch()
+            folder = os.open(self.folder, os.O_RDONLY)
         except OSError as error:
             raise InputError(
                 "--evidence", self.folder, f"cannot be written to ({error.strerror}); name another"
             ) from None
-        with open(self.folder / LOCK, "a", encoding="utf-8") as stream:
-            fcntl.flock(stream, fcntl.LOCK_EX)
+        try:
+            fcntl.flock(folder, fcntl.LOCK_EX)
             yield
+        finally:
+            os.close(folder)
 
 
 def _strangeness(row: Row, versions: tuple[int, int] | None) -> str:

@@ -275,10 +275,11 @@ def test_a_file_is_written_with_the_folder_locked(tmp_path, monkeypatch):
     write, tried = ledger.write_atomically, []
 
     def watched(path, text):
-        with open(tmp_path / ledger.LOCK, encoding="utf-8") as other:
-            with pytest.raises(BlockingIOError):
-                fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            tried.append(path)
+        other = os.open(tmp_path, os.O_RDONLY)
+        with pytest.raises(BlockingIOError):
+            fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        os.close(other)
+        tried.append(path)
         write(path, text)
 
     monkeypatch.setattr(ledger, "write_atomically", watched)
