@@ -511,18 +511,20 @@ def test_every_sweep_of_the_ledger_has_readers_and_every_reader_a_sweep():
     assert set(TRAINING) <= set(IDS)
 
 
-def test_a_measurement_without_training_is_one_row(images, tmp_path, monkeypatch):
+def test_measurements_without_training_are_one_row_each(images, tmp_path, monkeypatch):
     (result,) = audit(images, tmp_path, "fig2")
-    (one,) = Ledger(tmp_path / "evidence").rows
-    assert (one.sweep, one.seed, one.config["measurement"]) == ("measured", 0, "snapshot-0")
-    assert one.config["width"] == SMALL.width
-    assert len(one.line()) < 40_000
+    rows = sorted(Ledger(tmp_path / "evidence").rows, key=lambda row: row.seed)
+    assert [(row.sweep, row.seed, row.config["measurement"]) for row in rows] == [
+        ("measured", seed, f"snapshot-{seed}") for seed in SMALL.seeds
+    ]
+    assert {row.config["width"] for row in rows} == {SMALL.width}
+    assert all(len(row.line()) < 40_000 for row in rows)
     assert campaign.problems(context(tmp_path / "evidence")) == []
     monkeypatch.setattr(Context, "_measure", None)
     (again,) = audit(images, tmp_path, "fig2")
     assert again.measurements == result.measurements
     entry = side.beside(["fig2"], tmp_path / "evidence").entries["fig2"]
-    assert (entry.verdict, entry.done, entry.total) == (result.verdict, 1, 1)
+    assert (entry.verdict, entry.done, entry.total) == (result.verdict, 3, 3)
     monkeypatch.setitem(profile._PROFILES, ("cifar", "cifar10"), replace(SMALL, sample=17))
     assert side.beside(["fig2"], tmp_path / "evidence").entries["fig2"].verdict == "not run"
 
