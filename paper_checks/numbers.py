@@ -1,6 +1,7 @@
 """Numbers as a reader wants them: few digits, thousands apart, powers of ten as such."""
 
 from collections.abc import Sequence
+from math import isfinite
 
 
 def short(value: float | str | None, digits: int = 3) -> str:
@@ -8,11 +9,15 @@ def short(value: float | str | None, digits: int = 3) -> str:
 
     >>> [short(x) for x in (0.79788, 23272266, 1.2e-9, "1 / √n", None, 0.0)]
     ['0.798', '23,272,266', '1.2e-9', '1 / √n', '–', '0']
+    >>> [short(x) for x in (float("inf"), float("-inf"), float("nan"))]
+    ['∞', '-∞', 'nan']
     """
     if value is None:
         return "–"
     if isinstance(value, str):
         return value
+    if not isfinite(value):
+        return str(float(value)).replace("inf", "∞")
     if isinstance(value, int) or float(value).is_integer():
         return f"{int(value):,}" if abs(value) < 1e9 else f"{value:.{digits - 1}e}"
     if 1e-3 <= abs(value) < 1e5:

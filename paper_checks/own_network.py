@@ -61,7 +61,7 @@ def estimate_rows(
 
 
 def _rank(guess: Any, exact: Any, most: int = 100_000) -> float:
-    from paper_checks.figures._interval import rank_correlation
+    from paper_checks.statistics import rank_correlation
 
     if exact.size > most:
         place = np.random.default_rng(0).choice(exact.size, most, replace=False)

@@ -14,6 +14,7 @@ from paper_checks.check import Drawing
 from paper_checks.claims.registry import CLAIMS
 from paper_checks.formula import formula
 from paper_checks.ledger import EVIDENCE
+from paper_checks.multiplicity import multiplicity
 from paper_checks.numbers import short, spread
 from paper_checks.profile import RECORDED
 from paper_checks.registry import IDS
@@ -258,6 +259,7 @@ def render(
             if any(result.kind == kind for result in results)
         ],
         facts=_page_facts(results),
+        multiplicity=multiplicity(results),
     )
 
 

@@ -209,3 +209,28 @@ def test_numbers_are_short():
     assert short(float(2**40)) == "1.10e+12"
     assert short(123456.7) == "1.23e5"
     assert short(-0.5) == "-0.5"
+
+
+def test_the_report_says_how_many_verdicts_and_which_stand_corrected(fake_check, tiny, tmp_path):
+    from paper_checks.multiplicity import multiplicity
+
+    (one,) = execute([fake_check("fig2")], tiny, tmp_path, Silent())
+    results = [
+        replace(one, id=name, verdict=verdict, p=p)
+        for name, verdict, p in (
+            ("fig2", "holds", 1e-6),
+            ("fig3", "contradicted", 0.04),
+            ("fig4", "inconclusive", 0.4),
+            ("fig6", "illustration", None),
+        )
+    ]
+    found = multiplicity(results)
+    # Undecided ones count; a sketch has no interval.
+    assert set(found.corrected) == {"fig2", "fig3", "fig4"}
+    assert found.decided == ["fig2", "fig3"]
+    assert found.fragile == ["fig3"]
+    text = render(results, {}, others={})
+    assert "3 verdicts of figures and claims are read from intervals" in text
+    assert 'These do not: <a href="#fig3">fig3</a>.' in text
+    assert not Page(text).bad
+    assert "How many verdicts" not in render([replace(one, p=None)], {}, others={})
