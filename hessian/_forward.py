@@ -116,6 +116,12 @@ def _data(watch: Watch, func: Function, tensor: Tensor) -> Tensor:
     return alias
 
 
+def _hand_out(watch: Watch, func: Function, tensor: Tensor, *args: Any, **kwargs: Any) -> Any:
+    """Memory that other libraries may write to."""
+    watch.written.before(tensor)
+    return func(tensor, *args, **kwargs)
+
+
 def _assign(watch: Watch, func: Function, tensor: Tensor, data: Tensor) -> Any:
     watch.written.moved(tensor, data)
     return func(tensor, data)
@@ -170,5 +176,16 @@ _KNOWN: dict[Function, Function | None] = {
     _TENSOR.requires_grad.__get__: _requires_grad,
     torch.autograd.grad: _grad,
     **dict.fromkeys((torch.autograd.backward, _TENSOR.backward), _backward),
+    **dict.fromkeys(
+        (
+            Tensor.numpy,
+            Tensor.__array__,
+            Tensor.__dlpack__,
+            Tensor.data_ptr,
+            Tensor.storage,
+            Tensor.untyped_storage,
+        ),
+        _hand_out,
+    ),
 }
 _RULES: dict[Function, Function | None] = dict(_KNOWN)

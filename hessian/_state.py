@@ -7,7 +7,7 @@ import random
 import sys
 import warnings
 from collections.abc import Callable, Iterable
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from functools import lru_cache, partial
 from typing import Any
 
@@ -196,13 +196,20 @@ def _full_float32() -> None:
             owe(lambda: torch.set_float32_matmul_precision(precision))
             torch.set_float32_matmul_precision("highest")
         if tf32:
-            owe(lambda: setattr(torch.backends.cudnn, "allow_tf32", tf32))
-            torch.backends.cudnn.allow_tf32 = False
+            owe(partial(_set_flag, torch.backends.cudnn, "allow_tf32", tf32))
+            _set_flag(torch.backends.cudnn, "allow_tf32", False)
         return
     # "none" takes what stands above it: one that inherits is read after what it inherits from was
     # changed, and stays as it is.
     for owner in owners:
         precision = owner.fp32_precision
         if precision != "ieee":
-            owe(partial(setattr, owner, "fp32_precision", precision))
-            owner.fp32_precision = "ieee"
+            owe(partial(_set_flag, owner, "fp32_precision", precision))
+            _set_flag(owner, "fp32_precision", "ieee")
+
+
+def _set_flag(owner: Any, name: str, value: object) -> None:
+    """Set a flag of a backend, also after ``torch.backends.disable_global_flags``."""
+    allowed: Any = getattr(torch.backends, "__allow_nonbracketed_mutation", nullcontext)
+    with allowed():
+        setattr(owner, name, value)

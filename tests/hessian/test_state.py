@@ -98,3 +98,20 @@ def test_the_smallest_numbers_count():
     finally:
         torch.set_flush_denormal(False)
     assert all(torch.equal(h, alone[name]) for name, h in found.items())
+
+
+def test_flags_that_a_program_has_frozen(monkeypatch):
+    # As after torch.backends.disable_global_flags(), which torch's own test helpers call.
+    switch = torch.backends.flags_frozen.__globals__
+    pair = torch.randn(6, 4), torch.randn(6, 3)
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("medium")
+    try:
+        monkeypatch.setitem(switch, "__allow_nonbracketed_mutation_flag", False)
+        assert torch.backends.flags_frozen()
+        hessian.diagonal(nn.Linear(4, 3), nn.functional.mse_loss, pair)
+        assert torch.backends.flags_frozen()
+        assert torch.get_float32_matmul_precision() == "medium"
+    finally:
+        monkeypatch.undo()
+        torch.set_float32_matmul_precision(before)

@@ -1,7 +1,9 @@
 """What a call reads of the model and writes to it: names= changes no loss, parameters come back."""
 
 import copy
+import ctypes
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -244,9 +246,37 @@ def by_state(key, query):
     key.load_state_dict(state)
 
 
+def by_numpy(key, query):
+    for k, q in zip(key.parameters(), query.parameters(), strict=True):
+        values = k.detach().numpy()
+        values[:] = 0.9 * values + 0.1 * q.detach().numpy()
+
+
+def by_array(key, query):
+    for k, q in zip(key.parameters(), query.parameters(), strict=True):
+        values = np.asarray(k.data)
+        values *= 0.9
+        values += 0.1 * np.asarray(q.data)
+
+
+def by_dlpack(key, query):
+    for k, q in zip(key.parameters(), query.parameters(), strict=True):
+        other = torch.from_dlpack(k.detach())
+        other.mul_(0.9).add_(q.detach(), alpha=0.1)
+
+
+def by_address(key, query):
+    for k, q in zip(key.parameters(), query.parameters(), strict=True):
+        kind = {torch.float32: ctypes.c_float, torch.float64: ctypes.c_double}[k.dtype]
+        values = (kind * k.numel()).from_address(k.data_ptr())
+        for i, other in enumerate(q.detach().flatten().tolist()):
+            values[i] = 0.9 * values[i] + 0.1 * other
+
+
 WRITES = [
     lerp, by_data, by_data_in_place, by_data_assigned, copied, at_once, into, detached,
     by_operator, through_a_view, by_optimizer, by_vector, by_state,
+    by_numpy, by_array, by_dlpack, by_address,
 ]  # fmt: skip
 
 
