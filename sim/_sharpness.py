@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.sparse.linalg import LinearOperator, eigsh
+from scipy.sparse.linalg import ArpackError, LinearOperator, eigsh
 from torch import Tensor, nn
 
 import hessian
@@ -91,9 +91,14 @@ def _largest(
         return float(np.linalg.eigvalsh(dense.astype(np.float64))[-1])
     scaled = LinearOperator(operator.shape, matvec=multiply, dtype=operator.dtype)
     start = np.random.default_rng(0).standard_normal(size).astype(operator.dtype)
-    found = eigsh(
-        scaled, k=1, which="LA", tol=tolerance, ncv=VECTORS, v0=start, return_eigenvectors=False
-    )
+    try:
+        found = eigsh(
+            scaled, k=1, which="LA", tol=tolerance, ncv=VECTORS, v0=start, return_eigenvectors=False
+        )
+    except ArpackError:
+        if multiply(start).any():
+            raise
+        return 0.0  # without curvature, or at rates of zero, it has no vector to begin with
     return float(found[0])
 
 

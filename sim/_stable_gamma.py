@@ -16,6 +16,8 @@ from sim._sharpness import sharpness
 from sim.optimizers import CBLR
 
 HALVINGS = 20
+# Of CBLR, that a trial takes as they are.
+OPTIONS = ("min_curvature", "damping", "negative", "weight_decay", "decay", "foreach")
 # Of λ_max: the margin leaves room for more.
 TOLERANCE = 0.1
 
@@ -152,6 +154,19 @@ def stable_gamma(
         >>> round(found.gamma, 4), found.max_radius, found.refresh_interval
         (0.3536, 10.0, 10)
     """
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model: got {type(model).__name__}; give a torch.nn.Module")
+    for argument, values in (
+        ("data", data), ("max_radius", max_radius), ("refresh_interval", refresh_interval)
+    ):  # fmt: skip
+        if isinstance(values, str) or not isinstance(values, Iterable):
+            raise TypeError(f"{argument}: got {values!r}; give a list, of one perhaps")
+    for name in options:
+        if name not in OPTIONS:
+            raise TypeError(
+                f"{name}: no such option of a trial; its options are: {', '.join(OPTIONS)}"
+                f"{_arguments.did_you_mean(name, OPTIONS)}"
+            )
     caps = [_arguments.number("max_radius", cap, 0.0, open_=True) for cap in max_radius]
     intervals = sorted(_arguments.integer("refresh_interval", k, 1) for k in refresh_interval)
     _arguments.number("momentum", momentum, 0.0, 1.0)
@@ -227,11 +242,18 @@ class _Runs:
         can be copied.
         """
         start = [(p, p.detach().clone()) for p in self.model.parameters()]
+        self._failure: tuple[int, Exception] | None = None
         try:
-            return self._trial(cap, gamma, interval)
+            trial = self._trial(cap, gamma, interval)
         finally:
             for parameter, value in start:
                 parameter.data.copy_(value)
+        if self._failure is not None:
+            number, error = self._failure
+            # What fails at the first weights too has another reason than the weights.
+            if not _works(self.model, self.loss, self.batches[number], number, self.forward):
+                raise _numbered(error, number, len(self.batches)) from None
+        return trial
 
     def _trial(self, cap: float, gamma: float | None, interval: int) -> Trial:
         model = self.model
@@ -256,10 +278,12 @@ class _Runs:
             with _seeded(model, number):
                 try:
                     h = hessian.diagonal(model, self.loss, batch, forward=self.forward)
-                except ValueError:
+                except ValueError as error:
                     if number == 0:
                         raise
                     stable = False  # the loss is not finite any more
+                    if error.__cause__ is not None:  # the model's, or the loss's
+                        self._failure = number, error
                     break
                 losses.append(h.loss)
                 for name, gradient in h.gradient.items():
@@ -309,26 +333,39 @@ def _check(
         ValueError, TypeError: its number, and what is wrong with it.
     """
     for number, batch in enumerate(batches):
-        before = [(buffer, buffer.clone()) for buffer in model.buffers()]
-        try:
-            with torch.no_grad(), _seeded(model, number):
-                x, y = batch
-                good = (
-                    bool(torch.isfinite(loss(_output(model, x, forward), y)).all()) and len(y) > 0
-                )
-        except Exception:
-            good = False
-        finally:
-            for buffer, value in before:
-                buffer.data.copy_(value)
-        if good:
+        if _works(model, loss, batch, number, forward):
             continue
         try:
             with _seeded(model, number):
                 hessian.plan(model, loss, batch, forward=forward)
         except (ValueError, TypeError) as error:
-            text = str(error).replace(" in batch 0", "").replace(" on batch 0", "")
-            raise type(error)(f"data: batch {number} of {len(batches)}: {text}") from None
+            raise _numbered(error, number, len(batches)) from None
+
+
+def _numbered(error: Exception, number: int, count: int) -> Exception:
+    """The same refusal with the batch's own number."""
+    text = str(error).replace(" in batch 0", "").replace(" on batch 0", "")
+    return type(error)(f"data: batch {number} of {count}: {text}")
+
+
+def _works(
+    model: nn.Module,
+    loss: Callable[[Any, Any], Tensor],
+    batch: Any,
+    number: int,
+    forward: Callable[[nn.Module, Any], Any] | None,
+) -> bool:
+    """Whether the loss on a batch can be computed and is finite, at the weights as they are."""
+    before = [(buffer, buffer.clone()) for buffer in model.buffers()]
+    try:
+        with torch.no_grad(), _seeded(model, number):
+            x, y = batch
+            return bool(torch.isfinite(loss(_output(model, x, forward), y)).all()) and len(y) > 0
+    except Exception:
+        return False
+    finally:
+        for buffer, value in before:
+            buffer.data.copy_(value)
 
 
 def _output(model: nn.Module, x: Any, forward: Callable[[nn.Module, Any], Any] | None) -> Any:

@@ -239,3 +239,62 @@ def test_wrong_rates():
     ]:
         with pytest.raises(ValueError, match=message):
             sim.sharpness(model, F.mse_loss, pair, rates)
+
+
+def small():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 6), nn.Tanh(), nn.Linear(6, 3))
+    x, y = torch.randn(32, 4), torch.randint(3, (32,))
+    return model, nn.functional.cross_entropy, [(x[:16], y[:16]), (x[16:], y[16:])]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"data": None}, r"^data: got None; give a list"),
+        ({"data": "digits"}, r"^data: got 'digits'; give a list"),
+        ({"max_radius": 10.0}, r"^max_radius: got 10\.0; give a list"),
+        ({"refresh_interval": 2}, r"^refresh_interval: got 2; give a list"),
+        ({"nesterov": True}, r"^nesterov: no such option of a trial; its options are: min_curv"),
+        ({"lr": 0.1}, r"^lr: no such option of a trial"),
+        ({"dampin": 0.1}, r"did you mean 'damping'\?$"),
+        ({"model": [nn.Linear(1, 1)]}, r"^model: got list; give a torch\.nn\.Module$"),
+    ],
+)
+def test_wrong_arguments_of_a_search(changes, message):
+    model, loss, batches = small()
+    arguments = {"model": model, "loss": loss, "data": batches, **changes}
+    with pytest.raises(TypeError, match=message):
+        sim.stable_gamma(**arguments)
+
+
+def test_no_curvature():
+    # Lanczos has no vector to begin with.
+    model, _, batches = small()
+    zero = {name: torch.zeros_like(p) for name, p in model.named_parameters()}
+    assert sim.sharpness(model, nn.functional.cross_entropy, batches[0], zero) == 0.0
+    assert sim.sharpness(model, lambda output, target: 0 * output.sum(), batches[0]) == 0.0
+    with pytest.raises(ValueError, match=r"^data: the loss has no positive curvature on the first"):
+        sim.stable_gamma(model, lambda output, target: 0 * output.sum(), batches)
+
+
+def test_a_model_that_fails_in_the_search():
+    # In the last trials it would pass for an interval that is too long.
+    model, loss, batches = small()
+    calls = []
+
+    def forward(model, x):
+        calls.append(1)
+        if len(calls) > limit:
+            raise RuntimeError("the device is lost")
+        return model(x)
+
+    limit = 10**9
+    options = {"max_radius": [10.0], "refresh_interval": [1, 2], "forward": forward}
+    sim.stable_gamma(model, loss, batches, **options)
+    before = [p.detach().clone() for p in model.parameters()]
+    limit = len(calls) - 2
+    calls.clear()
+    with pytest.raises(ValueError, match=r"the device is lost"):
+        sim.stable_gamma(model, loss, batches, **options)
+    assert all(torch.equal(p, w) for p, w in zip(model.parameters(), before, strict=True))
