@@ -18,6 +18,12 @@ from paper_checks.result import Result, plain
 from paper_checks.verdicts import INCONCLUSIVE, NOT_RUN, rank
 
 PLACE = "CIFAR-10"
+# Images that are not the published ones, by the sha256 of the training files.
+IMAGES = {
+    "f610fc4876bfd36dd8657e78e582320b86ec1d3fb17a4021cfb874e3fb4c1daf": (
+        "CIFAR-10 re-encoded as JPEG of quality 75, in another order within the splits"
+    ),
+}
 
 
 @dataclass(frozen=True)
@@ -50,6 +56,7 @@ class Beside:
     deviations: list[lock.Deviation] = field(default_factory=list)
     rows: int = 0
     seconds: float = 0.0
+    images: tuple[str, ...] = ()
 
     def word(self, result: Result) -> str:
         """How the ledger's verdict stands to a report's own, in a word or two.
@@ -75,6 +82,7 @@ class Beside:
         counts = Counter(entry.verdict for entry in self.entries.values())
         words = ", ".join(f"{n} {word}" for word, n in sorted(counts.items(), key=_place))
         told = [f"On {PLACE} ({self.rows} runs in the ledger): {words}"]
+        told += [f"Images of these runs: {each}" for each in self.images]
         told += [f"Not evidence: {problem}" for problem in self.problems]
         told += [f"Deviation, {each.id}, {each.date}: {each.what}" for each in self.deviations]
         return told
@@ -86,7 +94,7 @@ def beside(ids: Iterable[str] = IDS, folder: Path = EVIDENCE, name: str = RECORD
     No data are needed, and nothing is trained.
 
     >>> beside(["eq4"])
-    Beside(entries={}, problems=[], deviations=[], rows=0, seconds=0.0)
+    Beside(entries={}, problems=[], deviations=[], rows=0, seconds=0.0, images=())
     """
     wanted = [each for each in ids if sweeps_of(each)]
     if not wanted:
@@ -103,7 +111,13 @@ def beside(ids: Iterable[str] = IDS, folder: Path = EVIDENCE, name: str = RECORD
         lock.deviations(checks, read, lock.read(folder)),
         len(ledger.rows),
         sum(row.processor_seconds or row.seconds for row in ledger.rows),
+        tuple(sorted({_images(row.data) for row in ledger.rows})),
     )
+
+
+def _images(sha256: str) -> str:
+    """What the images are, as far as their sha256 tells."""
+    return f"{IMAGES.get(sha256, 'images')} (sha256 {sha256[:16]}…)"
 
 
 def _place(pair: tuple[str, int]) -> int:
