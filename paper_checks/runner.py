@@ -90,6 +90,7 @@ def _record(checks: Sequence[Check], context: Context, monitor: Monitor) -> None
         for each in ordered(checks, context):
             if each.sweep in SWEEPS:
                 rows(context, lab(context), SWEEPS[each.sweep])
+        context.ledger.taken()  # the seconds count where a check reads the runs
     except KeyboardInterrupt:
         raise Interrupted([], len(checks)) from None
     except Exception as error:

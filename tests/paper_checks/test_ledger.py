@@ -163,6 +163,14 @@ def test_rows_are_the_measurements_of_the_checks_and_nothing_is_trained_again(
     assert measured["rows"] == results[0].measurements["rows"]
 
 
+def test_seconds_count_where_a_check_reads_the_runs_and_only_there(made):
+    here = context(made[0] / "evidence")
+    paper_checks.runner._record([build("fig4")], here, Silent())
+    assert here.ledger.taken() == 0
+    training.first_epoch(here)
+    assert here.kept_seconds == pytest.approx(sum(row.seconds for row in here.ledger.ledger.rows))
+
+
 def test_where_nothing_may_be_trained_a_missing_run_is_said(tmp_path):
     with pytest.raises(Unmeasured, match="2 runs of first-epoch are not in the ledger"):
         training.first_epoch(context(tmp_path))
