@@ -261,14 +261,13 @@ def test_commands_that_are_stopped(tmp_path, monkeypatch, number, words):
 
 INTERRUPTED = """
 import sys
-import sim.training
-from paper_checks import cli
+from paper_checks import cli, data
 
-def train(*arguments, **options):
+def describe(*arguments):
     exec("raise KeyboardInterrupt")
 
-sim.training.train = train
-sys.argv = ["cblr", "train", "--epochs", "1", "--out", "run", "-q"]
+data.describe = describe
+sys.argv = ["cblr", "data"]
 cli.main()
 """
 
@@ -286,4 +285,4 @@ def test_the_status_of_an_interrupt_wherever_it_comes(tmp_path):
         check=False,
     )
     assert done.returncode == 130, done.stderr
-    assert done.stderr.splitlines()[-1].startswith("cblr: interrupted; start it again with the")
+    assert done.stderr.splitlines()[-1].startswith("cblr: interrupted; start it again")
