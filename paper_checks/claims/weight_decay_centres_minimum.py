@@ -32,14 +32,15 @@ def measure(context: "Context") -> dict[str, Any]:
 
 def _measure(context: "Context") -> dict[str, Any]:
     from paper_checks.context import WEIGHT_DECAY
-    from paper_checks.figures._samples import EPOCHS, along_training, repeats
+    from paper_checks.figures._samples import repeats, small_networks
 
     rows = []
     for seed in repeats(context):
-        plain = along_training(seed)[EPOCHS]
+        plain = small_networks(context, seed)["MLP trained"]
+        decayed = small_networks(context, seed, WEIGHT_DECAY)["MLP trained"]
         arms = zip(
             ARMS,
-            (along_training(seed, WEIGHT_DECAY)[EPOCHS], plain, plain),
+            (decayed, plain, plain),
             (WEIGHT_DECAY, WEIGHT_DECAY, 0.0),
             strict=True,
         )

@@ -18,13 +18,13 @@ STAGES = (0, 1, 5, EPOCHS)
 REPEATS = 3
 
 
-def small_networks(context: "Context", seed: int | None = None) -> "dict[str, nn.Module]":
+def small_networks(
+    context: "Context", seed: int | None = None, decay: float = 0.0
+) -> "dict[str, nn.Module]":
     """The MLP of the digits in float64, at initialisation and trained, by a name for each."""
     seed = context.profile.seeds[0] if seed is None else seed
-    return {
-        "MLP at initialisation": along_training(seed)[0],
-        "MLP trained": along_training(seed)[EPOCHS],
-    }
+    stages = list(along_training(seed, decay).values())
+    return {"MLP at initialisation": stages[0], "MLP trained": stages[-1]}
 
 
 def repeats(context: "Context") -> tuple[int, ...]:
@@ -50,7 +50,7 @@ def _trained(seed: int, decay: float) -> "dict[int, nn.Module]":
         if epoch in STAGES:
             found[epoch] = deepcopy(model)
 
-    train(model, (inputs.double(), targets), seed, decay=decay, after=keep)
+    train(model, (inputs.double(), targets), seed, STAGES[-1], decay=decay, after=keep)
     return found
 
 

@@ -104,3 +104,41 @@ class TestRegistry:
         """
         with pytest.raises(ValueError, match=message):
             parse(text.replace(old, new))
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "squared-gradient-negligible",
+        "second-derivative-costly",
+        "weight-decay-centres-minimum",
+        "sigma-and-curvature",
+        "eliminating-sharp-minima",
+        "bias-factor-ten",
+        "distance-constant-curvature",
+        "lars-special-case",
+        "percentdelta-special-case",
+        "same-failure-conditions",
+        "gaussian-initially",
+        "sigma-of-the-layer",
+    ],
+)
+def test_what_is_measured_is_judged_without_further_ado(tiny, monkeypatch, name):
+    """Everything real, only small: one epoch, a few steps."""
+    import json
+
+    from paper_checks.claims import eliminating_sharp_minima
+    from paper_checks.figures import _samples
+    from paper_checks.result import plain
+    from paper_checks.verdicts import VERDICTS
+
+    _samples._trained.cache_clear()
+    monkeypatch.setattr(_samples, "STAGES", (0, 1))
+    monkeypatch.setattr(eliminating_sharp_minima, "STEPS", 3)
+    check = claim_check(f"claim-{name}")
+    found = json.loads(json.dumps(plain(check.measure(tiny))))
+    judgement = check.judge(found)
+    _samples._trained.cache_clear()
+    assert judgement.verdict in VERDICTS
+    assert judgement.reason
+    assert found["seeds"]

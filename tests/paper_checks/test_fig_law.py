@@ -40,11 +40,12 @@ def test_from_one_sample_to_all(found):
 
 def test_at_initialisation_only_the_full_law_is_right(found):
     fresh = found["cases"][0]
-    assert max(fig_law.errors(fresh, "finite")) < 0.03
-    assert max(fig_law.errors(fresh, "corrected")) > 0.5
-    assert max(fig_law.errors(fresh, "printed")) > 0.5
-    assert max(fig_law.errors(found["cases"][1], "means")) > 0.5
-    assert fig_law.judge(found).verdict in ("holds", "holds in part")
+    assert abs(fig_law.worst(fresh, "finite").value) < 0.03
+    assert abs(fig_law.worst(fresh, "corrected").value) > 0.5
+    assert abs(fig_law.worst(fresh, "printed").value) > 0.5
+    assert abs(fig_law.worst(found["cases"][1], "means").value) > 0.5
+    # With so few batches the trained network may be left open.
+    assert fig_law.judge(found).verdict != "contradicted"
 
 
 def test_the_moments_against_gradients_one_by_one(found):

@@ -37,6 +37,13 @@ def layers(two, weight, bias):
         row["radius"] = [median / 2, median, median * 2]
         row["ratio"] = [1.0, 2.0, 3.0]
         row["ratio_mean"] = 4.0
+    medians = [(row["parameter"], row["radius"][1]) for row in changed["rows"]]
+    of_weights = [median for name, median in medians if name.endswith("weight")]
+    every = [median for _, median in medians]
+    changed["ratios"] = {
+        "weights": [max(of_weights) / min(of_weights)] * 3,
+        "all": [max(every) / min(every)] * 3,
+    }
     return changed
 
 
@@ -56,7 +63,7 @@ def test_fig2_needs_a_second_derivative_that_is_right(two):
     broken = layers(two, lambda k: 10.0**k, lambda k: 1.0)
     broken["deviation"] = 0.2
     assert fig2.judge(broken).verdict == "inconclusive"
-    broken["rows"] = []
+    broken |= {"deviation": 1e-6, "ratios": {"weights": [], "all": []}}
     assert fig2.judge(broken).verdict == "inconclusive"
 
 

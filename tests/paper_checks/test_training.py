@@ -20,10 +20,25 @@ from paper_checks.verdicts import VERDICTS
 READ_BY = {
     "first_epoch": ("fig4", "fig7"),
     "whole": ("fig5", "fig8", "claim-two-instabilities"),
-    "tuned": ("fig1", "claim-gap-worsens", "claim-searching-space", "claim-training-stuck"),
+    "tuned": (
+        "fig1",
+        "claim-gap-worsens",
+        "claim-searching-space",
+        "claim-training-stuck",
+        "claim-training-longer",
+        "claim-large-batch-doomed",
+        "claim-global-rate-small-batch",
+    ),
     "discarding": ("fig10", "claim-discarding-fades"),
-    "schedules": ("fig11", "fig12", "fig13", "fig14", "claim-first-epoch-amplifies"),
-    "rules": ("fig16", "fig-cblr", "claim-mclr-falls-behind"),
+    "schedules": (
+        "fig11",
+        "fig12",
+        "fig13",
+        "fig14",
+        "claim-first-epoch-amplifies",
+        "claim-schedule-is-step-length",
+    ),
+    "rules": ("fig16", "fig-cblr", "claim-mclr-falls-behind", "claim-layer-wise-necessary"),
     "warmup": ("fig-spread", "claim-warmup-flattens"),
     "sharp": ("claim-sharp-minima",),
 }
