@@ -5,6 +5,8 @@ JSON that a judge reads. What is not said is the same in all arms, so without ar
 measurement is pure noise.
 """
 
+import copy
+
 import numpy as np
 
 SIZES = [4, 16, 64, 256]
@@ -226,3 +228,56 @@ def sharp(rng, one=3.0, grows=3.0, noise=0.05):
         for seed in SEEDS
     ]
     return BASE | {"n": [15, 59, 1413], "equal_steps": 240, "rows": rows}
+
+
+# ---- ways to change a measurement ------------------------------------------------------------
+
+
+def swap(column, first, second):
+    """The rows that say `first` say `second`, and the other way round."""
+
+    def change(found):
+        names = {first: second, second: first}
+        for row in found["rows"]:
+            row[column] = names.get(row[column], row[column])
+
+    return change
+
+
+def same(column, source, target, *names):
+    """The rows of the arm `target` get the values of the arm `source`: the control does it too."""
+
+    def change(found):
+        def key(row):
+            return row.get("n"), row.get("parameter"), row.get("seed")
+
+        rows = {key(row): row for row in found["rows"] if row[column] == source}
+        for row in found["rows"]:
+            if row[column] == target:
+                row.update({name: copy.deepcopy(rows[key(row)][name]) for name in names})
+
+    return change
+
+
+def same_rule(source, target):
+    """The best setting of the rule `target` gets the accuracies of that of `source`."""
+
+    def change(found):
+        for row in found["rows"]:
+            if row["rule"] == target and row["rate"] == 1:
+                row["accuracy"] = next(
+                    list(other["accuracy"])
+                    for other in found["rows"]
+                    if (other["series"], other["n"], other["rule"], other["rate"])
+                    == (row["series"], row["n"], source, 1)
+                    and other["cap"] in (None, 100.0)
+                )
+
+    return change
+
+
+def lift(found, rule, gain):
+    """A rule is better than it was."""
+    for row in found["rows"]:
+        if row["rule"] == rule:
+            row["accuracy"] = [value + gain for value in row["accuracy"]]

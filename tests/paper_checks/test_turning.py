@@ -159,12 +159,12 @@ FAULTS: dict[str, dict[str, Fault]] = {
         "labels": swapped("protocol", "small losses", "baseline"),
     },
     "fig11": {
-        "labels": swapped("protocol", "baseline", D.OURS),
-        "controls": swapped("protocol", D.OURS, "warm-up"),
+        "labels": swapped("protocol", "baseline", M.OURS),
+        "controls": swapped("protocol", M.OURS, "warm-up"),
     },
-    "fig12": {"labels": swapped("protocol", "baseline", D.OURS)},
-    "fig13": {"controls": swapped("protocol", D.OURS, "warm-up")},
-    "fig14": {"controls": swapped("protocol", D.OURS, "only the rate")},
+    "fig12": {"labels": swapped("protocol", "baseline", M.OURS)},
+    "fig13": {"controls": swapped("protocol", M.OURS, "warm-up")},
+    "fig14": {"controls": swapped("protocol", M.OURS, "only the rate")},
     "fig15": {
         "constant": lambda found: found.update(
             a=2 * found["a"],
@@ -203,7 +203,7 @@ FAULTS: dict[str, dict[str, Fault]] = {
     },
     "fig-cblr": {
         "controls": swapped("rule", "cblr", "lars"),
-        "exact": D.same_rule("cblr", "mclr"),
+        "exact": M.same_rule("cblr", "mclr"),
     },
     # ---- claims
     # A loss a hundred times as large.
@@ -245,7 +245,7 @@ FAULTS: dict[str, dict[str, Fault]] = {
     "claim-discarding-fades": {
         "labels": each(lambda row, k: row.update(n={57: 471, 471: 57}.get(row["n"], row["n"])))
     },
-    "claim-first-epoch-amplifies": {"controls": swapped("protocol", D.OURS, "baseline")},
+    "claim-first-epoch-amplifies": {"controls": swapped("protocol", M.OURS, "baseline")},
     "claim-global-rate-small-batch": {"labels": relabelled(REVERSED)},
     "claim-mclr-falls-behind": {"controls": swapped("rule", "mclr", "lars")},
     "claim-mclr-because-gradients-shrink": {
