@@ -111,6 +111,9 @@ class Recorder:
 
         Raises `Unmeasured` where runs are missing and none are to be made.
         """
+        there = [row for run in runs if (row := self.row(sweep, run)) is not None]
+        # What is made now takes its time now.
+        self._taken += sum(row.seconds for row in there)
         left = [run for run in runs if self.row(sweep, run) is None]
         if left and not self.trains:
             raise Unmeasured(sweep.name, len(left))
@@ -124,7 +127,6 @@ class Recorder:
             self.ledger.read()
             left = [run for run in busy if self.row(sweep, run) is None]
         rows = [self.row(sweep, run) for run in runs]
-        self._taken += sum(row.seconds for row in rows if row is not None)
         return [dict(row.measured) for row in rows if row is not None]
 
     def once(
@@ -137,13 +139,13 @@ class Recorder:
         row = self.once_row(context, name)
         if row is None and not self.trains:
             raise Unmeasured(name, 1)
+        self._taken += 0.0 if row is None else row.seconds
         while row is None:
             self._same_data(str(context.dataset.provenance["sha256"]))
             if not self._measure(context, name, make):
                 time.sleep(PATIENCE)
             self.ledger.read()
             row = self.once_row(context, name)
-        self._taken += row.seconds
         return dict(row.measured)
 
     def once_row(self, context: "Context", name: str) -> Row | None:

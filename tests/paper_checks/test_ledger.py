@@ -528,9 +528,11 @@ def test_measurements_without_training_are_one_row_each(images, tmp_path, monkey
     assert {row.config["width"] for row in rows} == {SMALL.width}
     assert all(len(row.line()) < 40_000 for row in rows)
     assert campaign.problems(context(tmp_path / "evidence")) == []
+    assert not result.kept, "what was made now takes its time now"
     monkeypatch.setattr(Context, "_measure", None)
     (again,) = audit(images, tmp_path, "fig2")
     assert again.measurements == result.measurements
+    assert again.kept
     entry = side.beside(["fig2"], tmp_path / "evidence").entries["fig2"]
     assert (entry.verdict, entry.done, entry.total) == (result.verdict, 3, 3)
     monkeypatch.setitem(profile._PROFILES, ("cifar", "cifar10"), replace(SMALL, sample=17))
