@@ -60,7 +60,7 @@ def by_share(
     """
     if tensors < thresholds["tensors"]:
         return too_few(predicted, f"Only {tensors} tensors can be compared.")
-    found = mean(shares)
+    found = mean(shares, 1 / tensors)
     reason = f"{what} in {100 * found.value:.0f} % of the tensors {points(found.interval())}."
     core = more(found, thresholds["few"])
     return conclude(core, [at_least(found, thresholds["most"])], predicted, found, reason)

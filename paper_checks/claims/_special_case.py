@@ -99,7 +99,7 @@ def judge(measurements: Measurements, thresholds: Mapping[str, float]) -> Judgem
                 [row["rate"] for row in rows], [row["radius_finite_q50"] for row in rows]
             )
         )
-    scatter, share, rank = ratio(own, one), mean(shares), mean(ranks)
+    scatter, share, rank = ratio(own, one), mean(shares, 1 / len(networks[0])), mean(ranks)
     reason = (
         f"Over the layers the rank correlation of the rate with the radius is {short(rank.value)} "
         f"{spread(rank.interval())}. The rates scatter over the layers' radii "

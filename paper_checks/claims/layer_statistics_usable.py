@@ -68,7 +68,7 @@ def compare(rows: list[Mapping[str, Any]], column: str, factor: float) -> tuple[
 
 def judge(measurements: Measurements, thresholds: Mapping[str, float]) -> Judgement:
     """Each of the four statistics has its chance: shares of tensors and ranks, seed by seed."""
-    predicted = f"≥ {thresholds['most']:g}"
+    predicted, tensors = f"≥ {thresholds['most']:g}", 1
     found: dict[str, list[tuple[float, float]]] = {title: [] for title in STATISTICS}
     for network in measurements["networks"]:
         usable = [
@@ -79,9 +79,12 @@ def judge(measurements: Measurements, thresholds: Mapping[str, float]) -> Judgem
         ]
         if len(usable) < thresholds["tensors"]:
             return too_few(predicted, f"Only {len(usable)} tensors can be compared.")
+        tensors = len(usable)
         for title, column in STATISTICS.items():
             found[title].append(compare(usable, column, thresholds["factor"]))
-    shares = {title: mean([share for share, _ in each]) for title, each in found.items()}
+    shares = {
+        title: mean([share for share, _ in each], 1 / tensors) for title, each in found.items()
+    }
     ranks = {title: mean([rank for _, rank in each]) for title, each in found.items()}
     reason = "Share of tensors within the factor, and rank correlation: "
     reason += "; ".join(

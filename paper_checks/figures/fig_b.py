@@ -67,7 +67,8 @@ def judge(measurements: Measurements, thresholds: Mapping[str, float]) -> Judgem
             [
                 sum(row[column] > thresholds["majority"] for row in part) / len(part)
                 for part in own.values()
-            ]
+            ],
+            1 / max(map(len, own.values())),
         )
         for column in ("share", "share_decayed")
     )

@@ -105,7 +105,9 @@ def judge(measurements: Measurements, thresholds: Mapping[str, float]) -> Judgem
         return too_few(predicted, f"Only {len(rows)} tensors can be ranked.")
     worst = mean([min(row["rank"] for row in part) for part in own])
     error = mean([max(abs(row["log10_error"]) for row in part) for part in own])
-    ranked = mean([sum(row["low"] > 0 for row in part) / len(part) for part in own])
+    ranked = mean(
+        [sum(row["low"] > 0 for row in part) / len(part) for part in own], 1 / len(own[0])
+    )
     middle = mean([float(np.median([row["rank"] for row in part])) for part in own])
     shuffled, alone = (
         float(np.median([row[name] for row in rows])) for name in ("rank_shuffled", "rank_gradient")
