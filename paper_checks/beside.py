@@ -81,11 +81,11 @@ class Beside:
             return []
         counts = Counter(entry.verdict for entry in self.entries.values())
         words = ", ".join(f"{n} {word}" for word, n in sorted(counts.items(), key=_place))
-        told = [f"On {PLACE} ({self.rows} runs in the ledger): {words}"]
-        told += [f"Images of these runs: {each}" for each in self.images]
-        told += [f"Not evidence: {problem}" for problem in self.problems]
-        told += [f"Deviation, {each.id}, {each.date}: {each.what}" for each in self.deviations]
-        return told
+        text = [f"On {PLACE} ({self.rows} runs in the ledger): {words}"]
+        text += [f"Images of these runs: {images}" for images in self.images]
+        text += [f"Not evidence: {problem}" for problem in self.problems]
+        text += [f"Deviation, {d.id}, {d.date}: {d.what}" for d in self.deviations]
+        return text
 
 
 def beside(ids: Iterable[str] = IDS, folder: Path = EVIDENCE, name: str = RECORDED[0]) -> Beside:
@@ -96,14 +96,14 @@ def beside(ids: Iterable[str] = IDS, folder: Path = EVIDENCE, name: str = RECORD
     >>> beside(["eq4"])
     Beside(entries={}, problems=[], deviations=[], rows=0, seconds=0.0, images=())
     """
-    wanted = [each for each in ids if sweeps_of(each)]
+    wanted = [name for name in ids if sweeps_of(name)]
     if not wanted:
         return Beside()
     ledger = Ledger(folder)
     recorder = Recorder(ledger)
     dataset = usual_dataset(name)
     context = Context(profile(name, dataset), dataset, ledger=recorder)
-    checks = [build(each) for each in wanted]
+    checks = [build(check) for check in wanted]
     read = {check.id: _rows(ledger, check) for check in checks}
     return Beside(
         {check.id: _entry(check, context, read[check.id]) for check in checks},
@@ -133,7 +133,7 @@ def _entry(check: Check, context: Context, rows: Sequence[Row]) -> Entry:
     recorder = context.ledger
     assert recorder is not None
     counts = [counted(recorder, name, context) for name in sweeps_of(check.id)]
-    done, runs = (sum(each) for each in zip(*counts, strict=True))
+    done, runs = (sum(count) for count in zip(*counts, strict=True))
     facts: dict[str, Any] = {"done": done, "total": runs}
     if not done:
         return Entry(check.id, NOT_RUN, f"None of its {runs} runs were made.", **facts)

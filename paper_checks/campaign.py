@@ -66,8 +66,8 @@ class Progress:
 def sweeps_of(name: str) -> tuple[str, ...]:
     """The sweeps and measurements whose rows the check `name` reads; none without rows.
 
-    >>> sweeps_of("fig4"), sweeps_of("fig2"), sweeps_of("eq4")
-    (('first-epoch',), ('snapshot-0',), ())
+    >>> sweeps_of("fig4"), sweeps_of("fig3"), sweeps_of("eq4")
+    (('first-epoch',), ('fig3',), ())
     """
     sweeps = TRAINING.get(name) or MEASURED.get(name, ())
     return tuple(dict.fromkeys(_SAME.get(sweep, sweep) for sweep in sweeps))
@@ -155,37 +155,37 @@ def asked(checks: Sequence[Check]) -> list[str]:
 def ordered(checks: Sequence[Check], context: "Context") -> list[Progress]:
     """The sweeps of the checks, the most verdicts for an hour first."""
     recorder = _recorder(context)
-    found = [progress(recorder, name, context) for name in asked(checks)]
+    stages = [progress(recorder, name, context) for name in asked(checks)]
     readers = {
-        each.sweep: sum(each.sweep in sweeps_of(check.id) for check in checks) for each in found
+        stage.sweep: sum(stage.sweep in sweeps_of(check.id) for check in checks) for stage in stages
     }
-    return sorted(found, key=lambda each: -readers[each.sweep] / max(each.seconds, 1.0))
+    return sorted(stages, key=lambda stage: -readers[stage.sweep] / max(stage.seconds, 1.0))
 
 
-def told(checks: Sequence[Check], context: "Context") -> list[str]:
+def lines(checks: Sequence[Check], context: "Context") -> list[str]:
     """One line a sweep, the most verdicts for an hour first, then one for each check, and a sum."""
-    found = ordered(checks, context)
-    by_name = {each.sweep: each for each in found}
-    lines = []
-    for each in found:
-        readers = [check.id for check in checks if each.sweep in sweeps_of(check.id)]
-        lines.append(
-            f"{each.sweep:12} {each.done:3} of {each.total:3} runs done"
-            f" ({duration(each.spent)}), {duration(each.seconds):>9} left: {', '.join(readers)}"
+    stages = ordered(checks, context)
+    by_name = {stage.sweep: stage for stage in stages}
+    text = []
+    for stage in stages:
+        readers = [check.id for check in checks if stage.sweep in sweeps_of(check.id)]
+        text.append(
+            f"{stage.sweep:12} {stage.done:3} of {stage.total:3} runs done"
+            f" ({duration(stage.spent)}), {duration(stage.seconds):>9} left: {', '.join(readers)}"
         )
     for check in checks:
         sweeps = [by_name[name] for name in sweeps_of(check.id)]
-        state = "done" if all(each.complete for each in sweeps) else "left"
-        lines.append(
-            f"{check.id:32} {duration(sum(each.spent + each.seconds for each in sweeps)):>9}, "
-            f"{duration(sum(each.seconds for each in sweeps)):>9} left, {state}"
+        state = "done" if all(stage.complete for stage in sweeps) else "left"
+        text.append(
+            f"{check.id:32} {duration(sum(stage.spent + stage.seconds for stage in sweeps)):>9}, "
+            f"{duration(sum(stage.seconds for stage in sweeps)):>9} left, {state}"
         )
-    rest = sum(each.seconds for each in found)
-    lines.append(
-        f"{len(checks)} checks, {sum(each.done for each in found)} of "
-        f"{sum(each.total for each in found)} runs done, about {duration(rest)} left on one core"
+    rest = sum(stage.seconds for stage in stages)
+    text.append(
+        f"{len(checks)} checks, {sum(stage.done for stage in stages)} of "
+        f"{sum(stage.total for stage in stages)} runs done, about {duration(rest)} left on one core"
     )
-    return lines
+    return text
 
 
 def admissible(recorder: "Recorder", context: "Context") -> dict[str, frozenset[str]]:

@@ -287,9 +287,9 @@ def _beside(results: "Sequence[Result]") -> list[str]:
 
     if any(result.environment.get("profile") in RECORDED for result in results):
         return []
-    found = beside([result.id for result in results])
-    words = [(result.id, found.word(result)) for result in results]
-    return [*found.lines(), *(f"{name} {word}" for name, word in words if "differs" in word)]
+    ledger = beside([result.id for result in results])
+    words = [(result.id, ledger.word(result)) for result in results]
+    return [*ledger.lines(), *(f"{name} {word}" for name, word in words if "differs" in word)]
 
 
 def _lock(only: list[str] | None, evidence: Path | None) -> None:

@@ -48,9 +48,9 @@ def read(folder: Path = EVIDENCE) -> dict[str, list[Locked]]:
     Raises `ValueError` for a file that is none.
     """
     path = folder / CRITERIA
-    found: dict[str, list[Locked]] = {}
+    locked: dict[str, list[Locked]] = {}
     if not path.exists():
-        return found
+        return locked
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
         try:
             entry = Locked(**json.loads(line))
@@ -58,8 +58,8 @@ def read(folder: Path = EVIDENCE) -> dict[str, list[Locked]]:
             raise ValueError(
                 f"{CRITERIA}: line {number}: is no locked criterion; put the file back as it was"
             ) from None
-        found.setdefault(entry.id, []).append(entry)
-    return {name: sorted(entries, key=lambda e: e.date) for name, entries in found.items()}
+        locked.setdefault(entry.id, []).append(entry)
+    return {name: sorted(entries, key=lambda e: e.date) for name, entries in locked.items()}
 
 
 def lock(checks: Sequence[Check], folder: Path = EVIDENCE) -> list[str]:
@@ -83,8 +83,8 @@ def lock(checks: Sequence[Check], folder: Path = EVIDENCE) -> list[str]:
     )
     folder.mkdir(parents=True, exist_ok=True)
     write_atomically(folder / CRITERIA, "".join(f"{line}\n" for line in lines))
-    told = [f"{e.id}: locked {e.hash[:16]} ({e.date}, commit {e.commit})" for e in fresh]
-    return [*told, f"{len(fresh)} criteria locked, {len(checks) - len(fresh)} stood already"]
+    text = [f"{e.id}: locked {e.hash[:16]} ({e.date}, commit {e.commit})" for e in fresh]
+    return [*text, f"{len(fresh)} criteria locked, {len(checks) - len(fresh)} stood already"]
 
 
 def deviations(
@@ -93,13 +93,13 @@ def deviations(
     locked: Mapping[str, Sequence[Locked]],
 ) -> list[Deviation]:
     """Every deviation of the evidence, by date; `rows` are those that each check reads."""
-    found = [
-        each
+    deviating = [
+        deviation
         for check in checks
         if rows.get(check.id)
-        for each in _deviations(check, rows[check.id], locked.get(check.id, ()))
+        for deviation in _deviations(check, rows[check.id], locked.get(check.id, ()))
     ]
-    return sorted(found, key=lambda each: (each.date, each.id))
+    return sorted(deviating, key=lambda deviation: (deviation.date, deviation.id))
 
 
 def _deviations(check: Check, rows: Sequence[Row], locked: Sequence[Locked]) -> Iterable[Deviation]:

@@ -54,7 +54,7 @@ class Absent:
 class Recorder:
     """The ledger, and whether runs that it lacks are made.
 
-    `told` hears of every run that was made.
+    `listener` hears of every run that was made.
     """
 
     def __init__(
@@ -62,11 +62,11 @@ class Recorder:
         ledger: Ledger | None = None,
         *,
         trains: bool = False,
-        told: Callable[[Row], None] | None = None,
+        listener: Callable[[Row], None] | None = None,
     ) -> None:
         self.ledger = ledger or Ledger()
         self.trains = trains
-        self.told = told
+        self.listener = listener
         self._taken = 0.0
         self._cells: dict[str, Sequence[Cell]] = {}
 
@@ -203,8 +203,8 @@ class Recorder:
             **values,
         )
         self.ledger.append(row)
-        if self.told is not None:
-            self.told(row.sealed())
+        if self.listener is not None:
+            self.listener(row.sealed())
 
     def _make(self, context: "Context", sweep: "Sweep", config: "TrainConfig") -> bool:
         """Train, read, and write the row; false where another process is at it."""

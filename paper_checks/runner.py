@@ -84,12 +84,12 @@ def _record(checks: Sequence[Check], context: Context, monitor: Monitor) -> None
     from paper_checks.training import SWEEPS, lab, rows
 
     assert context.ledger is not None
-    context.ledger.told = monitor.recorded
+    context.ledger.listener = monitor.recorded
     try:
         # What is one row is measured by its check.
-        for each in ordered(checks, context):
-            if each.sweep in SWEEPS:
-                rows(context, lab(context), SWEEPS[each.sweep])
+        for progress in ordered(checks, context):
+            if progress.sweep in SWEEPS:
+                rows(context, lab(context), SWEEPS[progress.sweep])
         context.ledger.taken()  # the seconds count where a check reads the runs
     except KeyboardInterrupt:
         raise Interrupted([], len(checks)) from None
@@ -127,7 +127,7 @@ def planned(
     if context.ledger is not None:
         from paper_checks import campaign
 
-        return campaign.told(checks, context)
+        return campaign.lines(checks, context)
     return told(estimates(checks, context))
 
 

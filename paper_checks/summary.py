@@ -32,9 +32,9 @@ def table(results: Sequence[Result], ledger: Beside) -> str:
     lines += ["", f"| | {here} | {PLACE} | |", "|---|---|---|---|"]
     for row in rows:
         entry = ledger.entries.get(row.id)
-        own = _cell(row.verdict, row.measured, row.interval)
+        cell = _cell(row.verdict, row.measured, row.interval)
         word = "differs" if ledger.word(row).startswith("differs") else ""
-        lines.append(f"| {row.id}: {_plain(row.title)} | {own} | {_entry(entry)} | {word} |")
+        lines.append(f"| {row.id}: {_plain(row.title)} | {cell} | {_entry(entry)} | {word} |")
     return "\n".join(lines)
 
 

@@ -118,7 +118,7 @@ class Sweep:
     version: int = 1
 
 
-def rows(context: "Context", found: Lab, sweep: Sweep) -> list[dict[str, Any]]:
+def rows(context: "Context", setup: Lab, sweep: Sweep) -> list[dict[str, Any]]:
     """One row a run: its labels, `seed`, `stage`, `status`, and what was read off it.
 
     Rows of a cell stand together, arm by arm in the order of the arms, seeds in their order.
@@ -127,9 +127,9 @@ def rows(context: "Context", found: Lab, sweep: Sweep) -> list[dict[str, Any]]:
     cells = sweep.cells if context.ledger is None else partial(context.ledger.cells, sweep)
     for cell in cells(context):
         first = cell.first()
-        measured = _measured(context, found, sweep, first)
+        measured = _measured(context, setup, sweep, first)
         second = cell.second(cell.choice(first, measured))
-        measured += _measured(context, found, sweep, second)
+        measured += _measured(context, setup, sweep, second)
         labelled = [
             {**run.arm.labels, "arm": run.place, "seed": run.seed, "stage": run.stage, **values}
             for run, values in zip((*first, *second), measured, strict=True)
@@ -139,9 +139,9 @@ def rows(context: "Context", found: Lab, sweep: Sweep) -> list[dict[str, Any]]:
 
 
 def _measured(
-    context: "Context", found: Lab, sweep: Sweep, runs: Sequence[Planned]
+    context: "Context", setup: Lab, sweep: Sweep, runs: Sequence[Planned]
 ) -> list[dict[str, Any]]:
     """What is read off each run, from the ledger where there is one."""
     if context.ledger is not None:
         return context.ledger.measured(context, sweep, runs)
-    return [sweep.read(run, context) for run in trained(found, [run.config for run in runs])]
+    return [sweep.read(run, context) for run in trained(setup, [run.config for run in runs])]

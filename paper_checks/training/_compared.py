@@ -44,41 +44,41 @@ def compared(context: "Context") -> dict[str, Any]:
         return rules(context)
     if context.ledger is not None:
         return context.shared("training-compared", _recorded)
-    found = lab(context, profile.compares)
-    measured = all_rules(context, found, "training-compared", FIRST_ORDER)
-    return measured | {"radii": radii(context, found, measured["rows"])}
+    setup = lab(context, profile.compares)
+    measured = all_rules(context, setup, "training-compared", FIRST_ORDER)
+    return measured | {"radii": radii(context, setup, measured["rows"])}
 
 
 def _recorded(context: "Context") -> dict[str, Any]:
-    found = lab(context, context.profile.compares)
-    return recorded(found, rows(context, found, SWEEP), COMPARED_EPOCHS) | {
+    setup = lab(context, context.profile.compares)
+    return recorded(setup, rows(context, setup, SWEEP), COMPARED_EPOCHS) | {
         "seeds": list(COMPARED_SEEDS[1])
     }
 
 
 def cells(context: "Context") -> Sequence[Cell]:
     """One cell for each rule, for the ledger."""
-    found = lab(context, context.profile.compares)
+    setup = lab(context, context.profile.compares)
     tuning, reading = COMPARED_SEEDS
-    n = found.n(RULE_SIZES[0])
+    n = setup.n(RULE_SIZES[0])
     return [
-        Cell(arms(found, rule, n, "epochs", COMPARED_EPOCHS), reading, tuning)
+        Cell(arms(setup, rule, n, "epochs", COMPARED_EPOCHS), reading, tuning)
         for rule in RECORDED_COMPARED
     ]
 
 
-def radii(context: "Context", found: Lab, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def radii(context: "Context", setup: Lab, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """MCLR's and LARS's rate beside the exact median radius, tensor by tensor.
 
     At initialisation and where MCLR ends with its best γ at the paper's 1024, in training mode.
     """
     from sim import train
 
-    n = found.n(RULE_SIZES[0])
+    n = setup.n(RULE_SIZES[0])
     tried = [row for row in rows if (row["series"], row["n"], row["rule"]) == ("epochs", n, "mclr")]
-    arm = arms(found, "mclr", n, "epochs", found.epochs)[best(tried)[0]["rate"]]
-    config = arm.config.replace(seed=found.seeds[0])
-    out = None if found.runs is None else found.runs / config.hash
+    arm = arms(setup, "mclr", n, "epochs", setup.epochs)[best(tried)[0]["rate"]]
+    config = arm.config.replace(seed=setup.seeds[0])
+    out = None if setup.runs is None else setup.runs / config.hash
 
     def measure(context: "Context") -> dict[str, Any]:
         from sim.models import build
@@ -90,7 +90,7 @@ def radii(context: "Context", found: Lab, rows: list[dict[str, Any]]) -> list[di
         )
         ends = {
             "at initialisation": fresh,
-            "trained": train(config, out=out, root=found.root).model(),
+            "trained": train(config, out=out, root=setup.root).model(),
         }
         return {"rows": [row for at, model in ends.items() for row in _radii(context, model, at)]}
 

@@ -36,14 +36,14 @@ def discarding(context: "Context") -> dict[str, Any]:
 
 
 def _discarding(context: "Context") -> dict[str, Any]:
-    found = lab(context)
-    made = rows(context, found, SWEEP)
+    setup = lab(context)
+    made = rows(context, setup, SWEEP)
     groups: dict[str, list[dict[str, Any]]] = {}
     for row in made:
         groups.setdefault(f"{row['protocol']}-{row['n']}", []).append(row)
-    return provenance(found, _seeds(found)) | {
-        "n": _sizes(found),
-        "epochs": _epochs(found),
+    return provenance(setup, _seeds(setup)) | {
+        "n": _sizes(setup),
+        "epochs": _epochs(setup),
         "share": SHARE,
         "lr": made[0]["lr"],
         "rows": listed(made, ("n", "protocol"), COLUMNS),
@@ -51,31 +51,31 @@ def _discarding(context: "Context") -> dict[str, Any]:
     }
 
 
-def _sizes(found: Lab) -> list[int]:
-    papers = RECORDED_DISCARD_SIZES if found.recorded else DISCARD_SIZES
-    return [found.n(paper) for paper in papers]
+def _sizes(setup: Lab) -> list[int]:
+    papers = RECORDED_DISCARD_SIZES if setup.recorded else DISCARD_SIZES
+    return [setup.n(paper) for paper in papers]
 
 
-def _seeds(found: Lab) -> tuple[int, ...]:
-    return RECORDED_SEEDS if found.recorded else tuple(range(2 * len(found.seeds)))
+def _seeds(setup: Lab) -> tuple[int, ...]:
+    return RECORDED_SEEDS if setup.recorded else tuple(range(2 * len(setup.seeds)))
 
 
-def _epochs(found: Lab) -> int:
-    return RECORDED_EPOCHS if found.recorded else 4 * found.epochs
+def _epochs(setup: Lab) -> int:
+    return RECORDED_EPOCHS if setup.recorded else 4 * setup.epochs
 
 
 def cells(context: "Context") -> Sequence[Cell]:
     """One cell for each n and protocol."""
-    found = lab(context)
-    names = RECORDED_PROTOCOLS if found.recorded else tuple(DISCARDED)
-    return [Cell([_arm(found, n, name)], _seeds(found)) for n in _sizes(found) for name in names]
+    setup = lab(context)
+    names = RECORDED_PROTOCOLS if setup.recorded else tuple(DISCARDED)
+    return [Cell([_arm(setup, n, name)], _seeds(setup)) for n in _sizes(setup) for name in names]
 
 
-def _arm(found: Lab, n: int, name: str) -> Arm:
+def _arm(setup: Lab, n: int, name: str) -> Arm:
     from sim.training import Discard
 
-    epochs, kind = _epochs(found), DISCARDED[name]
-    config = found.base.replace(epochs=epochs, lr=0.05, batch_size=n)
+    epochs, kind = _epochs(setup), DISCARDED[name]
+    config = setup.base.replace(epochs=epochs, lr=0.05, batch_size=n)
     if kind is not None:
         config = config.replace(
             discard=Discard(kind=kind[0], share=SHARE, epochs=epochs // 2, normaliser=kind[1])

@@ -19,39 +19,39 @@ def first_epoch(context: "Context") -> dict[str, Any]:
 
 
 def _first_epoch(context: "Context") -> dict[str, Any]:
-    found = lab(context)
+    setup = lab(context)
     labels = ("arm", "stage", "status")
-    return provenance(found) | {
-        "lr": found.base.lr,
-        "n": found.sizes(FIRST_EPOCH),
+    return provenance(setup) | {
+        "lr": setup.base.lr,
+        "n": setup.sizes(FIRST_EPOCH),
         "rows": [
             {name: value for name, value in row.items() if name not in labels}
-            for row in rows(context, found, SWEEP)
+            for row in rows(context, setup, SWEEP)
         ],
     }
 
 
 def cells(context: "Context") -> Sequence[Cell]:
     """Plain SGD at one rate, one cell for each n."""
-    return [_cell(found, n) for found in [lab(context)] for n in found.sizes(FIRST_EPOCH)]
+    return [_cell(setup, n) for setup in [lab(context)] for n in setup.sizes(FIRST_EPOCH)]
 
 
-def _cell(found: Lab, n: int) -> Cell:
+def _cell(setup: Lab, n: int) -> Cell:
     from sim.training import Measure
 
-    config = found.base.replace(
+    config = setup.base.replace(
         epochs=1,
         batch_size=n,
         optimizer_options={"momentum": 0.0},
         measure=Measure(
             layers_every=1,
             decrease_every=1,
-            held_out=min(360, found.total // 4),
+            held_out=min(360, setup.total // 4),
             held_out_from="test",
             test_every=0,
         ),
     )
-    return Cell([Arm({"n": n}, config)], found.seeds)
+    return Cell([Arm({"n": n}, config)], setup.seeds)
 
 
 def read(run: "Run", context: "Context") -> dict[str, Any]:

@@ -137,10 +137,10 @@ def trained_network(context: "Context", seed: int = 0) -> "nn.Module":
     """The profile's network after 20 epochs of SGD with momentum, in evaluation mode."""
     from sim import train
 
-    found = lab(context)
-    config = found.base.replace(batch_size=found.n(USUAL_BATCH), epochs=USUAL_EPOCHS, seed=seed)
+    setup = lab(context)
+    config = setup.base.replace(batch_size=setup.n(USUAL_BATCH), epochs=USUAL_EPOCHS, seed=seed)
     out = None if context.folder is None else context.folder / "runs" / config.hash
-    return train(config, out=out, root=found.root).model().to(context.device)
+    return train(config, out=out, root=setup.root).model().to(context.device)
 
 
 def ends(run: "Run") -> dict[str, Any]:

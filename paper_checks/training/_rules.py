@@ -49,23 +49,23 @@ COLUMNS = (
 
 def rules(context: "Context") -> dict[str, Any]:
     """CBLR with the exact curvature and its approximations, γ tuned, at equal epochs and steps."""
-    found = lab(context)
-    if found.recorded:
+    setup = lab(context)
+    if setup.recorded:
         return context.shared("training-rules", _recorded)
-    return all_rules(context, found, "training-rules", tuple(GAMMAS))
+    return all_rules(context, setup, "training-rules", tuple(GAMMAS))
 
 
 def _recorded(context: "Context") -> dict[str, Any]:
     """The paper's 1024 at equal epochs; what is below 8192 stands in `below` when it was run."""
-    found = lab(context)
-    return recorded(found, rows(context, found, SWEEP), RECORDED_EPOCHS)
+    setup = lab(context)
+    return recorded(setup, rows(context, setup, SWEEP), RECORDED_EPOCHS)
 
 
-def recorded(found: Lab, made: list[dict[str, Any]], epochs: int) -> dict[str, Any]:
+def recorded(setup: Lab, made: list[dict[str, Any]], epochs: int) -> dict[str, Any]:
     """The measurement of runs from the ledger."""
-    return provenance(found, RECORDED_READING) | {
+    return provenance(setup, RECORDED_READING) | {
         "series": ["epochs"],
-        "n": [found.n(RULE_SIZES[0])],
+        "n": [setup.n(RULE_SIZES[0])],
         "epochs": epochs,
         "equal_steps": None,
         "rows": listed(made, LABELS, COLUMNS),
@@ -89,79 +89,79 @@ def _below(context: "Context") -> dict[str, Any]:
     return {"rows": listed(rows(context, lab(context), BELOW_SWEEP), LABELS, COLUMNS)}
 
 
-def all_rules(context: "Context", found: Lab, key: str, which: tuple[str, ...]) -> dict[str, Any]:
+def all_rules(context: "Context", setup: Lab, key: str, which: tuple[str, ...]) -> dict[str, Any]:
     """Each series and batch size is kept by itself: together they are the longest measurement."""
     made: list[dict[str, Any]] = []
     for series in ("epochs", "steps"):
         for paper in RULE_SIZES:
-            make = partial(_rules, found=found, which=which, series=series, paper=paper)
+            make = partial(_rules, setup=setup, which=which, series=series, paper=paper)
             made += context.shared(f"{key}-{series}-{paper}", make)["rows"]
-    return provenance(found) | {
+    return provenance(setup) | {
         "series": ["epochs", "steps"],
-        "n": [found.n(paper) for paper in RULE_SIZES],
-        "epochs": found.epochs,
-        "equal_steps": _equal(found),
+        "n": [setup.n(paper) for paper in RULE_SIZES],
+        "epochs": setup.epochs,
+        "equal_steps": _equal(setup),
         "rows": made,
     }
 
 
-def _equal(found: Lab) -> int:
+def _equal(setup: Lab) -> int:
     """The exact curvature takes some ten gradients, so equal steps are fewer here."""
-    return max(1, found.epochs * (found.total // found.n(8192)))
+    return max(1, setup.epochs * (setup.total // setup.n(8192)))
 
 
 def _rules(
-    context: "Context", found: Lab, which: tuple[str, ...], series: str, paper: int
+    context: "Context", setup: Lab, which: tuple[str, ...], series: str, paper: int
 ) -> dict[str, Any]:
-    sweep = Sweep("rules", lambda _: local_cells(found, which, series, paper), read)
-    return {"rows": listed(rows(context, found, sweep), LABELS, COLUMNS)}
+    sweep = Sweep("rules", lambda _: local_cells(setup, which, series, paper), read)
+    return {"rows": listed(rows(context, setup, sweep), LABELS, COLUMNS)}
 
 
-def local_cells(found: Lab, which: Sequence[str], series: str, paper: int) -> list[Cell]:
+def local_cells(setup: Lab, which: Sequence[str], series: str, paper: int) -> list[Cell]:
     """One cell for each rule, at one n."""
     decisive = (series, paper) == ("epochs", RULE_SIZES[0])
     cells = []
     for rule in which:
-        tuning, reading = seeds_of(found, rule, decisive)
-        cells.append(_cell(found, rule, series, paper, tuning, reading, found.epochs))
+        tuning, reading = seeds_of(setup, rule, decisive)
+        cells.append(_cell(setup, rule, series, paper, tuning, reading, setup.epochs))
     return cells
 
 
-def seeds_of(found: Lab, rule: str, decisive: bool) -> tuple[tuple[int, ...], tuple[int, ...]]:
+def seeds_of(setup: Lab, rule: str, decisive: bool) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """The seeds that choose γ, and those that are read."""
-    count = min(TUNING_SEEDS, max(1, len(found.seeds) // 2))
-    many = len(found.seeds)
+    count = min(TUNING_SEEDS, max(1, len(setup.seeds) // 2))
+    many = len(setup.seeds)
     if rule == "cblr":
-        return found.seeds[: max(1, count // len(CAPS))], tuple(
+        return setup.seeds[: max(1, count // len(CAPS))], tuple(
             range(count, min(many, count + EXACT_SEEDS))
         )
-    if decisive and rule in DECISIVE and found.vectorise:
+    if decisive and rule in DECISIVE and setup.vectorise:
         many += count
-    return found.seeds[:count], tuple(range(count, many))
+    return setup.seeds[:count], tuple(range(count, many))
 
 
 def recorded_cells(context: "Context") -> Sequence[Cell]:
     """All rules of the ledger at the paper's 1024."""
-    found = lab(context)
-    return [_recorded_cell(found, rule, RULE_SIZES[0]) for rule in RECORDED_RULES]
+    setup = lab(context)
+    return [_recorded_cell(setup, rule, RULE_SIZES[0]) for rule in RECORDED_RULES]
 
 
 def below_cells(context: "Context") -> Sequence[Cell]:
     """The rules without curvature at one n more below the paper's 8192."""
-    found = lab(context)
-    if found.recorded:
-        return [_recorded_cell(found, rule, BELOW) for rule in BELOW_RULES]
-    return local_cells(found, BELOW_RULES, "epochs", BELOW)
+    setup = lab(context)
+    if setup.recorded:
+        return [_recorded_cell(setup, rule, BELOW) for rule in BELOW_RULES]
+    return local_cells(setup, BELOW_RULES, "epochs", BELOW)
 
 
-def _recorded_cell(found: Lab, rule: str, paper: int) -> Cell:
+def _recorded_cell(setup: Lab, rule: str, paper: int) -> Cell:
     count = RECORDED_TUNING // (len(CAPS) if rule == "cblr" else 1)
     tuning = tuple(range(max(1, count)))
-    return _cell(found, rule, "epochs", paper, tuning, RECORDED_READING, RECORDED_EPOCHS)
+    return _cell(setup, rule, "epochs", paper, tuning, RECORDED_READING, RECORDED_EPOCHS)
 
 
 def _cell(
-    found: Lab,
+    setup: Lab,
     rule: str,
     series: str,
     paper: int,
@@ -169,21 +169,21 @@ def _cell(
     reading: Sequence[int],
     epochs: int,
 ) -> Cell:
-    return Cell(arms(found, rule, found.n(paper), series, epochs), reading, tuning)
+    return Cell(arms(setup, rule, setup.n(paper), series, epochs), reading, tuning)
 
 
-def arms(found: Lab, rule: str, n: int, series: str, epochs: int) -> list[Arm]:
+def arms(setup: Lab, rule: str, n: int, series: str, epochs: int) -> list[Arm]:
     """The settings of a rule that are tried at n: γ, and CBLR's cap."""
-    config = found.base.replace(batch_size=n, optimizer=rule, epochs=epochs)
+    config = setup.base.replace(batch_size=n, optimizer=rule, epochs=epochs)
     if rule == "cblr":
         # A curvature serves a tenth of an epoch of small batches, one step of large.
-        interval = max(1, found.total // n // 10)
+        interval = max(1, setup.total // n // 10)
         config = config.replace(
             curvature_of=min(n, SAMPLED), **{"optimizer_options.refresh_interval": interval}
         )
     if series == "steps":
-        config = config.replace(epochs=None, steps=_equal(found))
-    rise = math.sqrt(n / found.n(RULE_SIZES[0]))
+        config = config.replace(epochs=None, steps=_equal(setup))
+    rise = math.sqrt(n / setup.n(RULE_SIZES[0]))
     made = []
     for cap in CAPS if rule == "cblr" else (None,):
         for place, base in enumerate(GAMMAS[rule]):

@@ -25,17 +25,17 @@ def schedules(context: "Context") -> dict[str, Any]:
 
 
 def _schedules(context: "Context") -> dict[str, Any]:
-    found = lab(context)
-    made = rows(context, found, SWEEP)
+    setup = lab(context)
+    made = rows(context, setup, SWEEP)
     curves: dict[str, Any] = {}
     for row in made:
         curve = curves.setdefault(row["protocol"], {"train_loss": [], "test_accuracy": []})
         if len(curve["train_loss"]) < DRAWN:
             curve["train_loss"].append(row["losses"])
             curve["test_accuracy"].append(row["accuracies"])
-    return provenance(found, _seeds(found)) | {
-        "n": [found.n(512), found.n(8192)],
-        "epochs": _epochs(found),
+    return provenance(setup, _seeds(setup)) | {
+        "n": [setup.n(512), setup.n(8192)],
+        "epochs": _epochs(setup),
         "rows": [_row(row) for row in made],
         "curves": curves,
     }
@@ -55,29 +55,29 @@ def _numbers(values: Sequence[float | None]) -> list[float]:
     return [np.nan if value is None else value for value in values]
 
 
-def _seeds(found: Lab) -> tuple[int, ...]:
-    return RECORDED_SEEDS if found.recorded else tuple(range(2 * len(found.seeds)))
+def _seeds(setup: Lab) -> tuple[int, ...]:
+    return RECORDED_SEEDS if setup.recorded else tuple(range(2 * len(setup.seeds)))
 
 
-def _epochs(found: Lab) -> int:
-    if found.recorded:
+def _epochs(setup: Lab) -> int:
+    if setup.recorded:
         return RECORDED_EPOCHS
-    return 8 * found.epochs if found.vectorise else found.epochs
+    return 8 * setup.epochs if setup.vectorise else setup.epochs
 
 
 def cells(context: "Context") -> Sequence[Cell]:
     """One cell for each protocol."""
-    found = lab(context)
-    protocols = _protocols(found)
-    names = RECORDED_PROTOCOLS if found.recorded else tuple(protocols)
-    return [Cell([Arm({"protocol": n}, protocols[n])], _seeds(found)) for n in names]
+    setup = lab(context)
+    protocols = _protocols(setup)
+    names = RECORDED_PROTOCOLS if setup.recorded else tuple(protocols)
+    return [Cell([Arm({"protocol": n}, protocols[n])], _seeds(setup)) for n in names]
 
 
-def _protocols(found: Lab) -> "dict[str, TrainConfig]":
+def _protocols(setup: Lab) -> "dict[str, TrainConfig]":
     from sim.training import Measure, Phase, Warmup
 
-    big, small, epochs = found.n(8192), found.n(512), _epochs(found)
-    base = found.base.replace(
+    big, small, epochs = setup.n(8192), setup.n(512), _epochs(setup)
+    base = setup.base.replace(
         batch_size=big, lr=0.05, epochs=epochs, measure=Measure(layers_every=1)
     )
     return {
@@ -88,7 +88,7 @@ def _protocols(found: Lab) -> "dict[str, TrainConfig]":
         "only the rate": base.replace(phases=[Phase(epochs=1, batch_size=big, lr=0.005)]),
         "only the batch": base.replace(phases=[Phase(epochs=1, batch_size=small, lr=0.05)]),
         "as many steps more": base.replace(
-            epochs=None, steps=epochs * (found.total // big) + found.total // small
+            epochs=None, steps=epochs * (setup.total // big) + setup.total // small
         ),
         "warm-up": base.replace(warmup=Warmup(kind="linear", epochs=5)),
     }

@@ -27,18 +27,18 @@ def sharp(context: "Context") -> dict[str, Any]:
 
 
 def _sharp(context: "Context") -> dict[str, Any]:
-    found = lab(context)
+    setup = lab(context)
     seeds: tuple[int, ...]
-    if found.recorded:
+    if setup.recorded:
         made = [
             {**row, "rates": "tuned", "loss": row["train_loss"]}
-            for row in rows(context, found, LONG)
+            for row in rows(context, setup, LONG)
             if row["stage"] == READING
         ]
         seeds, steps = LONG_SEEDS[1], LONG_STEPS
     else:
-        made, seeds, steps = rows(context, found, SWEEP), found.seeds[:5], equal_steps(found)
-    return provenance(found, seeds) | {
+        made, seeds, steps = rows(context, setup, SWEEP), setup.seeds[:5], equal_steps(setup)
+    return provenance(setup, seeds) | {
         "n": sorted({row["n"] for row in made}),
         "equal_steps": steps,
         "rows": [{name: row[name] for name in COLUMNS} for row in made],
@@ -47,18 +47,18 @@ def _sharp(context: "Context") -> dict[str, Any]:
 
 def cells(context: "Context") -> Sequence[Cell]:
     """One cell for each n, at one rate and at one that grows with n."""
-    found = lab(context)
+    setup = lab(context)
     return [
-        Cell([_arm(found, paper, rates)], found.seeds[:5])
+        Cell([_arm(setup, paper, rates)], setup.seeds[:5])
         for rates in ("one", "grows")
         for paper in SHARP_SIZES
     ]
 
 
-def _arm(found: Lab, paper: int, rates: str) -> Arm:
-    n = found.n(paper)
-    lr = SHARP_RATE * (math.sqrt(n / found.n(SHARP_SIZES[0])) if rates == "grows" else 1)
-    config = found.base.replace(batch_size=n, lr=lr, epochs=None, steps=equal_steps(found))
+def _arm(setup: Lab, paper: int, rates: str) -> Arm:
+    n = setup.n(paper)
+    lr = SHARP_RATE * (math.sqrt(n / setup.n(SHARP_SIZES[0])) if rates == "grows" else 1)
+    config = setup.base.replace(batch_size=n, lr=lr, epochs=None, steps=equal_steps(setup))
     return Arm({"n": n, "rates": rates}, config)
 
 

@@ -56,33 +56,33 @@ def long(context: "Context") -> dict[str, Any]:
 
 
 def _tuned(context: "Context") -> dict[str, Any]:
-    found = lab(context)
-    series = ("epochs",) if found.recorded else ("epochs", "steps")
-    return _reduced(found, series, rows(context, found, TUNED))
+    setup = lab(context)
+    series = ("epochs",) if setup.recorded else ("epochs", "steps")
+    return _reduced(setup, series, rows(context, setup, TUNED))
 
 
 def _long(context: "Context") -> dict[str, Any]:
-    found = lab(context)
+    setup = lab(context)
     made = tuned(context)
-    long = _reduced(found, ("epochs", "steps"), rows(context, found, LONG))
+    long = _reduced(setup, ("epochs", "steps"), rows(context, setup, LONG))
     return long | {"rows": [*made["rows"], *long["rows"]]}
 
 
-def sizes(found: Lab) -> dict[str, list[int]]:
+def sizes(setup: Lab) -> dict[str, list[int]]:
     """The batch sizes by series."""
-    if found.recorded:
-        return {"epochs": found.sizes(RECORDED_SIZES), "steps": found.sizes(LONG_SIZES)}
-    return dict.fromkeys(("epochs", "steps"), found.sizes(SIZES))
+    if setup.recorded:
+        return {"epochs": setup.sizes(RECORDED_SIZES), "steps": setup.sizes(LONG_SIZES)}
+    return dict.fromkeys(("epochs", "steps"), setup.sizes(SIZES))
 
 
-def _reduced(found: Lab, series: Sequence[str], made: list[dict[str, Any]]) -> dict[str, Any]:
-    by_series = {name: sizes(found)[name] for name in series}
-    return provenance(found) | {
+def _reduced(setup: Lab, series: Sequence[str], made: list[dict[str, Any]]) -> dict[str, Any]:
+    by_series = {name: sizes(setup)[name] for name in series}
+    return provenance(setup) | {
         "series": list(series),
         "sizes": by_series,
         "n": by_series["epochs"],
-        "epochs": RECORDED_EPOCHS if found.recorded else found.epochs,
-        "equal_steps": LONG_STEPS if found.recorded else equal_steps(found),
+        "epochs": RECORDED_EPOCHS if setup.recorded else setup.epochs,
+        "equal_steps": LONG_STEPS if setup.recorded else equal_steps(setup),
         "rows": listed(made, ("series", "n", "rate", "lr"), COLUMNS),
     }
 
@@ -111,27 +111,27 @@ def listed(
 
 def tuned_cells(context: "Context") -> Sequence[Cell]:
     """One cell for each n, of as many arms as rates; equal steps too where runs are cheap."""
-    found = lab(context)
-    if found.recorded:
+    setup = lab(context)
+    if setup.recorded:
         tuning, reading = RECORDED_SEEDS
-        return [_cell(found, "epochs", n, FACTORS, tuning, reading) for n in sizes(found)["epochs"]]
-    even, odd = found.seeds[::2], found.seeds[1::2]
+        return [_cell(setup, "epochs", n, FACTORS, tuning, reading) for n in sizes(setup)["epochs"]]
+    even, odd = setup.seeds[::2], setup.seeds[1::2]
     return [
-        _cell(found, series, n, FACTORS, even, odd)
+        _cell(setup, series, n, FACTORS, even, odd)
         for series in ("epochs", "steps")
-        for n in sizes(found)[series]
+        for n in sizes(setup)[series]
     ]
 
 
 def long_cells(context: "Context") -> Sequence[Cell]:
     """The same at equal steps, for the ledger."""
-    found = lab(context)
+    setup = lab(context)
     tuning, reading = LONG_SEEDS
-    return [_cell(found, "steps", n, LONG_FACTORS, tuning, reading) for n in sizes(found)["steps"]]
+    return [_cell(setup, "steps", n, LONG_FACTORS, tuning, reading) for n in sizes(setup)["steps"]]
 
 
 def _cell(
-    found: Lab,
+    setup: Lab,
     series: str,
     n: int,
     factors: Sequence[float],
@@ -141,14 +141,14 @@ def _cell(
     from sim.training import Measure
 
     measure = Measure(layers_every=10)
-    base = found.base.replace(batch_size=n, measure=measure)
+    base = setup.base.replace(batch_size=n, measure=measure)
     if series == "steps":
-        base = base.replace(epochs=None, steps=equal_steps(found))
-    if found.recorded:
+        base = base.replace(epochs=None, steps=equal_steps(setup))
+    if setup.recorded:
         base = base.replace(epochs=RECORDED_EPOCHS, steps=None)
         if series == "steps":
             # An evaluation for every tenth of a run, whatever its batches.
-            every = max(1, LONG_STEPS * n // found.total // 10)
+            every = max(1, LONG_STEPS * n // setup.total // 10)
             measure = Measure(layers_every=10, test_every=every)
             base = base.replace(epochs=None, steps=LONG_STEPS, measure=measure)
     arms = [
@@ -156,9 +156,9 @@ def _cell(
             {"series": series, "n": n, "rate": place, "lr": lr},
             base.replace(lr=lr),
         )
-        for place, lr in enumerate(0.02 * math.sqrt(n / found.n(512)) * each for each in factors)
+        for place, lr in enumerate(0.02 * math.sqrt(n / setup.n(512)) * each for each in factors)
     ]
-    return Cell(arms, reading, tuning, everywhere=not found.recorded)
+    return Cell(arms, reading, tuning, everywhere=not setup.recorded)
 
 
 def read(run: "Run", context: "Context") -> dict[str, Any]:

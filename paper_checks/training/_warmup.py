@@ -22,17 +22,17 @@ def warmup(context: "Context") -> dict[str, Any]:
 
 
 def _warmup(context: "Context") -> dict[str, Any]:
-    found = _lab(context)
-    n = found.n(8192)
+    setup = _lab(context)
+    n = setup.n(8192)
     made = [
         {"protocol": row["protocol"], "seed": row["seed"], **point}
-        for row in rows(context, found, SWEEP)
+        for row in rows(context, setup, SWEEP)
         for point in row["points"]
     ]
-    return provenance(found) | {
+    return provenance(setup) | {
         "n": [n],
-        "steps": WARM_EPOCHS * (found.total // n),
-        "lr": found.base.lr,
+        "steps": WARM_EPOCHS * (setup.total // n),
+        "lr": setup.base.lr,
         "rows": made,
     }
 
@@ -41,10 +41,10 @@ def _lab(context: "Context") -> Lab:
     """Of a multilayer perceptron four hidden layers, so that layers can differ."""
     from sim.training import Measure
 
-    found = lab(context)
-    n = found.n(8192)
-    steps = WARM_EPOCHS * (found.total // n)
-    base = found.base.replace(
+    setup = lab(context)
+    n = setup.n(8192)
+    steps = WARM_EPOCHS * (setup.total // n)
+    base = setup.base.replace(
         batch_size=n,
         lr=0.2,
         epochs=None,
@@ -52,28 +52,28 @@ def _lab(context: "Context") -> Lab:
         measure=Measure(
             layers_every=0,
             curvature_every=max(1, steps // 5),
-            curvature_samples=min(256, found.total),
+            curvature_samples=min(256, setup.total),
         ),
     )
-    if found.vectorise:
+    if setup.vectorise:
         base = base.replace(model_options={"hidden": [32, 32, 32, 32]})
-    return replace(found, base=base)
+    return replace(setup, base=base)
 
 
 def cells(context: "Context") -> Sequence[Cell]:
     """One cell for each protocol."""
-    found = _lab(context)
+    setup = _lab(context)
     return [
-        Cell([Arm({"protocol": name}, config)], found.seeds)
-        for name, config in _protocols(found).items()
+        Cell([Arm({"protocol": name}, config)], setup.seeds)
+        for name, config in _protocols(setup).items()
     ]
 
 
-def _protocols(found: Lab) -> "dict[str, TrainConfig]":
+def _protocols(setup: Lab) -> "dict[str, TrainConfig]":
     from sim.training import Warmup
 
-    base = found.base
-    steps = WARM_EPOCHS * (found.total // base.batch_size)
+    base = setup.base
+    steps = WARM_EPOCHS * (setup.total // base.batch_size)
     return {
         "warm-up": base.replace(warmup=Warmup(kind="linear", steps=steps, start=0.0)),
         "full rate": base,

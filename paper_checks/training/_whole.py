@@ -43,14 +43,14 @@ def whole(context: "Context") -> dict[str, Any]:
 
 
 def _whole(context: "Context") -> dict[str, Any]:
-    found = _lab(context)
-    made = rows(context, found, SWEEP)
+    setup = _lab(context)
+    made = rows(context, setup, SWEEP)
     drawn = ("curve", "by_epoch")
-    return provenance(found, _seeds(found)) | {
-        "lr": found.base.lr,
-        "n": found.sizes(SIZES),
-        "epochs": RECORDED_EPOCHS if found.recorded else found.epochs,
-        "equal_steps": _equal(found),
+    return provenance(setup, _seeds(setup)) | {
+        "lr": setup.base.lr,
+        "n": setup.sizes(SIZES),
+        "epochs": RECORDED_EPOCHS if setup.recorded else setup.epochs,
+        "equal_steps": _equal(setup),
         "rows": [
             {
                 name: value
@@ -67,47 +67,47 @@ def _lab(context: "Context") -> Lab:
     return lab(context, images=RECORDED_IMAGES if context.ledger is not None else None)
 
 
-def _seeds(found: Lab) -> tuple[int, ...]:
-    return RECORDED_SEEDS if found.recorded else found.seeds
+def _seeds(setup: Lab) -> tuple[int, ...]:
+    return RECORDED_SEEDS if setup.recorded else setup.seeds
 
 
-def _equal(found: Lab) -> int:
-    return RECORDED_STEPS if found.recorded else equal_steps(found)
+def _equal(setup: Lab) -> int:
+    return RECORDED_STEPS if setup.recorded else equal_steps(setup)
 
 
-def growing(n: int, found: Lab) -> float:
+def growing(n: int, setup: Lab) -> float:
     """The rate of the paper's pair at n."""
     (small, low), (large, high) = PAIR
     power = math.log(high / low) / math.log(large / small)
-    return low * (n / found.n(small)) ** power
+    return low * (n / setup.n(small)) ** power
 
 
 def cells(context: "Context") -> Sequence[Cell]:
     """Each series, control and n; the rate that grows with the remainder at equal epochs only."""
-    found = _lab(context)
+    setup = _lab(context)
     return [
-        Cell([_arm(found, series, n, remainder, rates)], _seeds(found))
+        Cell([_arm(setup, series, n, remainder, rates)], _seeds(setup))
         for series in ("epochs", "steps")
         for remainder in (False, True)
         for rates in ("one", "grows")
         if (series, remainder, rates) != ("steps", True, "grows")
-        for n in found.sizes(SIZES)
+        for n in setup.sizes(SIZES)
     ]
 
 
-def _arm(found: Lab, series: str, n: int, remainder: bool, rates: str) -> Arm:
+def _arm(setup: Lab, series: str, n: int, remainder: bool, rates: str) -> Arm:
     from sim.training import Measure
 
-    config = found.base.replace(
+    config = setup.base.replace(
         batch_size=n,
         drop_last=not remainder,
-        lr=found.base.lr if rates == "one" else growing(n, found),
+        lr=setup.base.lr if rates == "one" else growing(n, setup),
         measure=Measure(layers_every=1),
     )
-    if found.recorded:
+    if setup.recorded:
         config = config.replace(epochs=RECORDED_EPOCHS)
     if series == "steps":
-        config = config.replace(epochs=None, steps=_equal(found))
+        config = config.replace(epochs=None, steps=_equal(setup))
     return Arm({"series": series, "n": n, "remainder": remainder, "rates": rates}, config)
 
 
