@@ -34,7 +34,11 @@ def changes(measurements: Measurements, protocol: str) -> dict[int, tuple[float,
         others = [at[other, first] for other in seeds if other != seed]
         if not others:
             continue
-        names = list(others[0])
+        # A layer without any curvature at one end, dead units alone, has no logarithm there.
+        ends = [*others, at[seed, first], at[seed, last]]
+        names = [name for name in others[0] if all(name in layers for layers in ends)]
+        if len(names) < 2:
+            continue
         top = max(names, key=lambda name: sum(layers[name] for layers in others))
         moved = {name: at[seed, last][name] - at[seed, first][name] for name in names}
         rest = [moved[name] for name in names if name != top]
