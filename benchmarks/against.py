@@ -1,12 +1,12 @@
-"""`hessian.diagonal` of this tree beside that of another commit, in one run.
+"""This tree beside another commit, in one run: exact diagonals, steps of rules, training.
 
     python benchmarks/against.py COMMIT [--only NAME ...] [--rounds 200] [--seconds 60]
 
-The other commit is unpacked to a temporary folder, and both packages live in one process. They take
-turns, call by call, and what is reported is the median of the ratios within a turn (this tree over
-the other: below 1 is faster) with its quartiles, so that a machine whose speed drifts does not
-matter, nor what differs from process to process. Both must give the same diagonal. The first row is
-the other commit beside itself: what it differs from 1 is the noise of the run.
+The other commit is unpacked to a temporary folder, and the packages of both live in one process.
+They take turns, call by call, and what is reported is the median of the ratios within a turn (this
+tree over the other: below 1 is faster) with its quartiles, so that a machine whose speed drifts
+does not matter, nor what differs from process to process. Both must give the same numbers. The
+first row is the other commit beside itself: what it differs from 1 is the noise of the run.
 """
 
 import argparse
@@ -16,6 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -23,8 +24,9 @@ from typing import Any
 import cases
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
-CASES = (
+DIAGONALS = (
     "tanh-256",
     "tanh-512",
     "residual-128",
@@ -32,10 +34,22 @@ CASES = (
     "alexnet-100-classes",
     "alexnet",
 )
-PACKAGE = "hessian"
+RULES = ("CBLR", "LARS", "MCLR", "PercentDelta", "LAMB")
+# A run of digits without measurements, one with the default ones, and seeds as lanes.
+TRAINING: dict[str, dict[str, Any]] = {
+    "train mlp-8": {"batch_size": 8, "epochs": 1},
+    "train mlp-128": {"batch_size": 128, "epochs": 8},
+    "train lenet-128": {"model": "lenet", "batch_size": 128, "epochs": 2},
+    "train lars-32": {"optimizer": "lars", "batch_size": 32, "epochs": 2},
+}
+CASES = (*DIAGONALS, *(f"step {rule}" for rule in RULES), *TRAINING)
+PACKAGES = ("hessian", "sim")
+STEPS = 50  # of a rule, for one timing
 HERE = Path(__file__).resolve().parent.parent
 # Largest relative difference of two float32 results that differ by the order of their sums.
 SAME = 1e-3
+
+Numbers = dict[str, Tensor]
 
 
 def unpack(commit: str, folder: Path) -> None:
@@ -46,61 +60,106 @@ def unpack(commit: str, folder: Path) -> None:
 
 
 class Tree:
-    """The package of one tree, beside others of the same name."""
+    """The packages of one tree, beside others of the same names."""
 
     def __init__(self, folder: Path) -> None:
         for name in _loaded():
             del sys.modules[name]
         sys.path.insert(0, str(folder))
-        package = __import__(PACKAGE)
+        self.hessian, self.sim = (__import__(name) for name in PACKAGES)
         sys.path.remove(str(folder))
-        if not Path(package.__file__ or "").resolve().is_relative_to(folder.resolve()):
-            raise SystemExit(f"{PACKAGE} was imported from {package.__file__}, not from {folder}")
-        self.package, self.modules = package, _loaded()
+        for package in (self.hessian, self.sim):
+            if not Path(package.__file__ or "").resolve().is_relative_to(folder.resolve()):
+                raise SystemExit(f"{package.__name__} is from {package.__file__}, not {folder}")
+        self.modules = _loaded()
 
-    def diagonal(self, case: cases.Case) -> Any:
-        """The result; imports that a call makes are this tree's own."""
+    def work(self, name: str) -> Callable[[], Numbers]:
+        """What a case does with this tree; imports that a call makes are its own."""
         sys.modules.update(self.modules)
-        return self.package.diagonal(case.model, F.cross_entropy, (case.x, case.y))
+        if name in DIAGONALS:
+            return self._diagonal(name)
+        return self._train(name) if name in TRAINING else self._steps(name.split()[1])
 
-    def seconds(self, case: cases.Case) -> float:
-        start = time.perf_counter()
-        self.diagonal(case)
-        return time.perf_counter() - start
+    def _diagonal(self, name: str) -> Callable[[], Numbers]:
+        case = cases.named(name)
+
+        def diagonal() -> Numbers:
+            sys.modules.update(self.modules)
+            found: Numbers = self.hessian.diagonal(case.model, F.cross_entropy, (case.x, case.y))
+            return found
+
+        return diagonal
+
+    def _steps(self, rule: str) -> Callable[[], Numbers]:
+        model = self.sim.models.build("alexnet", width=0.125, classes=10, seed=0)
+        generator = torch.Generator().manual_seed(0)
+        curvature = {}
+        for name, p in model.named_parameters():
+            p.grad = torch.randn(p.shape, generator=generator)
+            curvature[name] = torch.rand(p.shape, generator=generator)
+        named = rule == "CBLR"
+        make = getattr(self.sim.optimizers, rule)
+        given = model.named_parameters() if named else model.parameters()
+        optimizer = make(given, 1e-12, momentum=0.9)
+
+        def steps() -> Numbers:
+            sys.modules.update(self.modules)
+            for _ in range(STEPS):
+                optimizer.step(curvature) if named else optimizer.step()
+            return {name: p.detach() for name, p in model.named_parameters()}
+
+        return steps
+
+    def _train(self, name: str) -> Callable[[], Numbers]:
+        fields = {"lr": 0.01, "optimizer_options": {"momentum": 0.9}} | TRAINING[name]
+        config = self.sim.TrainConfig.read(fields)
+
+        def train() -> Numbers:
+            sys.modules.update(self.modules)
+            run = self.sim.train(config)
+            return {"loss": torch.as_tensor(run.steps["loss"].to_numpy())}
+
+        return train
 
 
 def _loaded() -> dict[str, ModuleType]:
-    return {name: m for name, m in sys.modules.items() if name.split(".")[0] == PACKAGE}
+    return {name: m for name, m in sys.modules.items() if name.split(".")[0] in PACKAGES}
 
 
-def difference(case: cases.Case, here: Tree, there: Tree) -> float:
-    """Largest difference of two diagonals, relative to a tensor's largest entry."""
-    ours, theirs = here.diagonal(case), there.diagonal(case)
+def difference(ours: Numbers, theirs: Numbers) -> float:
+    """Largest difference of two results, relative to a tensor's largest entry."""
     return max(
         float((ours[name] - h).abs().max() / h.abs().max().clamp_min(1e-30))
         for name, h in theirs.items()
     )
 
 
-def compare(label: str, case: cases.Case, here: Tree, there: Tree, options: Any) -> None:
-    gap = difference(case, here, there)
+def compare(label: str, name: str, here: Tree, there: Tree, options: Any) -> None:
+    ours, theirs = here.work(name), there.work(name)
+    gap = difference(ours(), theirs())
     if gap > SAME:
-        raise SystemExit(f"{label}: the two trees give other diagonals (they differ by {gap:.1e})")
-    rounds = int(options.seconds / (here.seconds(case) + there.seconds(case)))
+        raise SystemExit(f"{label}: the two trees give other numbers (they differ by {gap:.1e})")
+
+    def seconds(work: Callable[[], Numbers]) -> float:
+        start = time.perf_counter()
+        work()
+        return time.perf_counter() - start
+
+    rounds = int(options.seconds / (seconds(ours) + seconds(theirs)))
     rounds = max(9, min(options.rounds, rounds))
     gc.collect()
     pairs = []
     for turn in range(rounds):
         if turn % 2:
-            first = here.seconds(case)
-            pairs.append((first, there.seconds(case)))
+            first = seconds(ours)
+            pairs.append((first, seconds(theirs)))
         else:
-            second = there.seconds(case)
-            pairs.append((here.seconds(case), second))
+            second = seconds(theirs)
+            pairs.append((seconds(ours), second))
     low, middle, high = statistics.quantiles((a / b for a, b in pairs), n=4)
-    ours, theirs = (statistics.median(column) for column in zip(*pairs, strict=True))
+    one, other = (statistics.median(column) for column in zip(*pairs, strict=True))
     print(
-        f"{label:20} {ours:9.4f} s {theirs:9.4f} s {middle:6.3f}  ({low:.3f} to {high:.3f}) "
+        f"{label:20} {one:9.4f} s {other:9.4f} s {middle:6.3f}  ({low:.3f} to {high:.3f}) "
         f"{rounds:5d} rounds, difference {gap:.0e}",
         flush=True,
     )
@@ -109,7 +168,7 @@ def compare(label: str, case: cases.Case, here: Tree, there: Tree, options: Any)
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("commit", help="the commit to compare with, e.g. HEAD~1")
-    parser.add_argument("--only", nargs="*", default=list(CASES))
+    parser.add_argument("--only", nargs="*", default=list(CASES), choices=CASES, metavar="NAME")
     parser.add_argument("--rounds", type=int, default=200, help="at most so many turns a case")
     parser.add_argument("--seconds", type=float, default=60, help="at most so long a case")
     options = parser.parse_args()
@@ -118,12 +177,9 @@ def main() -> None:
         here, there = Tree(HERE), Tree(Path(folder))
         print(f"{torch.get_num_threads()} threads")
         print(f"{'case':20} {'this tree':>11} {'the other':>11} {'ratio':>6}  (quartiles)")
-        beside = Tree(Path(folder))
+        compare("noise", options.only[0], Tree(Path(folder)), there, options)
         for name in options.only:
-            case = cases.named(name)
-            if name == options.only[0]:
-                compare("noise", case, beside, there, options)
-            compare(name, case, here, there, options)
+            compare(name, name, here, there, options)
 
 
 if __name__ == "__main__":

@@ -309,6 +309,7 @@ cli.main()
 """
 
 
+@pytest.mark.slow
 def test_a_training_check_that_is_terminated_goes_on_where_it_was(tmp_path):
     out = tmp_path / "report"
 

@@ -116,7 +116,7 @@ def test_train_refuses(arguments, parts, tmp_path):
 
 
 def test_files_that_cannot_be_read(tmp_path):
-    texts = {"a.toml": b"x = ", "a.json": b"{", "b.json": b"[1]", "b.toml": b"\xff\xfe"}
+    texts = {"a.toml": b"x = ", "a.json": b"{", "b.json": b"[1]", "b.toml": b"\xff\xff"}
     texts["c.toml"] = GRID.encode()
     for name, text in texts.items():
         (tmp_path / name).write_bytes(text)
@@ -260,7 +260,12 @@ def start(folder, grid, jobs, output=subprocess.PIPE):
 
 
 @pytest.mark.parametrize(
-    ("number", "jobs"), [(signal.SIGINT, 1), (signal.SIGTERM, 1), (signal.SIGTERM, 2)]
+    ("number", "jobs"),
+    [
+        (signal.SIGINT, 1),
+        (signal.SIGTERM, 1),
+        pytest.param(signal.SIGTERM, 2, marks=pytest.mark.slow),
+    ],
 )
 def test_an_interrupted_sweep_leaves_what_can_go_on(number, jobs, tmp_path):
     long = GRID.replace("epochs = 3", "epochs = 4000")

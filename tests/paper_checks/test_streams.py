@@ -35,7 +35,12 @@ def run(*arguments):
     return CliRunner().invoke(app, [str(each) for each in arguments])
 
 
-@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "cp1252"])
+SLOW = pytest.mark.slow  # each process takes seconds to start
+
+
+@pytest.mark.parametrize(
+    "encoding", ["ascii", pytest.param("latin-1", marks=SLOW), pytest.param("cp1252", marks=SLOW)]
+)
 def test_output_in_other_encodings(tmp_path, encoding):
     for words in (["train", "--help"], [*TRAIN, "--out", tmp_path / "run"]):
         done = cblr(*words, encoding=encoding)
@@ -97,7 +102,7 @@ def test_no_output_at_all(tmp_path):
     assert (tmp_path / "run.json").exists()
 
 
-@pytest.mark.parametrize("term", ["dumb", "xterm", ""])
+@pytest.mark.parametrize("term", ["dumb", "xterm", pytest.param("", marks=SLOW)])
 def test_a_terminal(tmp_path, term):
     pty = pytest.importorskip("pty")
     leader, follower = pty.openpty()

@@ -194,7 +194,17 @@ def shrunken(tmp_path_factory):
         yield Context(FULL, "digits", folder=tmp_path_factory.mktemp("full"))
 
 
-@pytest.mark.parametrize("sweep", [*READ_BY, "compared"])
+# Those that take 10 s and more; their reading and their judges are tried in small elsewhere too.
+LONG = ("sharp", "compared")
+
+
+@pytest.mark.parametrize(
+    "sweep",
+    [
+        pytest.param(sweep, marks=[pytest.mark.slow] if sweep in LONG else [])
+        for sweep in (*READ_BY, "compared")
+    ],
+)
 def test_the_full_profile_in_small(shrunken, sweep):
     found = getattr(training, sweep)(shrunken)
     assert found["network"] == (
