@@ -4,11 +4,13 @@ What ``detach``, ``.data``, ``.item()``, a block without gradients or the row of
 ``padding_idx`` hands on has no derivative by
 the user's own definition, though the loss's value depends on it. Here such numbers are noted at
 the point itself and handed out again wherever an entry is displaced; then values of the loss have
-the derivative that the tape means.
+the derivative that the tape means. Inside a custom function's ``forward``, which torch calls
+without gradients, nothing is a constant: its ``backward`` says what the derivative is.
 """
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -25,6 +27,7 @@ from hessian._values import Values
 CUTS = frozenset({"detach", "detach_", "item", "tolist", "numpy", "__float__", "__int__",
                   "__bool__", "__array__"})  # fmt: skip
 DATA = Tensor.data.__get__  # type: ignore[attr-defined]
+APPLY = torch.autograd.Function.apply.__func__.__code__  # type: ignore[attr-defined]
 
 
 class _Replay(TorchFunctionMode):
@@ -34,6 +37,13 @@ class _Replay(TorchFunctionMode):
         super().__init__()
         self.notes: list[tuple[Any, Any]] = []
         self.at: int | None = None
+        # Whether the user's code asked for gradients, outside custom functions.
+        self.wanted = True
+
+    def start(self) -> None:
+        """A new call begins."""
+        self.wanted = torch.is_grad_enabled()
+        self.at = None if self.at is None else 0
 
     def __torch_function__(
         self,
@@ -43,13 +53,21 @@ class _Replay(TorchFunctionMode):
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
         result = func(*args, **(kwargs or {}))
-        if func is F.embedding:
-            return self._padded(result, *args, **(kwargs or {}))
         name = getattr(func, "__name__", "")
+        switch, padded = func is torch._C._set_grad_enabled, func is F.embedding
         constant = func == DATA or name in CUTS
         if not torch.is_grad_enabled() and isinstance(result, Tensor) and name != "__get__":
             constant = True
-        return self._constant(func, args, result) if constant else result
+        if not (constant or switch or padded):
+            return result
+        inside = _in_function()
+        if switch and not inside:
+            self.wanted = torch.is_grad_enabled()
+        if switch or (inside and self.wanted and not torch.is_inference_mode_enabled()):
+            return result
+        if padded:
+            return self._padded(result, *args, **(kwargs or {}))
+        return self._constant(func, args, result)
 
     def _padded(
         self, result: Tensor, input: Tensor, weight: Tensor, padding_idx: int | None = None,
@@ -90,10 +108,21 @@ class _Constant(Values):
         self.here = self._value()
 
     def _call(self) -> Tensor:
+        self.replay.start()
         with self.replay, saved_tensors_hooks(lambda _: None, _dropped):
             value = super()._call()
         self.replay.at = 0
         return value
+
+
+def _in_function() -> bool:
+    """Whether the call comes from a custom function's ``forward``."""
+    frame = sys._getframe(2)
+    while frame is not None:
+        if frame.f_code is APPLY:
+            return True
+        frame = frame.f_back  # type: ignore[assignment]
+    return False
 
 
 def _dropped(_: Any) -> Tensor:

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import nn
 
 import hessian
+from hessian.testing import differences
 
 from .networks import StraightThrough
 
@@ -268,6 +269,54 @@ def test_a_derivative_of_the_users_own_is_no_deviation(how, dtype):
     assert below <= {"own derivative", "agrees"}
     assert above == {"agrees"}
     assert max(h.deviation.values()) < (1e-3 if dtype == torch.float32 else 1e-9)
+
+
+class Cube(torch.autograd.Function):
+    """x³ by the user's own rule, with all that `forward` may do there without a meaning."""
+
+    @staticmethod
+    def forward(ctx, x):
+        with torch.enable_grad():
+            square = x.detach() ** 2
+        with torch.no_grad():
+            square = square + 0.0
+        ctx.save_for_backward(x)
+        return square.detach() * x.data
+
+    @staticmethod
+    def backward(ctx, g):
+        (x,) = ctx.saved_tensors
+        return 3 * g * x**2
+
+
+class Beside(nn.Module):
+    """A constant, and a custom function with or without gradients."""
+
+    def __init__(self, off=False):
+        super().__init__()
+        self.a, self.b, self.off = nn.Linear(4, 4), nn.Linear(4, 3), off
+
+    def forward(self, x):
+        z = torch.tanh(self.a(x))
+        with torch.set_grad_enabled(not self.off):
+            cube = Cube.apply(z)
+            rest = 0.0 * cube  # what follows in the same block
+        return self.b(z * z.detach() + cube + rest)
+
+
+@pytest.mark.parametrize("off", [False, True])
+def test_a_custom_function_holds_no_constants(off):
+    """Its ``forward`` runs without gradients; beside a detached number it was held whole."""
+    torch.manual_seed(0)
+    model, pair = Beside(off).double(), data()
+    h = hessian.diagonal(model, F.cross_entropy, pair, verify=24)
+    assert {v.word for v in h.verification if v.name.startswith("a")} == {"own derivative"}
+    assert {v.word for v in h.verification if v.name.startswith("b")} == {"agrees"}
+    witness = differences(
+        model, F.cross_entropy, pair, entries={"a.weight": [0, 5]}, detached="held"
+    )
+    for r in witness:
+        assert abs(r.value - float(h[r.name].reshape(-1)[r.index])) <= r.error + 1e-9
 
 
 def test_a_derivative_of_ones_own_does_not_excuse_a_wrong_one(monkeypatch):

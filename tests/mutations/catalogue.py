@@ -421,6 +421,13 @@ MUTATIONS = [
         "data[where] = start + 0.9 * displacement",
         "test_differences.py test_exactness.py",
     ),
+    Mutation(
+        "the oracle holds what a custom function computes",
+        "_frozen.py",
+        "inside and self.wanted and not torch.is_inference_mode_enabled()",
+        "False",
+        "test_verify.py",
+    ),
     # ---------------------------------------------------------------- minima along a line
     Mutation(
         "a search that was cut ends where it stood, not at the least value seen",
