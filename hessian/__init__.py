@@ -26,8 +26,8 @@ from hessian._operator import Hessian as Hessian
 from hessian._operator import operator as operator
 from hessian._plan import Entry as Entry
 from hessian._plan import Plan as Plan
-from hessian._product import product as product
 from hessian._radius import radius as radius
+from hessian._runtime.matrix_products import product as product
 from hessian._sample import Sample as Sample
 from hessian._sample import Samples as Samples
 from hessian._sample import sample as sample

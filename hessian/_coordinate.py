@@ -11,12 +11,12 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, grad_and_value, vmap
 
-from hessian import _data
+from hessian._call import data as _data
+from hessian._call.lending import Item, Problem, lend, refuse_uninitialised, scale, ticker, walk
+from hessian._call.thaw import whole
 from hessian._descent import Found, Search
-from hessian._ledger import Guard, owe, settled
-from hessian._problem import Item, Problem, lend, refuse_uninitialised, scale, ticker, walk
+from hessian._runtime.ledger import Guard, owe, settled
 from hessian._sample import entries
-from hessian._thaw import whole
 
 # How far to look, in root mean squares of the tensor.
 REACH = 1000.0

@@ -8,14 +8,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hessian import _data
-from hessian._distributed import Facts, joined, size_of
-from hessian._ledger import Guard
+from hessian._call import data as _data
+from hessian._call.lending import lend, scale, ticker, walk
+from hessian._call.thaw import whole
 from hessian._plan import Plan
-from hessian._problem import lend, scale, ticker, walk
+from hessian._runtime.distributed import Facts, joined, size_of
+from hessian._runtime.ledger import Guard
 from hessian._standard_error import Spread
-from hessian._thaw import whole
-from hessian._verify import Check, Deviation, Verification
+from hessian._verification.verify import Check, Deviation, Verification
 
 
 class Diagonal(dict[str, Tensor]):

@@ -9,13 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hessian import _affine, _becker_lecun, _data, _loss
-from hessian._batch import Batch, Problem
-from hessian._factor import Factor
-from hessian._ledger import Guard
-from hessian._loss import by_sample
-from hessian._pieces import Division, Extra, gathered, is_first, of_all
-from hessian._probe import (
+from hessian._batch.analysis import Batch, Problem
+from hessian._batch.pieces import Division, Extra, gathered, is_first, of_all
+from hessian._call import data as _data
+from hessian._call.lending import Item, lend, scale, ticker, walk
+from hessian._call.thaw import whole
+from hessian._estimators import becker_lecun as _becker_lecun
+from hessian._estimators.probe import (
     Noise,
     blocks_bytes,
     factored,
@@ -25,8 +25,11 @@ from hessian._probe import (
     signs,
     spectrum,
 )
-from hessian._problem import Item, lend, scale, ticker, walk
-from hessian._thaw import whole
+from hessian._loss import output_hessian as _loss
+from hessian._loss.factor import Factor
+from hessian._loss.output_hessian import by_sample
+from hessian._routes import affine as _affine
+from hessian._runtime.ledger import Guard
 
 KINDS = (
     "hutchinson",

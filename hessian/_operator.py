@@ -11,14 +11,14 @@ from numpy.typing import NDArray
 from scipy.sparse.linalg import LinearOperator
 from torch import Tensor, nn
 
-from hessian import _data
-from hessian._ledger import Guard
-from hessian._pieces import Division, added
-from hessian._precision import highest
-from hessian._problem import lend, scale, ticker, walk
-from hessian._state import Randomness
-from hessian._tape import refuse_undifferentiable
-from hessian._thaw import again
+from hessian._batch.pieces import Division, added
+from hessian._call import data as _data
+from hessian._call.lending import lend, scale, ticker, walk
+from hessian._call.precision import highest
+from hessian._call.state import Randomness
+from hessian._call.thaw import again
+from hessian._runtime.ledger import Guard
+from hessian._tape.graph import refuse_undifferentiable
 
 
 class Hessian(LinearOperator):

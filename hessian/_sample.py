@@ -9,11 +9,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from hessian import _data
-from hessian._ledger import Guard
+from hessian._call import data as _data
+from hessian._call.lending import lend, refuse_uninitialised, scale, ticker, walk
+from hessian._call.thaw import whole
 from hessian._plan import Plan
-from hessian._problem import lend, refuse_uninitialised, scale, ticker, walk
-from hessian._thaw import whole
+from hessian._runtime.ledger import Guard
 
 
 class Quantile(NamedTuple):

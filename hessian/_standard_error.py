@@ -17,11 +17,11 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map
 
-from hessian import _data
-from hessian._batch import Batch
-from hessian._loss import by_sample
-from hessian._parts import Parts
-from hessian._problem import Item
+from hessian._batch.analysis import Batch
+from hessian._batch.parts import Parts
+from hessian._call import data as _data
+from hessian._call.lending import Item
+from hessian._loss.output_hessian import by_sample
 
 REMEDY = (
     "samples are coupled (batch norm in training mode, a loss over pairs), dropout is on, or the "

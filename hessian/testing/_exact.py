@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hessian import _data
-from hessian._batch import METHOD_CHOICES
+from hessian._batch.analysis import METHOD_CHOICES
+from hessian._call import data as _data
+from hessian._call.lending import selected
 from hessian._diagonal import Diagonal, diagonal, plan
-from hessian._problem import selected
 from hessian.testing._oracle import Differences, Entries, Record, differences, is_clear
 
 # Networks of up to so many entries are compared at all of them, and by every method.

@@ -11,13 +11,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hessian import _data
-from hessian._differences import Difference
-from hessian._frozen import frozen
-from hessian._ledger import Guard
-from hessian._problem import lend, scale, walk
+from hessian._call import data as _data
+from hessian._call.lending import lend, scale, walk
+from hessian._runtime.ledger import Guard
 from hessian._sample import entries as drawn
-from hessian._values import Values, plain, shares
+from hessian._verification.differences import Difference
+from hessian._verification.frozen import frozen
+from hessian._verification.values import Values, plain, shares
 
 # The better first: a sum over batches has the worst of its terms.
 WORDS = ("smooth", "unclear", "kink")

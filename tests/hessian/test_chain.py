@@ -7,7 +7,7 @@ from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 import hessian
-from hessian._columns import Columns, Meter, Quadratic
+from hessian._loss.columns import Columns, Meter, Quadratic
 
 from . import oracle
 

@@ -8,11 +8,13 @@ import torch.nn.functional as F
 from torch import nn
 
 import hessian
-from hessian import _contraction, _product, _sweep
-from hessian._contraction import Contraction
-from hessian._operations import Layout
-from hessian._site import sites
-from hessian._tape import Tape
+from hessian._routes import sweep as _sweep
+from hessian._runtime import matrix_products as _product
+from hessian._site import contraction as _contraction
+from hessian._site.contraction import Contraction
+from hessian._site.site import sites
+from hessian._tape.graph import Tape
+from hessian._tape.operations import Layout
 
 from . import oracle
 from .networks import build
@@ -173,7 +175,9 @@ def test_networks_without_known_steps_go_by_the_engine(memory, monkeypatch):
     first = nn.Linear(3, 4).double()
     x, y = torch.randn(4, 3).double(), torch.tensor([0, 1, 2, 3])
     want = hessian.diagonal(nn.Sequential(first), F.cross_entropy, (x, y))
-    monkeypatch.setattr("hessian._chain.Chain.obstacle", lambda self, site: "not known")
+    monkeypatch.setattr(
+        "hessian._routes._chain.chain.Chain.obstacle", lambda self, site: "not known"
+    )
     got = hessian.diagonal(nn.Sequential(first), F.cross_entropy, (x, y), memory=memory)
     oracle.assert_exact(got, want)
 

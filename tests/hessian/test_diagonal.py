@@ -9,8 +9,10 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import hessian
-from hessian import _affine, _batch, _site
-from hessian._site import Site
+from hessian._batch import analysis as _batch
+from hessian._routes import affine as _affine
+from hessian._site import site as _site
+from hessian._site.site import Site
 
 from . import oracle
 from .networks import LOSSES, NETWORKS, build, mlp
@@ -313,7 +315,7 @@ def test_verify_sees_a_wrong_result(monkeypatch):
     assert (
         max(hessian.diagonal(model, F.cross_entropy, (X, Y), verify=3).deviation.values()) < 1e-12
     )
-    monkeypatch.setattr("hessian._batch._affine.by_sites", wrong)
+    monkeypatch.setattr("hessian._batch.analysis._affine.by_sites", wrong)
     deviation = hessian.diagonal(model, F.cross_entropy, (X, Y), verify=30).deviation
     assert all(d > 1e-3 for d in deviation.values())
 

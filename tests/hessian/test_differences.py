@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import nn
 
 import hessian
-from hessian._differences import noise, second_difference
+from hessian._verification.differences import noise, second_difference
 from hessian.testing import assert_exact, differences
 
 from .networks import StraightThrough
@@ -253,7 +253,7 @@ def test_assert_exact_reports(dtype):
 @pytest.mark.parametrize("factor", [1.001, 0.5, 2.0, -1.0])
 def test_assert_exact_sees_a_wrong_factor(factor, monkeypatch):
     model, data = net()
-    whole = hessian._batch.Batch.run
+    whole = hessian._batch.analysis.Batch.run
 
     def wrong(self, tick):
         h, g = whole(self, tick)
@@ -261,7 +261,7 @@ def test_assert_exact_sees_a_wrong_factor(factor, monkeypatch):
             h["0.weight"][1, 2] *= factor
         return h, g
 
-    monkeypatch.setattr(hessian._batch.Batch, "run", wrong)
+    monkeypatch.setattr(hessian._batch.analysis.Batch, "run", wrong)
     with pytest.raises(AssertionError, match=r"0\.weight +5 .*smooth") as failure:
         assert_exact(model, F.cross_entropy, data)
     assert "0.bias" not in str(failure.value)
@@ -269,9 +269,9 @@ def test_assert_exact_sees_a_wrong_factor(factor, monkeypatch):
 
 def test_assert_exact_sees_a_wrong_loss(monkeypatch):
     model, data = net()
-    call = hessian._batch.Problem.scalar
+    call = hessian._batch.analysis.Problem.scalar
     monkeypatch.setattr(
-        hessian._batch.Problem, "scalar", lambda self, *given: call(self, *given) + 1e-3
+        hessian._batch.analysis.Problem, "scalar", lambda self, *given: call(self, *given) + 1e-3
     )
     with pytest.raises(AssertionError, match="L is"):
         assert_exact(model, F.cross_entropy, data, methods=["auto"])

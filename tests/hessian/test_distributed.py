@@ -13,7 +13,7 @@ import torch.distributed as dist
 import torch.nn.functional as F
 
 import hessian
-from hessian._share import Share
+from hessian._runtime.share import Share
 
 from . import oracle
 from .networks import LOSSES, build

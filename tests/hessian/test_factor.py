@@ -9,9 +9,10 @@ import torch.nn.functional as F
 from torch import nn
 
 import hessian
-from hessian import _factor, _softmax
-from hessian._columns import Columns, Meter, Quadratic
-from hessian._operations import Layout
+from hessian._loss import factor as _factor
+from hessian._loss import softmax as _softmax
+from hessian._loss.columns import Columns, Meter, Quadratic
+from hessian._tape.operations import Layout
 
 from . import oracle
 

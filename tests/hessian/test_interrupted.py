@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import nn
 
 import hessian
-from hessian import _ledger
+from hessian._runtime import ledger as _ledger
 
 from .networks import build, mlp
 

@@ -8,13 +8,14 @@ import pytest
 import torch
 
 import hessian
-from hessian import _contraction, _kernel
+from hessian._site import contraction as _contraction
+from hessian._site import kernel as _kernel
 
 # Triton decides when it is imported whether to interpret, so this runs in a process of its own.
 INTERPRETED = """
 import torch
-from hessian import _kernel
-from hessian._contraction import batched_squares
+from hessian._site import kernel as _kernel
+from hessian._site.contraction import batched_squares
 
 assert _kernel.available(torch.zeros(1))
 assert not _kernel.available(torch.zeros(1, dtype=torch.float64))
@@ -53,7 +54,7 @@ def interpreted(code):
 COMPILED = """
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource, compile
-from hessian import _kernel
+from hessian._site import kernel as _kernel
 
 tensors = dict.fromkeys(("s", "u", "weights", "partial"), "*fp32")
 sizes = dict.fromkeys(("samples", "columns", "groups", "o", "k", "p", "each"), "i32")
@@ -153,7 +154,7 @@ def test_the_older_switch_is_off_inside_too():
 
 
 def test_memory_defaults_to_half_of_what_a_gpu_has_free(monkeypatch):
-    from hessian import _problem
+    from hessian._call import lending as _problem
 
     class OnGPU:
         is_cuda, device = True, torch.device("cuda", 0)

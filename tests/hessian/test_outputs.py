@@ -12,7 +12,8 @@ import torch.nn.functional as F
 from torch import nn
 
 import hessian
-from hessian import _hidden, _outputs
+from hessian._call import outputs as _outputs
+from hessian._tape import hidden as _hidden
 
 from . import oracle
 

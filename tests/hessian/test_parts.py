@@ -6,7 +6,10 @@ import torch.nn.functional as F
 from torch import nn
 
 import hessian
-from hessian import _columns, _draws, _parts, _product
+from hessian._batch import parts as _parts
+from hessian._call import draws as _draws
+from hessian._loss import columns as _columns
+from hessian._runtime import matrix_products as _product
 
 from . import oracle
 from .live import Live

@@ -128,7 +128,7 @@ def test_a_penalty_of_the_loss():
 @pytest.mark.parametrize("norm", ["layer", "batch"])
 def test_the_written_out_gradient_is_torchs(norm):
     """To rounding, in the first and the second order."""
-    from hessian._penalties import written_out
+    from hessian._call.penalties import written_out
 
     make, dims = NORMS[norm]
     module = spread(make().double())

@@ -6,7 +6,11 @@ import torch.nn.functional as F
 from torch import nn
 
 import hessian
-from hessian import _columns, _estimate, _parts, _pieces, _probe
+from hessian import _estimate
+from hessian._batch import parts as _parts
+from hessian._batch import pieces as _pieces
+from hessian._estimators import probe as _probe
+from hessian._loss import columns as _columns
 
 from . import oracle
 from .live import Live

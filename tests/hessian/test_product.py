@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import hessian
-from hessian import _product
+from hessian._runtime import matrix_products as _product
 
 
 @pytest.mark.parametrize("faster", [True, False])

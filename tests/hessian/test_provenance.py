@@ -6,7 +6,9 @@ import torch.nn.functional as F
 from torch import nn
 
 import hessian
-from hessian import _becker_lecun, _operations, _tape
+from hessian._estimators import becker_lecun as _becker_lecun
+from hessian._tape import graph as _tape
+from hessian._tape import operations as _operations
 
 from . import by_value, oracle
 

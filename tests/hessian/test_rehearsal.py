@@ -6,8 +6,8 @@ import torch.nn.functional as F
 from torch import nn
 
 import hessian
-from hessian import _rehearsal
-from hessian._operations import candidates
+from hessian._batch import rehearsal as _rehearsal
+from hessian._tape.operations import candidates
 
 from . import oracle
 

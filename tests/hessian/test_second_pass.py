@@ -11,7 +11,8 @@ from torch import nn
 from torch.nn.utils import parametrize
 
 import hessian
-from hessian import _attributes, _batch
+from hessian._batch import analysis as _batch
+from hessian._call import attributes as _attributes
 
 from . import oracle
 

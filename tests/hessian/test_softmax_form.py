@@ -6,11 +6,11 @@ import torch.nn.functional as F
 from torch import nn
 
 import hessian
-from hessian import _loss
-from hessian._certificate import LINEAR, loss_labels
-from hessian._columns import Columns, Meter, Quadratic
-from hessian._operations import Layout
-from hessian._tape import Tape
+from hessian._loss import output_hessian as _loss
+from hessian._loss.columns import Columns, Meter, Quadratic
+from hessian._tape.certificate import LINEAR, loss_labels
+from hessian._tape.graph import Tape
+from hessian._tape.operations import Layout
 
 from . import oracle
 

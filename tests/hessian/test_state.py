@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import nn
 
 import hessian
-from hessian._state import NumpyState
+from hessian._call.state import NumpyState
 
 
 def same(a, b):

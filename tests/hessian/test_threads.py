@@ -10,7 +10,8 @@ import torch.nn.functional as F
 from torch import nn
 
 import hessian
-from hessian import _ledger, _workers
+from hessian._runtime import ledger as _ledger
+from hessian._runtime import workers as _workers
 
 
 class Attention(nn.Module):
@@ -133,7 +134,7 @@ def test_threads_of_one_call_do_not_wait_for_it(monkeypatch):
     right = _workers.run
     monkeypatch.setattr(_workers, "run", lambda jobs: (seen.append(len(jobs)), right(jobs)))
     monkeypatch.setattr(_workers, "count", lambda like: 2)
-    monkeypatch.setattr("hessian._affine.LARGE", 1)
+    monkeypatch.setattr("hessian._routes.affine.LARGE", 1)
     torch.manual_seed(0)
     model = nn.Sequential(nn.Conv2d(1, 3, 3), nn.ReLU(), nn.Flatten(), nn.Linear(48, 3))
     data = torch.randn(6, 1, 6, 6), torch.arange(6) % 3

@@ -8,7 +8,9 @@ import torch.nn.functional as F
 from torch import nn
 
 import hessian
-from hessian import _affine, _sweep, _workers
+from hessian._routes import affine as _affine
+from hessian._routes import sweep as _sweep
+from hessian._runtime import workers as _workers
 from tests.hessian import oracle
 
 

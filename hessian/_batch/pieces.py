@@ -1,0 +1,208 @@
+"""A batch's loss as a sum of losses of its parts, where the tape of the whole would be too large.
+
+What is linear in the Hessian (its product with a vector, its entries, the estimates of its
+diagonal) is a sum over parts of the samples, each on a tape of its own, as `_parts` has it: the
+loss is the user's, of the whole batch, with the outputs of all other samples held. What the loss
+adds by itself in a parameter is counted once, and is a diagonal.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from hessian._batch.analysis import AGAIN, TAPES, Batch
+from hessian._batch.parts import Part, Whole, divided
+from hessian._call.draws import NotInParts
+from hessian._call.forward import TooLarge
+from hessian._call.lending import Item
+from hessian._call.state import Randomness
+from hessian._tape.graph import Tape
+from hessian._tape.opaque import refuse_opaque
+
+# Of a batch or a part: bytes for each sample beyond what its plan tells.
+Extra = Callable[[Batch], float]
+
+
+@dataclass
+class Division:
+    """How batches were taken: the most parts of one, and why one was held whole, if one was."""
+
+    parts: int = 1
+    held: str = ""
+
+    def note(self, parts: int, held: str = "") -> None:
+        """Add what was done with a batch."""
+        self.parts = max(self.parts, parts)
+        self.held = self.held or held
+
+
+def _over_parts(
+    item: Item,
+    inputs: Any,
+    targets: Any,
+    take: Callable[[Part], None],
+    division: Division,
+    extra: Extra = lambda _: 0.0,
+) -> dict[str, Tensor] | None:
+    """Hand over the parts of a batch, one tape at a time.
+
+    Returns:
+        The diagonal of what the loss adds by itself; ``None`` where the batch cannot be taken in
+        parts, also if that shows after some of them.
+    """
+    item.start.rewind()
+    # "parameter" counts what double backward takes, and factors nothing that is not needed.
+    problem = dataclasses.replace(item.problem, method="parameter")
+    try:
+        whole = Whole(problem, inputs, targets, item.index, None)
+        slices, _ = divided(whole, extra)
+        item.end = item.end or whole.end
+        for some in slices:
+            take(Part(whole, some))
+    except (NotInParts, ValueError) as error:
+        division.note(1, str(error))
+        return None
+    division.note(len(slices))
+    return whole.own()[0]
+
+
+def connected(part: Part) -> Tensor:
+    """The batch's loss with all other samples' outputs held, on the tape of the part."""
+    return part.among([part.outputs[i] for i in part.used])
+
+
+def limit(item: Item) -> int | None:
+    """Bytes that the tape of a whole batch may take under a double backward."""
+    return item.problem.memory // TAPES if item.samples > 1 else None
+
+
+Sum = list[Tensor | None]
+
+
+def added(
+    item: Item,
+    take: Callable[[Tensor], Sum],
+    division: Division,
+    inputs: Any = None,
+    targets: Any = None,
+) -> tuple[Sum, dict[str, Tensor]]:
+    """Σ take(value) over losses whose Hessians add up to the batch's, but for a diagonal.
+
+    Args:
+        item: the batch.
+        take: what is wanted of a loss; linear in its Hessian, and zero where `None`.
+        division: is told what was done.
+        inputs, targets: the batch in another dtype; the item's own by default.
+
+    Returns:
+        The sum, and by name the diagonal of what the loss adds by itself, in parts only.
+    """
+    return item.uniform(lambda: _added(item, take, division, inputs, targets))
+
+
+def _added(
+    item: Item, take: Callable[[Tensor], Sum], division: Division, inputs: Any, targets: Any
+) -> tuple[Sum, dict[str, Tensor]]:
+    if inputs is None:
+        inputs, targets = item.inputs, item.targets
+    try:
+        return take(_value(item, inputs, targets, limit(item))), {}
+    except TooLarge:
+        pass  # beyond this block nothing holds the tape that was begun
+    total: Sum = []
+
+    def add(part: Part) -> None:
+        nonlocal total
+        total = _plus(total, take(connected(part)))
+
+    own = _over_parts(item, inputs, targets, add, division)
+    if own is None:
+        return take(_value(item, inputs, targets, None)), {}
+    return total, own
+
+
+Diagonals = list[dict[str, Tensor]]
+
+
+def gathered(
+    item: Item, take: Callable[[Batch], Diagonals], division: Division, extra: Extra
+) -> tuple[Diagonals, dict[str, Tensor]]:
+    """The same for what is read off a batch's analysis, sums over samples by parameter.
+
+    `take` is given the whole batch or one part after the other, the first samples first; where it
+    is given the whole after all, that is from the start.
+    """
+    return item.uniform(lambda: _gathered(item, take, division, extra))
+
+
+def _gathered(
+    item: Item, take: Callable[[Batch], Diagonals], division: Division, extra: Extra
+) -> tuple[Diagonals, dict[str, Tensor]]:
+    given = (item.problem, item.inputs, item.targets, item.index)
+    try:
+        batch = Batch(*given, bounded=True, start=item.start)
+        item.end = batch.end
+        n = batch.samples
+        if n > 1 and n * (batch.need() + extra(batch)) > item.problem.memory:
+            del batch
+            raise TooLarge
+        return take(batch), {}
+    except TooLarge:
+        pass
+    total: Diagonals = []
+
+    def add(part: Part) -> None:
+        nonlocal total
+        new = take(part)
+        for into, values in zip(total, new, strict=False):
+            for name, value in values.items():
+                into[name] = into[name] + value
+        total = total or [dict(one) for one in new]
+
+    own = _over_parts(item, item.inputs, item.targets, add, division, extra)
+    if own is not None:
+        return total, own
+    item.start.rewind()
+    batch = Batch(*given, start=item.start)
+    item.end = batch.end
+    return take(batch), {}
+
+
+def of_all(batch: Batch) -> int:
+    """Samples of the batch that a part is of."""
+    return batch.whole.samples if isinstance(batch, Part) else batch.samples
+
+
+def is_first(batch: Batch) -> bool:
+    """Whether it starts with the first sample."""
+    return not isinstance(batch, Part) or batch.part.start == 0
+
+
+def _value(item: Item, inputs: Any, targets: Any, most: int | None) -> Tensor:
+    """The loss, on a tape that connects it with the parameters; the same at every call."""
+    item.start.rewind()
+    problem = item.problem
+    output = problem.output(inputs, item.index, most)
+    value = problem.scalar(output, inputs, targets, item.index)
+    if inputs is item.inputs and not problem.firsts.meets(item.index, item.raw[0], value):
+        raise ValueError(AGAIN.format("loss: its value on", item.index))
+    item.end = item.end or Randomness(problem.devices())
+    if value.requires_grad and not problem.read:
+        refuse_opaque(Tape.of([value]), [value], [torch.ones_like(value)], problem.parameters)
+        problem.read = True
+    return value
+
+
+def _plus(total: Sum, new: Sum) -> Sum:
+    if not total:
+        return new
+    found: Sum = []
+    for old, term in zip(total, new, strict=True):
+        found.append(term if old is None else old if term is None else old + term)
+    return found

@@ -1,0 +1,291 @@
+"""Operations that torch cannot differentiate twice, or does so wrongly, as equal expressions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from hessian._runtime.ledger import owe, settled
+
+if TYPE_CHECKING:
+    from hessian._call.forward import Watch
+
+
+def _there(owner: Any, *names: str) -> list[Callable[..., Any]]:
+    """Functions that not every torch has."""
+    return [getattr(owner, name) for name in names if hasattr(owner, name)]
+
+
+def _renormalised(watch: Watch, weight: Tensor, max_norm: float | None) -> None:
+    """Note a weight that is about to be renormalised in place."""
+    if max_norm is not None:
+        watch.written.before(weight)
+
+
+def _embedding(
+    watch: Watch,
+    func: Callable[..., Any],
+    input: Tensor,
+    weight: Tensor,
+    padding_idx: int | None = None,
+    max_norm: float | None = None,
+    norm_type: float = 2.0,
+    scale_grad_by_freq: bool = False,
+    sparse: bool = False,
+) -> Any:
+    """With dense gradients: sparse ones have no second derivative."""
+    _renormalised(watch, weight, max_norm)
+    return func(input, weight, padding_idx, max_norm, norm_type, scale_grad_by_freq, False)
+
+
+def _embedding_bag(
+    watch: Watch,
+    func: Callable[..., Any],
+    input: Tensor,
+    weight: Tensor,
+    offsets: Tensor | None = None,
+    max_norm: float | None = None,
+    norm_type: float = 2,
+    scale_grad_by_freq: bool = False,
+    mode: str = "mean",
+    sparse: bool = False,
+    per_sample_weights: Tensor | None = None,
+    include_last_offset: bool = False,
+    padding_idx: int | None = None,
+) -> Any:
+    """Rows looked up and summed."""
+    _renormalised(watch, weight, max_norm)
+    if mode == "max" or scale_grad_by_freq or input.is_floating_point():
+        return func(
+            input, weight, offsets, max_norm, norm_type, scale_grad_by_freq, mode, False,
+            per_sample_weights, include_last_offset, padding_idx,
+        )  # fmt: skip
+    rows = F.embedding(input, weight, None, max_norm, norm_type)
+    share = torch.ones_like(rows[..., :1])
+    if padding_idx is not None:
+        share = share * (input != padding_idx % len(weight)).unsqueeze(-1)
+    scaled = rows * (share if per_sample_weights is None else
+                     share * per_sample_weights.unsqueeze(-1))  # fmt: skip
+    if input.dim() == 2:
+        total, count = scaled.sum(1), share.sum(1)
+    else:
+        assert offsets is not None
+        bags = len(offsets) - int(include_last_offset)
+        at = torch.arange(len(input), device=input.device)
+        bag = torch.bucketize(at, offsets[:bags], right=True) - 1
+        total = rows.new_zeros((bags, rows.shape[-1])).index_add(0, bag, scaled)
+        count = rows.new_zeros((bags, 1)).index_add(0, bag, share)
+    return total if mode == "sum" else total / count.clamp_min(1)
+
+
+def _hardsigmoid(
+    watch: Watch, func: Callable[..., Any], input: Tensor, inplace: bool = False
+) -> Tensor:
+    if inplace:
+        return F.hardtanh_(input.div_(6).add_(0.5), 0.0, 1.0)
+    return F.hardtanh(input / 6 + 0.5, 0.0, 1.0)
+
+
+def _pad(
+    watch: Watch,
+    func: Callable[..., Any],
+    input: Tensor,
+    pad: Any,
+    mode: str = "constant",
+    value: float | None = None,
+) -> Tensor:
+    """Circular padding by joining slices; torch copies them in place, which hides what is below."""
+    sizes = [int(p) for p in pad]
+    if mode != "circular" or min(sizes) < 0 or len(sizes) % 2:
+        return func(input, pad, mode, value)
+    for i in range(0, len(sizes), 2):
+        axis = input.dim() - 1 - i // 2
+        size = input.shape[axis]
+        if max(sizes[i : i + 2]) > size:
+            return func(input, pad, mode, value)  # raises, as it would outside
+        parts = [input.narrow(axis, size - sizes[i], sizes[i]), input]
+        input = torch.cat([*parts, input.narrow(axis, 0, sizes[i + 1])], axis)
+    return input
+
+
+def _averaged(watch: Watch, func: Callable[..., Any], input: Tensor, output_size: Any) -> Tensor:
+    """Pooling to one value as the mean that it is.
+
+    Torch takes that too, but where channels come last it gives the mean new strides, by an
+    operation that could be any view.
+    """
+    axes = _POOLED[func]
+    sizes = [output_size] * axes if isinstance(output_size, int) else list(output_size)
+    strided = input.layout is torch.strided and input.dim() in (axes + 1, axes + 2)
+    if sizes != [1] * axes or not strided or not input.numel():
+        return func(input, output_size)
+    return input.mean(tuple(range(-axes, 0)), keepdim=True)
+
+
+_POOLED: dict[Callable[..., Any], int] = {
+    F.adaptive_avg_pool1d: 1,
+    F.adaptive_avg_pool2d: 2,
+    F.adaptive_avg_pool3d: 3,
+    **dict.fromkeys(_there(torch._C._nn, "adaptive_avg_pool2d"), 2),
+    **dict.fromkeys(_there(torch._C._nn, "adaptive_avg_pool3d"), 3),
+}
+
+
+def _group_norm(
+    watch: Watch, func: Callable[..., Any], input: Tensor, *args: Any, **kwargs: Any
+) -> Tensor:
+    """With channels first in memory: torch's backward of its backward reads past others' end."""
+    return func(input.contiguous(), *args, **kwargs)
+
+
+def _as_strided_scatter(
+    watch: Watch,
+    func: Callable[..., Any],
+    input: Tensor,
+    src: Tensor,
+    size: Any,
+    stride: Any,
+    storage_offset: int | None = None,
+) -> Tensor:
+    """By flat places: torch's gradient of what is overwritten is not zero."""
+    if not input.requires_grad:
+        return func(input, src, size, stride, storage_offset)
+    if not input.is_contiguous() or (storage_offset is None and input.storage_offset()):
+        raise NotImplementedError(
+            "as_strided_scatter has a wrong gradient in torch; give it a contiguous input and a "
+            "storage_offset, or pass names= without the parameters below it"
+        )
+    flat = torch.arange(input.numel(), device=input.device)
+    place = flat.as_strided(size, stride, storage_offset or 0).reshape(-1)
+    return input.reshape(-1).index_put((place,), src.reshape(-1)).view(input.shape)
+
+
+def _cdist(
+    watch: Watch,
+    func: Callable[..., Any],
+    x1: Tensor,
+    x2: Tensor,
+    p: float = 2.0,
+    compute_mode: str = "",
+) -> Tensor:
+    return torch.linalg.vector_norm(x1.unsqueeze(-2) - x2.unsqueeze(-3), p, dim=-1)
+
+
+def _without_cudnn(watch: Watch, func: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    """cuDNN's recurrent layers have no second derivative; torch's own do."""
+    enabled = torch.backends.cudnn.enabled
+    with settled():
+        owe(lambda: setattr(torch.backends.cudnn, "enabled", enabled))
+        torch.backends.cudnn.enabled = False
+        return func(*args, **kwargs)
+
+
+def _weight_norm(
+    watch: Watch, func: Callable[..., Any], v: Tensor, g: Tensor, dim: int = 0
+) -> Tensor:
+    """g v/|v|; torch's second derivative of it leaves the norm's own derivative out."""
+    axes = [axis for axis in range(v.dim()) if dim != -1 and axis != dim]
+    return v * (g / _norm(v, axes))
+
+
+def _weight_norm_interface(
+    watch: Watch, func: Callable[..., Any], v: Tensor, g: Tensor, dim: int = 0
+) -> tuple[Tensor, Tensor]:
+    axes = [axis for axis in range(v.dim()) if axis != dim % v.dim()]
+    return v * (g / _norm(v, axes)), _norm(v, axes)
+
+
+def _norm(v: Tensor, axes: list[int]) -> Tensor:
+    """|v| over some axes, which stay as ones; over all of them a number."""
+    return torch.linalg.vector_norm(v, 2, axes, keepdim=True) if axes else v.norm(2)
+
+
+def _layer_norm(
+    watch: Watch,
+    func: Callable[..., Any],
+    input: Tensor,
+    normalized_shape: Any,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    *args: Any,
+    **kwargs: Any,
+) -> Any:
+    """A bias without a weight is added: torch's backward of its backward loses it."""
+    if weight is not None or bias is None:
+        return func(input, normalized_shape, weight, bias, *args, **kwargs)
+    return func(input, normalized_shape, None, None, *args, **kwargs) + bias
+
+
+def _native_layer_norm(
+    watch: Watch,
+    func: Callable[..., Any],
+    input: Tensor,
+    normalized_shape: Any,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    eps: float,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """With the derivatives of mean and deviation, which torch's own have none of."""
+    alone = weight is None and bias is not None
+    output = func(input, normalized_shape, weight, None if alone else bias, eps)
+    axes = list(range(-len(normalized_shape), 0))
+    return output[0] + bias if alone else output[0], *_moments(input, axes, eps, output)
+
+
+def _native_batch_norm(
+    watch: Watch,
+    func: Callable[..., Any],
+    input: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    training: bool,
+    momentum: float,
+    eps: float,
+) -> tuple[Tensor, Tensor, Tensor]:
+    output: tuple[Tensor, Tensor, Tensor] = func(
+        input, weight, bias, running_mean, running_var, training, momentum, eps
+    )
+    if not training:
+        return output
+    axes = [0, *range(2, input.dim())]
+    return output[0], *_moments(input, axes, eps, output)
+
+
+def _moments(
+    x: Tensor, axes: list[int], eps: float, output: tuple[Tensor, Tensor, Tensor]
+) -> tuple[Tensor, Tensor]:
+    """Mean and reciprocal deviation in the shapes of a norm's own."""
+    variance, mean = torch.var_mean(x, axes, correction=0, keepdim=True)
+    return mean.reshape(output[1].shape), (variance + eps).rsqrt().reshape(output[2].shape)
+
+
+def _linear_cross_entropy(
+    watch: Watch, func: Callable[..., Any], *args: Any, options: Any = None, **kwargs: Any
+) -> Any:
+    """Without chunks, which take their gradients in the forward pass and have no second one."""
+    return func(*args, **kwargs)
+
+
+REPLACEMENTS: dict[Callable[..., Any], Callable[..., Any]] = {
+    F.embedding: _embedding,
+    F.embedding_bag: _embedding_bag,
+    F.hardsigmoid: _hardsigmoid,
+    F.pad: _pad,
+    torch.cdist: _cdist,
+    torch.as_strided_scatter: _as_strided_scatter,
+    **dict.fromkeys(_POOLED, _averaged),
+    **dict.fromkeys((F.group_norm, torch.group_norm), _group_norm),
+    **dict.fromkeys(_there(torch, "_weight_norm"), _weight_norm),
+    **dict.fromkeys(_there(torch, "_weight_norm_interface"), _weight_norm_interface),
+    **dict.fromkeys((F.layer_norm, torch.layer_norm), _layer_norm),
+    **dict.fromkeys(_there(torch, "native_layer_norm"), _native_layer_norm),
+    **dict.fromkeys(_there(torch, "native_batch_norm"), _native_batch_norm),
+    **dict.fromkeys(_there(F, "linear_cross_entropy"), _linear_cross_entropy),
+    **dict.fromkeys((torch.lstm, torch.gru, torch.rnn_tanh, torch.rnn_relu), _without_cudnn),
+}

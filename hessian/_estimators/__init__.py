@@ -1,0 +1,1 @@
+"""Cheap substitutes for the exact diagonal."""

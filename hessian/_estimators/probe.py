@@ -1,0 +1,342 @@
+"""Random probes of the Hessian's diagonal: over the parameters, and at the layers' outputs.
+
+A parameter that meets the data at one site z, linearly and with samples apart, has
+
+    diag(d²L/dw²) = Σ_n diag(J_nᵀ H_n J_n),    J_n = dz_n/dw,  H_n = d²L/dz_n²,
+
+so signs ε at z, drawn for every sample, give the unbiased (J_nᵀ ε_n) ⊙ (J_nᵀ H_n ε_n): J_n enters
+exactly and the noise of the samples averages out. What is known of H_n need not be probed. The
+loss's second derivative in the outputs is known, and its leading eigenvectors S_c, pulled back to
+a_c = (df/dz)ᵀ S_c by one backward pass each, hold most of H_n. They are taken exactly, and only
+the remainder H - Σ λ_c a_c a_cᵀ meets the probe. Where z is the output itself, all of H_n is known.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.graph import GradientEdge, get_gradient_edge
+
+from hessian._batch.analysis import BLOCKS, Batch
+from hessian._batch.parts import Part
+from hessian._batch.pieces import Division, Sum, added, gathered, is_first
+from hessian._call.lending import Item
+from hessian._loss import factor as _factor
+from hessian._loss import output_hessian as _loss
+from hessian._loss.columns import Quadratic
+from hessian._loss.factor import Factor
+from hessian._loss.output_hessian import by_sample, from_samples
+from hessian._site.site import Site
+from hessian._tape.graph import Edge, Tape, refuse_undifferentiable
+
+# Columns that are taken exactly. Each costs a backward pass, two as much as one more product.
+LEADING = 2
+# Wider blocks of the loss's second derivative cost more to factor than a probe or two.
+WIDEST = 512
+
+
+def signs(shape: Any, generator: torch.Generator, like: Tensor) -> Tensor:
+    """Independent ±1 with probability one half each."""
+    bits = torch.randint(0, 2, tuple(shape), generator=generator, device="cpu")
+    return (2 * bits - 1).to(device=like.device, dtype=like.dtype)
+
+
+Probe = dict[str, Tensor]
+
+
+def hutchinson(item: Item, probes: Sequence[Probe], division: Division) -> list[Probe]:
+    """z ⊙ Hz for every z, over all parameters at once."""
+    parameters = item.problem.parameters
+
+    def take(value: Tensor) -> Sum:
+        multiply = _Product(value, list(parameters.values()))
+        return [
+            None if h is None else z[name] * h
+            for z in probes
+            for name, h in zip(parameters, multiply(list(z.values())), strict=True)
+        ]
+
+    every, own = added(item, take, division)
+    found = []
+    for k in range(len(probes)):
+        some = every[k * len(parameters) : (k + 1) * len(parameters)]
+        found.append(
+            {
+                name: torch.zeros_like(p, requires_grad=False) if h is None else h
+                for (name, p), h in zip(parameters.items(), some, strict=True)
+            }
+        )
+        for name, term in own.items():  # z ⊙ (own ⊙ z)
+            found[-1][name] = found[-1][name] + term
+    return found
+
+
+class _Product:
+    """v → Hv in `wanted` (tensors or gradient edges), the gradient's tape being kept."""
+
+    def __init__(self, value: Tensor, wanted: list[Any]) -> None:
+        self.wanted = wanted
+        self.gradients: Sequence[Tensor | None] = [None] * len(wanted)
+        if wanted and value.requires_grad:
+            self.gradients = torch.autograd.grad(
+                value, wanted, create_graph=True, allow_unused=True
+            )
+        refuse_undifferentiable(self.gradients)
+        self._at = [i for i, g in enumerate(self.gradients) if g is not None and g.requires_grad]
+
+    def __call__(self, vector: Sequence[Tensor | None]) -> Sequence[Tensor | None]:
+        """Parts of the product; `None` where it is zero because nothing depends on the part."""
+        live = [(g, v) for i in self._at if (g := self.gradients[i]) is not None
+                and (v := vector[i]) is not None]  # fmt: skip
+        if not live:
+            return [None] * len(self.wanted)
+        return torch.autograd.grad(
+            [g for g, _ in live], self.wanted, [v for _, v in live],
+            retain_graph=True, allow_unused=True,
+        )  # fmt: skip
+
+
+@dataclass
+class _Places:
+    """Where each parameter is probed, on the tape that a product will run along."""
+
+    top: dict[str, tuple[Site, int]]  # at an output (its number), where all is known
+    inner: dict[str, Site]
+    rest: list[str]  # probed in the parameter itself
+    outputs: list[Tensor]
+
+
+class Noise:
+    """Signs for the samples of a batch, in their order: a stream for each place and probe.
+
+    However the batch is cut, a sample gets the same.
+    """
+
+    def __init__(self, generator: torch.Generator) -> None:
+        self._seed = int(torch.randint(2**62, (), generator=generator, device="cpu"))
+        self.rewind()
+
+    def rewind(self) -> None:
+        """Back to the first sample."""
+        self._source = torch.Generator().manual_seed(self._seed)
+        self._streams: list[torch.Generator] = []
+
+    def draw(self, place: int, n: int, width: int, like: Tensor) -> Tensor:
+        """Signs of the next n samples, ``[n, width]``."""
+        while len(self._streams) <= place:
+            seed = int(torch.randint(2**62, (), generator=self._source, device="cpu"))
+            self._streams.append(torch.Generator().manual_seed(seed))
+        return signs((n, width), self._streams[place], like)
+
+
+def preactivation(
+    item: Item, fixed: Sequence[Probe], generators: Sequence[torch.Generator], division: Division
+) -> list[Probe]:
+    """Probes at the outputs of all layers; `fixed` where a parameter has no site of its own."""
+    noise = [Noise(generator) for generator in generators]
+
+    def extra(batch: Batch) -> float:  # the tape of the analysis, columns and probes
+        return batch.need() / 3 + blocks_bytes(batch)
+
+    found, own = gathered(item, lambda b: _preactivation(b, fixed, noise), division, extra)
+    for one in found:
+        for name, term in own.items():
+            one[name] = one[name] + term
+    return found
+
+
+def blocks_bytes(batch: Batch) -> float:
+    """Bytes that a sample's block of the loss's second derivative takes, columns included."""
+    width = sum(batch.detached[i].numel() for i in batch.used) // batch.samples
+    return float(BLOCKS * width**2) if width <= WIDEST else 0.0
+
+
+def _preactivation(batch: Batch, fixed: Sequence[Probe], noise: Sequence[Noise]) -> list[Probe]:
+    problem, parameters = batch.problem, batch.problem.parameters
+    if is_first(batch):
+        for one in noise:
+            one.rewind()
+    n, memory = batch.samples, problem.memory
+    width = sum(batch.detached[i].numel() for i in batch.used) // n
+    form = output_form(batch) if batch.layouts and 0 < width <= WIDEST else None
+    factor = None if form is None else factored(batch, form)
+    leaves = [batch.detached[i] for i in batch.used]
+    most = None if form is None else _factor.leading(form, leaves, batch.layouts, LEADING)
+    own = batch.separable_terms()
+    output, value = batch.repeated()
+    # What needs no probe, and then what every probe adds to it.
+    base = {name: torch.zeros_like(p, requires_grad=False) for name, p in parameters.items()}
+    if not value.requires_grad:
+        return [base for _ in fixed]
+    places = _places(batch, output, factor is not None)
+    edges: list[Edge] = list({site.edge: None for site in places.inner.values()})
+    layouts = {site.edge: site.layout for site in places.inner.values()}
+    known = _pulled_back(places, most, edges, layouts, n)
+    with torch.no_grad():
+        for name, site in places.inner.items():
+            for adjoints, weights in known:
+                if site.edge in adjoints:
+                    a = adjoints[site.edge]
+                    _contract(site, a, a, weights, n, memory, base[name])
+        for name, (site, leaf) in places.top.items():
+            assert factor is not None
+            for c in range(factor.rank):
+                a = by_sample(factor.columns[leaf][c], site.layout, n)
+                _contract(site, a, a, factor.weights[c], n, memory, base[name])
+        for name, term in own.items():
+            if name not in places.rest:
+                base[name] += term
+    inner: list[Any] = [GradientEdge(*edge) for edge in edges]
+    multiply = _Product(value, [*inner, *(parameters[name] for name in places.rest)])
+    found = []
+    for given, generator in zip(fixed, noise, strict=True):
+        probe: list[Tensor | None] = [
+            None
+            if g is None
+            else from_samples(
+                generator.draw(k, n, g.numel() // n, g), layouts[edges[k]], n, g.shape
+            )
+            for k, g in enumerate(multiply.gradients[: len(edges)])
+        ]
+        got = multiply([*probe, *(given[name] for name in places.rest)])
+        result = {name: b.clone() for name, b in base.items()}
+        with torch.no_grad():
+            at = {
+                edge: (by_sample(v, layouts[edge], n), by_sample(h, layouts[edge], n))
+                for edge, v, h in zip(edges, probe, got, strict=False)
+                if v is not None and h is not None
+            }
+            _remainder(at, known)
+            for name, site in places.inner.items():
+                if site.edge in at:
+                    _contract(site, *at[site.edge], None, n, memory, result[name])
+            for name, h in zip(places.rest, got[len(edges) :], strict=True):
+                if h is not None:
+                    result[name] = given[name] * h
+        found.append(result)
+    return found
+
+
+def factored(batch: Batch, form: Quadratic | None = None) -> Factor:
+    """The loss's second derivative in the outputs, sample by sample, as columns."""
+    leaves = [batch.detached[i] for i in batch.used]
+    form = output_form(batch) if form is None else form
+    return _factor.factored(form, leaves, batch.layouts, every=True)
+
+
+def spectrum(batch: Batch, form: Quadratic) -> Factor:
+    """The same as orthogonal columns: what is positive and what is negative of it."""
+    leaves = [batch.detached[i] for i in batch.used]
+    width = sum(leaf.numel() for leaf in leaves) // batch.samples
+    return _factor.leading(form, leaves, batch.layouts, width)
+
+
+def output_form(batch: Batch) -> Quadratic:
+    """The loss's second derivative in the outputs, sample by sample."""
+    n = batch.samples
+    leaves = [batch.detached[i] for i in batch.used]
+    if isinstance(batch, Part):  # the whole's, the entries that the loss is linear in being zero
+        short = batch.whole.short
+        if short is not None and batch.whole.curved.leaves == batch.used:
+            return short.of(batch.part)
+        whole, of = batch.whole, batch.whole.curved.leaves
+        sizes = [leaf.numel() // n for leaf in leaves]
+        curved = [i in of for i, size in zip(batch.used, sizes, strict=True) for _ in range(size)]
+        at = torch.tensor(curved, device=leaves[0].device).nonzero().squeeze(1)
+        blocks = leaves[0].new_zeros((n, sum(sizes), sum(sizes)))
+        if len(at):
+            blocks[:, at.unsqueeze(1), at] = whole.blocks(batch.part).detach()
+        return Quadratic("full", blocks)
+    if batch.softmax is not None and batch.adjoint is not None:
+        return _loss.softmax_form(
+            batch.softmax[0], batch.adjoint.detach(), leaves[0], batch.layouts[0], n
+        )
+    live = [g for i in batch.used if (g := batch.gradient_out[i]) is not None]
+    return Quadratic("full", _loss.blocks_by_sample(live, leaves, batch.layouts, n).detach())
+
+
+def _places(batch: Batch, output: Any, known: bool) -> _Places:
+    parameters = batch.problem.parameters
+    coupled = {name for name in batch.direct if name not in batch.separable}
+    found = batch.relocated(output) if batch.sites else {}
+    single = {k: s[0] for k, s in found.items() if len(s) == 1 and k not in coupled}
+    outputs = batch.used_of(output)
+    roots = [(e.node, e.output_nr) for e in map(get_gradient_edge, outputs)]
+    used = Tape.of(outputs).consumers  # an output that other outputs are made of is not an end
+    ends = {edge: i for i, edge in enumerate(roots) if roots.count(edge) == 1 and not used[edge[0]]}
+    top = {k: (s, ends[s.edge]) for k, s in single.items() if known and s.edge in ends}
+    inner = {k: s for k, s in single.items() if k not in top}
+    return _Places(top, inner, [k for k in parameters if k not in single], outputs)
+
+
+Known = list[tuple[dict[Edge, Tensor], Tensor]]
+
+
+def _pulled_back(
+    places: _Places, factor: Factor | None, edges: list[Edge], layouts: dict[Edge, Any], n: int
+) -> Known:
+    """Adjoints of the leading columns at the probed sites, samples first, and their λ."""
+    known: Known = []
+    for c in range(factor.rank if factor is not None and edges else 0):
+        assert factor is not None
+        got = torch.autograd.grad(
+            places.outputs, [GradientEdge(*edge) for edge in edges],
+            [columns[c] for columns in factor.columns], retain_graph=True, allow_unused=True,
+        )  # fmt: skip
+        adjoints = {
+            edge: by_sample(g, layouts[edge], n)
+            for edge, g in zip(edges, got, strict=True)
+            if g is not None
+        }
+        known.append((adjoints, factor.weights[c]))
+    return known
+
+
+def _remainder(at: dict[Edge, tuple[Tensor, Tensor]], known: Known) -> None:
+    """Take Σ_c λ_c a_c (a_c·ε) from every product Hε, a_c and ε over all sites of a sample."""
+    for adjoints, weights in known:
+        both = [edge for edge in at if edge in adjoints]
+        dot = sum((adjoints[edge] * at[edge][0]).flatten(1).sum(1) for edge in both)
+        for edge in both:
+            a, (probe, h) = adjoints[edge], at[edge]
+            # Not in place: autograd may return one tensor for two sites in a row.
+            at[edge] = probe, h - a * (weights * dot).view(-1, *[1] * (a.dim() - 1))
+
+
+def _contract(
+    site: Site,
+    left: Tensor,
+    right: Tensor,
+    weights: Tensor | None,
+    n: int,
+    memory: int,
+    into: Tensor,
+) -> None:
+    """Add Σ_n λ_n (J_nᵀ left_n) ⊙ (J_nᵀ right_n)."""
+    if site.outer is not None:  # one position: Σ_n λ (left ⊙ right) U²
+        a, b = left[:, 0] * right[:, 0], site.outer.square()
+        a = a if weights is None else a * weights.unsqueeze(1)
+        pair = (b.T, a) if site.transposed else (a.T, b)
+        into.addmm_(*pair, alpha=site.scale**2)
+        return
+    if site.tokens is not None:  # an embedding: only the rows that were read
+        count, width = site.tokens.shape[1], into.shape[1]
+        one, two = left.reshape(n, count, width), right.reshape(n, count, width)
+        same = site.tokens.unsqueeze(2) == site.tokens.unsqueeze(1)
+        same &= (site.tokens >= 0).unsqueeze(2)
+        rows = (same.to(one.dtype) @ one) * two
+        rows = rows if weights is None else rows * weights.view(n, 1, 1)
+        into.index_add_(0, site.tokens.clamp_min(0).reshape(-1), rows.reshape(-1, width))
+        return
+    each = 2 * into.numel() * into.element_size() * (1 + site.extra)
+    chunk = max(1, min(n, memory // max(1, each)))
+    for start in range(0, n, chunk):
+        part = slice(start, min(n, start + chunk))
+        one = site.gradient(left[part], part)
+        two = one if right is left else site.gradient(right[part], part)
+        scale = one.new_ones(one.shape[0]) if weights is None else weights[part]
+        into += torch.tensordot(scale, one * two, 1)

@@ -1,0 +1,380 @@
+"""Curvature of many samples at one tensor: quadratic forms and the Jacobian rows below them.
+
+The chain route writes the Hessian of the loss in a tensor t, sample by sample, as a sum over
+*sources*: Hₜ = Σ_s Bᵀ Q B, with Q the source's quadratic form (m x m) and B = ds/dt its m Jacobian
+rows. Most of both have structure, and using it is what makes the route fast: rows are the identity
+or the same for all samples before the first operation that differs between samples, and the
+curvature of an elementwise function is diagonal.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from hessian._loss import softmax as _softmax
+from hessian._runtime.matrix_products import product
+from hessian._runtime.workspace import scratch
+
+
+@dataclass
+class Meter:
+    """Multiplications per sample, and the largest number of values alive at once.
+
+    `peak` is per sample, `shared` what all samples have in common.
+    """
+
+    work: float = 0.0
+    peak: float = 0.0
+    shared: float = 0.0
+
+
+@dataclass
+class Columns:
+    """Jacobian rows ``[m, d]`` of every sample: `base` ∘ `scale`.
+
+    `base` is ``None`` (the identity), ``[m, d]`` (the same for all samples) or ``[n, m, d]``;
+    `scale` is ``None`` or ``[n, d]``. `fresh` says that nothing else holds `base`.
+    """
+
+    m: int
+    d: int
+    base: Tensor | None = None
+    scale: Tensor | None = None
+    fresh: bool = False
+
+    @property
+    def identity(self) -> bool:
+        """Whether the rows are the identity, up to `scale`."""
+        return self.base is None
+
+    @property
+    def shared(self) -> bool:
+        """Whether all samples have the same rows."""
+        return self.scale is None and (self.base is None or self.base.dim() == 2)
+
+    def size(self) -> int:
+        """Values held per sample; rows that all share are held once, like a weight."""
+        return 0 if self.base is None or self.base.dim() == 2 else self.m * self.d
+
+    def of(self, part: slice) -> Columns:
+        """Those of some samples."""
+        base = self.base if self.base is None or self.base.dim() == 2 else self.base[part]
+        scale = None if self.scale is None else self.scale[part]
+        return Columns(self.m, self.d, base, scale, self.fresh)
+
+    def common(self) -> int:
+        """Values held once for all samples."""
+        return self.m * self.d if self.base is not None and self.base.dim() == 2 else 0
+
+    def scaled(self, factor: Tensor) -> Columns:
+        """With entry j of the tensor multiplied by `factor` ``[n, d]``."""
+        scale = factor if self.scale is None or factor.is_meta else self.scale * factor
+        return Columns(self.m, self.d, self.base, scale, self.fresh)
+
+    def shared_by(self, users: int) -> Columns:
+        """The same for one of several users."""
+        return self if users == 1 else replace(self, fresh=False)
+
+    def times(self, number: float, like: Tensor) -> Columns:
+        """Multiplied by a number."""
+        if number == 1.0:
+            return self
+        base = self.matrix(like)
+        return Columns(self.m, self.d, base if like.is_meta else base * number, self.scale)
+
+    def matrix(self, like: Tensor) -> Tensor:
+        """The rows without `scale`, ``[m, d]`` or ``[n, m, d]``."""
+        if self.base is None:
+            if like.is_meta:
+                return like.new_empty((self.m, self.d))
+            return torch.eye(self.m, dtype=like.dtype, device=like.device)
+        return self.base
+
+    def dense(self, like: Tensor, n: int) -> Tensor:
+        """The rows written out, ``[n, m, d]``."""
+        if like.is_meta:
+            return like.new_empty((1, self.m, self.d))
+        base = self.matrix(like)
+        if self.scale is not None:
+            return base * self.scale.unsqueeze(1)
+        return base.expand(n, self.m, self.d) if base.dim() == 2 else base
+
+    def passing(self, like: Tensor, n: int) -> Tensor:
+        """The rows written out, to be used before anything else is asked for."""
+        if like.is_meta or self.scale is None:
+            return self.dense(like, n)
+        into = scratch("rows", (n, self.m, self.d), like)
+        return torch.mul(self.matrix(like), self.scale.unsqueeze(1), out=into)
+
+    def written(self, like: Tensor, n: int) -> Columns:
+        """The same rows written out, in place where nothing else holds them."""
+        if self.fresh and self.base is not None and self.base.dim() == 3:
+            base = self.base
+            if self.scale is not None:
+                base *= self.scale.unsqueeze(1)
+            return Columns(self.m, self.d, base, None, True)
+        return Columns(self.m, self.d, self.dense(like, n))
+
+    def plus(self, other: Columns, like: Tensor, n: int) -> Columns:
+        """The sum of two sets of rows."""
+        if like.is_meta:
+            shared = self.shared and other.shared
+            shape = (self.m, self.d) if shared else (1, self.m, self.d)
+            return Columns(self.m, self.d, like.new_empty(shape))
+        if self.shared and other.shared:
+            return Columns(self.m, self.d, self.matrix(like) + other.matrix(like))
+        return Columns(self.m, self.d, self.dense(like, n) + other.dense(like, n))
+
+    def left(self, matrix: Tensor) -> Tensor:
+        """`matrix` ``[n, a, m]`` times the rows without `scale`: ``[n, a, d]``."""
+        if self.base is None:
+            return matrix
+        if self.base.dim() == 2:  # one large product instead of n small ones
+            return product(matrix.flatten(0, 1), self.base).view(*matrix.shape[:2], self.d)
+        return matrix @ self.base
+
+
+@dataclass
+class Quadratic:
+    """A quadratic form in m values of every sample.
+
+    `kind` is ``"diagonal"`` (`values` ``[n, m]``), ``"pair"`` (2 Σ_i v_i x_i x_{i+m/2}, `values`
+    ``[n, m/2]``), ``"full"`` (`values` ``[n, m, m]``, symmetric), or ``"softmax"``, the second
+    derivative of q functions t_s log softmax: Σ_s t_s ((Σ_{i in s} p_i x_i)² - Σ_{i in s} p_i x_i²)
+    with t in `values` ``[n, q]``, p in `shares` ``[n, m]`` and the s of every i in `spots` ``[m]``.
+    """
+
+    kind: str
+    values: Tensor
+    shares: Tensor | None = None
+    spots: Tensor | None = None
+
+    def of(self, part: slice) -> Quadratic:
+        """That of some samples."""
+        shares = None if self.shares is None else self.shares[part]
+        return Quadratic(self.kind, self.values[part], shares, self.spots)
+
+    def emptied(self, like: Tensor) -> Quadratic:
+        """The same for one sample without values."""
+        shares = None if self.shares is None else like.new_empty((1, *self.shares.shape[1:]))
+        return Quadratic(self.kind, like.new_empty((1, *self.values.shape[1:])), shares)
+
+    def size(self) -> int:
+        """Values held per sample."""
+        held = self.values.numel() + (0 if self.shares is None else self.shares.numel())
+        return held // max(1, self.values.shape[0])
+
+    def matrix(self) -> Tensor:
+        """The form written out, ``[n, m, m]``; all kinds but pairs are asked for it."""
+        v = self.values
+        if self.kind == "diagonal":
+            return torch.diag_embed(v)
+        if self.kind == "full":
+            return v
+        shares, own = self._shares(), self._own()
+        full = own.unsqueeze(2) * -shares.unsqueeze(1)
+        if v.shape[1] > 1:
+            assert self.spots is not None
+            full *= self.spots.unsqueeze(1) == self.spots
+        full.diagonal(dim1=1, dim2=2).copy_(own * self._complements())
+        return full
+
+    def _shares(self) -> Tensor:
+        assert self.shares is not None
+        return self.shares
+
+    def _own(self) -> Tensor:
+        """-t p: the diagonal part of a softmax's form, ``[n, m]``."""
+        t = self.values
+        if t.shape[1] > 1:
+            assert self.spots is not None
+            t = t[:, self.spots]
+        return -t * self._shares()
+
+    def _complements(self) -> Tensor:
+        """1 - p of a softmax's form, ``[n, m]``."""
+        p, q = self._shares(), self.values.shape[1]
+        if q == 1:
+            return _softmax.complements(p)
+        order = _softmax.order_of(self.spots, p.shape[1], q, p)
+        found = torch.empty_like(p)
+        found[:, order] = _softmax.complements(p[:, order])
+        return found
+
+    @cached_property
+    def _sharp(self) -> Tensor | None:
+        """Samples of which a softmax's form is not to be taken as a difference, if any."""
+        sharp = (self._shares() > _softmax.SHARP).any(1)
+        return sharp.nonzero()[:, 0] if bool(sharp.any()) else None
+
+    def _contrasts(
+        self, columns: Columns, samples: Tensor
+    ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """Samples, rows ``[n, r, d]`` without `scale` and weights ``[n, r]``, in float64.
+
+        A softmax's form is the weighted sum of the rows' squares.
+        """
+        q, base = self.values.shape[1], columns.base
+        assert base is not None
+        order = _softmax.order_of(self.spots, columns.m, q, base)
+        each = max(1, _softmax.CHUNK // max(1, columns.m * columns.d))
+        for some in samples.split(each):
+            p = self._shares()[some].to(torch.float64)[:, order]
+            rows = (base if base.dim() == 2 else base[some]).to(torch.float64)
+            later = _softmax.tails(p)
+            rows = _softmax.contrasts(p, later, rows[..., order, :])
+            weights = _softmax.weights(p, later) * -self.values[some].to(torch.float64).unsqueeze(2)
+            yield some, rows.flatten(1, 2), weights.flatten(1)
+
+    def _means(self, columns: Columns) -> Tensor:
+        """Σ_{i in s} p_i B_i of a softmax's form, without `scale`: ``[n, q, d]``."""
+        shares, q = self._shares().unsqueeze(1), self.values.shape[1]
+        if q > 1:
+            assert self.spots is not None
+            at = torch.arange(q, device=shares.device)
+            shares = shares * (self.spots == at.unsqueeze(1))
+        return columns.left(shares)
+
+    def _halves(self, columns: Columns) -> tuple[Tensor, Tensor]:
+        base = columns.matrix(self.values)
+        half = columns.m // 2
+        return base[..., :half, :], base[..., half:, :]
+
+    def _work(self, columns: Columns, each: int) -> float:
+        """Multiplications before rows meet rows, and `each` for every one of them."""
+        m, d = columns.m, columns.d
+        if columns.identity:
+            return 0.0
+        if self.kind == "softmax":
+            q = self.values.shape[1]
+            return float(m * each + q * (m * d + each))
+        return float(m * each + (m * m * d if self.kind == "full" else 0))
+
+    def diagonal(self, columns: Columns, meter: Meter) -> Tensor:
+        """The diagonal of Bᵀ Q B, ``[n, d]``."""
+        v, d = self.values, columns.d
+        meter.work += self._work(columns, d)
+        if v.is_meta:
+            return v.new_empty((1, d))
+        if self.kind == "full":
+            if columns.base is None:
+                got = v.diagonal(dim1=1, dim2=2)
+            else:
+                got = columns.left(v).mul_(columns.base).sum(1)
+        elif self.kind == "pair":
+            a, b = self._halves(columns)
+            both = a * b
+            got = 2 * (v @ both if both.dim() == 2 else (v.unsqueeze(1) @ both)[:, 0])
+        elif self.kind == "softmax":
+            got = self._own()
+            if columns.base is None:
+                got = got * self._complements()
+            else:
+                got = _weighted_squares(got, columns.base)
+                means = self._means(columns).square_()
+                got = got + (means[:, 0] * v if v.shape[1] == 1 else
+                             (v.unsqueeze(1) @ means)[:, 0])  # fmt: skip
+                sharp = self._sharp
+                for some, rows, w in () if sharp is None else self._contrasts(columns, sharp):
+                    got[some] = (w.unsqueeze(1) @ rows.square_())[:, 0].to(got.dtype)
+        else:
+            got = v if columns.base is None else _weighted_squares(v, columns.base)
+        return got if columns.scale is None else got * columns.scale.square()
+
+    def blocks(self, columns: Columns, place: Tensor, meter: Meter) -> Tensor:
+        """Bᵀ Q B between entries `place` ``[c, p]`` of the same c: ``[n, c, p, p]``."""
+        v, m, (c, p) = self.values, columns.m, place.shape
+        n = v.shape[0]
+        meter.work += self._work(columns, c * p * p)
+        meter.peak = max(meter.peak, 3 * c * p * p + 4 * columns.size())
+        if v.is_meta:
+            return v.new_empty((1, c, p, p))
+        if columns.identity and self.kind == "full":
+            got = v[:, place.unsqueeze(2), place.unsqueeze(1)]
+        elif columns.identity and self.kind == "softmax":
+            own, shares = self._own()[:, place], self._shares()[:, place]
+            got = own.unsqueeze(3) * -shares.unsqueeze(2)
+            if v.shape[1] > 1:
+                assert self.spots is not None
+                spots = self.spots[place]
+                got *= spots.unsqueeze(2) == spots.unsqueeze(1)
+            got.diagonal(dim1=2, dim2=3).copy_(own * self._complements()[:, place])
+        elif columns.identity and self.kind == "diagonal":
+            got = torch.diag_embed(v[:, place])
+        else:
+            base = columns.matrix(v)
+            picked = base[..., place].transpose(-3, -2)  # [.., c, m, p]
+            if self.kind == "full":
+                left = columns.left(v)[..., place].transpose(-3, -2)
+                got = left.transpose(-1, -2) @ picked
+            elif self.kind == "pair":
+                half = m // 2
+                a, b = picked[..., :half, :], picked[..., half:, :]
+                got = (a * v.view(n, 1, half, 1)).transpose(-1, -2) @ b
+                got = got + got.transpose(-1, -2)
+            else:
+                weights = self._own() if self.kind == "softmax" else v
+                got = (picked * weights.view(n, 1, -1, 1)).transpose(-1, -2) @ picked
+                if self.kind == "softmax":
+                    means = self._means(columns)[..., place].transpose(-3, -2)  # [n, c, q, p]
+                    got += (means * v.view(n, 1, -1, 1)).transpose(-1, -2) @ means
+                    sharp = self._sharp
+                    for some, rows, w in () if sharp is None else self._contrasts(columns, sharp):
+                        x = rows[..., place].transpose(1, 2)  # [n, c, r, p]
+                        square = (x * w.view(len(some), 1, -1, 1)).transpose(-1, -2) @ x
+                        got[some] = square.to(got.dtype)
+        if columns.scale is not None:
+            scale = columns.scale[:, place]
+            got = got.mul_(scale.unsqueeze(3)).mul_(scale.unsqueeze(2))
+        return got
+
+    def gram(self, columns: Columns, meter: Meter) -> Tensor:
+        """Bᵀ Q B, ``[n, d, d]``."""
+        v, m, d = self.values, columns.m, columns.d
+        n = v.shape[0]
+        meter.work += self._work(columns, d * d)
+        meter.peak = max(meter.peak, 2 * d * d + 2 * columns.size())
+        if v.is_meta:
+            return v.new_empty((1, d, d))
+        if self.kind == "full":
+            got = v if columns.identity else _transposed_times(columns.left(v), columns)
+        elif self.kind == "pair":
+            a, b = self._halves(columns)
+            got = _transposed_times(a * v.unsqueeze(-1), Columns(m // 2, d, b))
+            got = got + got.transpose(1, 2)
+        elif columns.base is None:
+            got = self.matrix()
+        elif self.kind == "softmax":
+            got = _transposed_times(columns.base * self._own().unsqueeze(-1), columns)
+            means = self._means(columns)
+            got = got + (means * v.unsqueeze(2)).transpose(1, 2) @ means
+            sharp = self._sharp
+            for some, rows, w in () if sharp is None else self._contrasts(columns, sharp):
+                got[some] = ((rows * w.unsqueeze(2)).transpose(1, 2) @ rows).to(got.dtype)
+        else:
+            got = _transposed_times(columns.base * v.unsqueeze(-1), columns)
+        if columns.scale is not None:
+            got = got * columns.scale.unsqueeze(2) * columns.scale.unsqueeze(1)
+        return got.expand(n, d, d)
+
+
+def _weighted_squares(weights: Tensor, rows: Tensor) -> Tensor:
+    """Σ_i w_i rows_i², weights ``[n, m]``, rows ``[m, d]`` or ``[n, m, d]``: ``[n, d]``."""
+    square = torch.mul(rows, rows, out=scratch("squares", rows.shape, rows))
+    return product(weights, square) if rows.dim() == 2 else (weights.unsqueeze(1) @ square)[:, 0]
+
+
+def _transposed_times(left: Tensor, columns: Columns) -> Tensor:
+    """Lᵀ B for L ``[n, m, d]`` and the rows B without scale."""
+    assert columns.base is not None
+    turned = left.transpose(1, 2)
+    if columns.base.dim() == 3:
+        return turned @ columns.base
+    # One large product instead of n small ones.
+    n, d, m = turned.shape
+    return (turned.reshape(n * d, m) @ columns.base).view(n, d, columns.d)

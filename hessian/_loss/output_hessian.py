@@ -1,0 +1,154 @@
+"""The Hessian of the loss with respect to the model's outputs.
+
+Where the loss is a sum over samples, it is block-diagonal. Cross-entropy of C classes has the block
+diag(p) - ppᵀ, singular along the vector of ones; a sum of functions of one entry each is diagonal.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+from hessian._loss.columns import Quadratic
+from hessian._tape.graph import Edge, Node, Tape, complex_valued, operation, shape
+from hessian._tape.operations import Layout, keeps_flat_order
+
+# Past this size a dense factorisation of one block costs more than it can save.
+LARGEST_BLOCK = 2048
+# Products taken at once: enough to hide the cost of a call, few enough to stay small.
+UNITS = 64
+
+
+class Products:
+    """The map v → Hv on the output leaves, `gradients` being dL/d(leaf) with their graph."""
+
+    def __init__(self, gradients: Sequence[Tensor], leaves: Sequence[Tensor]) -> None:
+        self.leaves = list(leaves)
+        self.index = [i for i, g in enumerate(gradients) if g.requires_grad]
+        self.live = [gradients[i] for i in self.index]
+
+    def __call__(self, vectors: Sequence[Tensor], many: bool = False) -> list[Tensor]:
+        if not self.live:
+            return [torch.zeros_like(v) for v in vectors]
+        got = torch.autograd.grad(
+            self.live, self.leaves, [vectors[i] for i in self.index],
+            retain_graph=True, allow_unused=True, is_grads_batched=many,
+        )  # fmt: skip
+        return [torch.zeros_like(v) if g is None else g for g, v in zip(got, vectors, strict=True)]
+
+    def batch(self, vectors: Sequence[Tensor]) -> Iterator[list[Tensor]]:
+        """Products with several vectors, stacked along a leading axis."""
+        try:
+            got = self(vectors, many=True)
+        except (RuntimeError, NotImplementedError):  # an operation without a batching rule
+            for row in range(len(vectors[0])):
+                yield self([v[row] for v in vectors])
+            return
+        for row in range(len(vectors[0])):
+            yield [g[row] for g in got]
+
+
+def by_sample(tensor: Tensor, layout: Layout, n: int) -> Tensor:
+    """Samples first: ``[n, positions, ...]`` with positions the outer·inner places of `layout`."""
+    axis, outer, inner = layout
+    parts = tensor.unflatten(axis, (outer, n, inner))
+    return parts.movedim((axis + 1, axis, axis + 2), (0, 1, 2)).flatten(1, 2)
+
+
+def from_samples(values: Tensor, layout: Layout, n: int, like: Sequence[int]) -> Tensor:
+    """The inverse of `by_sample`, for a tensor of shape `like`."""
+    axis, outer, inner = layout
+    rest = [s for a, s in enumerate(like) if a != axis]
+    parts = values.reshape(n, outer, inner, *rest)
+    return parts.movedim((0, 1, 2), (axis + 1, axis, axis + 2)).reshape(tuple(like))
+
+
+def blocks_by_sample(
+    gradients: Sequence[Tensor], leaves: Sequence[Tensor], layouts: Sequence[Layout], n: int
+) -> Tensor:
+    """An H that is proved to be block-diagonal over samples, ``[n, w, w]``.
+
+    w counts a sample's entries in all leaves. One product per entry of *one* sample gives all
+    blocks, since all samples share it.
+    """
+    hvp = Products(gradients, leaves)
+    sizes = [leaf.numel() // n for leaf in leaves]
+    width = sum(sizes)
+    blocks = leaves[0].new_zeros((n, width, width))
+    start = 0
+    for i, size in enumerate(sizes):
+        units = torch.eye(size, dtype=leaves[i].dtype, device=leaves[i].device)
+        for first in range(0, size, UNITS):
+            some = units[first : first + UNITS]
+            vectors = [leaf.new_zeros((len(some), *leaf.shape)) for leaf in leaves]
+            spread = some.unsqueeze(1).expand(len(some), n, size)
+            for row in range(len(some)):
+                vectors[i][row] = from_samples(spread[row], layouts[i], n, leaves[i].shape)
+            for row, got in enumerate(hvp.batch(vectors)):
+                parts = [
+                    by_sample(g, lay, n).reshape(n, -1) for g, lay in zip(got, layouts, strict=True)
+                ]
+                blocks[:, :, start + first + row] = torch.cat(parts, 1)
+        start += size
+    return blocks
+
+
+def log_softmax(tape: Tape, linear: Callable[[Edge], bool], leaf: Node) -> Edge | None:
+    """The log-softmax that is all the loss reads of a leaf and affine in, if there is one.
+
+    As in cross-entropy with class weights, ignored targets, smoothing or soft targets.
+    """
+    node = leaf
+    while len(tape.consumers[node]) == 1:
+        node = tape.consumers[node][0][0]
+        if operation(node) == "LogSoftmax":
+            axis = int(node._saved_dim)
+            axis = axis - 2**64 if axis >= 2**63 else axis
+            out, given = shape((node, 0)), shape((leaf, 0))
+            last = out and given and axis % len(out) == len(out) - 1 and out[-1] == given[-1]
+            same = (out == given or last) and not complex_valued((node, 0))
+            return (node, 0) if same and linear((node, 0)) else None
+        if operation(node) != "Clone" and not keeps_flat_order(node):
+            return None
+    return None
+
+
+def softmax_form(node: Node, adjoint: Tensor, leaf: Tensor, lay: Layout, n: int) -> Quadratic:
+    """Second derivative of Σ u·log softmax(z) in z: Σu (ppᵀ - diag p) at every position.
+
+    `adjoint` is u.
+    """
+    axis = int(node._saved_dim)
+    axis = axis - 2**64 if axis >= 2**63 else axis
+    p, total = node._saved_result.detach().exp(), adjoint.sum(axis, keepdim=True)
+    shares = by_sample(p.reshape(leaf.shape), lay, n).reshape(n, -1)
+    if total.numel() == n:
+        values = by_sample(total.expand_as(p).reshape(leaf.shape), lay, n).reshape(n, -1)
+        return Quadratic("softmax", values[:, :1], shares)
+    number = torch.arange(total.numel(), device=total.device).view(total.shape).expand_as(p)
+    spots = by_sample(number.reshape(leaf.shape), lay, n).reshape(n, -1)
+    # Every sample has its positions in the same order, under numbers of its own.
+    first, place = spots[0].unique(return_inverse=True)
+    at = torch.zeros_like(first).scatter_(0, place, torch.arange(len(place), device=place.device))
+    return Quadratic("softmax", total.reshape(-1)[spots[:, at]], shares, place)
+
+
+def rows(gradients: Sequence[Tensor], leaves: Sequence[Tensor]) -> Iterator[Tensor]:
+    """H over all output entries, row by row."""
+    hvp = Products(gradients, leaves)
+    for i, leaf in enumerate(leaves):
+        for j in range(leaf.numel()):
+            vectors = [leaf.new_zeros(leaf.shape) for leaf in leaves]
+            vectors[i].view(-1)[j] = 1.0
+            yield torch.cat([g.reshape(-1) for g in hvp(vectors)])
+
+
+def dense(gradients: Sequence[Tensor], leaves: Sequence[Tensor]) -> Tensor:
+    """H over all output entries, ``[D, D]`` in float64, D the number of output entries."""
+    width = sum(leaf.numel() for leaf in leaves)
+    matrix = leaves[0].new_zeros((width, width), dtype=torch.float64)
+    for at, row in enumerate(rows(gradients, leaves)):
+        matrix[at] = row
+    return matrix

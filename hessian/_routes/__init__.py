@@ -1,0 +1,1 @@
+"""Exact ways from the curvature of the outputs to the diagonal, one a file."""

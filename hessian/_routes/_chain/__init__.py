@@ -1,0 +1,1 @@
+"""The chain route: curvature of every sample carried back, operation by operation."""

@@ -1,0 +1,89 @@
+"""An operation whose inputs are smaller than its output: broadcast along axes within a sample.
+
+At the output's size the operation is a step like any other. Entries that broadcasting spreads over
+several places are one entry: the rows that belong to them are summed.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from hessian._loss.columns import Columns, Meter
+from hessian._routes._chain.step import Pulled, Sources, Step, Where
+from hessian._tape.graph import Edge, shape
+from hessian._tape.operations import Layout
+
+# Operations whose backward gives every input a gradient of the output's shape, which autograd's
+# engine then sums to the input's own.
+UNREDUCED = frozenset(
+    {
+        *("Add", "Sub", "Rsub", "Mul", "Div", "Where", "Maximum", "Minimum"),
+        *("Addcmul", "Addcdiv", "Expand"),
+    }
+)
+
+
+def summed_axes(edge: Edge, child: Edge, where: Where) -> tuple[int, ...] | None:
+    """Axes of a sample's output, positions first, along which an input is broadcast.
+
+    ``None`` where the input is not the output's own samples, broadcast.
+    """
+    out, given = shape(edge), shape(child)
+    layout, own = where.layout(edge), where.layout(child)
+    if out is None or given is None or layout is None or own is None or len(given) > len(out):
+        return None
+    lead = len(out) - len(given)
+    if own != Layout(layout.axis - lead, layout.outer, layout.inner):
+        return None
+    padded = (1,) * lead + given
+    if any(g not in (1, o) for g, o in zip(padded, out, strict=True)):
+        return None
+    rest = [a for a in range(len(out)) if a != layout.axis]
+    return tuple(i + 1 for i, a in enumerate(rest) if padded[a] != out[a])
+
+
+class Broadcast(Step):
+    """`whole`, the step at the output's size, with the inputs' rows summed to their own size."""
+
+    def __init__(self, whole: Step, axes: list[tuple[int, ...]]) -> None:
+        super().__init__(whole.node, whole.edge, whole.data, whole.where)
+        self.whole, self.curved = whole, whole.curved
+        self.axes: dict[Edge, tuple[int, ...]] = dict(zip(self.children, axes, strict=True))
+        layout, out = whole.where.layout(whole.edge), shape(whole.edge)
+        assert layout is not None
+        assert out is not None
+        rest = [s for a, s in enumerate(out) if a != layout.axis]
+        self.dims = (layout.outer * layout.inner, *rest)
+
+    def cost(self) -> float:
+        return max(self.whole.cost(), super().cost())
+
+    def rows(self) -> int:
+        return self.whole.rows()
+
+    def prepare(self, adjoint: Tensor | None) -> None:
+        self.whole.prepare(adjoint)
+
+    def pull(self, edge: Edge, rows: Columns, part: slice, like: Tensor, meter: Meter) -> Pulled:
+        meter.work += super().cost() * rows.m
+        got = self.whole.pull(edge, rows, part, like, meter)
+        return [(child, self._summed(child, r, part, like)) for child, r in got]
+
+    def sources(self, part: slice, like: Tensor) -> Sources:
+        return [
+            (form, [(child, self._summed(child, r, part, like)) for child, r in columns])
+            for form, columns in self.whole.sources(part, like)
+        ]
+
+    def _summed(self, child: Edge, rows: Columns, part: slice, like: Tensor) -> Columns:
+        axes, width = self.axes[child], self.where.width(child)
+        if not axes or rows.d != self.d:  # nothing to sum, or the node did so
+            return rows
+        shared = rows.shared
+        if like.is_meta:
+            return Columns(rows.m, width, like.new_empty((*[1] * (not shared), rows.m, width)))
+        base = rows.matrix(like) if shared else rows.dense(like, part.stop - part.start)
+        lead = base.shape[:-1]
+        full = base.reshape(*lead, *self.dims)
+        total = full.sum([len(lead) + a for a in axes])
+        return Columns(rows.m, width, total.reshape(*lead, width), None, True)

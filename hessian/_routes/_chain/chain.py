@@ -1,0 +1,414 @@
+"""Chain route: per-sample curvature carried back through the tape, for all sites on the way.
+
+For a tensor t that every sample has its own copy of, the Hessian of the loss in t, everything
+above t included, is a sum over sources
+
+    Hₜ = Σ_s Bᵀ Q B,    B = ds/dt,
+
+one for the loss itself (Q its second derivative in the outputs) and one for every curved
+operation above t (Q = Σ_i λ_i d²y_i, diagonal for an elementwise function). Going down the tape
+once, the rows B are pulled through each operation, and a site's parameters take their second
+derivative from Hₜ at its output. Where a source reaches the loss's lower part through a single
+tensor only, it can be *collapsed* there to its d x d matrix, d the tensor's entries per sample:
+rows that would grow with depth then stay as many as the stream is wide. Whether that pays is
+decided by cost (`_Policy`).
+
+This is edge pushing (Gower & Mello 2012) on whole tensors and samples, with factors kept apart as
+long as that is cheaper; on a chain of dense layers it is the recursion of Martens & Grosse (2015,
+block-diagonal) made exact.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import cast
+
+import torch
+from torch import Tensor
+
+from hessian._loss.columns import Columns, Meter, Quadratic
+from hessian._routes._chain.choose import step
+from hessian._routes._chain.ghost import Ghost
+from hessian._routes._chain.step import ByNode, Step, Where
+from hessian._runtime.share import ALL, Share
+from hessian._site.site import Site, second
+from hessian._tape.graph import Edge, Node, Tape, shape
+from hessian._tape.operations import Label
+
+CACHE = 2**23
+
+
+@dataclass
+class Source:
+    """A quadratic form above, and its Jacobian rows at the tensors reached so far."""
+
+    quadratic: Quadratic
+    columns: dict[Edge, Columns]
+
+    def only(self, edge: Edge) -> bool:
+        """Whether everything below it goes through `edge`."""
+        return len(self.columns) == 1 and edge in self.columns
+
+    def size(self) -> int:
+        """Values held per sample."""
+        return self.quadratic.size() + sum(c.size() for c in self.columns.values())
+
+
+class Chain:
+    """What the route can do on one batch's tape, and doing it.
+
+    `roots` are the outputs' edges, `labels` where samples lie on the tape.
+    """
+
+    def __init__(
+        self, tape: Tape, labels: dict[Edge, Label], roots: list[Edge], samples: int
+    ) -> None:
+        self.tape, self.roots, self.n = tape, roots, samples
+        self.where = Where(labels, samples)
+        self.outputs: dict[Node, list[int]] = {}
+        for node, index in labels:
+            if self.where.layout((node, index)) is not None:
+                self.outputs.setdefault(node, []).append(index)
+        self.steps: dict[Node, Step | str] = {}
+        self.order = {node: i for i, node in enumerate(tape.order)}
+        self.blocked: dict[Node, str | None] = {}
+
+    # ------------------------------------------------------------- proof
+
+    def obstacle(self, site: Site) -> str | None:
+        """What stands against the route between a site's output and the loss, if anything."""
+        if not self.blocked:
+            self._block()
+        return self.blocked.get(site.edge[0])
+
+    def _block(self) -> None:
+        for node in self.tape.order:
+            why = None
+            for consumer, _ in self.tape.consumers[node]:
+                why = self.blocked.get(consumer)
+                if why is None and consumer in self.outputs:
+                    found = self._step(consumer)
+                    why = found if isinstance(found, str) else None
+                if why is not None:
+                    break
+            self.blocked[node] = why
+
+    def _step(self, node: Node) -> Step | str:
+        if node not in self.steps:
+            self.steps[node] = step(node, sorted(self.outputs.get(node, [0])), self.where)
+        return self.steps[node]
+
+    # ---------------------------------------------------------------- cost
+
+    def pass_work(self) -> float:
+        """Multiplications per sample of one backward pass through what the route knows."""
+        known = [found.cost() for found in self.steps.values() if isinstance(found, Step)]
+        return max(1.0, sum(known))
+
+    def together(self) -> bool:
+        """Whether an operation on the way takes all samples of the batch at once."""
+        return any(isinstance(found, ByNode) and found.children for found in self.steps.values())
+
+    def predict(
+        self, sites: list[Site], widths: list[int], loss: Quadratic | None
+    ) -> tuple[Meter, list[float]]:
+        """The cost of a run on these sites, and the work done when each of them is reached.
+
+        Runs the same sweep on tensors without data.
+        """
+        meter = Meter()
+        ghost = cast(Tensor, Ghost())
+        reached: dict[Edge, float] = {}
+        at = {site.edge: site for site in sites}
+
+        def note(edge: Edge, found: Callable[[Tensor], Tensor]) -> None:
+            found(at[edge].place)
+            reached[edge] = meter.work
+
+        empty = None if loss is None else loss.emptied(ghost)
+        self._sweep(list(at), empty, widths, slice(0, 1), ghost, meter, note)
+        return meter, [reached.get(site.edge, meter.work) for site in sites]
+
+    # ----------------------------------------------------------------- run
+
+    def run(
+        self,
+        targets: list[tuple[Site, Tensor]],
+        loss: Quadratic | None,
+        widths: list[int],
+        adjoints: Mapping[Edge, Tensor | None],
+        like: Tensor,
+        memory: int,
+        meter: Meter,
+        tick: Callable[[float], None],
+        share: Share = ALL,
+    ) -> None:
+        """Add d²L/dw² of the parameters met at the sites to the tensors beside them.
+
+        `loss` is the loss's second derivative in the outputs, those of `widths` joined together (0
+        for one the loss is linear in), `adjoints` its gradient in the tensors that `bent` names,
+        `meter` what `predict` said.
+        """
+        needed = self.above([site.edge for site, _ in targets])
+        for node in needed:
+            found = self.steps.get(node)
+            if isinstance(found, Step):
+                up = adjoints.get(found.edge)
+                if found.curved and up is None:
+                    up = like.new_zeros(shape(found.edge) or ())
+                found.prepare(None if up is None else up.detach())
+        by_edge: dict[Edge, list[tuple[Site, Tensor]]] = {}
+        for site, into in targets:
+            by_edge.setdefault(site.edge, []).append((site, into))
+        # Beside the rows of before and after, what an operation makes on the way.
+        each = max(1.0, meter.peak) * like.element_size()
+        room = (memory - 2 * meter.shared * like.element_size()) / 3
+        # What is larger than a processor's cache is slower to fetch than to compute in parts.
+        chunk = max(1, min(self.n, int((room if like.is_cuda else min(room, CACHE)) / each)))
+        mine = share.of(self.n)
+        for start in range(mine.start, mine.stop, chunk):
+            part = slice(start, min(mine.stop, start + chunk))
+
+            def meet(edge: Edge, found: Callable[[Tensor], Tensor], part: slice = part) -> None:
+                for site, into in by_edge[edge]:
+                    second(site, found(site.place), part, into, memory)
+
+            with torch.no_grad():
+                self._sweep(
+                    list(by_edge), None if loss is None else loss.of(part), widths, part,
+                    like, Meter(), meet,
+                )  # fmt: skip
+            tick((part.stop - part.start) / self.n)
+
+    def bent(self, sites: list[Site]) -> list[Edge]:
+        """Outputs of curved operations on the way to some sites."""
+        needed = self.above([site.edge for site in sites])
+        at = {site.edge[0] for site in sites}
+        return [
+            found.edge for node in self.tape.order if node in needed
+            if isinstance(found := self.steps.get(node), Step) and found.curved
+            if node not in at or any(child in needed for child, _ in found.children)
+        ]  # fmt: skip
+
+    def above(self, edges: list[Edge]) -> set[Node]:
+        """Nodes that lie above one of the edges, or have one as output."""
+        needed = {node for node, _ in edges}
+        stack = list(needed)
+        while stack:
+            for consumer, _ in self.tape.consumers[stack.pop()]:
+                if consumer not in needed:
+                    needed.add(consumer)
+                    stack.append(consumer)
+        return needed
+
+    def _sweep(
+        self,
+        edges: list[Edge],
+        loss: Quadratic | None,
+        widths: list[int],
+        part: slice,
+        like: Tensor,
+        meter: Meter,
+        meet: Callable[[Edge, Callable[[Tensor], Tensor]], None],
+    ) -> None:
+        needed = self.above(edges)
+        nodes = [node for node in self.tape.order if node in needed]
+        sites = set(edges)
+        policy = _Policy(nodes, self.steps, sites)
+        sources = [] if loss is None else [self._loss(loss, widths, like, needed)]
+        count = part.stop - part.start
+        for at, node in enumerate(nodes):
+            mine = [(node, i) for i in self.outputs.get(node, [0])]
+            alive = [e for e in mine if any(e in s.columns for s in sources)]
+            if len(mine) == 1 and alive:
+                sources = policy.collapse(sources, alive[0], at, like, meter)
+            for edge in mine:
+                if edge in sites:
+                    meet(edge, _Found([s for s in sources if edge in s.columns], edge, count,
+                                      self.where.width(edge), like, meter))  # fmt: skip
+            found = self.steps.get(node)
+            below = isinstance(found, Step) and any(c[0] in needed for c in found.children)
+            for source in sources:
+                for edge in alive:
+                    rows = source.columns.pop(edge, None)
+                    if rows is None or not below:
+                        continue
+                    assert isinstance(found, Step)
+                    for child, got in found.pull(edge, rows, part, like, meter):
+                        if child[0] in needed:
+                            _add(source.columns, child, got, like, count)
+            sources = [s for s in sources if s.columns]
+            if below:
+                assert isinstance(found, Step)
+                for quadratic, columns in found.sources(part, like):
+                    fresh: dict[Edge, Columns] = {}
+                    for child, rows in columns:
+                        if child[0] in needed:
+                            _add(fresh, child, rows, like, count)
+                    if fresh:
+                        sources.append(Source(quadratic, fresh))
+            meter.peak = max(meter.peak, sum(s.size() for s in sources))
+            common = sum(c.common() for s in sources for c in s.columns.values())
+            meter.shared = max(meter.shared, common)
+
+    def _loss(self, loss: Quadratic, widths: list[int], like: Tensor, needed: set[Node]) -> Source:
+        total = sum(widths)
+        columns: dict[Edge, Columns] = {}
+        start = 0
+        for edge, width in zip(self.roots, widths, strict=True):
+            if width == 0 or edge[0] not in needed:
+                start += width
+                continue
+            rows = Columns(total, width)
+            if width != total:
+                base = like.new_zeros((total, width))
+                if not like.is_meta:
+                    base[start : start + width].fill_diagonal_(1.0)
+                rows = Columns(total, width, base)
+            _add(columns, edge, rows, like, loss.values.shape[0])
+            start += width
+        return Source(loss, columns)
+
+
+class _Found:
+    """The curvature at one site's output: asked with a `place`, gives ``[n, c, p, p]``."""
+
+    def __init__(
+        self, sources: list[Source], edge: Edge, n: int, d: int, like: Tensor, meter: Meter
+    ) -> None:
+        self.sources, self.edge, self.n, self.d = sources, edge, n, d
+        self.like, self.meter = like, meter
+        self.known: list[tuple[Tensor, Tensor]] = []
+        self.whole: Tensor | None = None
+
+    def __call__(self, at: Tensor) -> Tensor:
+        for seen, value in self.known:
+            if seen is at or (seen.shape == at.shape and torch.equal(seen, at)):
+                return value
+        channels, count = at.shape
+        if count == 1:
+            if self.whole is None:
+                parts = (s.quadratic.diagonal(s.columns[self.edge], self.meter)
+                         for s in self.sources)  # fmt: skip
+                self.whole = self._total(parts, (self.n, self.d))
+            got = self.whole
+            if not self.like.is_meta and not _in_order(at, self.d):
+                got = got[:, at[:, 0]]
+        else:
+            parts = (s.quadratic.blocks(s.columns[self.edge], at, self.meter) for s in self.sources)
+            got = self._total(parts, (self.n, channels, count, count))
+        if count == 1 and not self.like.is_meta:
+            got = got.view(self.n, channels, 1, 1)
+        self.known.append((at, got))
+        return got
+
+    def _total(self, parts: Iterator[Tensor], shape: tuple[int, ...]) -> Tensor:
+        total: Tensor | None = None
+        for part in parts:  # one at a time: they are large
+            total = part if total is None or self.like.is_meta else total + part
+        return self.like.new_zeros(shape) if total is None or self.like.is_meta else total
+
+
+def _in_order(at: Tensor, d: int) -> bool:
+    """Whether places ``[c, 1]`` are 0, 1, … d-1."""
+    return len(at) == d and torch.equal(at[:, 0], torch.arange(d, device=at.device))
+
+
+def _add(columns: dict[Edge, Columns], edge: Edge, rows: Columns, like: Tensor, n: int) -> None:
+    have = columns.get(edge)
+    columns[edge] = rows if have is None else have.plus(rows, like, n)
+
+
+class _Policy:
+    """When to collapse sources to one matrix at a tensor that all their effects go through.
+
+    Compared are two futures: pulling the rows that there are, and those that later operations will
+    add, all the way down; or collapsing here and at every chance from here on.
+    """
+
+    def __init__(
+        self, nodes: list[Node], steps: Mapping[Node, Step | str], sites: set[Edge]
+    ) -> None:
+        found = [s if isinstance(s := steps.get(node), Step) else None for node in nodes]
+        costs = [0.0 if s is None else s.cost() for s in found]
+        # The last site's own operation is not pulled through.
+        at = {node for node, _ in sites}
+        last = max((i for i, node in enumerate(nodes) if node in at), default=len(nodes))
+        size = len(nodes)
+        self.below, self.apart, self.joint, self.squares = ([0.0] * (size + 1) for _ in range(4))
+        # Where the first and the second operation from here on is that writes rows out.
+        self.hop, self.second = [size] * (size + 1), [size] * (size + 1)
+        dense = False
+        for i in range(size - 1, -1, -1):
+            s, cost = found[i], costs[i] if i < last else 0.0
+            live = s is not None and i < last
+            self.below[i] = self.below[i + 1] + cost
+            self.hop[i], self.second[i] = self.hop[i + 1], self.second[i + 1]
+            if live and s is not None and not s.lazy:
+                self.hop[i], self.second[i] = i, self.hop[i + 1]
+            rows = s.rows() if live and s is not None else 0
+            self.apart[i] = self.apart[i + 1] + rows * self.below[self.second[i + 1]]
+            joint = squares = 0.0
+            if live and s is not None:
+                joint = cost * s.d
+                if s.dense:
+                    joint += cost * sum(s.widths) if dense else 0.0
+                    squares = float(sum(s.widths))
+                    dense = True
+            self.joint[i] = self.joint[i + 1] + joint
+            self.squares[i] = self.squares[i + 1] + squares
+
+    def collapse(
+        self, sources: list[Source], edge: Edge, at: int, like: Tensor, meter: Meter
+    ) -> list[Source]:
+        here = [s for s in sources if s.only(edge)]
+        if not here:
+            return sources
+        rest = [s for s in sources if not s.only(edge)]
+        plain = [s for s in here if s.columns[edge].identity]
+        rows = sum(s.columns[edge].m for s in here if not s.columns[edge].identity)
+        if rows and self._pays(here, edge, at):
+            return [*rest, self._merged(here, edge, like, meter)]
+        if len(plain) > 1 or (plain and plain[0].columns[edge].scale is not None):
+            others = [s for s in here if not s.columns[edge].identity]
+            return [*rest, *others, self._merged(plain, edge, like, meter)]
+        return sources
+
+    def _pays(self, here: list[Source], edge: Edge, at: int) -> bool:
+        d = here[0].columns[edge].d
+        now = apart = 0.0
+        for s in here:
+            rows = s.columns[edge]
+            m = rows.m
+            full = s.quadratic.kind == "full"
+            if rows.identity:
+                apart += m * self.below[self.second[at]]
+            else:
+                shared = rows.base is not None and rows.base.dim() == 2
+                now += m * d * d + (m * m * d if full else 0)
+                apart += m * self.below[self.hop[at] if shared else at]
+            apart += m * m * self.squares[at] if full else 0
+        return now + self.joint[at] < apart + self.apart[at]
+
+    def _merged(self, here: list[Source], edge: Edge, like: Tensor, meter: Meter) -> Source:
+        d = here[0].columns[edge].d
+        flat = all(s.columns[edge].identity and s.quadratic.kind == "diagonal" for s in here)
+        total: Tensor | None = None
+        for s in sorted(here, key=lambda s: s.quadratic.kind != "full"):
+            rows = s.columns[edge]
+            if flat or (rows.identity and s.quadratic.kind == "diagonal" and total is not None):
+                part = s.quadratic.diagonal(rows, meter)
+                if total is None or like.is_meta:
+                    total = total if total is not None else part
+                elif flat:
+                    total = total + part
+                else:
+                    total = total.clone()
+                    total.diagonal(dim1=1, dim2=2).add_(part)
+            else:
+                part = s.quadratic.gram(rows, meter)
+                total = part if total is None or like.is_meta else total + part
+        assert total is not None
+        kind = "diagonal" if flat else "full"
+        return Source(Quadratic(kind, total), {edge: Columns(d, d)})

@@ -1,0 +1,120 @@
+"""Parameter route: e'He along every single entry e, by double backward. Exact for anything."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from hessian._runtime.share import ALL, Share
+from hessian._tape.graph import refuse_undifferentiable
+
+
+def by_entries(
+    loss: Tensor,
+    parameters: Sequence[Tensor],
+    into: Sequence[Tensor],
+    tape_bytes: int,
+    memory: int,
+    tick: Callable[[int], None],
+    index: Sequence[Tensor] | None = None,
+    share: Share = ALL,
+) -> None:
+    """Write d²L/dw² at flat entries `index` (all by default) of each parameter to `into`.
+
+    With a `share` only some of them are written, the others set to zero.
+
+    One Hessian-vector product per entry, several at a time where memory allows and every
+    operation has a batching rule, one by one otherwise.
+
+    Raises:
+        NotImplementedError: an operation on the tape has no second derivative.
+    """
+    try:
+        gradients = torch.autograd.grad(
+            loss, list(parameters), create_graph=True, allow_unused=True
+        )
+        refuse_undifferentiable(gradients)
+        for i, (parameter, gradient) in enumerate(zip(parameters, gradients, strict=True)):
+            target = into[i].view(-1)
+            entries = (
+                torch.arange(parameter.numel(), device=parameter.device)
+                if index is None
+                else index[i]
+            )
+            if gradient is None or not gradient.requires_grad:
+                target.zero_()
+                tick(len(entries))
+                continue
+            mine = share.of(len(entries))
+            target[: mine.start].zero_()
+            target[mine.stop :].zero_()
+            some, place = entries[mine], target[mine]
+            _entries(gradient, parameter, some, place, tape_bytes, memory, tick)
+    except NotImplementedError:
+        raise
+    except RuntimeError as error:
+        if "not implemented" in str(error) or "does not support" in str(error):
+            raise NotImplementedError(
+                f"model: an operation has no second derivative in torch ({_first_line(error)}); "
+                "write it with differentiable operations, or pass names= without the parameters "
+                "below it"
+            ) from error
+        raise
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().splitlines()[0]
+
+
+def _entries(
+    gradient: Tensor,
+    parameter: Tensor,
+    entries: Tensor,
+    target: Tensor,
+    tape_bytes: int,
+    memory: int,
+    tick: Callable[[int], None],
+) -> None:
+    # A product keeps adjoints of the forward and the backward tape, and one row of H.
+    each = 4 * tape_bytes + 2 * parameter.numel() * parameter.element_size()
+    chunk = max(1, min(len(entries), memory // max(1, each)))
+    batched = chunk > 1
+    for start in range(0, len(entries), chunk):
+        part = entries[start : start + chunk]
+        if batched:
+            try:
+                target[start : start + len(part)] = _batched(gradient, parameter, part)
+                tick(len(part))
+                continue
+            except (RuntimeError, NotImplementedError):
+                batched = False  # no batching rule, or data-dependent code in a custom backward
+        for offset, entry in enumerate(part.tolist()):
+            target[start + offset] = single(gradient, parameter, entry)
+            tick(1)
+
+
+def _batched(gradient: Tensor, parameter: Tensor, entries: Tensor) -> Tensor:
+    rows = torch.arange(len(entries), device=parameter.device)
+    units = gradient.new_zeros((len(entries), gradient.numel()))
+    units[rows, entries] = 1.0
+    (got,) = torch.autograd.grad(
+        gradient,
+        parameter,
+        units.view(len(entries), *gradient.shape),
+        retain_graph=True,
+        allow_unused=True,
+        is_grads_batched=True,
+    )
+    if got is None:
+        return gradient.new_zeros(len(entries))
+    return got.reshape(len(entries), -1)[rows, entries].detach()
+
+
+def single(gradient: Tensor, parameter: Tensor, entry: int) -> Tensor:
+    """d²L/dw² at one flat entry, from the gradient with its graph."""
+    unit = torch.zeros_like(gradient, memory_format=torch.contiguous_format)
+    unit.view(-1)[entry] = 1.0
+    (got,) = torch.autograd.grad(gradient, parameter, unit, retain_graph=True, allow_unused=True)
+    return gradient.new_zeros(()) if got is None else got.reshape(-1)[entry].detach()

@@ -1,0 +1,172 @@
+"""All columns of a few samples, pulled back together from the outputs to every site.
+
+One walk down the tape carries rows ``[m, r, d]`` (m samples, r columns, d entries of a sample's
+tensor) through the steps that the chain route knows (`_step`): columns fold into the batch axis and
+no gradient of a weight is formed on the way. How many samples and columns come at a time follows
+from the memory allowed, not from the batch. Where what is alive outgrows the cache the samples are
+split, and each part goes on down by itself: near the loss, where weights are large and rows short,
+all samples share one reading of a weight.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from torch import Tensor
+
+from hessian._loss.columns import Columns, Meter
+from hessian._routes._chain.chain import Chain
+from hessian._routes._chain.step import ByNode, Step
+from hessian._runtime.share import ALL, Share
+from hessian._tape.graph import Edge, Node
+
+# What is larger than a processor's last cache is slower to fetch than to compute in parts.
+CACHE = 2**25
+
+# (edge, rows, samples, columns); (samples, columns)
+Meet = Callable[[Edge, Tensor, slice, slice], None]
+Close = Callable[[slice, slice], None] | None
+Ended = Callable[[slice, slice], None]
+
+
+class Sweep:
+    """The walk from `tops`, columns ``[n, r, d]`` at the outputs, to the `edges` of sites.
+
+    Up to `lanes` walks share the memory and the samples; `lanes` says how many there are.
+    """
+
+    def __init__(
+        self,
+        chain: Chain,
+        edges: list[Edge],
+        tops: Mapping[Edge, Tensor],
+        memory: int,
+        share: Share = ALL,
+        lanes: int = 1,
+    ) -> None:
+        self.chain, self.tops, self.sites = chain, tops, set(edges)
+        self.needed = chain.above(list(self.sites))
+        self.nodes: list[tuple[Node, Step | None]] = []
+        for node in chain.tape.order:
+            if node in self.needed:
+                found = chain.steps.get(node)
+                live = isinstance(found, Step) and any(c[0] in self.needed for c in found.children)
+                self.nodes.append((node, found if live and isinstance(found, Step) else None))
+        top = next(iter(tops.values()))
+        self.n, self.rank = top.shape[:2]
+        item = top.element_size()
+        self.alive = [item * values for values in self._alive()]  # bytes of a row, by node
+        each = max(self.alive, default=item)
+        # Where an operation is read off autograd's node, that knows all samples only.
+        whole = any(isinstance(step, ByNode) for _, step in self.nodes)
+        self.lanes = 1 if whole else max(1, min(lanes, self.n // share.size))
+        memory //= self.lanes
+        # Two levels of splitting are alive at once.
+        room = max(1, memory if whole or top.is_cuda else memory // 2)
+        self.columns = max(1, min(self.rank, room // max(1, (self.n if whole else 1) * each)))
+        self.samples = self.n if whole else max(1, min(self.n, room // (self.columns * each)))
+        # The largest part that each node takes; a weight is read once for every part.
+        self.most = [
+            self.samples if whole or top.is_cuda
+            else max(1, max(CACHE // self.lanes, item * (0 if step is None else step.loads())) // (
+                self.columns * size))
+            for (_, step), size in zip(self.nodes, self.alive, strict=True)
+        ]  # fmt: skip
+        # Each process takes some samples, or where they cannot be told apart some columns.
+        by_columns = whole or self.n < share.size
+        self.mine = slice(0, self.n) if by_columns else share.of(self.n)
+        self.some = share.of(self.rank) if by_columns else slice(0, self.rank)
+
+    def _alive(self) -> list[int]:
+        """Values per sample and column alive at each node: rows, and what a step makes of them."""
+        where, found = self.chain.where, []
+        alive: dict[Edge, int] = {edge: top.shape[2] for edge, top in self.tops.items()}
+        for node, step in self.nodes:
+            mine = [(node, i) for i in self.chain.outputs.get(node, [0])]
+            children = [] if step is None else [c for c in step.children if c[0] in self.needed]
+            for child in children:
+                alive[child] = where.width(child)
+            # Twice: rows with a factor for each entry are written out first.
+            found.append(sum(alive.values()) + sum(alive.get(e, 0) for e in mine))
+            for edge in mine:
+                alive.pop(edge, None)
+        return [max(1, size) for size in found]
+
+    def prepare(self) -> None:
+        """Read what the steps need off the tape."""
+        for _, step in self.nodes:
+            if step is not None:
+                step.prepare(None)
+
+    def run(self, lane: int, meet: Meet, close: Close, ended: Ended) -> None:
+        """Walk one lane part by part: `meet` at every site, `ended` where a part is at its end.
+
+        With a `close`, which is called where a part has met all sites, all meet the same parts.
+        """
+        most = self.samples if close is None else min(self.samples, *self.most)
+        within = Share(lane, self.lanes).of(self.mine.stop - self.mine.start)
+        stop = self.mine.start + within.stop
+        for start in range(self.mine.start + within.start, stop, most):
+            part = slice(start, min(stop, start + most))
+            for first in range(self.some.start, self.some.stop, self.columns):
+                some = slice(first, min(self.some.stop, first + self.columns))
+                m = some.stop - some.start
+                rows = {
+                    edge: Columns(m, top.shape[2], top[part, some])
+                    for edge, top in self.tops.items()
+                }
+                self._walk(rows, 0, part, some, meet, ended, close is not None)
+                if close is not None:
+                    close(part, some)
+
+    def _walk(
+        self,
+        rows: dict[Edge, Columns],
+        at: int,
+        part: slice,
+        some: slice,
+        meet: Meet,
+        ended: Ended,
+        kept: bool,
+    ) -> None:
+        """Go down from node number `at` on; `rows` is used up.
+
+        `kept` says that `meet` may hold on to what it is given.
+        """
+        meter, like = Meter(), next(iter(self.tops.values()))
+        count = part.stop - part.start
+        for number in range(at, len(self.nodes)):
+            if count > self.most[number]:
+                pieces = -(-count // self.most[number])
+                for i in range(pieces):
+                    a, b = count * i // pieces, count * (i + 1) // pieces
+                    few = {edge: held.of(slice(a, b)) for edge, held in rows.items()}
+                    within = slice(part.start + a, part.start + b)
+                    self._walk(few, number, within, some, meet, ended, kept)
+                return
+            node, step = self.nodes[number]
+            for index in self.chain.outputs.get(node, [0]):
+                edge = (node, index)
+                held = rows.pop(edge, None)
+                if held is None:
+                    continue
+                if edge in self.sites:
+                    held = held.written(like, count)
+                    assert held.base is not None
+                    meet(edge, held.base, part, some)
+                    held = held.shared_by(2 if kept else 1)
+                if step is None:
+                    continue
+                for child, got in step.pull(edge, held, part, like, meter):
+                    if child[0] in self.needed:
+                        _add(rows, child, got, count)
+        ended(part, some)
+
+
+def _add(alive: dict[Edge, Columns], edge: Edge, rows: Columns, count: int) -> None:
+    have = alive.get(edge)
+    if have is None:
+        alive[edge] = rows
+        return
+    assert have.base is not None
+    alive[edge] = have.plus(rows, have.base, count)

@@ -1,0 +1,1 @@
+"""What every stage rests on: the ledger of what is owed, threads, processes, memory, products."""

@@ -1,0 +1,1 @@
+"""Where a parameter meets the data, and the sums over samples taken there."""
