@@ -159,7 +159,11 @@ class Rows(nn.Module):
 
 
 class Choice(nn.Module):
-    """Control flow that reads the data; one of the layers is used never, once or twice."""
+    """Control flow that reads the data; one of the layers is used never, once or twice.
+
+    The thresholds lie off the integers: what is centred sums to zero but for rounding, and
+    rounding must not choose.
+    """
 
     def __init__(self, how: str) -> None:
         super().__init__()
@@ -169,7 +173,11 @@ class Choice(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         for step in range(2):
-            x = torch.tanh(self.a(x)) if float(x.detach().sum()) > step else x + self.b(x).relu()
+            x = (
+                torch.tanh(self.a(x))
+                if float(x.detach().sum()) > step + 0.3
+                else x + self.b(x).relu()
+            )
         return x
 
 
