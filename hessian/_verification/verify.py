@@ -35,7 +35,8 @@ DRAWS = 3
 # How many times that size a derivative may have that is zero but for rounding.
 ROUNDINGS = 10
 # In machine precisions of the network's largest second derivative: what a route whose terms cancel
-# may leave of zero where the double backward leaves less.
+# may leave of zero where the double backward leaves less. Terms may be larger than any sum of them
+# (below a layer norm of nearly equal inputs): then it may be what the values cannot tell from zero.
 CANCELLED = 64
 # A derivative below this part of what was computed is zero beside it.
 NOTHING = 1e-3
@@ -291,7 +292,8 @@ def _judged(name: str, index: int, h: Tensor, numbers: Mapping[str, float], top:
     cancelled = max(abs(here), abs(double), abs(value) - error) <= ROUNDINGS * rest
     eps = float(torch.finfo(h.dtype).eps)
     nothing = max(abs(double), abs(value) - error) <= NOTHING * abs(here)
-    if here and nothing and not numbers["kinks"] and abs(here) <= CANCELLED * eps * top:
+    room = max(CANCELLED * eps * top, min(error, tolerance * top))
+    if here and nothing and not numbers["kinks"] and abs(here) <= room:
         cancelled, terms = True, max(terms, top)
     if terms and cancelled and max(by_double, error) > tolerance * scale:
         return Verified(

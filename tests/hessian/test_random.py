@@ -60,13 +60,19 @@ def never_falsely_affine(model, loss, pairs, entries=2):
                 assert abs(float(row.reshape(-1)[entry])) <= 1e-9 * max(size, 1.0), (name, entry)
 
 
-def inexact(got, want, model, loss, pairs, generator):
-    """Where a result differs by more than rounding may, for the parameters in float64."""
+def inexact(got, want, model, loss, pairs, generator, again):
+    """Where a result differs by more than rounding may, for the parameters in float64.
+
+    `again` computes the result of the same function anew, by the same method.
+    """
     gap = oracle.gap(got, {k: want[k] for k in got}, want)
     if max(gap.values()) <= 1e-9:
         return {}
     # Saturated softmaxes and norms of few samples cancel, and a dead unit may sit on a kink
     # exactly: what a change of parameters in the 12th digit moves, rounding may move.
+    # That is seen on the oracle, and on the method: before a layer norm of nearly equal inputs
+    # the terms are a thousand times as large as their sums, and a norm's own double backward
+    # cancels them exactly. A wrong formula moves no more than a right one.
     unsure = dict.fromkeys(want, 0.0)
     before = [p.detach().clone() for p in model.parameters()]
     for _ in range(3):
@@ -76,7 +82,8 @@ def inexact(got, want, model, loss, pairs, generator):
                 parameter.copy_(value + 1e-12 * noise)
         moved = oracle.gap(truth(model, loss, pairs), want)
         # Three draws give the size of what rounding does, not its largest value.
-        unsure = {k: max(u, 3 * moved[k]) for k, u in unsure.items()}
+        route = oracle.gap(again(), {k: got[k] for k in got}, want)
+        unsure = {k: 3 * max(u / 3, moved[k], route.get(k, 0.0)) for k, u in unsure.items()}
     with torch.no_grad():
         for parameter, value in zip(model.parameters(), before, strict=True):
             parameter.copy_(value)
@@ -106,30 +113,39 @@ def check(problem):
     want = truth(same, same_loss, pairs)
     if not all(h.isfinite().all() for h in want.values()):
         return None  # a kink or pole was hit exactly: nothing to compare
-    torch.manual_seed(1)
-    got = hessian.diagonal(model, loss, pairs, memory=problem.memory)
-    results = [got]
+
+    def exact(h):
+        return {k: t if t.dtype == torch.float64 else want[k] for k, t in h.items()}
+
+    def by(**options):
+        """The diagonal of the network in float64, and the same computed anew."""
+
+        def run(model, loss):
+            torch.manual_seed(1)
+            return hessian.diagonal(model, loss, pairs, **options)
+
+        return run(model, loss), lambda: exact(run(same, same_loss))
+
+    got, got_again = by(memory=problem.memory)
+    results = [(got, got_again)]
     mixed = any(p.dtype != torch.float64 for p in model.parameters())
     if not mixed:
         never_falsely_affine(same, same_loss, pairs)
     for method in ("chain", "preactivation"):  # whatever the planner would have chosen
         proved = [oracle.proved(model, loss, [pair], method) for pair in pairs]
         if names := [name for name in proved[0] if name in proved[-1]]:
-            torch.manual_seed(1)
-            results.append(hessian.diagonal(model, loss, pairs, method=method, names=names))
-    for result in results:
+            results.append(by(method=method, names=names))
+    for result, again in results:
         for name, h in result.items():  # in the parameter's own dtype: rounded to it
             if h.dtype != torch.float64:
                 size = float(want[name].abs().max()) or 1.0
                 apart = float((h.double() - want[name]).abs().max())
                 assert apart <= torch.finfo(h.dtype).eps * size, (name, apart / size)
-        exact = {k: h if h.dtype == torch.float64 else want[k] for k, h in result.items()}
-        wrong = inexact(exact, want, same, same_loss, pairs, generator)
+        wrong = inexact(exact(result), want, same, same_loss, pairs, generator, again)
         assert not wrong, wrong
-    exact = {k: h if h.dtype == torch.float64 else want[k] for k, h in got.items()}
-    names = [name for name in problem.names_of_the_value() if name in exact]
+    names = [name for name in problem.names_of_the_value() if name in got]
     torch.manual_seed(1)
-    oracle.assert_values(exact, model, loss, pairs, ENTRIES, names, problem.seed)
+    oracle.assert_values(exact(got), model, loss, pairs, ENTRIES, names, problem.seed)
     return got.plan
 
 
@@ -193,3 +209,45 @@ def _slow():
 
 
 test_many_random_networks_are_exact = pytest.mark.slow(pytest.mark.timeout(3000)(_slow()))
+
+
+# Draws that once were misses, of the oracle or of its tolerance, among five thousand.
+DRAWN = {
+    "a custom function beside a detached number": (
+        ("module:group", "function:Relu", "center", "detach", "where"),
+        "weights-smoothing-ignore", 6, 0, "one tensor twice", 344, 1,
+    ),
+    "a branch by the sum of what is centred": (
+        ("weight-norm:new-conv", "layernorm", "center", "choice:free", "rows:plain"),
+        "root", 4, 2, "one tensor twice", 483589, 20000,
+    ),
+    "biases before a layer norm of nearly equal inputs": (
+        ("choice:free", *["module:conv2d-replicate"] * 3, "layernorm"),
+        "norm-term", 5, 2, "two inputs", 5, None,
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", DRAWN)
+def test_draws_that_were_misses(name):
+    assert check(Problem(*DRAWN[name])) is not None
+
+
+def test_terms_larger_than_any_sum_of_them_cry_no_wolf():
+    """A bias has no curvature there but for rounding, and `verify` says so."""
+    model, loss, pairs = Problem(*DRAWN["biases before a layer norm of nearly equal inputs"]).make()
+    torch.manual_seed(1)
+    h = hessian.diagonal(model, loss, pairs, verify=40)
+    assert {v.word for v in h.verification if v.name.endswith("inner.bias")} == {"zero to rounding"}
+    assert max(h.deviation.values()) < 1e-9
+
+
+def test_a_wrong_formula_is_no_rounding():
+    """What is allowed to rounding is measured by the method: an error that stays is none."""
+    problem = Problem(*DRAWN["biases before a layer norm of nearly equal inputs"])
+    model, loss, pairs = narrow(problem)
+    want = truth(model, loss, pairs)
+    wrong = {k: h + 1e-8 for k, h in want.items()}
+    generator = torch.Generator().manual_seed(0)
+    seen = inexact(wrong, want, model, loss, pairs, generator, lambda: wrong)
+    assert {"inner.3.inner.bias", "inner.4.inner.bias"} <= set(seen)
