@@ -29,7 +29,7 @@ from torch.utils.data import DataLoader, TensorDataset
 import sim
 from sim.training import TrainConfig
 from sim.training._train import State
-from sim.training._world import World
+from sim.training.engine.world import World
 
 NOTHING = {"layers_every": 0, "test_every": 0}
 MOMENTUM = {"momentum": 0.9}

@@ -150,7 +150,7 @@ def train(
             )
         except Interrupted as stop:
             raise KeyboardInterrupt(str(stop)) from None
-        from sim.training._world import World
+        from sim.training.engine.world import World
 
         if not World.found().first:  # torchrun's other processes have nothing to say
             raise typer.Exit(0 if run.status == "finished" else 1)
@@ -353,7 +353,7 @@ def merged(fields: Mapping[str, Any], sets: list[str], short: Mapping[str, Any])
     >>> merged({"lr": 1, "measure": {"held_out": 3}}, ["measure.test_every=2"], {"lr": 2})
     {'lr': 2, 'measure': {'held_out': 3, 'test_every': 2}}
     """
-    from sim.training._options import put
+    from sim.training.config.options import put
 
     found: dict[str, Any] = json.loads(json.dumps(fields, default=str))
     given: dict[str, Any] = {}

@@ -73,7 +73,7 @@ class Recorder:
     @property
     def numerics(self) -> int:
         """The version with which equal configurations give equal numbers."""
-        from sim.training._config import VERSION
+        from sim.training.config.train_config import VERSION
 
         return VERSION
 

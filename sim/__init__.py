@@ -1,10 +1,10 @@
 """Networks, data and measurements. May use `hessian`, never `theory`."""
 
 from sim import data, models, optimizers, training
-from sim._compare_radii import compare_radii
-from sim._gradients import GradientMoments, gradient_moments, mean_abs_gradient
-from sim._sharpness import sharpness
-from sim._stable_gamma import Stability, Trial, stable_gamma
+from sim._measurements.compare_radii import compare_radii
+from sim._measurements.gradients import GradientMoments, gradient_moments, mean_abs_gradient
+from sim._measurements.sharpness import sharpness
+from sim._measurements.stable_gamma import Stability, Trial, stable_gamma
 from sim.training import Run, TrainConfig, sweep, train
 
 __all__ = [

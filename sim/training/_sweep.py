@@ -17,16 +17,16 @@ from joblib.parallel import get_active_backend
 
 from sim import _arguments
 from sim.data._load import check_files
-from sim.training import _store
-from sim.training._config import VERSION, TrainConfig
-from sim.training._options import plain
-from sim.training._progress import Progress, shown
-from sim.training._record import TABLES, columns
-from sim.training._run import Run
-from sim.training._signals import terminable
 from sim.training._train import CHECKPOINT, Interrupted, Loop, check_device, check_pace
-from sim.training._vectorise import groups, split
-from sim.training._world import torchrun
+from sim.training.config.options import plain
+from sim.training.config.train_config import VERSION, TrainConfig
+from sim.training.engine.fast.vectorise import groups, split
+from sim.training.engine.recorder import TABLES, columns
+from sim.training.engine.signals import terminable
+from sim.training.engine.world import torchrun
+from sim.training.record import store as _store
+from sim.training.record.progress import Progress, shown
+from sim.training.record.run import Run
 
 # Seconds to wait for a scheduler.
 PATIENCE = 30.0

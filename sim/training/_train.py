@@ -20,9 +20,14 @@ from sim._isolation import isolated
 from sim.data import Dataset
 from sim.models._build import check as check_model
 from sim.optimizers import CBLR
-from sim.training import _optimizers, _run, _store
-from sim.training._allocator import keep_freed
-from sim.training._batch import (
+from sim.training.config import optimizers as _optimizers
+from sim.training.config.options import plain
+from sim.training.config.schedules import Pass, steps_in
+from sim.training.config.train_config import DTYPES, VERSION, TrainConfig
+from sim.training.engine.curvature import curvature
+from sim.training.engine.fast.allocator import keep_freed
+from sim.training.engine.fast.units import moved
+from sim.training.engine.gradient import (
     AUGMENT,
     HELD_OUT,
     ORDER,
@@ -32,18 +37,15 @@ from sim.training._batch import (
     order_seed,
     predicted,
 )
-from sim.training._config import DTYPES, VERSION, TrainConfig
-from sim.training._curvature import curvature
-from sim.training._network import Network
-from sim.training._options import plain
-from sim.training._progress import Progress, shown
-from sim.training._record import Recorder, frames
-from sim.training._run import Run
-from sim.training._schedules import Pass, steps_in
-from sim.training._signals import stoppable
-from sim.training._tensorboard import Board
-from sim.training._units import moved
-from sim.training._world import World
+from sim.training.engine.network import Network
+from sim.training.engine.recorder import Recorder, frames
+from sim.training.engine.signals import stoppable
+from sim.training.engine.world import World
+from sim.training.record import run as _run
+from sim.training.record import store as _store
+from sim.training.record.progress import Progress, shown
+from sim.training.record.run import Run
+from sim.training.record.tensorboard import Board
 
 CHECKPOINT = "checkpoint.pt"
 # Samples of the test split that go through the network at a time, all lanes together, but at least

@@ -19,7 +19,7 @@ from typer.testing import CliRunner
 
 from paper_checks.cli import app
 from paper_checks.cli_training import grid_of, merged
-from sim.training import _store
+from sim.training.record import store as _store
 
 GRID = """
 [base]

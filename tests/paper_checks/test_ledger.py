@@ -229,7 +229,8 @@ def test_a_run_that_is_killed_in_its_middle_goes_on_from_its_checkpoint(
 
 def test_a_run_at_which_another_process_is_is_left_to_it(made, images, tmp_path, monkeypatch):
     """The first run's folder is locked; when all others are made, its row comes from elsewhere."""
-    from sim.training import TrainConfig, _store
+    from sim.training import TrainConfig
+    from sim.training.record import store as _store
 
     other = Ledger(made[0] / "evidence")
     plan = training.SWEEPS["first-epoch"].cells(context(tmp_path / "evidence"))
@@ -420,7 +421,7 @@ def test_code_that_moves_invalidates_nothing_but_other_numerics_do(copy, monkeyp
     with pytest.raises(Unmeasured):
         training.first_epoch(context(copy))
     path.write_text("\n".join(older), encoding="utf-8")
-    monkeypatch.setattr("sim.training._config.VERSION", 99)
+    monkeypatch.setattr("sim.training.config.train_config.VERSION", 99)
     with pytest.raises(Unmeasured):
         training.first_epoch(context(copy))
 

@@ -8,7 +8,7 @@ from torch import nn
 from torch.func import vmap
 
 import sim
-from sim import _gradients
+from sim._measurements import gradients as _gradients
 
 N, D, C = 23, 5, 4
 

@@ -11,7 +11,7 @@ from torch import nn
 
 import hessian
 import sim
-from sim import _sharpness
+from sim._measurements import sharpness as _sharpness
 from sim.optimizers import CBLR
 
 
@@ -220,7 +220,7 @@ def test_a_concave_loss_bounds_nothing():
 
 def test_no_gamma_at_all(monkeypatch):
     model, batches, _ = network()
-    monkeypatch.setattr(sim._stable_gamma, "sharpness", lambda *a, **k: next(growing))
+    monkeypatch.setattr(sim._measurements.stable_gamma, "sharpness", lambda *a, **k: next(growing))
     growing = iter(10.0**k for k in range(300))
     with pytest.raises(RuntimeError, match=r"^no stable gamma: not with max_radius \[10\.0\]"):
         sim.stable_gamma(model, F.cross_entropy, batches, max_radius=[10.0])

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from sim._statistics import median, quantiles, spearman
+from sim._measurements.statistics import median, quantiles, spearman
 
 finite = st.floats(-1e6, 1e6)
 LEVELS = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99, 1.0)

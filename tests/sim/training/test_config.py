@@ -18,7 +18,7 @@ from sim.training import (
     Warmup,
     grid,
 )
-from sim.training._options import Options, differences
+from sim.training.config.options import Options, differences
 
 FULL = {
     "dataset": "gaussian",

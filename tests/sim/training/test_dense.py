@@ -7,9 +7,10 @@ import torch
 from torch import nn
 
 import sim
-from sim.training import TrainConfig, _dense
-from sim.training._dense import Dense, densify
-from sim.training._network import Network
+from sim.training import TrainConfig
+from sim.training.engine.fast import dense as _dense
+from sim.training.engine.fast.dense import Dense, densify
+from sim.training.engine.network import Network
 
 
 @pytest.fixture

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from sim.training import TrainConfig, _record
+from sim.training import TrainConfig
+from sim.training.engine import recorder as _record
 
 ROOT = Path(__file__).resolve().parents[3]
 TEXT = (ROOT / "docs" / "training.md").read_text(encoding="utf-8")

@@ -14,9 +14,10 @@ import pytest
 import torch
 
 import sim
-from sim.training import Unfinished, _store, grid, load
-from sim.training._record import TABLES, columns
+from sim.training import Unfinished, grid, load
 from sim.training._train import CHECKPOINT
+from sim.training.engine.recorder import TABLES, columns
+from sim.training.record import store as _store
 
 BASE = {"model_options": {"hidden": [4]}, "samples": 64, "epochs": 1, "batch_size": 32}
 

@@ -53,7 +53,7 @@ def test_no_step_waits_for_the_device():
     state = sim.training._train.State(
         [sim.TrainConfig.read({**BASE, "device": "cuda", "measure": {"test_every": 0}})],
         None,
-        sim.training._world.World(),
+        sim.training.engine.world.World(),
     )
     steps = state.steps()
     next(steps)

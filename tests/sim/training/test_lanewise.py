@@ -6,9 +6,9 @@ from torch import nn
 
 from sim import data, models
 from sim.training import TrainConfig
-from sim.training._batch import predicted
-from sim.training._lanewise import SIZES, lanewise
-from sim.training._network import Network
+from sim.training.engine.fast.lanewise import SIZES, lanewise
+from sim.training.engine.gradient import predicted
+from sim.training.engine.network import Network
 
 LANES = 3
 

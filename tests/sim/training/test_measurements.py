@@ -8,7 +8,7 @@ import torch.nn.functional as F
 
 import hessian
 import sim
-from sim.training._units import units
+from sim.training.engine.fast.units import units
 
 from . import reference
 
@@ -206,7 +206,7 @@ def test_large_tensors_are_summed_without_loss():
     network.parameters = list(model.parameters())[:1]
     network.units = units(network.parameters, 1)
     exact = float(network.parameters[0].detach().double().abs().mean())
-    recorder = sim.training._record.Recorder(network, 1)
+    recorder = sim.training.engine.recorder.Recorder(network, 1)
     recorder.begin_epoch()
     network.parameters[0].grad = network.parameters[0].detach().clone()
     recorder.around(0, torch.optim.Adam(network.parameters), lambda: True)
@@ -217,7 +217,7 @@ def test_large_tensors_are_summed_without_loss():
 
 def test_more_rows_than_the_device_keeps(monkeypatch):
     plain = run(measure={"decrease_every": 3})
-    monkeypatch.setattr(sim.training._record, "CAPACITY", 3)
+    monkeypatch.setattr(sim.training.engine.recorder, "CAPACITY", 3)
     small = run(measure={"decrease_every": 3})
     pd.testing.assert_frame_equal(plain.steps, small.steps, check_exact=True)
     pd.testing.assert_frame_equal(plain.layer_steps, small.layer_steps, check_exact=True)

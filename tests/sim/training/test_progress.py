@@ -7,7 +7,7 @@ import sys
 import pytest
 
 import sim
-from sim.training import _progress
+from sim.training.record import progress as _progress
 
 CONFIG = {"samples": 64, "batch_size": 16, "epochs": 2, "model_options": {"hidden": [4]}}
 

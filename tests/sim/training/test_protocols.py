@@ -8,7 +8,7 @@ import torch.nn.functional as F
 import hessian
 import sim
 from sim.training import Discard, DiscardGradients, TrainConfig
-from sim.training._losses import per_sample
+from sim.training.config.losses import per_sample
 
 from . import reference
 

@@ -15,8 +15,9 @@ import pytest
 import torch
 
 import sim
-from sim.training import Interrupted, TrainConfig, _store, grid, load
-from sim.training._record import TABLES
+from sim.training import Interrupted, TrainConfig, grid, load
+from sim.training.engine.recorder import TABLES
+from sim.training.record import store as _store
 
 CONFIG = TrainConfig(
     dataset="gaussian",

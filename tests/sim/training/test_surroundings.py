@@ -20,9 +20,10 @@ import torch
 from torch.utils.serialization import config as serialization
 
 import sim
-from sim.training import _store, _sweep, grid, load
-from sim.training._record import TABLES
-from sim.training._signals import stoppable
+from sim.training import _sweep, grid, load
+from sim.training.engine.recorder import TABLES
+from sim.training.engine.signals import stoppable
+from sim.training.record import store as _store
 
 BASE = {"model_options": {"hidden": [4]}, "samples": 64, "epochs": 1, "batch_size": 32}
 # Most units die at the first steps, and the momentum of their weights falls below 1e-38.

@@ -16,10 +16,11 @@ import torch
 from joblib.externals.loky.process_executor import TerminatedWorkerError
 
 import sim
-from sim.training import TrainConfig, _vectorise, grid, load
-from sim.training._record import TABLES
-from sim.training._vectorise import groups
-from sim.training._world import World
+from sim.training import TrainConfig, grid, load
+from sim.training.engine.fast import vectorise as _vectorise
+from sim.training.engine.fast.vectorise import groups
+from sim.training.engine.recorder import TABLES
+from sim.training.engine.world import World
 
 from . import reference
 
@@ -343,7 +344,7 @@ def test_lanes_are_for_small_networks(changes, lanes):
 
 
 def test_one_lane_diverges_and_the_others_go_on(monkeypatch):
-    build = sim.training._network._build
+    build = sim.training.engine.network._build
 
     def sick(config, dataset):
         model = build(config, dataset)
@@ -352,7 +353,7 @@ def test_one_lane_diverges_and_the_others_go_on(monkeypatch):
             model.fc2.weight.data *= 1e200
         return model
 
-    monkeypatch.setattr(sim.training._network, "_build", sick)
+    monkeypatch.setattr(sim.training.engine.network, "_build", sick)
     configs = grid(BASE.replace(loss="power"), seed=range(3))
     alone = sim.sweep(configs, jobs=1)
     assert alone.status.tolist() == ["finished", "diverged", "finished"]
@@ -366,7 +367,7 @@ def test_lanes_resume_bit_for_bit(tmp_path, monkeypatch):
     configs = grid(BASE, seed=range(3))
     whole = sim.sweep(configs, jobs=1, vectorise=True, out=tmp_path / "whole")
     # The third write of a checkpoint and then the second file of a lane's results fail.
-    calls, write = [], sim.training._store.write
+    calls, write = [], sim.training.record.store.write
     for fatal in (3, 9):
 
         def failing(path, fill, fatal=fatal):
@@ -376,7 +377,7 @@ def test_lanes_resume_bit_for_bit(tmp_path, monkeypatch):
             write(path, fill)
 
         calls.clear()
-        monkeypatch.setattr(sim.training._store, "write", failing)
+        monkeypatch.setattr(sim.training.record.store, "write", failing)
         found = sim.sweep(configs, jobs=1, vectorise=True, out=tmp_path / "cut", checkpoint_steps=2)
         assert set(found.status) == {"failed"}
     monkeypatch.undo()
@@ -417,8 +418,8 @@ def test_lanes_that_have_begun_stay_together_and_finished_ones_are_not_lanes_aga
     shutil.copytree(cut, tmp_path / "part")
     shutil.copytree(cut, tmp_path / "old")
     (path,) = (tmp_path / "old").glob("lanes-*/checkpoint.pt")
-    saved = sim.training._store.read_tensors(path)
-    sim.training._store.write_tensors(path, saved | {"version": 0})
+    saved = sim.training.record.store.read_tensors(path)
+    sim.training.record.store.write_tensors(path, saved | {"version": 0})
     for name, wanted in (("part", configs[2:4]), ("old", configs)):
         found = sim.sweep(wanted, jobs=1, vectorise=True, out=tmp_path / name)
         assert set(found.status) == {"finished"}
@@ -491,10 +492,12 @@ def test_lanes_have_the_threads_of_the_process(monkeypatch):
             lanes = grid({"epochs": 1, "batch_size": n}, seed=range(32))
             assert _vectorise.split(lanes) == threads
         monkeypatch.setattr(_vectorise, "SHARED", 0)
-        run = sim.training._run.environment
+        run = sim.training.record.run.environment
         seen = []
         monkeypatch.setattr(
-            sim.training._run, "environment", lambda *a: seen.append(run(*a)["threads"]) or run(*a)
+            sim.training.record.run,
+            "environment",
+            lambda *a: seen.append(run(*a)["threads"]) or run(*a),
         )
         sim.sweep(grid(BASE, seed=range(2)), jobs=1, vectorise=True)
         assert seen == [2]
@@ -557,7 +560,7 @@ def test_two_processes_of_torchrun_are_one(tmp_path):
 
 def test_processes_need_a_choice_of_batch_norm_and_a_sample_each():
     from sim.training._train import State
-    from sim.training._world import World
+    from sim.training.engine.world import World
 
     config = TrainConfig.read(PARALLEL[4])
     with pytest.raises(ValueError, match=r"^batch_norm: batches of 13 go through 'bn1' in parts"):

@@ -6,7 +6,9 @@ import pytest
 import torch
 
 import sim
-from sim.training import _optimizers, _record, _units
+from sim.training.config import optimizers as _optimizers
+from sim.training.engine import recorder as _record
+from sim.training.engine.fast import units as _units
 
 BASE = {
     "model": "mlp", "model_options": {"hidden": [300, 20]}, "batch_size": 64, "steps": 4,

@@ -15,10 +15,10 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from sim.training import _optimizers
-from sim.training._network import Network
-from sim.training._schedules import Pass
-from sim.training._units import PIECE, ROW, Unit, moved
+from sim.training.config import optimizers as _optimizers
+from sim.training.config.schedules import Pass
+from sim.training.engine.fast.units import PIECE, ROW, Unit, moved
+from sim.training.engine.network import Network
 
 STEP_COLUMNS = (
     "loss",

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from sim import models
 from sim._isolation import isolated
 from sim.data._load import shape_of
-from sim.training._config import TrainConfig
-from sim.training._network import obstacle
-from sim.training._options import canonical
+from sim.training.config.options import canonical
+from sim.training.config.train_config import TrainConfig
+from sim.training.engine.network import obstacle
 
 # Lanes that train together; beyond this many their weights leave the cache.
 MOST = 32

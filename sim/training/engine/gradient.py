@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 
 import hessian
-from sim.training import _losses
-from sim.training._config import TrainConfig
-from sim.training._network import Network
-from sim.training._synchronised import Synchronised
-from sim.training._world import World
+from sim.training.config import losses as _losses
+from sim.training.config.train_config import TrainConfig
+from sim.training.engine.network import Network
+from sim.training.engine.synchronised import Synchronised
+from sim.training.engine.world import World
 
 # Streams of random numbers beside each other: every draw of a run comes from
 # (order seed, stream, number), so that nothing has to be stored to go on.

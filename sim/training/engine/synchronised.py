@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sim.training._world import World
+from sim.training.engine.world import World
 
 Part = slice
 

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 import hessian
-from sim.training._losses import PerSample
-from sim.training._network import Network
+from sim.training.config.losses import PerSample
+from sim.training.engine.network import Network
 
 QUANTILES = (0.25, 0.5, 0.75)
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 import hessian
 from sim import _arguments
 from sim._isolation import isolated
-from sim._statistics import median, quantiles, spearman
+from sim._measurements.statistics import median, quantiles, spearman
 from sim.data import Dataset
 
 LEVELS = {"q05": 0.05, "q25": 0.25, "q50": 0.5, "q75": 0.75, "q95": 0.95}

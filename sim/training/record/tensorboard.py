@@ -3,7 +3,7 @@
 import os
 from typing import Any
 
-from sim.training._record import LAYER_COLUMNS, STEP_COLUMNS, Recorder
+from sim.training.engine.recorder import LAYER_COLUMNS, STEP_COLUMNS, Recorder
 
 
 class Board:

@@ -13,11 +13,11 @@ from torch.optim import Optimizer
 from sim import models
 from sim._isolation import mask, seeded
 from sim.data import Dataset
-from sim.training import _optimizers
-from sim.training._config import DTYPES, TrainConfig
-from sim.training._dense import densify
-from sim.training._lanewise import Lanewise, lanewise
-from sim.training._units import units
+from sim.training.config import optimizers as _optimizers
+from sim.training.config.train_config import DTYPES, TrainConfig
+from sim.training.engine.fast.dense import densify
+from sim.training.engine.fast.lanewise import Lanewise, lanewise
+from sim.training.engine.fast.units import units
 
 
 class Network:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 import hessian
 from sim import _arguments
 from sim._isolation import isolated, seeded
-from sim._sharpness import sharpness
+from sim._measurements.sharpness import sharpness
 from sim.optimizers import CBLR
 
 HALVINGS = 20

@@ -16,11 +16,12 @@ from sim.data._load import check as check_dataset
 from sim.data._load import shape_of
 from sim.models._build import MOST_SEED
 from sim.models._build import check as check_model
-from sim.training import _losses, _optimizers
-from sim.training._augment import Augment
-from sim.training._discard import Discard, DiscardGradients
-from sim.training._options import Options, canonical, plain, put, read
-from sim.training._schedules import MOST_STEPS, Decay, Pass, Phase, Warmup, passes, rates
+from sim.training.config import losses as _losses
+from sim.training.config import optimizers as _optimizers
+from sim.training.config.augment import Augment
+from sim.training.config.discard import Discard, DiscardGradients
+from sim.training.config.options import Options, canonical, plain, put, read
+from sim.training.config.schedules import MOST_STEPS, Decay, Pass, Phase, Warmup, passes, rates
 
 # Part of every hash: raised when the same configuration would give other results than before.
 VERSION = 3

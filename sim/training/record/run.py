@@ -12,10 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from sim import models
-from sim.training import _store
-from sim.training._config import DTYPES, TrainConfig
-from sim.training._options import differences
-from sim.training._record import TABLES
+from sim.training.config.options import differences
+from sim.training.config.train_config import DTYPES, TrainConfig
+from sim.training.engine.recorder import TABLES
+from sim.training.record import store as _store
 
 # What the record of a run held before it named the other files.
 BEFORE = {

@@ -1,0 +1,1 @@
+"""What a run depends on: the configuration, validated and hashable, and what its names mean."""

@@ -1,0 +1,1 @@
+"""How a run is made: the network, the gradient of a batch, the step and what is measured of it."""

@@ -1,0 +1,1 @@
+"""What makes steps faster by moving memory: joined parameters, lanes, products, freed pages."""
