@@ -11,11 +11,15 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, grad_and_value, vmap
 
+from hessian._batch.whole_or_parts import planned
 from hessian._call import data as _data
-from hessian._call.lending import Item, Problem, lend, refuse_uninitialised, scale, ticker, walk
+from hessian._call.batches import Item, scale, walk
+from hessian._call.lending import lend, refuse_uninitialised
+from hessian._call.objective import Problem
 from hessian._call.thaw import whole
 from hessian._descent import Found, Search
 from hessian._runtime.ledger import Guard, owe, settled
+from hessian._runtime.progress import ticker
 from hessian._sample import entries
 
 # How far to look, in root mean squares of the tensor.
@@ -219,7 +223,7 @@ def _here(
         for _ in range(2)
     )
     for item in walk(problem, data, dtype, weight):
-        batch = item.planned(index)
+        batch = planned(item, index)
         lanes = min(lanes, problem.memory // (4 * batch.tape_bytes + 1))
         second, first = batch.run(lambda _: None)
         for name, at in index.items():

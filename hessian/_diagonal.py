@@ -8,12 +8,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from hessian._batch.whole_or_parts import planned
 from hessian._call import data as _data
-from hessian._call.lending import lend, scale, ticker, walk
+from hessian._call.batches import scale, walk
+from hessian._call.lending import lend
 from hessian._call.thaw import whole
 from hessian._plan import Plan
 from hessian._runtime.distributed import Facts, joined, size_of
 from hessian._runtime.ledger import Guard
+from hessian._runtime.progress import ticker
 from hessian._standard_error import Spread
 from hessian._verification.verify import Check, Deviation, Verification
 
@@ -177,7 +180,7 @@ def diagonal(
         plan: Plan | None = None
         with ticker(progress) as bar:
             for item in walk(problem, data, dtype, weight):
-                batch = item.planned()
+                batch = planned(item)
                 plan = plan or batch.plan
                 bar.expect(max(1, batch.ticks() // team.share.size), item.index)
                 if spread is not None:
@@ -253,5 +256,5 @@ def plan(
     """
     with Guard(), lend(model, loss, method, forward, names, memory, dtype) as problem:
         for item in walk(problem, data, dtype, weight):
-            return item.planned().plan
+            return planned(item).plan
     raise AssertionError("walk() yields or raises")

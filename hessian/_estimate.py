@@ -9,10 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hessian._batch.analysis import Batch, Problem
+from hessian._batch.analysis import Batch
 from hessian._batch.pieces import Division, Extra, gathered, is_first, of_all
 from hessian._call import data as _data
-from hessian._call.lending import Item, lend, scale, ticker, walk
+from hessian._call.batches import Item, scale, walk
+from hessian._call.lending import lend
+from hessian._call.objective import Problem
 from hessian._call.thaw import whole
 from hessian._estimators import becker_lecun as _becker_lecun
 from hessian._estimators.probe import (
@@ -30,6 +32,7 @@ from hessian._loss.factor import Factor
 from hessian._loss.output_hessian import by_sample
 from hessian._routes import affine as _affine
 from hessian._runtime.ledger import Guard
+from hessian._runtime.progress import ticker
 
 KINDS = (
     "hutchinson",

@@ -13,11 +13,13 @@ from torch import Tensor, nn
 
 from hessian._batch.pieces import Division, added
 from hessian._call import data as _data
-from hessian._call.lending import lend, scale, ticker, walk
+from hessian._call.batches import scale, walk
+from hessian._call.lending import lend
 from hessian._call.precision import highest
 from hessian._call.state import Randomness
 from hessian._call.thaw import again
 from hessian._runtime.ledger import Guard
+from hessian._runtime.progress import ticker
 from hessian._tape.graph import refuse_undifferentiable
 
 

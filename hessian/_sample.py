@@ -9,11 +9,14 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from hessian._batch.whole_or_parts import planned
 from hessian._call import data as _data
-from hessian._call.lending import lend, refuse_uninitialised, scale, ticker, walk
+from hessian._call.batches import scale, walk
+from hessian._call.lending import lend, refuse_uninitialised
 from hessian._call.thaw import whole
 from hessian._plan import Plan
 from hessian._runtime.ledger import Guard
+from hessian._runtime.progress import ticker
 
 
 class Quantile(NamedTuple):
@@ -143,7 +146,7 @@ def sample(
         index = {name: drawn[name] for name in problem.parameters}
         with ticker(progress) as bar:
             for item in walk(problem, data, dtype, weight):
-                batch = item.planned(index)
+                batch = planned(item, index)
                 plan = plan or batch.plan
                 bar.expect(batch.ticks(), item.index)
                 h, _ = batch.run(bar.tick)

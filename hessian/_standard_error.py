@@ -20,7 +20,7 @@ from torch.utils._pytree import tree_map
 from hessian._batch.analysis import Batch
 from hessian._batch.parts import Parts
 from hessian._call import data as _data
-from hessian._call.lending import Item
+from hessian._call.batches import Item
 from hessian._loss.output_hessian import by_sample
 
 REMEDY = (

@@ -25,11 +25,12 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map
 
-from hessian._batch.analysis import BLOCKS, TAPES, Batch, Curved, Problem, Start
+from hessian._batch.analysis import BLOCKS, TAPES, Batch, Curved
 from hessian._batch.rehearsal import LAST, OTHER, Rows, rehearse
 from hessian._call import data as _data
 from hessian._call import outputs as _outputs
 from hessian._call.draws import Draws, NotInParts
+from hessian._call.objective import Problem, Start
 from hessian._call.state import Randomness
 from hessian._call.thaw import Thaw, only
 from hessian._loss.columns import Quadratic

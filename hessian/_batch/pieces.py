@@ -16,11 +16,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hessian._batch.analysis import AGAIN, TAPES, Batch
+from hessian._batch.analysis import TAPES, Batch
 from hessian._batch.parts import Part, Whole, divided
+from hessian._call.batches import Item
 from hessian._call.draws import NotInParts
 from hessian._call.forward import TooLarge
-from hessian._call.lending import Item
+from hessian._call.objective import AGAIN
 from hessian._call.state import Randomness
 from hessian._tape.graph import Tape
 from hessian._tape.opaque import refuse_opaque

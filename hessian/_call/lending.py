@@ -2,26 +2,19 @@
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from hessian._batch.analysis import METHOD_CHOICES, Batch, Problem, Start
-from hessian._batch.parts import Parts, Whole
 from hessian._call import data as _data
 from hessian._call import precision as _precision
 from hessian._call.attributes import attribute_tensors, drop_caches
-from hessian._call.draws import NotInParts
-from hessian._call.forward import TooLarge
 from hessian._call.hooks import take_hooks_off
-from hessian._call.precision import Mixed, current
-from hessian._call.state import Randomness, compute_exactly, note_state
+from hessian._call.objective import METHOD_CHOICES, Problem
+from hessian._call.state import compute_exactly, note_state
 from hessian._call.thaw import freeze, may_freeze
 from hessian._call.wrapped import refuse_shards, unwrap
 from hessian._call.written import Written, will_be_put_back
@@ -29,103 +22,6 @@ from hessian._runtime.ledger import alone, settled
 from hessian._runtime.workspace import keep_within
 
 DEFAULT_MEMORY = 2**30
-T = TypeVar("T")
-
-
-@dataclass
-class Item:
-    """One batch of the user's data.
-
-    `raw` is the pair as it came, `inputs` and `targets` are in the dtype of the computation;
-    `a` is the batch's weight before normalisation.
-    """
-
-    index: int
-    raw: _data.Batch
-    inputs: Any
-    targets: Any
-    a: float
-    start: Start
-    problem: Problem
-    end: Randomness | None = None
-
-    @property
-    def samples(self) -> int:
-        """Number of samples in the batch."""
-        return _data.size(self.inputs)
-
-    def analysed(self, sampled: dict[str, Tensor] | None = None) -> Batch:
-        """The batch with its tapes read and its plan made."""
-        batch = Batch(self.problem, self.inputs, self.targets, self.index, sampled)
-        self.end = batch.end
-        return batch
-
-    def uniform(self, take: Callable[[], T]) -> T:
-        """What `take` gives, in a higher precision where the user's code turns out to need one."""
-        while True:
-            try:
-                return take()
-            except Mixed as mixed:
-                dtype = mixed.dtype
-            # Beyond this block nothing holds the tape that was begun.
-            self.start.rewind()
-            self.problem.hold(dtype)
-            self.inputs, self.targets = (_data.convert(v, current()) for v in self.raw)
-            self.end = None
-            self.start.rewind()
-
-    def planned(self, sampled: Mapping[str, Tensor] | None = None) -> Batch | Parts:
-        """The same, in parts of the samples where the tape of all would exceed the memory."""
-        return self.uniform(lambda: self._planned(sampled))
-
-    def _planned(self, sampled: Mapping[str, Tensor] | None) -> Batch | Parts:
-        problem, why = self.problem, ""
-        given = (problem, self.inputs, self.targets, self.index, sampled)
-        try:
-            batch: Batch | Parts = Batch(*given, bounded=True, start=self.start)
-        except TooLarge:
-            why = "too large"  # beyond this block nothing holds the tape that was begun
-        if why:
-            self.start.rewind()
-            try:
-                batch = Parts(Whole(*given))
-            except (NotInParts, ValueError) as error:
-                why = str(error)
-            else:
-                why = ""
-        if why:  # what is wrong with the data or the method is said here, of the whole batch
-            self.start.rewind()
-            batch = Batch(*given)
-            batch.plan = dataclasses.replace(batch.plan, held=why)
-        self.end = batch.end
-        return batch
-
-    def value(self) -> Tensor:
-        """The loss, on a tape that connects it with the parameters; the same at every call."""
-        self.start.rewind()
-        _, value = self.problem.value(self.inputs, self.targets, self.index)
-        if self.end is None:
-            self.end = Randomness(self.problem.devices())
-        return value
-
-
-def walk(
-    problem: Problem, data: Any, dtype: torch.dtype | None, weight: _data.Weight
-) -> Iterator[Item]:
-    """The batches of `data`, each with the random state a plain loop would meet it in."""
-    for index, (inputs, targets) in enumerate(_data.batches(data)):
-        if current() is None and any(map(_precision.half, _data.tensors(inputs))):
-            problem.hold(torch.float32)
-        x, y = (_data.convert(v, current()) for v in (inputs, targets))
-        a = _data.batch_weight(weight, (inputs, targets), _data.size(x))
-        item = Item(index, (inputs, targets), x, y, a, Start(problem), problem)
-        yield item
-        item.start.rewind(item.end)
-
-
-def scale(items: list[float], weight: _data.Weight) -> float:
-    """The factor that turns Σ a_b loss_b into L, given the a_b."""
-    return 1.0 / sum(items) if weight is None else 1.0
 
 
 @contextmanager
@@ -273,41 +169,3 @@ def _real(parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
                 "its parts as a real parameter (torch.view_as_real), or leave it out with names="
             )
     return dict(parameters)
-
-
-class Ticker:
-    """Progress in backward passes and entries; silent unless a bar is given."""
-
-    def __init__(self, bar: Any = None) -> None:
-        self.bar = bar
-        self.task = bar.add_task("exact diagonal", total=0) if bar is not None else None
-        self.total = 0
-
-    def expect(self, units: int, index: int) -> None:
-        self.total += units
-        if self.bar is not None:
-            self.bar.update(
-                self.task, total=self.total, description=f"exact diagonal, batch {index + 1}"
-            )
-
-    def over(self, items: Iterable[Item]) -> Iterator[Item]:
-        """The items, one unit each."""
-        for item in items:
-            self.expect(1, item.index)
-            yield item
-            self.tick(1)
-
-    def tick(self, units: int) -> None:
-        if self.bar is not None:
-            self.bar.advance(self.task, units)
-
-
-@contextmanager
-def ticker(progress: bool) -> Iterator[Ticker]:
-    if not progress:
-        yield Ticker()
-        return
-    from rich.progress import Progress
-
-    with Progress(transient=True) as bar:
-        yield Ticker(bar)

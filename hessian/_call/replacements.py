@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from hessian._call.written import Written
 from hessian._runtime.ledger import owe, settled
 
-if TYPE_CHECKING:
-    from hessian._call.forward import Watch
+
+class Watch(Protocol):
+    """The call in which an operation is replaced: it notes what is written to."""
+
+    written: Written
 
 
 def _there(owner: Any, *names: str) -> list[Callable[..., Any]]:

@@ -24,7 +24,7 @@ from torch.autograd.graph import GradientEdge, get_gradient_edge
 from hessian._batch.analysis import BLOCKS, Batch
 from hessian._batch.parts import Part
 from hessian._batch.pieces import Division, Sum, added, gathered, is_first
-from hessian._call.lending import Item
+from hessian._call.batches import Item
 from hessian._loss import factor as _factor
 from hessian._loss import output_hessian as _loss
 from hessian._loss.columns import Quadratic

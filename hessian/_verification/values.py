@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 
 from hessian._call import data as _data
-from hessian._call.lending import Item
+from hessian._call.batches import Item
 from hessian._call.precision import held
 from hessian._call.state import Randomness
 from hessian._call.thaw import thawed

@@ -17,10 +17,10 @@ import torch
 from torch import Tensor
 from torch.autograd.function import BackwardCFunction
 
-from hessian._batch.analysis import Problem
 from hessian._batch.pieces import Division, Sum, added
 from hessian._call import data as _data
-from hessian._call.lending import Item
+from hessian._call.batches import Item
+from hessian._call.objective import Problem
 from hessian._call.state import cast
 from hessian._call.written import put_back
 from hessian._routes import parameter as _parameter

@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hessian._batch.analysis import METHOD_CHOICES
 from hessian._call import data as _data
 from hessian._call.lending import selected
+from hessian._call.objective import METHOD_CHOICES
 from hessian._diagonal import Diagonal, diagonal, plan
 from hessian.testing._oracle import Differences, Entries, Record, differences, is_clear
 

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from hessian._call import data as _data
-from hessian._call.lending import lend, scale, walk
+from hessian._call.batches import scale, walk
+from hessian._call.lending import lend
 from hessian._runtime.ledger import Guard
 from hessian._sample import entries as drawn
 from hessian._verification.differences import Difference
