@@ -13,9 +13,9 @@ from torch.func import functional_call, grad_and_value, vmap
 
 from hessian._batch.whole_or_parts import planned
 from hessian._call import data as _data
-from hessian._call.batches import Item, scale, walk
+from hessian._call.batches import Batch, scale, walk
 from hessian._call.lending import lend, refuse_uninitialised
-from hessian._call.objective import Problem
+from hessian._call.objective import Objective
 from hessian._call.thaw import whole
 from hessian._descent import Found, Search
 from hessian._runtime.ledger import Guard, owe, settled
@@ -157,17 +157,17 @@ def coordinate_minimum(
     result = CoordinateMinima()
     with (
         Guard(),
-        lend(model, loss, "auto", forward, names, memory, dtype) as problem,
+        lend(model, loss, "auto", forward, names, memory, dtype) as objective,
         ticker(progress) as bar,
     ):
-        index = {name: drawn[name] for name in problem.parameters}
+        index = {name: drawn[name] for name in objective.parameters}
         bar.expect(sum(len(at) for at in index.values()), 0)
-        items, g, h, lanes = _here(problem, data, dtype, weight, index)
-        factor = scale([item.a for item in items], weight)
-        line = _Line(problem, items, factor, lanes)
+        items, g, h, lanes = _here(objective, data, dtype, weight, index)
+        factor = scale([batch.a for batch in items], weight)
+        line = _Line(objective, items, factor, lanes)
         result.loss = line.value()
         for name, at in index.items():
-            p = problem.parameters[name].detach()
+            p = objective.parameters[name].detach()
             size = float(p.double().square().mean().sqrt())
             far = reach or REACH * (size or 1.0)
             eps = torch.finfo(p.dtype).eps
@@ -209,48 +209,48 @@ def _check(
 
 
 def _here(
-    problem: Problem,
+    objective: Objective,
     data: Any,
     dtype: torch.dtype | None,
     weight: _data.Weight,
     index: dict[str, Tensor],
-) -> tuple[list[Item], dict[str, Tensor], dict[str, Tensor], int]:
+) -> tuple[list[Batch], dict[str, Tensor], dict[str, Tensor], int]:
     """The batches, g and h at the wanted entries, and how many lanes a pass can take."""
-    items: list[Item] = []
+    items: list[Batch] = []
     lanes = LANES
     g, h = (
         {name: torch.zeros(len(at), device="cpu").double() for name, at in index.items()}
         for _ in range(2)
     )
-    for item in walk(problem, data, dtype, weight):
-        batch = planned(item, index)
-        lanes = min(lanes, problem.memory // (4 * batch.tape_bytes + 1))
-        second, first = batch.run(lambda _: None)
+    for batch in walk(objective, data, dtype, weight):
+        analysis = planned(batch, index)
+        lanes = min(lanes, objective.memory // (4 * analysis.tape_bytes + 1))
+        second, first = analysis.run(lambda _: None)
         for name, at in index.items():
             for total, values in ((g, first), (h, second)):
-                total[name] += item.a * values[name].reshape(-1)[at].cpu().double()
-        items.append(item)
+                total[name] += batch.a * values[name].reshape(-1)[at].cpu().double()
+        items.append(batch)
     return items, g, h, max(1, lanes)
 
 
 class _Line:
     """L and its slope with single entries of one parameter displaced."""
 
-    def __init__(self, problem: Problem, items: list[Item], factor: float, lanes: int) -> None:
-        self.problem, self.items, self.factor, self.lanes = problem, items, factor, lanes
+    def __init__(self, objective: Objective, items: list[Batch], factor: float, lanes: int) -> None:
+        self.objective, self.items, self.factor, self.lanes = objective, items, factor, lanes
         self._compared: set[str] = set()
         self.evaluations = 0
 
     def value(self) -> float:
-        total = sum(item.a * float(self._loss(item).detach()) for item in self.items)
-        if self.problem.written:  # lanes would write to the same parameters
+        total = sum(batch.a * float(self._loss(batch).detach()) for batch in self.items)
+        if self.objective.written:  # lanes would write to the same parameters
             self.lanes = 1
         return self.factor * total
 
-    def _loss(self, item: Item) -> Tensor:
-        item.start.rewind()
-        output = self.problem.output(item.inputs, item.index)
-        return self.problem.unchecked(output, item.targets, item.index).reshape(())
+    def _loss(self, batch: Batch) -> Tensor:
+        batch.start.rewind()
+        output = self.objective.output(batch.inputs, batch.index)
+        return self.objective.unchecked(output, batch.targets, batch.index).reshape(())
 
     def __call__(self, name: str, at: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
         """Values and slopes at displacements t of the flat entries `at`, float64 on the CPU."""
@@ -278,53 +278,55 @@ class _Line:
         value, slope = self._one(name, int(at[0]), float(t[0]))
         exact = torch.tensor([value, slope], dtype=torch.float64, device="cpu")
         got = torch.stack([found[0][0], found[1][0]])
-        loose = 1e3 * torch.finfo(self.problem.parameters[name].dtype).eps
+        loose = 1e3 * torch.finfo(self.objective.parameters[name].dtype).eps
         if torch.allclose(got, exact, rtol=loose, atol=loose * (1 + abs(value)), equal_nan=True):
             self._compared.add(name)
         return name in self._compared
 
     def _one(self, name: str, entry: int, t: float) -> tuple[float, float]:
-        p = self.problem.parameters[name]
+        p = self.objective.parameters[name]
         place = tuple(
             int(i) for i in torch.unravel_index(torch.tensor(entry, device="cpu"), p.shape)
         )
-        self.problem.written.restore()
+        self.objective.written.restore()
         value = slope = 0.0
         with settled():
             owe(partial(self._put_back, p, place, p.data[place].clone()))
             p.data[place] += t
-            for item in self.items:
-                part = self._loss(item)
-                value += item.a * float(part.detach())
+            for batch in self.items:
+                part = self._loss(batch)
+                value += batch.a * float(part.detach())
                 if part.requires_grad:
                     (g,) = torch.autograd.grad(part, p, allow_unused=True)
-                    slope += 0.0 if g is None else item.a * float(g[place])
+                    slope += 0.0 if g is None else batch.a * float(g[place])
         return self.factor * value, self.factor * slope
 
     def _put_back(self, p: Tensor, place: tuple[int, ...], value: Tensor) -> None:
-        self.problem.written.restore()  # before, as it holds the displaced entry
+        self.objective.written.restore()  # before, as it holds the displaced entry
         p.data[place] = value
 
     def _together(self, name: str, at: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
-        parameter = self.problem.parameters[name]
+        parameter = self.objective.parameters[name]
         p = parameter.detach()
         lanes = torch.arange(len(at), device=p.device)
         moved = p.reshape(1, -1).repeat(len(at), 1)
         moved[lanes, at] += t.to(p)
         moved = moved.view(-1, *p.shape)
         values, slopes = (torch.zeros(len(at), device="cpu").double() for _ in range(2))
-        whole = _Whole(self.problem)
+        whole = _Whole(self.objective)
         with settled():
-            owe(_as_now(self.problem.model, parameter))
-            for item in self.items:
-                item.start.rewind()
+            owe(_as_now(self.objective.model, parameter))
+            for batch in self.items:
+                batch.start.rewind()
 
-                def loss(q: Tensor, item: Item = item) -> Tensor:
-                    return functional_call(whole, {f"model.{name}": q}, (item.inputs, item.targets))
+                def loss(q: Tensor, batch: Batch = batch) -> Tensor:
+                    return functional_call(
+                        whole, {f"model.{name}": q}, (batch.inputs, batch.targets)
+                    )
 
                 g, v = vmap(grad_and_value(loss), randomness="same")(moved)
-                values += item.a * v.detach().cpu().double()
-                slopes += item.a * g.reshape(len(at), -1)[lanes, at].detach().cpu().double()
+                values += batch.a * v.detach().cpu().double()
+                slopes += batch.a * g.reshape(len(at), -1)[lanes, at].detach().cpu().double()
         return self.factor * values, self.factor * slopes
 
 
@@ -347,13 +349,13 @@ def _as_now(model: nn.Module, parameter: Tensor) -> Callable[[], None]:
 class _Whole(nn.Module):
     """Model and loss as one module, so that both see a parameter that is swapped."""
 
-    def __init__(self, problem: Problem) -> None:
+    def __init__(self, objective: Objective) -> None:
         super().__init__()
-        self.model, self.problem = problem.model, problem
+        self.model, self.objective = objective.model, objective
 
     def forward(self, inputs: Any, targets: Any) -> Tensor:
-        output = self.problem.output(inputs, 0)
-        return self.problem.unchecked(output, targets, 0).reshape(())
+        output = self.objective.output(inputs, 0)
+        return self.objective.unchecked(output, targets, 0).reshape(())
 
 
 class _Lanes:

@@ -159,7 +159,7 @@ def diagonal(
     with (
         Guard(),
         joined(group, split) as team,
-        lend(model, loss, method, forward, names, memory, dtype) as problem,
+        lend(model, loss, method, forward, names, memory, dtype) as objective,
     ):
         if not isinstance(verify, int) or verify < 0:
             raise ValueError(f"verify must be a number of entries >= 0, got {verify!r}")
@@ -167,38 +167,38 @@ def diagonal(
             raise ValueError(
                 "standard_error=True is not available with a group; leave one of them out"
             )
-        problem.share = team.share
-        problem.bound = team.least(problem.bound)
+        objective.share = team.share
+        objective.bound = team.least(objective.bound)
         result = Diagonal()
         weights: list[float] = []
         samples = 0
         value = 0.0
         h: dict[str, Tensor] = {}
         g: dict[str, Tensor] = {}
-        check = Check(problem, verify)
+        check = Check(objective, verify)
         spread = Spread() if standard_error else None
         plan: Plan | None = None
         with ticker(progress) as bar:
-            for item in walk(problem, data, dtype, weight):
-                batch = planned(item)
-                plan = plan or batch.plan
-                bar.expect(max(1, batch.ticks() // team.share.size), item.index)
+            for batch in walk(objective, data, dtype, weight):
+                analysis = planned(batch)
+                plan = plan or analysis.plan
+                bar.expect(max(1, analysis.ticks() // team.share.size), batch.index)
                 if spread is not None:
-                    spread.add(item, batch)
-                h_b, g_b = batch.run(bar.tick)
-                check.add(item, h_b)
-                value += item.a * float(batch.loss.detach())
-                weights.append(item.a)
+                    spread.add(batch, analysis)
+                h_b, g_b = analysis.run(bar.tick)
+                check.add(batch, h_b)
+                value += batch.a * float(analysis.loss.detach())
+                weights.append(batch.a)
                 # In units of the first batch's weight: a single batch is not passed over again.
                 unit = weights[0] or 1.0
                 for kept, new in ((h, h_b), (g, g_b)):
                     for name, tensor in new.items():
                         if name in kept:
-                            kept[name].add_(tensor, alpha=item.a / unit)
+                            kept[name].add_(tensor, alpha=batch.a / unit)
                         else:
-                            kept[name] = tensor if item.a == unit else tensor.mul_(item.a / unit)
-                samples += batch.samples
-        mine = Facts(sum(weights), value, samples, size_of(problem.parameters) if group else 0.0)
+                            kept[name] = tensor if batch.a == unit else tensor.mul_(batch.a / unit)
+                samples += analysis.samples
+        mine = Facts(sum(weights), value, samples, size_of(objective.parameters) if group else 0.0)
         every = team.meet(mine)
         factor = scale([every.weight], weight)
         alone = len(weights) == 1 and every.weight == mine.weight
@@ -213,12 +213,12 @@ def diagonal(
         else:
             team.same(g.values())
     assert plan is not None
-    result.update(problem.returned(h, "second derivative"))
-    result.plan, result.gradient = plan, problem.returned(g, "gradient")
+    result.update(objective.returned(h, "second derivative"))
+    result.plan, result.gradient = plan, objective.returned(g, "gradient")
     result.loss, result.samples = every.value * factor, every.samples
     result.deviation, result.verification = check.result(h, factor)
     errors = {} if spread is None else spread.standard_error(h, factor)
-    result.standard_error = problem.returned(errors, "standard error")
+    result.standard_error = objective.returned(errors, "standard error")
     return result
 
 
@@ -254,7 +254,7 @@ def plan(
         >>> found["0.weight"].method, found["2.weight"].method
         ('chain', 'chain')
     """
-    with Guard(), lend(model, loss, method, forward, names, memory, dtype) as problem:
-        for item in walk(problem, data, dtype, weight):
-            return planned(item).plan
+    with Guard(), lend(model, loss, method, forward, names, memory, dtype) as objective:
+        for batch in walk(objective, data, dtype, weight):
+            return planned(batch).plan
     raise AssertionError("walk() yields or raises")

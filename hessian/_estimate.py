@@ -9,12 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hessian._batch.analysis import Batch
+from hessian._batch.analysis import Analysis
 from hessian._batch.pieces import Division, Extra, gathered, is_first, of_all
 from hessian._call import data as _data
-from hessian._call.batches import Item, scale, walk
+from hessian._call.batches import Batch, scale, walk
 from hessian._call.lending import lend
-from hessian._call.objective import Problem
+from hessian._call.objective import Objective
 from hessian._call.thaw import whole
 from hessian._estimators import becker_lecun as _becker_lecun
 from hessian._estimators.probe import (
@@ -158,19 +158,21 @@ def estimate(
     with (
         Guard(),
         # "parameter" keeps the analysis of a batch from factoring what is not needed.
-        lend(model, loss, "parameter", forward, names, memory, dtype) as problem,
+        lend(model, loss, "parameter", forward, names, memory, dtype) as objective,
         ticker(progress) as bar,
     ):
         wanted = probes if kind in _PROBING else 1
         bar.expect(wanted, 0)
         done = False
         while count < wanted and not done:
-            together = _together(problem, wanted - count, None if relative_error is None else count)
+            together = _together(
+                objective, wanted - count, None if relative_error is None else count
+            )
             seeds = [
                 int(torch.randint(2**62, (), generator=generator, device="cpu"))
                 for _ in range(together)
             ]
-            for one in _pass(problem, kept, dtype, weight, kind, seeds, division):
+            for one in _pass(objective, kept, dtype, weight, kind, seeds, division):
                 count += 1
                 for name, value in one.items():  # Welford's update
                     if name not in mean:
@@ -185,9 +187,9 @@ def estimate(
                     done = result.relative_error() <= relative_error
                 if done:
                     break
-        result.update(problem.returned(mean, "estimate"))
+        result.update(objective.returned(mean, "estimate"))
         errors = _errors(spread, count, kind)
-        result.standard_error = problem.returned(errors, "standard error")
+        result.standard_error = objective.returned(errors, "standard error")
     result.kind, result.probes = kind, count
     result.parts, result.held = division.parts, division.held
     return result
@@ -207,16 +209,16 @@ _LEAST = 4
 _AT_ONCE = 8
 
 
-def _together(problem: Problem, left: int, taken: int | None) -> int:
+def _together(objective: Objective, left: int, taken: int | None) -> int:
     """How many probes to take in one pass over the data; few at first where it may stop soon."""
-    size = sum(p.numel() * p.element_size() for p in problem.parameters.values())
+    size = sum(p.numel() * p.element_size() for p in objective.parameters.values())
     most = _AT_ONCE if taken is None else min(_AT_ONCE, max(2, taken))
     # Of every probe: itself, what a part and what all parts give, and the sum over batches.
-    return max(1, min(left, most, problem.memory // (4 * size)))
+    return max(1, min(left, most, objective.memory // (4 * size)))
 
 
 def _pass(
-    problem: Problem,
+    objective: Objective,
     data: Any,
     dtype: torch.dtype | None,
     weight: _data.Weight,
@@ -229,23 +231,23 @@ def _pass(
     weights: list[float] = []
     noise = [torch.Generator().manual_seed(seed) for seed in seeds]
     fixed = [
-        {name: signs(p.shape, one, p) for name, p in problem.parameters.items()}
+        {name: signs(p.shape, one, p) for name, p in objective.parameters.items()}
         for one in noise
         if kind in ("hutchinson", "preactivation")
     ]
     start = None
-    for item in walk(problem, data, dtype, weight):
-        start = start or item.start  # every pass meets the same dropout draw
+    for batch in walk(objective, data, dtype, weight):
+        start = start or batch.start  # every pass meets the same dropout draw
         if kind == "hutchinson":
-            parts = hutchinson(item, fixed, division)
+            parts = hutchinson(batch, fixed, division)
         elif kind == "preactivation":
-            parts = preactivation(item, fixed, noise, division)
+            parts = preactivation(batch, fixed, noise, division)
         else:
-            parts = _by_columns(item, kind, noise, weight, division)
+            parts = _by_columns(batch, kind, noise, weight, division)
         for into, part in zip(total, parts, strict=True):
             for name, value in part.items():
-                into[name] = into[name] + item.a * value if name in into else item.a * value
-        weights.append(item.a)
+                into[name] = into[name] + batch.a * value if name in into else batch.a * value
+        weights.append(batch.a)
     if start is not None:
         start.rewind()
     factor = scale(weights, weight)
@@ -253,7 +255,7 @@ def _pass(
 
 
 def _by_columns(
-    item: Item,
+    batch: Batch,
     kind: str,
     generators: list[torch.Generator],
     weight: _data.Weight,
@@ -261,14 +263,14 @@ def _by_columns(
 ) -> list[dict[str, Tensor]]:
     noise = [Noise(generator) for generator in generators]
 
-    def take(batch: Batch) -> list[dict[str, Tensor]]:
-        if is_first(batch):
+    def take(analysis: Analysis) -> list[dict[str, Tensor]]:
+        if is_first(analysis):
             for one in noise:
                 one.rewind()
-        return _of_columns(batch, kind, noise, weight)
+        return _of_columns(analysis, kind, noise, weight)
 
     extra: Extra = blocks_bytes if kind != "empirical-fisher" else lambda _: 0.0
-    found, own = gathered(item, take, division, extra)
+    found, own = gathered(batch, take, division, extra)
     if kind != "empirical-fisher":
         for one in found:
             for name, term in own.items():
@@ -277,30 +279,30 @@ def _by_columns(
 
 
 def _of_columns(
-    batch: Batch, kind: str, noise: list[Noise], weight: _data.Weight
+    analysis: Analysis, kind: str, noise: list[Noise], weight: _data.Weight
 ) -> list[dict[str, Tensor]]:
-    problem = batch.problem
-    parameters = problem.parameters
-    used = batch.used
-    if batch.hidden and kind == "empirical-fisher":
+    objective = analysis.objective
+    parameters = objective.parameters
+    used = analysis.used
+    if analysis.hidden and kind == "empirical-fisher":
         raise ValueError(
             f"kind={kind!r} knows the loss through the model's outputs, but it reads more of the "
-            f"network than these ({batch.hidden} is older than the call of the loss); return what "
-            'the loss reads as a tensor of the output, or use kind="hutchinson"'
+            f"network than these ({analysis.hidden} is older than the call of the loss); return "
+            'what the loss reads as a tensor of the output, or use kind="hutchinson"'
         )
-    sites = batch.sites
+    sites = analysis.sites
     if kind == "becker-lecun":
-        missing = "" if batch.layouts else next(iter(batch.leaf_nodes), "")
+        missing = "" if analysis.layouts else next(iter(analysis.leaf_nodes), "")
     else:
-        missing = next((name for name in batch.leaf_nodes if name not in sites), "")
+        missing = next((name for name in analysis.leaf_nodes if name not in sites), "")
     if missing:
         raise ValueError(
             f"kind={kind!r} takes each sample's own part of the derivative, which is not proved "
             f"to be separable for parameter {missing!r} "
-            f"({batch.obstacle.get(missing, 'the loss couples samples')}); "
+            f"({analysis.obstacle.get(missing, 'the loss couples samples')}); "
             'use kind="hutchinson", or leave the parameter out with names='
         )
-    coupled = [name for name in batch.direct if name not in batch.separable]
+    coupled = [name for name in analysis.direct if name not in analysis.separable]
     if coupled and kind != "empirical-fisher":
         raise ValueError(
             f"kind={kind!r} knows the loss through the model's outputs, but it reads parameter "
@@ -308,34 +310,34 @@ def _of_columns(
             'use kind="hutchinson", or leave the parameter out with names='
         )
     if not used:
-        own = {} if kind == "empirical-fisher" else batch.separable_terms()
+        own = {} if kind == "empirical-fisher" else analysis.separable_terms()
         return [_zeros(parameters) | own for _ in noise]
-    n = batch.samples
-    outputs = [batch.outputs[i] for i in used]
+    n = analysis.samples
+    outputs = [analysis.outputs[i] for i in used]
     if kind == "empirical-fisher":
-        gradients = [g.detach() for i in used if (g := batch.gradient_out[i]) is not None]
-        count = 1.0 if weight == "sum" else float(of_all(batch))
+        gradients = [g.detach() for i in used if (g := analysis.gradient_out[i]) is not None]
+        count = 1.0 if weight == "sum" else float(of_all(analysis))
         ones = gradients[0].new_full((1, n), count)
         factors = [Factor([g.unsqueeze(0) for g in gradients], ones)]
         own = {}
     else:
-        form, mc = output_form(batch), kind == "gauss-newton-mc"
-        exact = spectrum(batch, form) if mc else factored(batch, form)
-        factors = [_random(exact, batch, one) for one in noise] if mc else [exact]
-        own = batch.separable_terms()
+        form, mc = output_form(analysis), kind == "gauss-newton-mc"
+        exact = spectrum(analysis, form) if mc else factored(analysis, form)
+        factors = [_random(exact, analysis, one) for one in noise] if mc else [exact]
+        own = analysis.separable_terms()
     found = []
     for factor in factors:
         if kind == "becker-lecun":
-            result = _becker_lecun.diagonal(batch, factor)
+            result = _becker_lecun.diagonal(analysis, factor)
         else:
             result = _zeros(parameters)
             targets = [
                 _affine.Target(parameters[name], sites[name], result[name])
-                for name in batch.leaf_nodes
+                for name in analysis.leaf_nodes
             ]
             with torch.no_grad():
                 _affine.by_sites(
-                    outputs, factor, targets, batch.chain, problem.memory, lambda _: None
+                    outputs, factor, targets, analysis.chain, objective.memory, lambda _: None
                 )
         for name, term in own.items():
             result[name] += term
@@ -347,11 +349,11 @@ def _zeros(parameters: dict[str, Tensor]) -> dict[str, Tensor]:
     return {name: torch.zeros_like(p, requires_grad=False) for name, p in parameters.items()}
 
 
-def _random(exact: Factor, batch: Batch, noise: Noise) -> Factor:
+def _random(exact: Factor, analysis: Analysis, noise: Noise) -> Factor:
     """Two random columns v with E[v vᵀ] the positive and the negative part of H, per sample."""
-    n, rank = batch.samples, exact.rank
+    n, rank = analysis.samples, exact.rank
     # As many for every sample however the batch is cut: a part's rank may be less.
-    width = sum(batch.detached[i].numel() for i in batch.used) // n
+    width = sum(analysis.detached[i].numel() for i in analysis.used) // n
     drawn = noise.draw(0, n, width, exact.weights)[:, :rank].T
     if rank == 0:
         return exact
@@ -361,7 +363,7 @@ def _random(exact: Factor, batch: Batch, noise: Noise) -> Factor:
         size = (sign * exact.weights).clamp_min(0).sqrt() * drawn  # [r, n]
         if not bool(size.any()):
             continue
-        for place, (cols, layout) in enumerate(zip(exact.columns, batch.layouts, strict=True)):
+        for place, (cols, layout) in enumerate(zip(exact.columns, analysis.layouts, strict=True)):
             total = torch.zeros_like(cols[0])
             for c in range(rank):
                 parts = by_sample(cols[c], layout, n)

@@ -96,9 +96,9 @@ def operator(
         [[8.0, 4.0], [4.0, 2.0]]
     """
     kept = list(data) if isinstance(data, Iterator) else data
-    with Guard(), lend(model, loss, "auto", forward, names, memory, dtype) as problem:
-        parameters = problem.parameters
-        start, firsts = Randomness(problem.devices()), problem.firsts
+    with Guard(), lend(model, loss, "auto", forward, names, memory, dtype) as objective:
+        parameters = objective.parameters
+        start, firsts = Randomness(objective.devices()), objective.firsts
     widest = highest([dtype] if dtype is not None else [p.dtype for p in parameters.values()])
     numpy_type = np.dtype(np.float64 if widest is torch.float64 else np.float32)
 
@@ -107,12 +107,12 @@ def operator(
             raise ValueError(f"the vector has {vector.shape[0]} entries, the Hessian another size")
         with (
             Guard(),
-            lend(model, loss, "auto", forward, list(parameters), memory, dtype) as problem,
+            lend(model, loss, "auto", forward, list(parameters), memory, dtype) as objective,
             ticker(progress) as bar,
         ):
             start.restore()
-            problem.firsts = firsts
-            wanted = list(problem.parameters.values())
+            objective.firsts = firsts
+            wanted = list(objective.parameters.values())
             parts = [
                 torch.as_tensor(piece, device=p.device, dtype=p.dtype).reshape(p.shape)
                 for piece, p in zip(
@@ -124,16 +124,16 @@ def operator(
             total = [torch.zeros_like(p, requires_grad=False) for p in wanted]
             weights: list[float] = []
             samples, division = 0, Division()
-            for item in bar.over(walk(problem, kept, dtype, weight)):
-                found, own = added(item, lambda v: list(product(v, wanted, parts)), division)
+            for batch in bar.over(walk(objective, kept, dtype, weight)):
+                found, own = added(batch, lambda v: list(product(v, wanted, parts)), division)
                 for into, h in zip(total, found, strict=True):
                     if h is not None:
-                        into.add_(h, alpha=item.a)
-                for into, v, name in zip(total, parts, problem.parameters, strict=True):
+                        into.add_(h, alpha=batch.a)
+                for into, v, name in zip(total, parts, objective.parameters, strict=True):
                     if name in own:
-                        into.addcmul_(own[name], v, value=item.a)
-                weights.append(item.a)
-                samples += item.samples
+                        into.addcmul_(own[name], v, value=batch.a)
+                weights.append(batch.a)
+                samples += batch.samples
             flat = torch.cat([t.reshape(-1) for t in total]) * scale(weights, weight)
             return flat.detach().cpu().numpy().astype(numpy_type), samples, division
 

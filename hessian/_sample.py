@@ -142,23 +142,23 @@ def sample(
     total: dict[str, Tensor] = {}
     weights: list[float] = []
     plan: Plan | None = None
-    with Guard(), lend(model, loss, "auto", forward, names, memory, dtype) as problem:
-        index = {name: drawn[name] for name in problem.parameters}
+    with Guard(), lend(model, loss, "auto", forward, names, memory, dtype) as objective:
+        index = {name: drawn[name] for name in objective.parameters}
         with ticker(progress) as bar:
-            for item in walk(problem, data, dtype, weight):
-                batch = planned(item, index)
-                plan = plan or batch.plan
-                bar.expect(batch.ticks(), item.index)
-                h, _ = batch.run(bar.tick)
+            for batch in walk(objective, data, dtype, weight):
+                analysis = planned(batch, index)
+                plan = plan or analysis.plan
+                bar.expect(analysis.ticks(), batch.index)
+                h, _ = analysis.run(bar.tick)
                 for name, at in index.items():
-                    part = item.a * h[name].reshape(-1)[at]
+                    part = batch.a * h[name].reshape(-1)[at]
                     total[name] = total[name] + part if name in total else part
-                weights.append(item.a)
+                weights.append(batch.a)
         result = Samples()
         for name, at in index.items():
             values = total[name] * scale(weights, weight)
-            values = problem.returned({name: values}, "second derivative")[name]
-            result[name] = Sample(at, values, problem.parameters[name].numel())
+            values = objective.returned({name: values}, "second derivative")[name]
+            result[name] = Sample(at, values, objective.parameters[name].numel())
     assert plan is not None
     result.plan = plan
     return result

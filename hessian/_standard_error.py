@@ -17,10 +17,10 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map
 
-from hessian._batch.analysis import Batch
+from hessian._batch.analysis import Analysis
 from hessian._batch.parts import Parts
 from hessian._call import data as _data
-from hessian._call.batches import Item
+from hessian._call.batches import Batch
 from hessian._loss.output_hessian import by_sample
 
 REMEDY = (
@@ -42,35 +42,38 @@ class Spread:
         self.sum: dict[str, Tensor] = {}  # Σ α h_i
         self.own: dict[str, Tensor] = {}  # what the loss adds of its own accord, in every sample
 
-    def add(self, item: Item, whole: Batch | Parts) -> None:
+    def add(self, batch: Batch, whole: Analysis | Parts) -> None:
         """Take every sample of a batch, `whole` being the batch before it was run."""
         n = whole.samples
-        shares = _gradients(whole, n, item.index)
+        shares = _gradients(whole, n, batch.index)
         largest = max(float(s.norm()) for s in shares)
         loose = 10 * torch.finfo(shares[0].dtype).eps ** 0.5
         later: list[dict[str, Tensor]] = []
         known: list[float] = []
         for i, share in enumerate(shares):
-            item.start.rewind()
+            batch.start.rewind()
             try:
-                alone = Batch(
-                    item.problem, part(item.inputs, i, n), part(item.targets, i, n), item.index
+                alone = Analysis(
+                    batch.objective,
+                    part(batch.inputs, i, n),
+                    part(batch.targets, i, n),
+                    batch.index,
                 )
             except ValueError as error:
                 if "loss is nan" in str(error) and not bool(share.any()):
                     self.count += 1  # an ignored target: no weight, no share
                     continue
                 raise ValueError(
-                    f"standard_error: sample {i} of batch {item.index} cannot be taken alone "
+                    f"standard_error: sample {i} of batch {batch.index} cannot be taken alone "
                     f"({error}); {REMEDY}"
                 ) from error
-            (gradient,) = _gradients(alone, 1, item.index)
+            (gradient,) = _gradients(alone, 1, batch.index)
             own = {name: h.clone() for name, h in alone.separable_terms().items()}
             size = float(gradient.square().sum())
             a = float((share * gradient).sum()) / size if size else float("nan")
             if size and float((share - a * gradient).norm()) > loose * largest:
                 raise ValueError(
-                    f"standard_error: sample {i} of batch {item.index} alone does not have the "
+                    f"standard_error: sample {i} of batch {batch.index} alone does not have the "
                     f"derivative that it has in the batch; {REMEDY}"
                 )
             h, _ = alone.run(lambda _: None)
@@ -79,11 +82,11 @@ class Spread:
                 self.own[name] = term
             if size:
                 known.append(a)
-                self._take(item.a * a, h)
+                self._take(batch.a * a, h)
             else:  # no slope tells its weight: that of the others on average
                 later.append(h)
         for h in later:
-            self._take(item.a * (sum(known) / len(known) if known else 1 / n), h)
+            self._take(batch.a * (sum(known) / len(known) if known else 1 / n), h)
 
     def _take(self, weight: float, h: dict[str, Tensor]) -> None:
         self.count += 1
@@ -125,10 +128,10 @@ class Spread:
         return found
 
 
-def _gradients(batch: Batch | Parts, n: int, index: int) -> list[Tensor]:
+def _gradients(analysis: Analysis | Parts, n: int, index: int) -> list[Tensor]:
     """dL/d(output) of every sample, flat."""
-    leaves = [g.detach() for i in batch.used if (g := batch.gradient_out[i]) is not None]
-    layouts = batch.layouts
+    leaves = [g.detach() for i in analysis.used if (g := analysis.gradient_out[i]) is not None]
+    layouts = analysis.layouts
     if n == 1:  # one sample needs no layout
         return (
             [torch.cat([g.reshape(-1) for g in leaves])]

@@ -16,7 +16,7 @@ from hessian._batch import rehearsal as _rehearsal
 from hessian._call import data as _data
 from hessian._call import outputs as _outputs
 from hessian._call.forward import TooLarge
-from hessian._call.objective import AGAIN, Problem, Start
+from hessian._call.objective import AGAIN, Objective, Start
 from hessian._call.state import Randomness
 from hessian._loss import factor as _factor
 from hessian._loss import output_hessian as _loss
@@ -100,7 +100,7 @@ class Curved:
         return sum(t.numel() for t in self.tensors) // self.form.values.shape[0]
 
 
-class Batch:
+class Analysis:
     """The computation on one batch up to its plan; `run` carries the plan out."""
 
     # Where the loss is affine in a log-softmax of the output: that, and dL/d(log p).
@@ -115,7 +115,7 @@ class Batch:
 
     def __init__(
         self,
-        problem: Problem,
+        objective: Objective,
         inputs: Any,
         targets: Any,
         index: int,
@@ -127,26 +127,26 @@ class Batch:
 
         `start` is what random state and buffers are now, if that is known.
         """
-        self.problem, self.index, self.bounded = problem, index, bounded
+        self.objective, self.index, self.bounded = objective, index, bounded
         # Flat entries that are wanted of each parameter; all of them where there are none.
         self.sampled = sampled or {}
         self.inputs, self.targets = inputs, targets
         self.samples = _data.size(inputs)
-        self.start = start or Start(problem)
+        self.start = start or Start(objective)
         leaves, self.structure = _outputs.opened(self._output())
         self.places, self.again = _outputs.distinct(leaves)
         self.outputs: list[Tensor] = [leaves[i] for i in self.places]
         at = self._read(leaves)
         self.seen = [self.outputs[i].detach() for i in self.used]
         self._affinity()
-        factored = problem.method in ("auto", "affine", "chain") and bool(self.leaf_nodes)
+        factored = objective.method in ("auto", "affine", "chain") and bool(self.leaf_nodes)
         self.curved = self._curvature(at) if factored else Curved([], [], refusal="not needed")
         self._samples(at)
         self.plan = self._plan()
         self._check(self.need())
 
     def _check(self, each: float) -> None:
-        if self.bounded and self.samples > 1 and each * self.samples > self.problem.memory:
+        if self.bounded and self.samples > 1 and each * self.samples > self.objective.memory:
             raise TooLarge
 
     def on_tape(self) -> float:
@@ -177,12 +177,12 @@ class Batch:
 
     def _output(self) -> Any:
         """What the model makes of the inputs, on its tape."""
-        limit = self.problem.memory // ONCE if self.bounded and self.samples > 1 else None
-        return self.problem.output(self.inputs, self.index, limit)
+        limit = self.objective.memory // ONCE if self.bounded and self.samples > 1 else None
+        return self.objective.output(self.inputs, self.index, limit)
 
     def _value(self, output: Any) -> Tensor:
         """The loss of such an output, on a tape that connects it with the parameters."""
-        return self.problem.scalar(output, self.inputs, self.targets, self.index)
+        return self.objective.scalar(output, self.inputs, self.targets, self.index)
 
     # ------------------------------------------------------------ analysis
 
@@ -192,7 +192,7 @@ class Batch:
         # reads parameters by itself.
         self.detached = [t.detach().requires_grad_() for t in self.outputs]
         tape = self._cut(leaves) or self._joined()
-        names = self.problem.parameters
+        names = self.objective.parameters
         self.gradient_out: list[Tensor | None] = [None] * len(self.detached)
         self.direct: dict[str, Tensor | None] = {}
         labels: dict[Edge, Any] = {}
@@ -236,7 +236,7 @@ class Batch:
 
     def _look_behind(self, tape: Tape, begin: int) -> None:
         """Note what the tape of the loss, begun at node `begin`, holds of the network."""
-        nodes = _hidden.older(tape, begin, self.problem.parameters.values(), self.outputs)
+        nodes = _hidden.older(tape, begin, self.objective.parameters.values(), self.outputs)
         self.hidden = nodes[0].name() if nodes else ""
         self.hidden_bytes = sum(size(node) for node in nodes)
 
@@ -250,7 +250,7 @@ class Batch:
             if not self.structure.objects:
                 raise
             return None  # a copy of an object is not as good as the object
-        self.end = Randomness(self.problem.devices())
+        self.end = Randomness(self.objective.devices())
         tape = Tape.of([self.loss]) if self.loss.requires_grad else Tape([])
         self._look_behind(tape, begin)
         self.writes = any(handed[i]._version > 0 for i in self.places)
@@ -278,7 +278,7 @@ class Batch:
         self.places, self.again, self.outputs, self.detached = [], {}, [], []
         self.start.rewind()
         self.loss = self._value(self._output())
-        self.end = Randomness(self.problem.devices())
+        self.end = Randomness(self.objective.devices())
         tape = Tape.of([self.loss]) if self.loss.requires_grad else Tape([])
         self._look_behind(tape, _hidden.now())
         return tape
@@ -298,10 +298,10 @@ class Batch:
         ends = [self.outputs[i] for i in self.used]
         self.tape = Tape.of(ends) if ends else Tape([])
         slopes = [g.detach() for i in self.used if (g := self.gradient_out[i]) is not None]
-        refuse_opaque(self.tape, ends, slopes, self.problem.parameters)
+        refuse_opaque(self.tape, ends, slopes, self.objective.parameters)
         found = self.tape.leaves()
         self.leaf_nodes = {
-            name: found[id(p)] for name, p in self.problem.parameters.items()
+            name: found[id(p)] for name, p in self.objective.parameters.items()
             if id(p) in found and p.numel()
         }  # fmt: skip
         self.affine = affinity(self.tape, list(self.leaf_nodes.values()))
@@ -324,7 +324,7 @@ class Batch:
         )
         form = self._short(found)
         if form is None:
-            if large and n * width * width * leaves[0].element_size() > self.problem.memory:
+            if large and n * width * width * leaves[0].element_size() > self.objective.memory:
                 return dataclasses.replace(found, refusal=large)
             self._check(BLOCKS * width**2)
             form = Quadratic("full", self._blocks(found))
@@ -453,7 +453,7 @@ class Batch:
         labels = sample_labels(tape, roots, self.samples)
         leaves = tape.leaves()
         nodes = {
-            name: leaves[id(p)] for name, p in self.problem.parameters.items()
+            name: leaves[id(p)] for name, p in self.objective.parameters.items()
             if id(p) in leaves and p.numel()
         }  # fmt: skip
         apart = uncoupled(tape, labels, list(nodes.values()))
@@ -484,18 +484,18 @@ class Batch:
     # ---------------------------------------------------------------- plan
 
     def _plan(self) -> Plan:
-        method = self.problem.method
+        method = self.objective.method
         self.links = chosen = links(self) if method in ("auto", "chain") else None
         chained = set(chosen.names) if chosen is not None else set()
         entries = {
             name: self._link(name, p, chosen)
             if chosen is not None and name in chained
             else self._entry(name, p)
-            for name, p in self.problem.parameters.items()
+            for name, p in self.objective.parameters.items()
         }
         columns = [e for e in entries.values() if e.method == "columns"]
         # One pass per column and sample serves them all; it must pay against their own products.
-        if self.problem.method == "auto" and columns:
+        if self.objective.method == "auto" and columns:
             price = columns[0].backward
             own = {e.name: HVP * e.numel for e in columns}
             if sum(own.values()) < price:
@@ -520,7 +520,7 @@ class Batch:
             dear = sum(entries[name].numel for name in names) <= (entries[names[0]].backward // HVP)
             for name in names:
                 e = entries[name]
-                if dear and self.problem.method == "auto":
+                if dear and self.objective.method == "auto":
                     why = e.reason.removeprefix(PREACTIVATION)
                     entries[name] = dataclasses.replace(
                         e, method="parameter", reason=why, backward=HVP * e.numel
@@ -547,9 +547,9 @@ class Batch:
         extra = "; the loss's own term in it is a sum over its entries" if read else ""
 
         def by_parameter(why: str) -> Entry:
-            if self.problem.method in ("affine", "chain", "preactivation"):
+            if self.objective.method in ("affine", "chain", "preactivation"):
                 raise ValueError(
-                    f"method={self.problem.method!r} is not proved to be exact for parameter "
+                    f"method={self.objective.method!r} is not proved to be exact for parameter "
                     f"{name!r}: {why}; "
                     "use method='auto', or leave the parameter out with names="
                 )
@@ -559,7 +559,7 @@ class Batch:
             return Entry(name, dims, "zero", "it has no entries", 0, 0)
         if not reaches and not read:
             return Entry(name, dims, "zero", "the loss does not depend on it", 0, 0)
-        if self.problem.method == "parameter":
+        if self.objective.method == "parameter":
             return by_parameter("chosen with method='parameter'; exact for anything")
         if read and name not in self.separable:
             return by_parameter("the loss reads it in a way that is not a sum over its entries")
@@ -567,11 +567,11 @@ class Batch:
             return Entry(name, dims, "separable", "the loss's term is a sum over its entries", 1, 2)
         assert node is not None
         refusal = self.affine.refusal.get(node)
-        if self.problem.method == "chain":
+        if self.objective.method == "chain":
             return by_parameter(self.unlinked(name) or "it takes no part in the chain")
         found = self.sites.get(name, [])
-        wanted = (refusal is not None and self.problem.method == "auto") or (
-            self.problem.method == "preactivation"
+        wanted = (refusal is not None and self.objective.method == "auto") or (
+            self.objective.method == "preactivation"
         )
         if wanted and len(found) == 1 and found[0].positions is not None:
             why = refusal or "chosen with method='preactivation'"
@@ -579,7 +579,7 @@ class Batch:
                 name, dims, "preactivation", f"{PREACTIVATION}{why}", 1,
                 HVP * _preactivation.products(found[0]),
             )  # fmt: skip
-        if refusal is not None or self.problem.method == "preactivation":
+        if refusal is not None or self.objective.method == "preactivation":
             return by_parameter(refusal or self.obstacle.get(name, "it is not used at one site"))
         curved = self.curved
         if curved.most is not None and "factor" not in curved.__dict__:
@@ -615,7 +615,7 @@ class Batch:
 
     def otherwise(self, name: str) -> int:
         """Backward passes that the cheapest other exact method takes for a parameter."""
-        entry = self._entry(name, self.problem.parameters[name])
+        entry = self._entry(name, self.objective.parameters[name])
         own = HVP * len(self.sampled[name]) if name in self.sampled else entry.backward
         return min(own, entry.backward, HVP * entry.numel)
 
@@ -652,8 +652,8 @@ class Batch:
         self.chain.run(
             [(self.sites[name][0], into[name]) for name in names],
             self.curved.form, self.widths(), adjoints,
-            self.outputs[0].detach(), self.problem.memory, self.links.meter, progress,
-            self.problem.share,
+            self.outputs[0].detach(), self.objective.memory, self.links.meter, progress,
+            self.objective.share,
         )  # fmt: skip
 
     # ----------------------------------------------------------------- run
@@ -667,7 +667,7 @@ class Batch:
 
     def run(self, tick: Callable[[int], None]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """The diagonal and the gradient of this batch's loss."""
-        parameters = self.problem.parameters
+        parameters = self.objective.parameters
         factor = self.curved.factor if any(e.method == "affine" for e in self.plan) else None
         # Zeros of a large weight take as long to write as the result: these are written once.
         fresh = {
@@ -687,7 +687,7 @@ class Batch:
         for entry in self.plan:
             by_method.setdefault(entry.method, []).append(entry.name)
         for name, own in self.separable_terms().items():
-            if self.plan[name].method != "parameter" and self.problem.share.rank == 0:
+            if self.plan[name].method != "parameter" and self.objective.share.rank == 0:
                 into[name] += own
         with torch.no_grad():
             self._affine(by_method, into, fresh, tick)
@@ -711,19 +711,19 @@ class Batch:
         at_sites, entries = by_method.get("preactivation", []), by_method.get("parameter", [])
         if not at_sites and not entries:
             return
-        problem, parameters = self.problem, self.problem.parameters
+        objective, parameters = self.objective, self.objective.parameters
         output, value = self.repeated()
         places = self.relocated(output) if at_sites else {}
         if not value.requires_grad:
             return
-        size, memory = Tape.of([value]).bytes(), problem.memory
+        size, memory = Tape.of([value]).bytes(), objective.memory
         shared: dict[Edge, list[tuple[Site, Tensor]]] = {}
         for name in at_sites:
             site = places[name][0]
             shared.setdefault(site.edge, []).append((site, into[name]))
         for edge, targets in shared.items():
             _preactivation.by_site(
-                value, edge, targets, self.samples, size, memory, tick, problem.share
+                value, edge, targets, self.samples, size, memory, tick, objective.share
             )
         if entries:
             index = [self.sampled[name] for name in entries] if self.sampled else None
@@ -732,7 +732,7 @@ class Batch:
                 for name in entries
             ]
             wanted = [parameters[name] for name in entries]
-            _parameter.by_entries(value, wanted, found, size, memory, tick, index, problem.share)
+            _parameter.by_entries(value, wanted, found, size, memory, tick, index, objective.share)
             if index is not None:
                 for name, at, values in zip(entries, index, found, strict=True):
                     into[name].view(-1)[at] = values
@@ -776,7 +776,7 @@ class Batch:
 
     def _gradient(self, edges: list[Edge]) -> tuple[dict[str, Tensor], list[Tensor | None]]:
         """dL/dw, and dL/dt for other tensors of the tape."""
-        parameters = self.problem.parameters
+        parameters = self.objective.parameters
         total: dict[str, Tensor] = {}
         names = [name for name in parameters if name in self.leaf_nodes]
         adjoints: list[Tensor | None] = []
@@ -811,7 +811,7 @@ class Batch:
 
     def _dense(self, name: str) -> Site | None:
         """The site of a weight whose gradient is one product, where autograd's library is slow."""
-        found, p = self.sites.get(name, ()), self.problem.parameters[name]
+        found, p = self.sites.get(name, ()), self.objective.parameters[name]
         if len(found) != 1 or found[0].outer is None or p.dtype != torch.float32 or p.is_cuda:
             return None
         return found[0] if prefers_onednn() else None
@@ -826,7 +826,7 @@ class Batch:
         if not live:
             return {}
         got = torch.autograd.grad(
-            list(live.values()), [self.problem.parameters[name] for name in live],
+            list(live.values()), [self.objective.parameters[name] for name in live],
             [torch.ones_like(g) for g in live.values()], retain_graph=True, allow_unused=True,
         )  # fmt: skip
         return {name: h.detach() for name, h in zip(live, got, strict=True) if h is not None}
@@ -840,7 +840,7 @@ class Batch:
     ) -> None:
         if not by_method.get("affine") and not by_method.get("columns"):
             return
-        factor, parameters = self.curved.factor, self.problem.parameters
+        factor, parameters = self.curved.factor, self.objective.parameters
         if factor is None:
             return
         outputs = [self.outputs[i] for i in self.curved.leaves]
@@ -851,7 +851,7 @@ class Batch:
                 _affine.Target(parameters[name], self.sites[name], into[name], name in fresh)
                 for name in fast
             ],
-            self.chain, self.problem.memory, tick, self.problem.share,
+            self.chain, self.objective.memory, tick, self.objective.share,
         )  # fmt: skip
         rest = by_method.get("columns", [])
         if not rest or not factor.rank:
@@ -870,7 +870,7 @@ class Batch:
 
         _affine.by_columns(
             outputs, factor, [parameters[name] for name in rest], [into[name] for name in rest],
-            self.tape_bytes, self.problem.memory, tick, split, self.problem.share,
+            self.tape_bytes, self.objective.memory, tick, split, self.objective.share,
         )  # fmt: skip
 
     def _release(self) -> None:

@@ -25,12 +25,12 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map
 
-from hessian._batch.analysis import BLOCKS, TAPES, Batch, Curved
+from hessian._batch.analysis import BLOCKS, TAPES, Analysis, Curved
 from hessian._batch.rehearsal import LAST, OTHER, Rows, rehearse
 from hessian._call import data as _data
 from hessian._call import outputs as _outputs
 from hessian._call.draws import Draws, NotInParts
-from hessian._call.objective import Problem, Start
+from hessian._call.objective import Objective, Start
 from hessian._call.state import Randomness
 from hessian._call.thaw import Thaw, only
 from hessian._loss.columns import Quadratic
@@ -42,24 +42,24 @@ from hessian._tape.graph import Tape
 from hessian._tape.operations import Layout, candidates
 
 
-class Whole(Batch):
+class Whole(Analysis):
     """The batch's outputs, its loss, and what the loss does to the outputs; no tape below them."""
 
     def __init__(
         self,
-        problem: Problem,
+        objective: Objective,
         inputs: Any,
         targets: Any,
         index: int,
         sampled: Mapping[str, Tensor] | None,
     ) -> None:
-        self.problem, self.index, self.bounded = problem, index, False
+        self.objective, self.index, self.bounded = objective, index, False
         self.sampled = sampled or {}
         self.inputs, self.targets = inputs, targets
         self.samples = _data.size(inputs)
-        self.start = Start(problem)
+        self.start = Start(objective)
         output = self._bare()
-        self.after = Randomness(problem.devices())
+        self.after = Randomness(objective.devices())
         # What the loss is right after the model was called on all samples. Whatever else it is
         # called after, it must be that again.
         marks = [t._version for t in self.leaves if isinstance(t, Tensor)]
@@ -78,7 +78,7 @@ class Whole(Batch):
         """What the model makes of all samples, without a tape."""
         draws = Draws()
         with torch.no_grad(), draws:
-            output = self.problem.output(self.inputs, self.index)
+            output = self.objective.output(self.inputs, self.index)
         self.drawn = draws.noted
         self.leaves, self.structure = _outputs.opened(output)
         return output
@@ -139,7 +139,7 @@ class Whole(Batch):
             raise NotInParts(
                 f"the loss depends on what the model was called with: {error}"
             ) from error
-        self.end = Randomness(self.problem.devices())
+        self.end = Randomness(self.objective.devices())
         tape = Tape.of([self.loss]) if self.loss.requires_grad else Tape([])
         self._look_behind(tape, begin)
         if self.hidden:
@@ -166,7 +166,7 @@ class Whole(Batch):
 
     @cached_property
     def _blocks_of_all(self) -> Tensor | None:
-        fits = BLOCKS * self.samples * self.width**2 <= self.problem.memory // 2
+        fits = BLOCKS * self.samples * self.width**2 <= self.objective.memory // 2
         return self._blocks(self.curved) if fits else None
 
     def blocks(self, part: slice) -> Tensor:
@@ -199,7 +199,7 @@ class Whole(Batch):
         return self.separable_terms(), first
 
 
-class Part(Batch):
+class Part(Analysis):
     """Some samples of a batch: their tape, the others' outputs held."""
 
     # It is not given those of the tape, but joined ones.
@@ -208,14 +208,16 @@ class Part(Batch):
     def __init__(self, whole: Whole, part: slice) -> None:
         self.whole, self.part = whole, part
         whole.start.rewind()
-        super().__init__(whole.problem, whole.rows(part), whole.targets, whole.index, whole.sampled)
+        super().__init__(
+            whole.objective, whole.rows(part), whole.targets, whole.index, whole.sampled
+        )
 
     def _output(self) -> Any:
         whole = self.whole
         draws = Draws(whole.drawn, self.part, whole.samples)
         try:
             with draws if whole.drawn else nullcontext():
-                output = self.problem.output(self.inputs, self.index)
+                output = self.objective.output(self.inputs, self.index)
         except (NotInParts, torch.OutOfMemoryError):
             raise
         except Exception as error:
@@ -242,10 +244,10 @@ class Part(Batch):
         for i, first in self.again.items():
             handed[i] = handed[first]
         whole.after.restore()
-        every = [p for module in self.problem.modules() for p in module.parameters()]
+        every = [p for module in self.objective.modules() for p in module.parameters()]
         try:
             with only(every, set()):  # what the loss reads by itself is counted once, by the whole
-                return self.problem.scalar(
+                return self.objective.scalar(
                     whole.structure.rebuilt(handed), whole.inputs, whole.targets, self.index
                 )
         except Thaw:
@@ -313,7 +315,7 @@ class Part(Batch):
 
 
 def divided(
-    whole: Whole, extra: Callable[[Batch], float] = lambda _: 0.0
+    whole: Whole, extra: Callable[[Analysis], float] = lambda _: 0.0
 ) -> tuple[list[slice], float]:
     """Which samples go together, and the bytes that each of them needs.
 
@@ -329,12 +331,12 @@ def divided(
     _refuse_mixed(pair)
     need, tape = pair.need() + extra(pair), pair.on_tape()
     pair._release()
-    most = max(1, min(n, int(whole.problem.memory / max(1.0, need))))
+    most = max(1, min(n, int(whole.objective.memory / max(1.0, need))))
     count = -(-n // most)
     cuts = [n * i // count for i in range(count + 1)]
     slices = [slice(a, b) for a, b in pairwise(cuts)]
     # Forward mode holds an output and its derivative at a time, on a tape all of them.
-    rehearse(whole, slices, int(whole.problem.memory / max(1.0, 2 * tape)))
+    rehearse(whole, slices, int(whole.objective.memory / max(1.0, 2 * tape)))
     return slices, need
 
 
@@ -344,7 +346,7 @@ def _refuse_mixed(part: Part) -> None:
 
 
 class Parts:
-    """A batch in parts; the interface is that of a `Batch`."""
+    """A batch in parts; the interface is that of an `Analysis`."""
 
     def __init__(self, whole: Whole) -> None:
         n = whole.samples
@@ -365,12 +367,12 @@ class Parts:
     def run(self, tick: Callable[[int], None]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """The diagonal and the gradient of the batch's loss."""
         second, first = self.whole.own()
-        parameters = self.whole.problem.parameters
+        parameters = self.whole.objective.parameters
         total, slope = (
             {name: torch.zeros_like(p, memory_format=torch.contiguous_format, requires_grad=False)
              for name, p in parameters.items()} for _ in range(2)
         )  # fmt: skip
-        if self.whole.problem.share.rank:  # the first process adds it for all
+        if self.whole.objective.share.rank:  # the first process adds it for all
             second = {}
         for into, given in ((total, second), (slope, first)):
             for name, value in given.items():
@@ -388,8 +390,10 @@ class Parts:
             pass  # a later part shows what the first two samples did not
         whole = self.whole
         whole.start.rewind()
-        batch = Batch(whole.problem, whole.inputs, whole.targets, whole.index, whole.sampled)
-        return batch.run(lambda _: None)
+        analysis = Analysis(
+            whole.objective, whole.inputs, whole.targets, whole.index, whole.sampled
+        )
+        return analysis.run(lambda _: None)
 
 
 def rows(values: Any, part: slice, n: int) -> Any:

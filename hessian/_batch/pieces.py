@@ -16,9 +16,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hessian._batch.analysis import TAPES, Batch
+from hessian._batch.analysis import TAPES, Analysis
 from hessian._batch.parts import Part, Whole, divided
-from hessian._call.batches import Item
+from hessian._call.batches import Batch
 from hessian._call.draws import NotInParts
 from hessian._call.forward import TooLarge
 from hessian._call.objective import AGAIN
@@ -27,7 +27,7 @@ from hessian._tape.graph import Tape
 from hessian._tape.opaque import refuse_opaque
 
 # Of a batch or a part: bytes for each sample beyond what its plan tells.
-Extra = Callable[[Batch], float]
+Extra = Callable[[Analysis], float]
 
 
 @dataclass
@@ -44,7 +44,7 @@ class Division:
 
 
 def _over_parts(
-    item: Item,
+    batch: Batch,
     inputs: Any,
     targets: Any,
     take: Callable[[Part], None],
@@ -57,13 +57,13 @@ def _over_parts(
         The diagonal of what the loss adds by itself; ``None`` where the batch cannot be taken in
         parts, also if that shows after some of them.
     """
-    item.start.rewind()
+    batch.start.rewind()
     # "parameter" counts what double backward takes, and factors nothing that is not needed.
-    problem = dataclasses.replace(item.problem, method="parameter")
+    objective = dataclasses.replace(batch.objective, method="parameter")
     try:
-        whole = Whole(problem, inputs, targets, item.index, None)
+        whole = Whole(objective, inputs, targets, batch.index, None)
         slices, _ = divided(whole, extra)
-        item.end = item.end or whole.end
+        batch.end = batch.end or whole.end
         for some in slices:
             take(Part(whole, some))
     except (NotInParts, ValueError) as error:
@@ -78,16 +78,16 @@ def connected(part: Part) -> Tensor:
     return part.among([part.outputs[i] for i in part.used])
 
 
-def limit(item: Item) -> int | None:
+def limit(batch: Batch) -> int | None:
     """Bytes that the tape of a whole batch may take under a double backward."""
-    return item.problem.memory // TAPES if item.samples > 1 else None
+    return batch.objective.memory // TAPES if batch.samples > 1 else None
 
 
 Sum = list[Tensor | None]
 
 
 def added(
-    item: Item,
+    batch: Batch,
     take: Callable[[Tensor], Sum],
     division: Division,
     inputs: Any = None,
@@ -104,16 +104,16 @@ def added(
     Returns:
         The sum, and by name the diagonal of what the loss adds by itself, in parts only.
     """
-    return item.uniform(lambda: _added(item, take, division, inputs, targets))
+    return batch.uniform(lambda: _added(batch, take, division, inputs, targets))
 
 
 def _added(
-    item: Item, take: Callable[[Tensor], Sum], division: Division, inputs: Any, targets: Any
+    batch: Batch, take: Callable[[Tensor], Sum], division: Division, inputs: Any, targets: Any
 ) -> tuple[Sum, dict[str, Tensor]]:
     if inputs is None:
-        inputs, targets = item.inputs, item.targets
+        inputs, targets = batch.inputs, batch.targets
     try:
-        return take(_value(item, inputs, targets, limit(item))), {}
+        return take(_value(batch, inputs, targets, limit(batch))), {}
     except TooLarge:
         pass  # beyond this block nothing holds the tape that was begun
     total: Sum = []
@@ -122,9 +122,9 @@ def _added(
         nonlocal total
         total = _plus(total, take(connected(part)))
 
-    own = _over_parts(item, inputs, targets, add, division)
+    own = _over_parts(batch, inputs, targets, add, division)
     if own is None:
-        return take(_value(item, inputs, targets, None)), {}
+        return take(_value(batch, inputs, targets, None)), {}
     return total, own
 
 
@@ -132,28 +132,28 @@ Diagonals = list[dict[str, Tensor]]
 
 
 def gathered(
-    item: Item, take: Callable[[Batch], Diagonals], division: Division, extra: Extra
+    batch: Batch, take: Callable[[Analysis], Diagonals], division: Division, extra: Extra
 ) -> tuple[Diagonals, dict[str, Tensor]]:
     """The same for what is read off a batch's analysis, sums over samples by parameter.
 
     `take` is given the whole batch or one part after the other, the first samples first; where it
     is given the whole after all, that is from the start.
     """
-    return item.uniform(lambda: _gathered(item, take, division, extra))
+    return batch.uniform(lambda: _gathered(batch, take, division, extra))
 
 
 def _gathered(
-    item: Item, take: Callable[[Batch], Diagonals], division: Division, extra: Extra
+    batch: Batch, take: Callable[[Analysis], Diagonals], division: Division, extra: Extra
 ) -> tuple[Diagonals, dict[str, Tensor]]:
-    given = (item.problem, item.inputs, item.targets, item.index)
+    given = (batch.objective, batch.inputs, batch.targets, batch.index)
     try:
-        batch = Batch(*given, bounded=True, start=item.start)
-        item.end = batch.end
-        n = batch.samples
-        if n > 1 and n * (batch.need() + extra(batch)) > item.problem.memory:
-            del batch
+        analysis = Analysis(*given, bounded=True, start=batch.start)
+        batch.end = analysis.end
+        n = analysis.samples
+        if n > 1 and n * (analysis.need() + extra(analysis)) > batch.objective.memory:
+            del analysis
             raise TooLarge
-        return take(batch), {}
+        return take(analysis), {}
     except TooLarge:
         pass
     total: Diagonals = []
@@ -166,37 +166,37 @@ def _gathered(
                 into[name] = into[name] + value
         total = total or [dict(one) for one in new]
 
-    own = _over_parts(item, item.inputs, item.targets, add, division, extra)
+    own = _over_parts(batch, batch.inputs, batch.targets, add, division, extra)
     if own is not None:
         return total, own
-    item.start.rewind()
-    batch = Batch(*given, start=item.start)
-    item.end = batch.end
-    return take(batch), {}
+    batch.start.rewind()
+    analysis = Analysis(*given, start=batch.start)
+    batch.end = analysis.end
+    return take(analysis), {}
 
 
-def of_all(batch: Batch) -> int:
+def of_all(analysis: Analysis) -> int:
     """Samples of the batch that a part is of."""
-    return batch.whole.samples if isinstance(batch, Part) else batch.samples
+    return analysis.whole.samples if isinstance(analysis, Part) else analysis.samples
 
 
-def is_first(batch: Batch) -> bool:
+def is_first(analysis: Analysis) -> bool:
     """Whether it starts with the first sample."""
-    return not isinstance(batch, Part) or batch.part.start == 0
+    return not isinstance(analysis, Part) or analysis.part.start == 0
 
 
-def _value(item: Item, inputs: Any, targets: Any, most: int | None) -> Tensor:
+def _value(batch: Batch, inputs: Any, targets: Any, most: int | None) -> Tensor:
     """The loss, on a tape that connects it with the parameters; the same at every call."""
-    item.start.rewind()
-    problem = item.problem
-    output = problem.output(inputs, item.index, most)
-    value = problem.scalar(output, inputs, targets, item.index)
-    if inputs is item.inputs and not problem.firsts.meets(item.index, item.raw[0], value):
-        raise ValueError(AGAIN.format("loss: its value on", item.index))
-    item.end = item.end or Randomness(problem.devices())
-    if value.requires_grad and not problem.read:
-        refuse_opaque(Tape.of([value]), [value], [torch.ones_like(value)], problem.parameters)
-        problem.read = True
+    batch.start.rewind()
+    objective = batch.objective
+    output = objective.output(inputs, batch.index, most)
+    value = objective.scalar(output, inputs, targets, batch.index)
+    if inputs is batch.inputs and not objective.firsts.meets(batch.index, batch.raw[0], value):
+        raise ValueError(AGAIN.format("loss: its value on", batch.index))
+    batch.end = batch.end or Randomness(objective.devices())
+    if value.requires_grad and not objective.read:
+        refuse_opaque(Tape.of([value]), [value], [torch.ones_like(value)], objective.parameters)
+        objective.read = True
     return value
 
 

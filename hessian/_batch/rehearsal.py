@@ -123,13 +123,13 @@ def rehearse(whole: Whole, slices: Sequence[slice], together: int) -> None:
     """
     for step in STEPS:
         with settled():
-            written = whole.problem.written
+            written = whole.objective.written
             written.restore()  # before they are moved, and before they come back
-            _move(whole.problem.parameters.values(), step)
+            _move(whole.objective.parameters.values(), step)
             owe(written.restore)
             try:
                 full = _Call(whole, None)
-                after = Randomness(whole.problem.devices())
+                after = Randomness(whole.objective.devices())
                 value = whole._value(full.rebuilt(full))
             except ValueError:  # the model or the loss itself refuses such weights
                 continue
@@ -165,7 +165,7 @@ def _derivatives(
     inside = [part for part in slices if part.stop <= count]
     with settled():
         try:
-            _point(whole.problem.parameters.values())
+            _point(whole.objective.parameters.values())
             group = _Call(whole, None if count == whole.samples else slice(0, count), drawn)
         except (ValueError, NotImplementedError):
             return  # an operation has no forward mode: tapes alone can tell
@@ -198,7 +198,7 @@ class _Call:
         draws = Draws() if part is None else Draws(list(drawn), part, whole.samples)
         inputs = whole.inputs if part is None else whole.rows(part)
         with torch.no_grad(), draws if whole.drawn else nullcontext():
-            output = whole.problem.output(inputs, whole.index)
+            output = whole.objective.output(inputs, whole.index)
         if part is not None and draws.count != len(drawn):
             raise NotInParts("a part draws other random numbers than the whole")
         self.drawn = draws.noted

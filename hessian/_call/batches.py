@@ -11,7 +11,7 @@ from torch import Tensor
 
 from hessian._call import data as _data
 from hessian._call import precision as _precision
-from hessian._call.objective import Problem, Start
+from hessian._call.objective import Objective, Start
 from hessian._call.precision import Mixed, current
 from hessian._call.state import Randomness
 
@@ -19,7 +19,7 @@ T = TypeVar("T")
 
 
 @dataclass
-class Item:
+class Batch:
     """One batch of the user's data.
 
     `raw` is the pair as it came, `inputs` and `targets` are in the dtype of the computation;
@@ -32,7 +32,7 @@ class Item:
     targets: Any
     a: float
     start: Start
-    problem: Problem
+    objective: Objective
     end: Randomness | None = None
 
     @property
@@ -49,7 +49,7 @@ class Item:
                 dtype = mixed.dtype
             # Beyond this block nothing holds the tape that was begun.
             self.start.rewind()
-            self.problem.hold(dtype)
+            self.objective.hold(dtype)
             self.inputs, self.targets = (_data.convert(v, current()) for v in self.raw)
             self.end = None
             self.start.rewind()
@@ -57,24 +57,24 @@ class Item:
     def value(self) -> Tensor:
         """The loss, on a tape that connects it with the parameters; the same at every call."""
         self.start.rewind()
-        _, value = self.problem.value(self.inputs, self.targets, self.index)
+        _, value = self.objective.value(self.inputs, self.targets, self.index)
         if self.end is None:
-            self.end = Randomness(self.problem.devices())
+            self.end = Randomness(self.objective.devices())
         return value
 
 
 def walk(
-    problem: Problem, data: Any, dtype: torch.dtype | None, weight: _data.Weight
-) -> Iterator[Item]:
+    objective: Objective, data: Any, dtype: torch.dtype | None, weight: _data.Weight
+) -> Iterator[Batch]:
     """The batches of `data`, each with the random state a plain loop would meet it in."""
     for index, (inputs, targets) in enumerate(_data.batches(data)):
         if current() is None and any(map(_precision.half, _data.tensors(inputs))):
-            problem.hold(torch.float32)
+            objective.hold(torch.float32)
         x, y = (_data.convert(v, current()) for v in (inputs, targets))
         a = _data.batch_weight(weight, (inputs, targets), _data.size(x))
-        item = Item(index, (inputs, targets), x, y, a, Start(problem), problem)
-        yield item
-        item.start.rewind(item.end)
+        batch = Batch(index, (inputs, targets), x, y, a, Start(objective), objective)
+        yield batch
+        batch.start.rewind(batch.end)
 
 
 def scale(items: list[float], weight: _data.Weight) -> float:

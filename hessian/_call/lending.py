@@ -13,7 +13,7 @@ from hessian._call import data as _data
 from hessian._call import precision as _precision
 from hessian._call.attributes import attribute_tensors, drop_caches
 from hessian._call.hooks import take_hooks_off
-from hessian._call.objective import METHOD_CHOICES, Problem
+from hessian._call.objective import METHOD_CHOICES, Objective
 from hessian._call.state import compute_exactly, note_state
 from hessian._call.thaw import freeze, may_freeze
 from hessian._call.wrapped import refuse_shards, unwrap
@@ -33,7 +33,7 @@ def lend(
     names: Iterable[str] | None,
     memory: int | None,
     dtype: torch.dtype | None,
-) -> Iterator[Problem]:
+) -> Iterator[Objective]:
     """Check the arguments, then lend the model to an exact computation.
 
     A `Guard` must stand around it, which an interrupt on the way in or out cannot pass.
@@ -60,24 +60,24 @@ def lend(
         refuse_uninitialised("loss", [*loss.named_parameters(), *loss.named_buffers()])
     parameters = selected(model, names)
     memory = memory or default_memory(parameters.values())
-    problem = Problem(model, loss, forward, parameters, method, memory, asked=dtype)
-    modules, parts = problem.modules(), problem.parts()
+    objective = Objective(model, loss, forward, parameters, method, memory, asked=dtype)
+    modules, parts = objective.modules(), objective.parts()
     every = _each([p for part in parts for p in part._parameters.values()])
     buffers = _each([b for part in parts for b in part._buffers.values()])
     attributes = attribute_tensors(parts)
-    problem.written = Written(every, attributes)
+    objective.written = Written(every, attributes)
     wanted = {id(p) for p in (parameters.values() if may_freeze() else every)}
     with alone(), settled(), _twice_differentiable():
         compute_exactly()
-        note_state(parts, problem.devices())
+        note_state(parts, objective.devices())
         drop_caches()
         freeze(every, wanted)
         _precision.unify(modules, every, dtype)
-        will_be_put_back(problem.written)
+        will_be_put_back(objective.written)
         take_hooks_off(parts, [*every, *buffers, *(tensor for _, _, tensor in attributes)])
         unwrap(parts)
         keep_within(memory)
-        yield problem
+        yield objective
 
 
 def _each(tensors: Iterable[Tensor | None]) -> list[Tensor]:

@@ -26,7 +26,7 @@ AGAIN = (
 
 
 @dataclass
-class Problem:
+class Objective:
     """What to differentiate: a model, a loss, how to call the model, which parameters."""
 
     model: nn.Module
@@ -107,12 +107,12 @@ class Problem:
 class Start:
     """Random state, buffers and attributes at the start of a batch: every pass sees the same."""
 
-    def __init__(self, problem: Problem) -> None:
-        parts = problem.parts()
-        self._randomness = Randomness(problem.devices())
+    def __init__(self, objective: Objective) -> None:
+        parts = objective.parts()
+        self._randomness = Randomness(objective.devices())
         self._buffers = Buffers(parts)
         self._attributes = Attributes(parts)
-        self._written = problem.written
+        self._written = objective.written
 
     def rewind(self, randomness: Randomness | None = None) -> None:
         """Back to the start: the same running statistics and, unless others are given, masks."""

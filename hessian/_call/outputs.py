@@ -3,7 +3,7 @@
 torch's own containers are opened by torch. Beside them people return dataclasses, mappings of
 their own, distributions and other objects that hold tensors: these are opened through their
 attributes and items, and copied, never written to, when other tensors are put in. That a copy is
-as good as the object is not assumed: whoever uses it compares the loss (`Batch`).
+as good as the object is not assumed: whoever uses it compares the loss (`Analysis`).
 """
 
 from __future__ import annotations

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import GradientEdge, get_gradient_edge
 
-from hessian._batch.analysis import Batch
+from hessian._batch.analysis import Analysis
 from hessian._loss.factor import Factor
 from hessian._loss.output_hessian import by_sample, from_samples
 from hessian._routes._chain.step import call
@@ -54,20 +54,20 @@ _ELEMENTWISE = _names(
 )
 
 
-def diagonal(batch: Batch, factor: Factor) -> dict[str, Tensor]:
+def diagonal(analysis: Analysis, factor: Factor) -> dict[str, Tensor]:
     """The diagonals of all parameters; `factor` is the loss's second derivative in the outputs.
 
     Raises:
         ValueError: an operation between a parameter and the outputs has no diagonal rule.
     """
-    parameters = batch.problem.parameters
+    parameters = analysis.objective.parameters
     found = {name: torch.zeros_like(p, requires_grad=False) for name, p in parameters.items()}
-    outputs = [batch.outputs[i] for i in batch.used]
+    outputs = [analysis.outputs[i] for i in analysis.used]
     tape = Tape.of(outputs)
     names = {id(p): name for name, p in parameters.items()}
-    slopes = _slopes(batch, outputs, tape)
+    slopes = _slopes(analysis, outputs, tape)
     h: dict[Edge, Tensor] = {}
-    for output, start in zip(outputs, _diagonals(factor, batch), strict=True):
+    for output, start in zip(outputs, _diagonals(factor, analysis), strict=True):
         edge = get_gradient_edge(output)
         _add(h, (edge.node, edge.output_nr), start)
     for node in tape.order:
@@ -93,11 +93,11 @@ def _add(h: dict[Edge, Tensor], edge: Edge, value: Tensor) -> None:
     h[edge] = h[edge] + value if edge in h else value
 
 
-def _diagonals(factor: Factor, batch: Batch) -> list[Tensor]:
+def _diagonals(factor: Factor, analysis: Analysis) -> list[Tensor]:
     """diag Σ_c λ_c S_c S_cᵀ in every output."""
-    n, found = batch.samples, []
-    for columns, layout, i in zip(factor.columns, batch.layouts, batch.used, strict=True):
-        total = torch.zeros_like(batch.outputs[i], requires_grad=False)
+    n, found = analysis.samples, []
+    for columns, layout, i in zip(factor.columns, analysis.layouts, analysis.used, strict=True):
+        total = torch.zeros_like(analysis.outputs[i], requires_grad=False)
         for c, weights in enumerate(factor.weights):
             parts = by_sample(columns[c], layout, n).square()
             parts = parts * weights.view(-1, *[1] * (parts.dim() - 1))
@@ -106,12 +106,12 @@ def _diagonals(factor: Factor, batch: Batch) -> list[Tensor]:
     return found
 
 
-def _slopes(batch: Batch, outputs: list[Tensor], tape: Tape) -> dict[Node, Tensor]:
+def _slopes(analysis: Analysis, outputs: list[Tensor], tape: Tape) -> dict[Node, Tensor]:
     """∂L/∂a behind every elementwise operation."""
     nodes = [node for node in tape.order if operation(node) in _ELEMENTWISE]
     if not nodes:
         return {}
-    gradients = [g.detach() for i in batch.used if (g := batch.gradient_out[i]) is not None]
+    gradients = [g.detach() for i in analysis.used if (g := analysis.gradient_out[i]) is not None]
     got = torch.autograd.grad(
         outputs, [GradientEdge(node, 0) for node in nodes], gradients,
         retain_graph=True, allow_unused=True,

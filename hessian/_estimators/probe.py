@@ -21,10 +21,10 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import GradientEdge, get_gradient_edge
 
-from hessian._batch.analysis import BLOCKS, Batch
+from hessian._batch.analysis import BLOCKS, Analysis
 from hessian._batch.parts import Part
 from hessian._batch.pieces import Division, Sum, added, gathered, is_first
-from hessian._call.batches import Item
+from hessian._call.batches import Batch
 from hessian._loss import factor as _factor
 from hessian._loss import output_hessian as _loss
 from hessian._loss.columns import Quadratic
@@ -48,9 +48,9 @@ def signs(shape: Any, generator: torch.Generator, like: Tensor) -> Tensor:
 Probe = dict[str, Tensor]
 
 
-def hutchinson(item: Item, probes: Sequence[Probe], division: Division) -> list[Probe]:
+def hutchinson(batch: Batch, probes: Sequence[Probe], division: Division) -> list[Probe]:
     """z ⊙ Hz for every z, over all parameters at once."""
-    parameters = item.problem.parameters
+    parameters = batch.objective.parameters
 
     def take(value: Tensor) -> Sum:
         multiply = _Product(value, list(parameters.values()))
@@ -60,7 +60,7 @@ def hutchinson(item: Item, probes: Sequence[Probe], division: Division) -> list[
             for name, h in zip(parameters, multiply(list(z.values())), strict=True)
         ]
 
-    every, own = added(item, take, division)
+    every, own = added(batch, take, division)
     found = []
     for k in range(len(probes)):
         some = every[k * len(parameters) : (k + 1) * len(parameters)]
@@ -134,45 +134,47 @@ class Noise:
 
 
 def preactivation(
-    item: Item, fixed: Sequence[Probe], generators: Sequence[torch.Generator], division: Division
+    batch: Batch, fixed: Sequence[Probe], generators: Sequence[torch.Generator], division: Division
 ) -> list[Probe]:
     """Probes at the outputs of all layers; `fixed` where a parameter has no site of its own."""
     noise = [Noise(generator) for generator in generators]
 
-    def extra(batch: Batch) -> float:  # the tape of the analysis, columns and probes
-        return batch.need() / 3 + blocks_bytes(batch)
+    def extra(analysis: Analysis) -> float:  # the tape of the analysis, columns and probes
+        return analysis.need() / 3 + blocks_bytes(analysis)
 
-    found, own = gathered(item, lambda b: _preactivation(b, fixed, noise), division, extra)
+    found, own = gathered(batch, lambda b: _preactivation(b, fixed, noise), division, extra)
     for one in found:
         for name, term in own.items():
             one[name] = one[name] + term
     return found
 
 
-def blocks_bytes(batch: Batch) -> float:
+def blocks_bytes(analysis: Analysis) -> float:
     """Bytes that a sample's block of the loss's second derivative takes, columns included."""
-    width = sum(batch.detached[i].numel() for i in batch.used) // batch.samples
+    width = sum(analysis.detached[i].numel() for i in analysis.used) // analysis.samples
     return float(BLOCKS * width**2) if width <= WIDEST else 0.0
 
 
-def _preactivation(batch: Batch, fixed: Sequence[Probe], noise: Sequence[Noise]) -> list[Probe]:
-    problem, parameters = batch.problem, batch.problem.parameters
-    if is_first(batch):
+def _preactivation(
+    analysis: Analysis, fixed: Sequence[Probe], noise: Sequence[Noise]
+) -> list[Probe]:
+    objective, parameters = analysis.objective, analysis.objective.parameters
+    if is_first(analysis):
         for one in noise:
             one.rewind()
-    n, memory = batch.samples, problem.memory
-    width = sum(batch.detached[i].numel() for i in batch.used) // n
-    form = output_form(batch) if batch.layouts and 0 < width <= WIDEST else None
-    factor = None if form is None else factored(batch, form)
-    leaves = [batch.detached[i] for i in batch.used]
-    most = None if form is None else _factor.leading(form, leaves, batch.layouts, LEADING)
-    own = batch.separable_terms()
-    output, value = batch.repeated()
+    n, memory = analysis.samples, objective.memory
+    width = sum(analysis.detached[i].numel() for i in analysis.used) // n
+    form = output_form(analysis) if analysis.layouts and 0 < width <= WIDEST else None
+    factor = None if form is None else factored(analysis, form)
+    leaves = [analysis.detached[i] for i in analysis.used]
+    most = None if form is None else _factor.leading(form, leaves, analysis.layouts, LEADING)
+    own = analysis.separable_terms()
+    output, value = analysis.repeated()
     # What needs no probe, and then what every probe adds to it.
     base = {name: torch.zeros_like(p, requires_grad=False) for name, p in parameters.items()}
     if not value.requires_grad:
         return [base for _ in fixed]
-    places = _places(batch, output, factor is not None)
+    places = _places(analysis, output, factor is not None)
     edges: list[Edge] = list({site.edge: None for site in places.inner.values()})
     layouts = {site.edge: site.layout for site in places.inner.values()}
     known = _pulled_back(places, most, edges, layouts, n)
@@ -221,50 +223,52 @@ def _preactivation(batch: Batch, fixed: Sequence[Probe], noise: Sequence[Noise])
     return found
 
 
-def factored(batch: Batch, form: Quadratic | None = None) -> Factor:
+def factored(analysis: Analysis, form: Quadratic | None = None) -> Factor:
     """The loss's second derivative in the outputs, sample by sample, as columns."""
-    leaves = [batch.detached[i] for i in batch.used]
-    form = output_form(batch) if form is None else form
-    return _factor.factored(form, leaves, batch.layouts, every=True)
+    leaves = [analysis.detached[i] for i in analysis.used]
+    form = output_form(analysis) if form is None else form
+    return _factor.factored(form, leaves, analysis.layouts, every=True)
 
 
-def spectrum(batch: Batch, form: Quadratic) -> Factor:
+def spectrum(analysis: Analysis, form: Quadratic) -> Factor:
     """The same as orthogonal columns: what is positive and what is negative of it."""
-    leaves = [batch.detached[i] for i in batch.used]
-    width = sum(leaf.numel() for leaf in leaves) // batch.samples
-    return _factor.leading(form, leaves, batch.layouts, width)
+    leaves = [analysis.detached[i] for i in analysis.used]
+    width = sum(leaf.numel() for leaf in leaves) // analysis.samples
+    return _factor.leading(form, leaves, analysis.layouts, width)
 
 
-def output_form(batch: Batch) -> Quadratic:
+def output_form(analysis: Analysis) -> Quadratic:
     """The loss's second derivative in the outputs, sample by sample."""
-    n = batch.samples
-    leaves = [batch.detached[i] for i in batch.used]
-    if isinstance(batch, Part):  # the whole's, the entries that the loss is linear in being zero
-        short = batch.whole.short
-        if short is not None and batch.whole.curved.leaves == batch.used:
-            return short.of(batch.part)
-        whole, of = batch.whole, batch.whole.curved.leaves
+    n = analysis.samples
+    leaves = [analysis.detached[i] for i in analysis.used]
+    if isinstance(analysis, Part):  # the whole's, the entries that the loss is linear in being zero
+        short = analysis.whole.short
+        if short is not None and analysis.whole.curved.leaves == analysis.used:
+            return short.of(analysis.part)
+        whole, of = analysis.whole, analysis.whole.curved.leaves
         sizes = [leaf.numel() // n for leaf in leaves]
-        curved = [i in of for i, size in zip(batch.used, sizes, strict=True) for _ in range(size)]
+        curved = [
+            i in of for i, size in zip(analysis.used, sizes, strict=True) for _ in range(size)
+        ]
         at = torch.tensor(curved, device=leaves[0].device).nonzero().squeeze(1)
         blocks = leaves[0].new_zeros((n, sum(sizes), sum(sizes)))
         if len(at):
-            blocks[:, at.unsqueeze(1), at] = whole.blocks(batch.part).detach()
+            blocks[:, at.unsqueeze(1), at] = whole.blocks(analysis.part).detach()
         return Quadratic("full", blocks)
-    if batch.softmax is not None and batch.adjoint is not None:
+    if analysis.softmax is not None and analysis.adjoint is not None:
         return _loss.softmax_form(
-            batch.softmax[0], batch.adjoint.detach(), leaves[0], batch.layouts[0], n
+            analysis.softmax[0], analysis.adjoint.detach(), leaves[0], analysis.layouts[0], n
         )
-    live = [g for i in batch.used if (g := batch.gradient_out[i]) is not None]
-    return Quadratic("full", _loss.blocks_by_sample(live, leaves, batch.layouts, n).detach())
+    live = [g for i in analysis.used if (g := analysis.gradient_out[i]) is not None]
+    return Quadratic("full", _loss.blocks_by_sample(live, leaves, analysis.layouts, n).detach())
 
 
-def _places(batch: Batch, output: Any, known: bool) -> _Places:
-    parameters = batch.problem.parameters
-    coupled = {name for name in batch.direct if name not in batch.separable}
-    found = batch.relocated(output) if batch.sites else {}
+def _places(analysis: Analysis, output: Any, known: bool) -> _Places:
+    parameters = analysis.objective.parameters
+    coupled = {name for name in analysis.direct if name not in analysis.separable}
+    found = analysis.relocated(output) if analysis.sites else {}
     single = {k: s[0] for k, s in found.items() if len(s) == 1 and k not in coupled}
-    outputs = batch.used_of(output)
+    outputs = analysis.used_of(output)
     roots = [(e.node, e.output_nr) for e in map(get_gradient_edge, outputs)]
     used = Tape.of(outputs).consumers  # an output that other outputs are made of is not an end
     ends = {edge: i for i, edge in enumerate(roots) if roots.count(edge) == 1 and not used[edge[0]]}

@@ -101,8 +101,12 @@ class _Constant(Values):
     """Values of the loss with its constants held."""
 
     def __init__(self, values: Values) -> None:
-        self.item, self.inputs, self.targets = values.item, values.inputs, values.targets
-        self.problem, self.originals, self.sigma = values.problem, values.originals, values.sigma
+        self.batch, self.inputs, self.targets = values.batch, values.inputs, values.targets
+        self.objective, self.originals, self.sigma = (
+            values.objective,
+            values.originals,
+            values.sigma,
+        )
         self.evaluations, self.taped = 0, True
         self.replay = _Replay()
         self.here = self._value()

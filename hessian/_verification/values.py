@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 
 from hessian._call import data as _data
-from hessian._call.batches import Item
+from hessian._call.batches import Batch
 from hessian._call.precision import held
 from hessian._call.state import Randomness
 from hessian._call.thaw import thawed
@@ -35,13 +35,13 @@ class Values:
     `inputs` and `targets` are the batch in float64; the modules' tensors must hold float64 too.
     """
 
-    def __init__(self, item: Item, inputs: Any, targets: Any) -> None:
-        self.item, self.inputs, self.targets = item, inputs, targets
-        self.problem = item.problem
+    def __init__(self, batch: Batch, inputs: Any, targets: Any) -> None:
+        self.batch, self.inputs, self.targets = batch, inputs, targets
+        self.objective = batch.objective
         self.sigma: float | None = None
         self.evaluations = 0
-        item.start.rewind()  # what an earlier call wrote is none of the values
-        self.originals = Originals(self.problem.modules())
+        batch.start.rewind()  # what an earlier call wrote is none of the values
+        self.originals = Originals(self.objective.modules())
         self.taped = True
         self.here = self._first()
         self.originals.narrow()
@@ -57,11 +57,11 @@ class Values:
             with saved_tensors_hooks(lambda _: None, _unavailable):
                 here = self._value()
                 # The next batch goes on where a plain loop would.
-                self.item.end = self.item.end or Randomness(self.problem.devices())
+                self.batch.end = self.batch.end or Randomness(self.objective.devices())
         except RuntimeError:  # it is walked through inside the call
             value = self._call()
-            self.item.end = self.item.end or Randomness(self.problem.devices())
-            return float(_data.check_loss(value, self.item.index, self.inputs, {}).detach())
+            self.batch.end = self.batch.end or Randomness(self.objective.devices())
+            return float(_data.check_loss(value, self.batch.index, self.inputs, {}).detach())
         try:
             self.taped = False
             self.taped = not _same(self._value(), here)
@@ -76,12 +76,12 @@ class Values:
 
     def _call(self) -> Tensor:
         """The user's own call, in the state that the batch started with."""
-        self.item.start.rewind()
+        self.batch.start.rewind()
         self.evaluations += 1
         with settled(), thawed(), nullcontext() if self.taped else torch.no_grad(), held():
             owe(self.originals.restore)
-            output = _data.call(self.problem.model, self.inputs, self.problem.forward)
-            return self.problem.loss(output, self.targets)
+            output = _data.call(self.objective.model, self.inputs, self.objective.forward)
+            return self.objective.loss(output, self.targets)
 
     def _value(self) -> float:
         """The loss as a number, finite or not."""
@@ -89,7 +89,7 @@ class Values:
 
     def along(self, name: str, entry: int, displacement: float) -> float:
         """L_b with the entry of a parameter displaced."""
-        p = self.problem.parameters[name]
+        p = self.objective.parameters[name]
         with displaced(p, entry, displacement):
             try:
                 return self._value()
@@ -100,7 +100,7 @@ class Values:
 
     def unit(self, name: str) -> float:
         """A step on which the loss may be expected to change."""
-        p = self.problem.parameters[name].detach()
+        p = self.objective.parameters[name].detach()
         size = float(p.double().square().mean().sqrt()) if p.numel() else 0.0
         return min(max(size, 2.0**-6), 1.0) if size and math.isfinite(size) else 0.25
 
@@ -115,7 +115,7 @@ class Values:
 
     def second(self, name: str, entry: int, enough: float) -> Difference:
         """d²L_b/dw² of one entry."""
-        p = self.problem.parameters[name].detach()
+        p = self.objective.parameters[name].detach()
         return second_difference(
             partial(self.along, name, entry),
             self.unit(name),

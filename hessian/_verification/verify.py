@@ -19,8 +19,8 @@ from torch.autograd.function import BackwardCFunction
 
 from hessian._batch.pieces import Division, Sum, added
 from hessian._call import data as _data
-from hessian._call.batches import Item
-from hessian._call.objective import Problem
+from hessian._call.batches import Batch
+from hessian._call.objective import Objective
 from hessian._call.state import cast
 from hessian._call.written import put_back
 from hessian._routes import parameter as _parameter
@@ -113,12 +113,12 @@ class Deviation(dict[str, float]):
 class Check:
     """A budget of random entries, summed over batches as the diagonal itself is."""
 
-    def __init__(self, problem: Problem, budget: int) -> None:
-        self.problem = problem
+    def __init__(self, objective: Objective, budget: int) -> None:
+        self.objective = objective
         self.index: dict[str, Tensor] = {}
         if budget:
             generator = torch.Generator("cpu").manual_seed(0)
-            sizes = {name: p.numel() for name, p in problem.parameters.items()}
+            sizes = {name: p.numel() for name, p in objective.parameters.items()}
             counts = shares(sizes, budget, generator)
             self.index = {
                 name: drawn(sizes[name], count, generator)
@@ -131,22 +131,22 @@ class Check:
             for what in (SUMS if width else ())
         }
 
-    def add(self, item: Item, h: Mapping[str, Tensor]) -> None:
+    def add(self, batch: Batch, h: Mapping[str, Tensor]) -> None:
         """Look at a batch, whose diagonal is h (a part of it where processes share it out)."""
         if not self.index:
             return
-        inputs, targets = (_data.convert(values, torch.float64) for values in item.raw)
-        written = self.problem.written
+        inputs, targets = (_data.convert(values, torch.float64) for values in batch.raw)
+        written = self.objective.written
         written.restore()  # before the parameters hold other memory, and after
-        with cast(self.problem.modules(), torch.float64), put_back(written):
-            double, own = self._double(item, inputs, targets)
-            values = Values(item, inputs, targets)
+        with cast(self.objective.modules(), torch.float64), put_back(written):
+            double, own = self._double(batch, inputs, targets)
+            values = Values(batch, inputs, targets)
             values.measure({name: index.tolist() for name, index in self.index.items()})
             value, error, kink = self._values(values, h)
             unlike = (value - double).abs() > 3 * error + 1e-6 * (value.abs() + double.abs())
             held = self._detached(values, double, value, unlike & ~kink)
-        rounding = self._rounding(item, h, double)
-        a = item.a
+        rounding = self._rounding(batch, h, double)
+        a = batch.a
         self.sums["value"] += a * value
         self.sums["error"] += abs(a) * error
         self.sums["double"] += a * double
@@ -173,7 +173,7 @@ class Check:
                 value[k], error[k] = difference.value, difference.error
         return value, error, kink
 
-    def _double(self, item: Item, inputs: object, targets: object) -> tuple[Tensor, Tensor]:
+    def _double(self, batch: Batch, inputs: object, targets: object) -> tuple[Tensor, Tensor]:
         """Double backward, and which entries lie below a function with a backward of its own."""
         own: set[int] = set()
 
@@ -182,8 +182,8 @@ class Check:
             return self._take(value)
 
         # In parts where the tape of all exceeds the memory, as twice the size it may here.
-        terms, extra = added(item, take, Division(), inputs, targets)
-        parameters = self.problem.parameters
+        terms, extra = added(batch, take, Division(), inputs, targets)
+        parameters = self.objective.parameters
         below = [id(parameters[name]) in own for _, name, _ in self._entries()]
         return self._flat(terms, extra), torch.tensor(below, device="cpu")
 
@@ -201,7 +201,7 @@ class Check:
 
     def _take(self, value: Tensor) -> Sum:
         """Second derivatives of a loss at the entries."""
-        parameters = [self.problem.parameters[name] for name in self.index]
+        parameters = [self.objective.parameters[name] for name in self.index]
         if not value.requires_grad:
             return [None] * len(parameters)
         gradients = torch.autograd.grad(value, parameters, create_graph=True, allow_unused=True)
@@ -231,31 +231,31 @@ class Check:
                     held[k] = difference.error < 0.1 * apart and rest < 0.1 * apart
         return held
 
-    def _rounding(self, item: Item, h: Mapping[str, Tensor], double: Tensor) -> Tensor:
+    def _rounding(self, batch: Batch, h: Mapping[str, Tensor], double: Tensor) -> Tensor:
         """What changes in the parameters' last digits move, for tensors that may be zero."""
         size = torch.zeros_like(double)
         top = max((_largest(t) for t in h.values()), default=0.0)
         suspects = {name for name in self.index if 0 < _largest(h[name]) <= SMALL * top}
-        if item.problem.share.size == 1:
+        if batch.objective.share.size == 1:
             for k, name, i in self._entries():
                 apart = abs(float(h[name].detach().reshape(-1)[i]) - float(double[k]))
                 if apart > 0.1 * _tolerance(h[name]) * _largest(h[name]):
                     suspects.add(name)
         if not suspects:
             return size
-        plain = self._again(item)
+        plain = self._again(batch)
         size = (plain - double).abs()
         for draw in range(DRAWS):
-            with _shaken(self.problem, draw):
-                size = torch.maximum(size, (self._again(item) - plain).abs())
+            with _shaken(self.objective, draw):
+                size = torch.maximum(size, (self._again(batch) - plain).abs())
         # One size for a tensor: an entry may be zero in all draws by chance.
         rows = size.split([len(index) for index in self.index.values()])
         pairs = zip(self.index, rows, strict=True)
         return torch.cat([row.max().expand_as(row) * (name in suspects) for name, row in pairs])
 
-    def _again(self, item: Item) -> Tensor:
+    def _again(self, batch: Batch) -> Tensor:
         """A double backward in the result's own dtype."""
-        return self._flat(*added(item, self._take, Division()))
+        return self._flat(*added(batch, self._take, Division()))
 
     def result(self, h: Mapping[str, Tensor], factor: float) -> tuple[Deviation, Verification]:
         """What the sums say about the whole diagonal."""
@@ -351,10 +351,10 @@ def _largest(h: Tensor) -> float:
 
 
 @contextmanager
-def _shaken(problem: Problem, seed: int) -> Iterator[None]:
+def _shaken(objective: Objective, seed: int) -> Iterator[None]:
     """All parameters changed in their last digits meanwhile."""
     generator = torch.Generator("cpu").manual_seed(seed)
-    every = {id(p): p for m in problem.modules() for p in m.parameters()}.values()
+    every = {id(p): p for m in objective.modules() for p in m.parameters()}.values()
     with settled():
         for p in every:
             if p.is_floating_point():

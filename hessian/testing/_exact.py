@@ -178,8 +178,8 @@ def _proved(
 
     def serves(some: list[str]) -> bool:
         try:
-            for batch in batches:
-                plan(model, loss, batch, method=method, names=some, **given)
+            for analysis in batches:
+                plan(model, loss, analysis, method=method, names=some, **given)
         except ValueError:
             return False
         return True

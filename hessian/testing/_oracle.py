@@ -114,21 +114,21 @@ def differences(
         [m for m in (model, loss) if isinstance(m, nn.Module)]
     )
     dtype = None if double else torch.float64
-    with Guard(), lend(model, loss, "auto", forward, names, None, dtype) as problem:
-        index = chosen(problem.parameters, entries, seed)
+    with Guard(), lend(model, loss, "auto", forward, names, None, dtype) as objective:
+        index = chosen(objective.parameters, entries, seed)
         sums = [_Sum(name, entry) for name, at in index.items() for entry in at]
         weights, value, evaluations = [], 0.0, 0
-        for item in walk(problem, data, dtype, weight):
-            values = Values(item, item.inputs, item.targets)
+        for batch in walk(objective, data, dtype, weight):
+            values = Values(batch, batch.inputs, batch.targets)
             values.measure(index)
             with frozen(values) if detached == "held" else nullcontext() as constant:
                 witness = constant or values
                 for total in sums:
                     name = total.name
                     least = enough.get(name, 0.0) if isinstance(enough, Mapping) else enough
-                    total.add(item.a, witness.second(name, total.index, least))
-            value += item.a * values.here
-            weights.append(item.a)
+                    total.add(batch.a, witness.second(name, total.index, least))
+            value += batch.a * values.here
+            weights.append(batch.a)
             evaluations += values.evaluations
         factor = scale(weights, weight)
     result = Differences(total.record(factor) for total in sums)

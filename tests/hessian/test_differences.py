@@ -253,7 +253,7 @@ def test_assert_exact_reports(dtype):
 @pytest.mark.parametrize("factor", [1.001, 0.5, 2.0, -1.0])
 def test_assert_exact_sees_a_wrong_factor(factor, monkeypatch):
     model, data = net()
-    whole = hessian._batch.analysis.Batch.run
+    whole = hessian._batch.analysis.Analysis.run
 
     def wrong(self, tick):
         h, g = whole(self, tick)
@@ -261,7 +261,7 @@ def test_assert_exact_sees_a_wrong_factor(factor, monkeypatch):
             h["0.weight"][1, 2] *= factor
         return h, g
 
-    monkeypatch.setattr(hessian._batch.analysis.Batch, "run", wrong)
+    monkeypatch.setattr(hessian._batch.analysis.Analysis, "run", wrong)
     with pytest.raises(AssertionError, match=r"0\.weight +5 .*smooth") as failure:
         assert_exact(model, F.cross_entropy, data)
     assert "0.bias" not in str(failure.value)

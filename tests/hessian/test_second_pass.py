@@ -240,7 +240,7 @@ def test_a_weight_that_forward_makes_once(memory):
 
 
 @pytest.mark.parametrize(
-    ("owner", "name"), [(_attributes.Attributes, "restore"), (_batch.Batch, "repeated")]
+    ("owner", "name"), [(_attributes.Attributes, "restore"), (_batch.Analysis, "repeated")]
 )
 def test_what_is_not_put_back_is_seen(owner, name, monkeypatch):
     model = Keeps(*KEPT["counter"])

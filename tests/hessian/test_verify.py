@@ -90,14 +90,14 @@ def test_loaders_and_weights(dtype):
 @pytest.mark.parametrize("factor", [1.01, 0.5, -1.0])
 @pytest.mark.parametrize("memory", [None, 1])
 def test_a_wrong_diagonal_deviates(factor, memory, monkeypatch):
-    right = hessian._batch.analysis.Batch.run
+    right = hessian._batch.analysis.Analysis.run
 
     def wrong(self, tick):
         h, g = right(self, tick)
         h["0.weight"].mul_(factor)
         return h, g
 
-    monkeypatch.setattr(hessian._batch.analysis.Batch, "run", wrong)
+    monkeypatch.setattr(hessian._batch.analysis.Analysis, "run", wrong)
     h = hessian.diagonal(net().double(), F.cross_entropy, data(), verify=8, memory=memory)
     assert h.plan.parts == (1 if memory is None else 8)
     assert words(h) == {
@@ -109,13 +109,13 @@ def test_a_wrong_diagonal_deviates(factor, memory, monkeypatch):
 
 def test_a_double_backward_that_is_wrong_too_does_not_hide_it(monkeypatch):
     """The old check compared with a double backward alone: both wrong looked right."""
-    right, single = hessian._batch.analysis.Batch.run, hessian._routes.parameter.single
+    right, single = hessian._batch.analysis.Analysis.run, hessian._routes.parameter.single
 
     def wrong(self, tick):
         h, g = right(self, tick)
         return {name: 1.5 * values for name, values in h.items()}, g
 
-    monkeypatch.setattr(hessian._batch.analysis.Batch, "run", wrong)
+    monkeypatch.setattr(hessian._batch.analysis.Analysis, "run", wrong)
     monkeypatch.setattr(hessian._routes.parameter, "single", lambda *given: 1.5 * single(*given))
     h = hessian.diagonal(net().double(), F.cross_entropy, data(), verify=8)
     assert set(words(h).values()) == {"deviates"}
@@ -176,14 +176,14 @@ def test_zero_is_zero_to_rounding(case, memory, dtype):
 
 
 def test_a_wrong_value_where_zero_is_true_is_not_excused(monkeypatch):
-    right = hessian._batch.analysis.Batch.run
+    right = hessian._batch.analysis.Analysis.run
 
     def wrong(self, tick):
         h, g = right(self, tick)
         h["k.bias"].add_(1e-6 * float(h["k.weight"].abs().max()))
         return h, g
 
-    monkeypatch.setattr(hessian._batch.analysis.Batch, "run", wrong)
+    monkeypatch.setattr(hessian._batch.analysis.Analysis, "run", wrong)
     torch.manual_seed(0)
     h = hessian.diagonal(Attention().double(), F.cross_entropy, data(), verify=16)
     assert words(h)["k.bias"] == "deviates"
@@ -202,7 +202,7 @@ def test_a_small_second_derivative_is_not_taken_for_zero(dtype, monkeypatch):
         def forward(self, x):
             return self.a(x) + 1e-3 * torch.tanh(self.b(x))
 
-    right = hessian._batch.analysis.Batch.run
+    right = hessian._batch.analysis.Analysis.run
 
     def wrong(self, tick):
         h, g = right(self, tick)
@@ -214,7 +214,7 @@ def test_a_small_second_derivative_is_not_taken_for_zero(dtype, monkeypatch):
     assert set(words(hessian.diagonal(model, F.cross_entropy, pair, verify=16)).values()) == {
         "agrees"
     }
-    monkeypatch.setattr(hessian._batch.analysis.Batch, "run", wrong)
+    monkeypatch.setattr(hessian._batch.analysis.Analysis, "run", wrong)
     h = hessian.diagonal(model, F.cross_entropy, pair, verify=16)
     assert words(h)["b.weight"] == "deviates"
     assert h.deviation["b.weight"] > 1e-2
@@ -320,13 +320,13 @@ def test_a_custom_function_holds_no_constants(off):
 
 
 def test_a_derivative_of_ones_own_does_not_excuse_a_wrong_one(monkeypatch):
-    right = hessian._batch.analysis.Batch.run
+    right = hessian._batch.analysis.Analysis.run
 
     def wrong(self, tick):
         h, g = right(self, tick)
         return {name: 1.5 * values for name, values in h.items()}, g
 
-    monkeypatch.setattr(hessian._batch.analysis.Batch, "run", wrong)
+    monkeypatch.setattr(hessian._batch.analysis.Analysis, "run", wrong)
     torch.manual_seed(0)
     h = hessian.diagonal(Rounded("detach").double(), F.cross_entropy, data(), verify=12)
     assert set(words(h).values()) == {"deviates"}

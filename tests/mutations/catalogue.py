@@ -193,7 +193,7 @@ MUTATIONS = [
     # ------------------------------------------------------------------ batches, parts, loaders
     Mutation(
         "batches of a loader weigh the same",
-        "_call/lending.py",
+        "_call/batches.py",
         "return 1.0 / sum(items) if weight is None else 1.0",
         "return 1.0 / len(items) if weight is None else 1.0",
         "test_exactness.py test_diagonal.py",
@@ -208,7 +208,7 @@ MUTATIONS = [
     Mutation(
         "a batch's part of the operator has no weight",
         "_operator.py",
-        "into.add_(h, alpha=item.a)",
+        "into.add_(h, alpha=batch.a)",
         "into.add_(h, alpha=1.0)",
         "test_operator.py",
     ),
@@ -216,7 +216,7 @@ MUTATIONS = [
     Mutation(
         "the empirical Fisher of a mean is that of a sum",
         "_estimate.py",
-        'count = 1.0 if weight == "sum" else float(of_all(batch))',
+        'count = 1.0 if weight == "sum" else float(of_all(analysis))',
         "count = 1.0",
         "test_estimate.py",
     ),
@@ -251,8 +251,8 @@ MUTATIONS = [
     Mutation(
         "sampled values are those of the next entry",
         "_sample.py",
-        "part = item.a * h[name].reshape(-1)[at]",
-        "part = item.a * h[name].reshape(-1).roll(-1)[at]",
+        "part = batch.a * h[name].reshape(-1)[at]",
+        "part = batch.a * h[name].reshape(-1).roll(-1)[at]",
         "test_sample.py",
     ),
     # --------------------------------------------------------------- state and precision
@@ -343,7 +343,7 @@ MUTATIONS = [
     ),
     Mutation(
         "what a call writes to a parameter stays until the end",
-        "_batch/analysis.py",
+        "_call/objective.py",
         "        self._written.restore()\n        (randomness",
         "        (randomness",
         "test_replacements.py test_hooks.py",
