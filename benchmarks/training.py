@@ -28,7 +28,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import sim
 from sim.training import TrainConfig
-from sim.training._train import State
+from sim.training.engine.state import State
 from sim.training.engine.world import World
 
 NOTHING = {"layers_every": 0, "test_every": 0}

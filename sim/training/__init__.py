@@ -1,11 +1,12 @@
 """Training: configurations, runs that survive anything, sweeps, measurements."""
 
 from sim.training._sweep import Unfinished, sweep
-from sim.training._train import Interrupted, train
+from sim.training._train import train
 from sim.training.config.augment import Augment
 from sim.training.config.discard import Discard, DiscardGradients
 from sim.training.config.schedules import Decay, Phase, Warmup
 from sim.training.config.train_config import Measure, TrainConfig, grid
+from sim.training.engine.loop import Interrupted
 from sim.training.record.run import Run, load
 
 __all__ = [

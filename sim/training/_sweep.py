@@ -17,14 +17,15 @@ from joblib.parallel import get_active_backend
 
 from sim import _arguments
 from sim.data._load import check_files
-from sim.training._train import CHECKPOINT, Interrupted, Loop, check_device, check_pace
 from sim.training.config.options import plain
 from sim.training.config.train_config import VERSION, TrainConfig
+from sim.training.engine.checks import check_device, check_pace
 from sim.training.engine.fast.vectorise import groups, split
-from sim.training.engine.recorder import TABLES, columns
+from sim.training.engine.loop import CHECKPOINT, Interrupted, Loop
 from sim.training.engine.signals import terminable
 from sim.training.engine.world import torchrun
 from sim.training.record import store as _store
+from sim.training.record.columns import TABLES, columns
 from sim.training.record.progress import Progress, shown
 from sim.training.record.run import Run
 

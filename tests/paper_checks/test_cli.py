@@ -294,14 +294,14 @@ words = ["audit", "--profile", "full", "--only", "eq14", "--only", "fig8", "--ou
 # In the second step of the second run it says so, and waits for a word.
 WAITING = """
 import pathlib
-from sim.training import _train
-step, told, out = _train.State._step, [], pathlib.Path(sys.argv[1])
+from sim.training.engine.state import State
+step, told, out = State._step, [], pathlib.Path(sys.argv[1])
 def waiting(state, each, number, *others):
     if number == 1 and not told and any(out.rglob("run.json")):
         told.append(print("here", flush=True))
         sys.stdin.readline()
     return step(state, each, number, *others)
-_train.State._step = waiting
+State._step = waiting
 """
 GO = """
 sys.argv = ["cblr", *words]

@@ -310,7 +310,7 @@ def test_ctrl_c_is_one_line_wherever_it_comes(tmp_path, monkeypatch):
     def pressed(*args, **options):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("sim.training._train._load", pressed)
+    monkeypatch.setattr("sim.training.engine.samples.load", pressed)
     (tmp_path / "grid.toml").write_text(GRID)
     for command, again in (
         (["train", "--epochs", 1], "start it again with the same folder to go on"),

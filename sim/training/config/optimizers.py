@@ -4,7 +4,6 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
 from torch.optim import Optimizer
 
 from sim import _arguments, optimizers
@@ -73,37 +72,6 @@ def _check_torch(options: Mapping[str, Any]) -> None:
             raise ValueError(f"betas: got {betas!r}; give two numbers")
         for each in betas:
             _arguments.number("betas", each, 0.0, 1.0)
-
-
-def sgd_step(optimizer: Optimizer) -> Callable[[Tensor, Tensor, Tensor | None], None] | None:
-    """The step of `torch.optim.SGD` on a weight, its gradient and its momentum, or a part of them.
-
-    The kernel itself, entry by entry, so that a step can be taken part by part; and for a small
-    network all else in `step` takes longer. `None` for another optimizer, and before the first
-    step.
-    """
-    if type(optimizer) is not torch.optim.SGD:
-        return None
-    (group,) = optimizer.param_groups
-    momentum = group["momentum"]
-    if momentum and any("momentum_buffer" not in optimizer.state[p] for p in group["params"]):
-        return None
-
-    def step(weight: Tensor, gradient: Tensor, buffer: Tensor | None) -> None:
-        torch._fused_sgd_(
-            [weight],
-            [gradient],
-            [] if buffer is None else [buffer],
-            weight_decay=group["weight_decay"],
-            momentum=momentum,
-            lr=group["lr"],
-            dampening=group["dampening"],
-            nesterov=group["nesterov"],
-            maximize=False,
-            is_first_step=False,
-        )
-
-    return step
 
 
 def check(name: str, lr: float, options: Mapping[str, Any]) -> None:

@@ -1,7 +1,6 @@
 """One batch: the losses of its samples, what each counts for, and the gradient."""
 
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -11,53 +10,11 @@ from torch import Tensor
 import hessian
 from sim.training.config import losses as _losses
 from sim.training.config.train_config import TrainConfig
+from sim.training.engine.batch import Batch, BatchLosses, predicted
 from sim.training.engine.network import Network
+from sim.training.engine.streams import DISCARD, ENTRIES, MASKS, order_seed
 from sim.training.engine.synchronised import Synchronised
 from sim.training.engine.world import World
-
-# Streams of random numbers beside each other: every draw of a run comes from
-# (order seed, stream, number), so that nothing has to be stored to go on.
-ORDER, MASKS, DISCARD, ENTRIES, HELD_OUT, AUGMENT = range(6)
-
-
-@dataclass(frozen=True)
-class Batch:
-    """The samples of one step, of all lanes, and where the step stands.
-
-    Attributes:
-        x, y: `[lanes, n, …]` and `[lanes, n]`, this process's share.
-        n: the size of the whole batch.
-        step, epoch: their numbers.
-    """
-
-    x: Tensor
-    y: Tensor
-    n: int
-    step: int
-    epoch: int
-
-
-@dataclass(frozen=True)
-class Found:
-    """What a gradient brings along; the gradient itself is in `.grad`.
-
-    Attributes:
-        losses: `[lanes, n]`, this process's share, before the step.
-        weights: what each counts for in the objective, where that is not the plain mean.
-        correct: `[lanes]`, how many of the share were classified rightly, in the losses' dtype.
-    """
-
-    losses: Tensor
-    weights: Tensor | None
-    correct: Tensor
-
-    def totals(self, n: int) -> Tensor:
-        """Mean loss, objective Σ_i a_i ℓ_i and accuracy, this share's part, `[lanes, 3]`."""
-        loss = self.losses.sum(-1)
-        if self.weights is None:
-            return torch.stack([loss, loss, self.correct], -1).div_(n)
-        objective = (self.losses * self.weights).sum(-1)
-        return torch.stack([loss / n, objective, self.correct / n], -1)
 
 
 class Gradient:
@@ -81,7 +38,7 @@ class Gradient:
         target = y if self.network.lanes > 1 else y[0]
         return self.per_sample(output, target).view_as(y), output
 
-    def __call__(self, batch: Batch) -> Found:
+    def __call__(self, batch: Batch) -> BatchLosses:
         """Put the gradient into `.grad`, summed over all processes."""
         for parameter in self.network.parameters:
             parameter.grad = None
@@ -94,7 +51,7 @@ class Gradient:
             self._thin(chosen, batch.step)
         return found
 
-    def _at_once(self, batch: Batch) -> Found:
+    def _at_once(self, batch: Batch) -> BatchLosses:
         with self._masks(batch, 0):
             losses, output = self.losses(batch.x, batch.y)
         values = losses.detach()
@@ -103,7 +60,7 @@ class Gradient:
             weights = self._weights(batch, values)
         # The gradient of Σ_i a_i ℓ_i, without a node for the sum.
         losses.backward(weights)
-        return Found(
+        return BatchLosses(
             values, weights if self._discards(batch) else None, _right(output, batch.y, values)
         )
 
@@ -114,7 +71,7 @@ class Gradient:
             self._ones = torch.full_like(batch.y, 1 / batch.n, dtype=self.network.dtype)
         return self._ones
 
-    def _in_parts(self, batch: Batch, parts: list[slice]) -> Found:
+    def _in_parts(self, batch: Batch, parts: list[slice]) -> BatchLosses:
         weights = self._even(batch)
         discards = self._discards(batch)
         losses: dict[int, Tensor] = {}
@@ -138,7 +95,7 @@ class Gradient:
                     objective(part).backward()
         together = torch.cat([losses[part.start] for part in parts], 1)
         right = torch.stack(list(correct.values())).sum(0)
-        return Found(together, weights if discards else None, right)
+        return BatchLosses(together, weights if discards else None, right)
 
     @torch.no_grad()
     def all_losses(self, batch: Batch) -> Tensor:
@@ -238,20 +195,3 @@ class Gradient:
 def _right(output: Tensor, y: Tensor, like: Tensor) -> Tensor:
     """How many of each lane's samples have the largest output in the right place, `[lanes]`."""
     return (predicted(output.detach()) == y).sum(-1, dtype=like.dtype)
-
-
-def predicted(output: Tensor) -> Tensor:
-    """The first of the classes with the largest output, `[1, n]` or `[lanes, n]`.
-
-    >>> predicted(torch.tensor([[[1.0, 0.0], [2.0, 0.0]]])), predicted(torch.eye(2))
-    (tensor([[1, 0]]), tensor([[0, 1]]))
-    """
-    if output.dim() == 2:
-        return output.argmax(1).unsqueeze(0)
-    # The same, but argmax takes ten times as long over a dimension that is not the last.
-    return output.max(1).indices
-
-
-def order_seed(config: TrainConfig) -> int:
-    """The seed of all that is drawn in training."""
-    return config.seed if config.order_seed is None else config.order_seed

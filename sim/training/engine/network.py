@@ -1,23 +1,23 @@
 """The network of a run, or several of one architecture that train as one."""
 
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, stack_module_state, vmap
 from torch.optim import Optimizer
 
 from sim import models
-from sim._isolation import mask, seeded
 from sim.data import Dataset
 from sim.training.config import optimizers as _optimizers
 from sim.training.config.train_config import DTYPES, TrainConfig
 from sim.training.engine.fast.dense import densify
+from sim.training.engine.fast.eligible import channels_last, curved, dense, obstacle
 from sim.training.engine.fast.lanewise import Lanewise, lanewise
 from sim.training.engine.fast.units import units
+from sim.training.engine.masks import Masks
 
 
 class Network:
@@ -32,6 +32,7 @@ class Network:
         dtype: of the parameters.
         parameters: the leaves; of several lanes `[lanes, …]`.
         units: the same memory in few pieces, see `_units`.
+        masks: sets the seed of the dropout masks of the passes to come.
         channels_last: whether images are to come in this memory format.
     """
 
@@ -44,14 +45,7 @@ class Network:
         self.names = [name for name, _ in self.model.named_parameters()]
         self.dtype = dtype
         self._precision = config.precision
-        self._device = device
-        self._random = any(
-            isinstance(m, nn.modules.dropout._DropoutNd) and m.p > 0 for m in self.model.modules()
-        )
-        self._generator: torch.Generator | None = None
-        if self._random and device.type == "cpu" and not config.compile and not curved(config):
-            generator = torch.Generator()
-            self._generator = generator if mask(self.model, generator) else None
+        self.masks = Masks(self.model, device, own=not config.compile and not curved(config))
         self._call: Callable[[Tensor], Tensor] = self.model
         self._lanewise: Lanewise | None = None
         self.channels_last = self.lanes == 1 and channels_last(config)
@@ -82,7 +76,7 @@ class Network:
         if self._precision == "full":
             return self._forward(x)
         # Inside an autocast of the caller's torch would keep what was made of older weights.
-        with torch.autocast(self._device.type, dtype=torch.bfloat16, cache_enabled=False):
+        with torch.autocast(x.device.type, dtype=torch.bfloat16, cache_enabled=False):
             return self._forward(x).to(self.dtype)
 
     def _forward(self, x: Tensor) -> Tensor:
@@ -157,20 +151,6 @@ class Network:
             for name, value in self.state().items():
                 value.copy_(state[name])
 
-    def masks(self, *seed: int) -> AbstractContextManager[None]:
-        """Masks of the passes inside come from this seed; nothing is done for a network without.
-
-        They are drawn from a generator of the network's own, where they can be; on a GPU, compiled
-        or for exact curvature from torch's global one, which no other run uses meanwhile.
-        """
-        if not self._random:
-            return nullcontext()
-        word = _word(seed)
-        if self._generator is None:
-            return seeded(word, self._device)
-        self._generator.manual_seed(word)
-        return nullcontext()
-
     @contextmanager
     def buffers_kept(self) -> Iterator[None]:
         """Running statistics are put back at the end."""
@@ -200,52 +180,3 @@ def _build(config: TrainConfig, dataset: Dataset) -> nn.Module:
         seed=config.seed,
         **options,
     )
-
-
-def channels_last(config: TrainConfig) -> bool:
-    """Whether a network of this configuration keeps images with the channels last.
-
-    Unasked, where it was measured to be faster: convolutions of many channels on a CPU. Exact
-    curvature is taken in the usual format.
-    """
-    if config.channels_last is not None:
-        return config.channels_last
-    wide = config.model in ("alexnet", "resnet18")
-    return wide and not curved(config) and torch.device(config.device).type == "cpu"
-
-
-def dense(config: TrainConfig) -> bool:
-    """Whether large linear layers of a network of this configuration are `_dense.Dense`."""
-    plain = config.dtype == "float32" and config.precision == "full" and not config.compile
-    return plain and not curved(config) and torch.device(config.device).type == "cpu"
-
-
-def curved(config: TrainConfig) -> bool:
-    """Whether the network's exact curvature is taken."""
-    return config.optimizer == "cblr" or config.measure.curvature_every > 0
-
-
-def obstacle(config: TrainConfig) -> str | None:
-    """Why networks of this configuration cannot train as lanes of one, or `None`.
-
-    >>> obstacle(TrainConfig(epochs=1, model_options={"dropout": 0.5}))
-    'the model has dropout, whose masks would be others'
-    """
-    if curved(config):
-        return "exact curvature is computed network by network"
-    if config.compile or config.channels_last:
-        return "compile and channels_last are for a single network"
-    if _optimizers.couples(config.optimizer, config.optimizer_options):
-        return "the optimizer looks at all gradients together (max_grad_norm)"
-    options: dict[str, Any] = dict(config.model_options)
-    shape = (1, 32, 32)
-    model = models.build(config.model, in_shape=shape, classes=2, seed=0, **options)
-    if any(True for _ in model.buffers()):
-        return "the model has buffers (batch norm)"
-    if any(isinstance(m, nn.modules.dropout._DropoutNd) and m.p > 0 for m in model.modules()):
-        return "the model has dropout, whose masks would be others"
-    return None
-
-
-def _word(seed: tuple[int, ...]) -> int:
-    return int(np.random.SeedSequence(list(seed)).generate_state(1, np.uint64)[0]) >> 1

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from sim import models
 from sim.training.config.options import differences
 from sim.training.config.train_config import DTYPES, TrainConfig
-from sim.training.engine.recorder import TABLES
 from sim.training.record import store as _store
+from sim.training.record.columns import TABLES
 
 # What the record of a run held before it named the other files.
 BEFORE = {

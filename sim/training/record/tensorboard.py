@@ -1,9 +1,12 @@
 """The measurements of a run as TensorBoard shows them."""
 
+import math
 import os
+from collections.abc import Iterable, Iterator
 from typing import Any
 
-from sim.training.engine.recorder import LAYER_COLUMNS, STEP_COLUMNS, Recorder
+from sim.training.record.columns import LAYER_COLUMNS, STEP_COLUMNS
+from sim.training.record.measurements import Block, Measurements
 
 
 class Board:
@@ -35,29 +38,40 @@ class Board:
                 "give a folder that can be made and written to",
             ) from None
 
-    def epoch(self, recorder: Recorder, first: int, rates: list[float]) -> None:
+    def epoch(self, measurements: Measurements, first: int, rates: list[float]) -> None:
         """The steps from `first` on, of the first lane, and the last epoch's values."""
-        add = self._writer.add_scalar
-        for steps, block in recorder.blocks["steps"]:
-            for step, values in zip(steps, block[:, 0].tolist(), strict=True):
-                if step >= first:
-                    add("steps/lr", rates[step], step)
-                    for name, value in zip(STEP_COLUMNS, values, strict=True):
-                        if value == value:
-                            add(f"steps/{name}", value, step)
-        for steps, block in recorder.blocks["layer_steps"]:
-            for step, rows in zip(steps, block[:, 0].tolist(), strict=True):
-                if step >= first:
-                    for name, values in zip(recorder.network.names, rows, strict=True):
-                        for column, value in zip(LAYER_COLUMNS, values, strict=True):
-                            add(f"{column}/{name}", value, step)
-        if recorder.epochs:
-            last = recorder.epochs[-1]
-            for name in ("train_loss", "train_accuracy", "test_loss", "test_accuracy"):
-                if name in last:
-                    add(f"epochs/{name}", last[name], last["last_step"])
+        for step, values in _rows(measurements.blocks["steps"], first):
+            self._writer.add_scalar("steps/lr", rates[step], step)
+            self._add(step, ((f"steps/{name}", v) for name, v in _named(STEP_COLUMNS, values)))
+        for step, tensors in _rows(measurements.blocks["layer_steps"], first):
+            for name, values in zip(measurements.names, tensors, strict=True):
+                pairs = zip(LAYER_COLUMNS, values, strict=True)
+                self._add(step, ((f"{column}/{name}", v) for column, v in pairs))
+        if measurements.epochs:
+            last = measurements.epochs[-1]
+            names = ("train_loss", "train_accuracy", "test_loss", "test_accuracy")
+            self._add(last["last_step"], ((f"epochs/{n}", last[n]) for n in names if n in last))
         self._writer.flush()
+
+    def _add(self, step: int, values: Iterable[tuple[str, float]]) -> None:
+        for tag, value in values:
+            self._writer.add_scalar(tag, value, step)
 
     def close(self) -> None:
         """Nothing more comes."""
         self._writer.close()
+
+
+def _rows(blocks: Iterable[Block], first: int) -> Iterator[tuple[int, list[Any]]]:
+    """Every step from `first` on, with its values in the first lane."""
+    for steps, block in blocks:
+        for step, values in zip(steps, block[:, 0].tolist(), strict=True):
+            if step >= first:
+                yield step, values
+
+
+def _named(columns: Iterable[str], values: Iterable[float]) -> Iterator[tuple[str, float]]:
+    """The values that were measured, by their columns; the others are nan."""
+    for name, value in zip(columns, values, strict=True):
+        if not math.isnan(value):
+            yield name, value

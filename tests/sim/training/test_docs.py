@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from sim.training import TrainConfig
-from sim.training.engine import recorder as _record
+from sim.training.record import columns as _columns
 
 ROOT = Path(__file__).resolve().parents[3]
 TEXT = (ROOT / "docs" / "training.md").read_text(encoding="utf-8")
@@ -28,11 +28,11 @@ def test_the_examples_run_as_one_session(tmp_path, monkeypatch, capsys):
 @pytest.mark.parametrize(
     "columns",
     [
-        _record.STEP_COLUMNS,
-        _record.LAYER_COLUMNS,
-        _record.EPOCH_LAYER_COLUMNS,
-        [name for name in _record.EPOCH_COLUMNS if name not in ("epoch", "last_step")],
-        [name for name in _record.CURVATURE_COLUMNS if name not in ("step", "size")],
+        _columns.STEP_COLUMNS,
+        _columns.LAYER_COLUMNS,
+        _columns.EPOCH_LAYER_COLUMNS,
+        [name for name in _columns.EPOCH_COLUMNS if name not in ("epoch", "last_step")],
+        [name for name in _columns.CURVATURE_COLUMNS if name not in ("step", "size")],
         [field.name for field in dataclasses.fields(TrainConfig)],
     ],
 )

@@ -15,9 +15,9 @@ import torch
 
 import sim
 from sim.training import Unfinished, grid, load
-from sim.training._train import CHECKPOINT
-from sim.training.engine.recorder import TABLES, columns
+from sim.training.engine.loop import CHECKPOINT
 from sim.training.record import store as _store
+from sim.training.record.columns import TABLES, columns
 
 BASE = {"model_options": {"hidden": [4]}, "samples": 64, "epochs": 1, "batch_size": 32}
 

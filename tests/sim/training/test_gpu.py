@@ -50,7 +50,7 @@ def test_a_divergence_is_found_without_waiting(tmp_path):
 
 
 def test_no_step_waits_for_the_device():
-    state = sim.training._train.State(
+    state = sim.training.engine.state.State(
         [sim.TrainConfig.read({**BASE, "device": "cuda", "measure": {"test_every": 0}})],
         None,
         sim.training.engine.world.World(),

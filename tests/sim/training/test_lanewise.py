@@ -6,8 +6,8 @@ from torch import nn
 
 from sim import data, models
 from sim.training import TrainConfig
+from sim.training.engine.batch import predicted
 from sim.training.engine.fast.lanewise import SIZES, lanewise
-from sim.training.engine.gradient import predicted
 from sim.training.engine.network import Network
 
 LANES = 3

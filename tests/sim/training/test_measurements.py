@@ -202,7 +202,7 @@ def test_nothing_is_measured_where_nothing_is_wanted():
 def test_large_tensors_are_summed_without_loss():
     # One float32 sum over 2²⁴ numbers would be off by 2 %.
     model = sim.models.build("mlp", in_shape=(4096,), hidden=[1024], classes=2, seed=0)
-    network = type("Network", (), {"lanes": 1})()
+    network = type("Network", (), {"lanes": 1, "names": ["weight"]})()
     network.parameters = list(model.parameters())[:1]
     network.units = units(network.parameters, 1)
     exact = float(network.parameters[0].detach().double().abs().mean())
@@ -211,13 +211,13 @@ def test_large_tensors_are_summed_without_loss():
     network.parameters[0].grad = network.parameters[0].detach().clone()
     recorder.around(0, torch.optim.Adam(network.parameters), lambda: True)
     recorder.flush()
-    ((_, block),) = recorder.blocks["layer_steps"]
+    ((_, block),) = recorder.measurements.blocks["layer_steps"]
     assert block[0, 0, 0, 0].item() == pytest.approx(exact, rel=1e-6)
 
 
 def test_more_rows_than_the_device_keeps(monkeypatch):
     plain = run(measure={"decrease_every": 3})
-    monkeypatch.setattr(sim.training.engine.recorder, "CAPACITY", 3)
+    monkeypatch.setattr(sim.training.engine.rows, "CAPACITY", 3)
     small = run(measure={"decrease_every": 3})
     pd.testing.assert_frame_equal(plain.steps, small.steps, check_exact=True)
     pd.testing.assert_frame_equal(plain.layer_steps, small.layer_steps, check_exact=True)

@@ -16,8 +16,8 @@ import torch
 
 import sim
 from sim.training import Interrupted, TrainConfig, grid, load
-from sim.training.engine.recorder import TABLES
 from sim.training.record import store as _store
+from sim.training.record.columns import TABLES
 
 CONFIG = TrainConfig(
     dataset="gaussian",

@@ -21,9 +21,9 @@ from torch.utils.serialization import config as serialization
 
 import sim
 from sim.training import _sweep, grid, load
-from sim.training.engine.recorder import TABLES
 from sim.training.engine.signals import stoppable
 from sim.training.record import store as _store
+from sim.training.record.columns import TABLES
 
 BASE = {"model_options": {"hidden": [4]}, "samples": 64, "epochs": 1, "batch_size": 32}
 # Most units die at the first steps, and the momentum of their weights falls below 1e-38.

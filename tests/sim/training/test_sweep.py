@@ -19,8 +19,8 @@ import sim
 from sim.training import TrainConfig, grid, load
 from sim.training.engine.fast import vectorise as _vectorise
 from sim.training.engine.fast.vectorise import groups
-from sim.training.engine.recorder import TABLES
 from sim.training.engine.world import World
+from sim.training.record.columns import TABLES
 
 from . import reference
 
@@ -398,7 +398,7 @@ def test_lanes_that_have_begun_stay_together_and_finished_ones_are_not_lanes_aga
     whole = sim.sweep(configs, jobs=1, vectorise=True, out=tmp_path / "whole")
     cut = tmp_path / "cut"
     sim.sweep(configs[:2], jobs=1, vectorise=True, out=cut)
-    trained, state = [], sim.training._train.State
+    trained, state = [], sim.training.engine.state.State
 
     class Watched(state):
         def __init__(self, configs, *rest):
@@ -411,7 +411,7 @@ def test_lanes_that_have_begun_stay_together_and_finished_ones_are_not_lanes_aga
             trained[-1].append(f"step {step}")
             return super()._step(each, step, *rest)
 
-    monkeypatch.setattr(sim.training._train, "State", Watched)
+    monkeypatch.setattr(sim.training.engine.loop, "State", Watched)
     found = sim.sweep(configs[2:5], jobs=1, vectorise=True, out=cut, checkpoint_steps=2)
     assert set(found.status) == {"failed"}
     # Not all of them are wanted, and what another version wrote is left to whoever trains there.
@@ -479,7 +479,7 @@ def test_under_torchrun_a_sweep_starts_no_processes(monkeypatch):
     monkeypatch.setattr(
         joblib, "Parallel", lambda n_jobs, **o: seen.append(n_jobs) or parallel(1, **o)
     )
-    monkeypatch.setattr(sim.training._train.World, "found", lambda device: World())
+    monkeypatch.setattr(sim.training.engine.world.World, "found", lambda device: World())
     assert set(sim.sweep(CONFIGS).status) == {"finished"}
     assert seen == [1]
 
@@ -559,7 +559,7 @@ def test_two_processes_of_torchrun_are_one(tmp_path):
 
 
 def test_processes_need_a_choice_of_batch_norm_and_a_sample_each():
-    from sim.training._train import State
+    from sim.training.engine.state import State
     from sim.training.engine.world import World
 
     config = TrainConfig.read(PARALLEL[4])

@@ -6,9 +6,9 @@ import pytest
 import torch
 
 import sim
-from sim.training.config import optimizers as _optimizers
-from sim.training.engine import recorder as _record
+from sim.training.engine import layers as _layers
 from sim.training.engine.fast import units as _units
+from sim.training.engine.fast.sgd import sgd_step
 
 BASE = {
     "model": "mlp", "model_options": {"hidden": [300, 20]}, "batch_size": 64, "steps": 4,
@@ -22,7 +22,7 @@ def run(monkeypatch, large=None, piece=None, **changes):
         if large is not None:
             patch.setattr(_units, "LARGE", large)
         if piece is not None:
-            patch.setattr(_record, "PIECE", piece)
+            patch.setattr(_layers, "PIECE", piece)
         return sim.train({**BASE, "dtype": "float64", **changes})
 
 
@@ -120,6 +120,6 @@ def test_a_parameter_without_a_gradient_has_a_gradient_of_zero():
 
 def test_only_sgd_has_a_step_in_parts():
     w = torch.nn.Parameter(torch.ones(2))
-    assert _optimizers.sgd_step(torch.optim.Adam([w])) is None
-    assert _optimizers.sgd_step(torch.optim.SGD([w], 0.1, momentum=0.9)) is None
-    assert _optimizers.sgd_step(torch.optim.SGD([w], 0.1)) is not None
+    assert sgd_step(torch.optim.Adam([w])) is None
+    assert sgd_step(torch.optim.SGD([w], 0.1, momentum=0.9)) is None
+    assert sgd_step(torch.optim.SGD([w], 0.1)) is not None

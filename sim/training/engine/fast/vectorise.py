@@ -13,7 +13,7 @@ from sim._isolation import isolated
 from sim.data._load import shape_of
 from sim.training.config.options import canonical
 from sim.training.config.train_config import TrainConfig
-from sim.training.engine.network import obstacle
+from sim.training.engine.fast.eligible import obstacle
 
 # Lanes that train together; beyond this many their weights leave the cache.
 MOST = 32

@@ -1,0 +1,42 @@
+"""Where the random masks of a network's dropout come from."""
+
+from contextlib import AbstractContextManager, nullcontext
+
+import numpy as np
+import torch
+from torch import nn
+
+from sim._isolation import mask, seeded
+
+
+class Masks:
+    """Sets the seed of the masks of the passes to come; nothing is done for a network without.
+
+    They are drawn from a generator of the network's own, where they can be; on a GPU, compiled or
+    for exact curvature from torch's global one, which no other run uses meanwhile.
+
+    Args:
+        model: whose dropout modules draw.
+        device: where.
+        own: whether a generator of the network's own is to be tried.
+    """
+
+    def __init__(self, model: nn.Module, device: torch.device, own: bool) -> None:
+        self._device = device
+        self._random = any(
+            isinstance(m, nn.modules.dropout._DropoutNd) and m.p > 0 for m in model.modules()
+        )
+        self._generator: torch.Generator | None = None
+        if self._random and device.type == "cpu" and own:
+            generator = torch.Generator()
+            self._generator = generator if mask(model, generator) else None
+
+    def __call__(self, *seed: int) -> AbstractContextManager[None]:
+        """Masks of the passes inside come from this seed."""
+        if not self._random:
+            return nullcontext()
+        word = int(np.random.SeedSequence(list(seed)).generate_state(1, np.uint64)[0]) >> 1
+        if self._generator is None:
+            return seeded(word, self._device)
+        self._generator.manual_seed(word)
+        return nullcontext()
