@@ -2,7 +2,8 @@
 
 from sim import data, models, optimizers, training
 from sim._measurements.compare_radii import compare_radii
-from sim._measurements.gradients import GradientMoments, gradient_moments, mean_abs_gradient
+from sim._measurements.gradient_moments import GradientMoments, gradient_moments
+from sim._measurements.mean_abs_gradient import mean_abs_gradient
 from sim._measurements.sharpness import sharpness
 from sim._measurements.stable_gamma import Stability, Trial, stable_gamma
 from sim.training import Run, TrainConfig, sweep, train

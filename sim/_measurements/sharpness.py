@@ -83,7 +83,8 @@ def _largest(
 
     def multiply(vector: NDArray[Any]) -> NDArray[Any]:
         product = operator @ (root * vector.reshape(-1)).astype(operator.dtype)
-        return (root * product).astype(operator.dtype)
+        scaled: NDArray[Any] = (root * product).astype(operator.dtype)
+        return scaled
 
     size = operator.shape[0]
     if size <= VECTORS:

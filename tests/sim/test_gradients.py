@@ -8,7 +8,7 @@ from torch import nn
 from torch.func import vmap
 
 import sim
-from sim._measurements import gradients as _gradients
+from sim._measurements import gradient_moments, mean_abs_gradient, per_sample
 
 N, D, C = 23, 5, 4
 
@@ -37,7 +37,7 @@ def gradients(model, loss, x, y, parameter):
 
 
 def is_outer(model, loss, data, parameter):
-    return _gradients._outer_product(model, loss, *data, parameter) is not None
+    return per_sample.outer_product(model, loss, *data, parameter) is not None
 
 
 class Tied(nn.Module):
@@ -128,7 +128,7 @@ def test_moments_against_one_backward_a_sample(make, parameter, outer, data, mon
     assert is_outer(model, F.cross_entropy, data, parameter) == outer
     rows = gradients(model, F.cross_entropy, *data, parameter)
     # None of these should need a backward pass for each sample.
-    monkeypatch.setattr(_gradients, "_gradient_sum", None)
+    monkeypatch.setattr(per_sample, "gradient_sum", None)
     moments = sim.gradient_moments(model, F.cross_entropy, data, parameter)
     # Sums of N float64 products, in another order; σ² loses digits where σ is small.
     np.testing.assert_allclose(moments.mean.numpy(), rows.mean(0), rtol=1e-10, atol=1e-14)
@@ -178,7 +178,7 @@ def test_memory_and_chunks_change_nothing(data, monkeypatch):
     small = sim.gradient_moments(model, F.cross_entropy, data, "fc1.bias", memory=1)
     torch.testing.assert_close(small.std, whole.std, rtol=1e-10, atol=1e-14)
     whole = sim.gradient_moments(model, F.cross_entropy, data, "fc1.weight")
-    monkeypatch.setattr(_gradients, "CHUNK", 7)
+    monkeypatch.setattr(gradient_moments, "CHUNK", 7)
     small = sim.gradient_moments(model, F.cross_entropy, data, "fc1.weight")
     torch.testing.assert_close(small.std, whole.std, rtol=1e-8, atol=1e-12)
 
@@ -241,10 +241,10 @@ def test_cached_and_direct_sums_agree(parameter, data, monkeypatch):
     model = perceptron()
     arguments = (model, F.cross_entropy, data, parameter, [2, 9, N])
     cached = sim.mean_abs_gradient(*arguments)
-    monkeypatch.setattr(_gradients, "CHUNK", 4)
-    monkeypatch.setattr(_gradients, "ROWS", 5)
+    monkeypatch.setattr(mean_abs_gradient, "CHUNK", 4)
+    monkeypatch.setattr(mean_abs_gradient, "ROWS", 5)
     chunked = sim.mean_abs_gradient(*arguments)
-    monkeypatch.setattr(_gradients, "_outer_product", lambda *_: None)
+    monkeypatch.setattr(mean_abs_gradient, "outer_product", lambda *_: None)
     direct = sim.mean_abs_gradient(*arguments)
     for other in (chunked, direct):
         np.testing.assert_allclose(other.mean_abs_gradient, cached.mean_abs_gradient, rtol=1e-10)
