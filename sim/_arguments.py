@@ -38,11 +38,11 @@ def did_you_mean(value: object, possible: Iterable[str]) -> str:
 
 def integer(argument: str, value: object, least: int, most: int | None = None) -> int:
     """The value as an int, if it is a whole number within the bounds."""
-    whole = isinstance(value, Integral) and not isinstance(value, bool)
-    if not whole or value < least or (most is not None and value > most):  # type: ignore[operator]
+    whole = int(value) if isinstance(value, Integral) and not isinstance(value, bool) else None
+    if whole is None or whole < least or (most is not None and whole > most):
         bounds = f"at least {least}" if most is None else f"from {least} to {most}"
         raise ValueError(f"{argument}: got {value!r}; give a whole number {bounds}")
-    return int(value)  # type: ignore[call-overload]
+    return whole
 
 
 def at_most(argument: str, value: float, most: float) -> None:

@@ -41,7 +41,8 @@ class AlexNet(nn.Module):
         x = F.max_pool2d(F.relu(self.conv5(x)), 2).flatten(1)
         x = F.relu(self.fc1(self.dropout1(x)))
         x = F.relu(self.fc2(self.dropout2(x)))
-        return self.fc3(x)
+        logits: Tensor = self.fc3(x)
+        return logits
 
 
 def alexnet(

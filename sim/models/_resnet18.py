@@ -45,7 +45,8 @@ class ResNet18(nn.Module):
         """Logits `[N, classes]` of images `[N, channels, H, W]`."""
         x = F.relu(self.bn1(self.conv1(x)))
         x = self.layer4(self.layer3(self.layer2(self.layer1(x))))
-        return self.fc(x.mean((2, 3)))
+        logits: Tensor = self.fc(x.mean((2, 3)))
+        return logits
 
 
 def resnet18(in_shape: tuple[int, ...], classes: int, *, width: float = 1.0) -> ResNet18:

@@ -22,7 +22,8 @@ class Attention(nn.Module):
         q, k, v = self.qkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4).unbind()
         scores = q @ k.transpose(-1, -2) / q.shape[-1] ** 0.5
         mixed = self.dropout(scores.softmax(-1)) @ v
-        return self.out(mixed.transpose(1, 2).flatten(2))
+        output: Tensor = self.out(mixed.transpose(1, 2).flatten(2))
+        return output
 
 
 class Block(nn.Module):
@@ -41,7 +42,8 @@ class Block(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """`[N, T, size]` to the same."""
         x = x + self.dropout(self.attention(self.norm1(x)))
-        return x + self.dropout(self.fc2(self.act(self.fc1(self.norm2(x)))))
+        output: Tensor = x + self.dropout(self.fc2(self.act(self.fc1(self.norm2(x)))))
+        return output
 
 
 class Transformer(nn.Module):
@@ -70,7 +72,8 @@ class Transformer(nn.Module):
         """Logits `[N, classes]` of images `[N, channels, H, W]`."""
         x = self.embed(x).flatten(2).transpose(1, 2) + self.position
         x = self.blocks(self.dropout(x))
-        return self.head(self.norm(x).mean(1))
+        logits: Tensor = self.head(self.norm(x).mean(1))
+        return logits
 
 
 def transformer(

@@ -77,7 +77,7 @@ class LayerWise(Rule):
     def _adapts(self, group: dict[str, Any]) -> bool:
         """Whether the group is adapted at all."""
         adapt = group.get("adapt", "always")
-        return adapt == "always" or (adapt == "decayed" and group["weight_decay"] > 0)
+        return adapt == "always" or (adapt == "decayed" and bool(group["weight_decay"] > 0))
 
     def _update(self, group: dict[str, Any], bucket: Bucket, beta: float, adapted: bool) -> None:
         """One step of gradient descent on g + βw at the rate γλ, λ = 1 where not `adapted`."""

@@ -111,6 +111,7 @@ class PercentDelta(LayerWise):
             count = norms(there, group, bucket.parameters, order=1)
         total = norms(shares, group, bucket.parameters, order=1)
         if form == "google":
-            return 1 / (total / count + group["eps_mean"])
+            trust: Tensor = 1 / (total / count + group["eps_mean"])
+            return trust
         # A norm of zero is that of a direction of zeros, which no rate can change.
         return torch.where(total == 0, 0.0, count / total)

@@ -53,8 +53,8 @@ class Dense(nn.Linear):
         if rows * self.weight.numel() < LARGE:
             return F.linear(input, self.weight, self.bias)
         flat = input.reshape(rows, self.in_features)
-        found: Tensor = Product.apply(flat, self.weight, self.bias)
-        return found.view(*input.shape[:-1], self.out_features)
+        output: Tensor = Product.apply(flat, self.weight, self.bias)  # type: ignore[no-untyped-call]
+        return output.view(*input.shape[:-1], self.out_features)
 
 
 def densify(model: nn.Module) -> None:

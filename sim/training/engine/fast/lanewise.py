@@ -70,7 +70,7 @@ class Lanewise:
         x = x.flatten(2)
         if not torch.is_grad_enabled():
             return self.forward(x)
-        output: Tensor = Passes.apply(self, x, self.parameters[0])
+        output: Tensor = Passes.apply(self, x, self.parameters[0])  # type: ignore[no-untyped-call]
         return output
 
     def forward(self, x: Tensor) -> Tensor:

@@ -88,10 +88,10 @@ class Unit:
         gradient = self.leaf.grad
         if not self.joined:
             whole = torch.zeros_like(self.weight) if gradient is None else self.dense(gradient)
-            return whole.split(size)
+            return torch.split(whole, size)
         if gradient is not self._cut_of:
             assert gradient is not None
-            self._cut_of, self._cut = gradient, self.dense(gradient).split(size)
+            self._cut_of, self._cut = gradient, torch.split(self.dense(gradient), size)
         return self._cut
 
 
@@ -111,7 +111,7 @@ def units(parameters: Sequence[Tensor], lanes: int) -> list[Unit]:
 def _shaped(flat: Tensor, like: Tensor, lanes: int) -> Tensor:
     """`[lanes, size]` in the shape and the memory format of a parameter."""
     if lanes > 1:
-        return flat.unflatten(1, like.shape[1:])
+        return flat.view(lanes, *like.shape[1:])
     if like.dim() == 4 and not like.is_contiguous():
         n, c, h, w = like.shape
         return flat.view(n, h, w, c).permute(0, 3, 1, 2)
