@@ -1,14 +1,19 @@
 """What is refused before a run begins: a pace, a device, or batches that a network cannot take."""
 
+import os
+from pathlib import Path
+
 import torch
 from torch import nn
 
 from sim import _arguments
 from sim.data import Dataset
+from sim.data._load import check_files
 from sim.models._build import check as check_model
 from sim.training.config.train_config import TrainConfig
 from sim.training.engine.network import Network
 from sim.training.engine.world import World
+from sim.training.record import store as _store
 
 
 def check_pace(seconds: float, steps: int | None) -> None:
@@ -33,6 +38,26 @@ def check_device(name: str) -> None:
         raise ValueError(
             f"device: {name!r} cannot be used here ({why}); this machine has: {known}"
         ) from None
+
+
+def check_machine(
+    configs: list[TrainConfig], out: Path | None, root: str | os.PathLike[str] | None
+) -> None:
+    """Refuse what no run could begin with; what some cannot do will be in their rows."""
+    if out is not None:
+        configs = [c for c in configs if not (out / c.hash / "run.json").is_file()]
+        _store.make(out)
+    errors = []
+    for device, dataset in dict.fromkeys((config.device, config.dataset) for config in configs):
+        try:
+            check_device(device)
+            check_files(dataset, root)
+        except (ValueError, OSError) as error:
+            errors.append(error)
+        else:
+            return
+    if errors:
+        raise errors[0]
 
 
 def check_inputs(config: TrainConfig, data: Dataset) -> None:

@@ -21,6 +21,7 @@ from torch.utils.serialization import config as serialization
 
 import sim
 from sim.training import _sweep, grid, load
+from sim.training.engine import workers as _workers
 from sim.training.engine.signals import stoppable
 from sim.training.record import store as _store
 from sim.training.record.columns import TABLES
@@ -206,8 +207,8 @@ def test_workers_in_other_folders_find_the_data(tmp_path, monkeypatch):
         return [sim.train(config) for config in configs]
 
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(_sweep, "_check_machine", lambda *arguments: None)
-    monkeypatch.setattr(_sweep, "_train", train)
+    monkeypatch.setattr(_sweep, "check_machine", lambda *arguments: None)
+    monkeypatch.setattr(_workers, "_train", train)
     sim.sweep([BASE], root="data", jobs=1)
     assert roots == [str(tmp_path / "data")]
 
@@ -238,7 +239,7 @@ def test_joblib_as_the_caller_has_set_it(backend):
 def test_a_backend_of_joblib_that_cannot():
     with (
         joblib.parallel_config(backend="multiprocessing"),
-        _sweep._backend(2, None) as (_, parallel),
+        _workers.workers(2, None) as (_, parallel),
     ):
         assert type(parallel(2)._backend).__name__ == "LokyBackend"
 

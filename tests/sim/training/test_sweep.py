@@ -118,7 +118,7 @@ def test_a_dask_cluster_gives_the_same_table(tmp_path):
 
 
 def test_no_scheduler_at_the_address(monkeypatch):
-    monkeypatch.setattr(sim.training._sweep, "PATIENCE", 0.3)
+    monkeypatch.setattr(sim.training.engine.workers, "PATIENCE", 0.3)
     with pytest.raises(ValueError, match=r"^scheduler: there is none at 'tcp://127.0.0.1:1'"):
         sim.sweep(CONFIGS, scheduler="tcp://127.0.0.1:1")
 
@@ -131,11 +131,11 @@ def test_a_cluster_that_is_lost_on_the_way():
         pytest.raises(
             ConnectionAbortedError, match=r"scheduler: 'tcp://a:1' or its workers were l"
         ),
-        sim.training._sweep._losses_told("tcp://a:1"),
+        sim.training.engine.workers.losses_explained("tcp://a:1"),
     ):
         raise lost
     # Whatever else goes wrong is not the cluster's fault.
-    with pytest.raises(KeyError), sim.training._sweep._losses_told("tcp://a:1"):
+    with pytest.raises(KeyError), sim.training.engine.workers.losses_explained("tcp://a:1"):
         raise KeyError
 
 
@@ -208,7 +208,7 @@ def test_what_no_run_could_begin_with(tmp_path, monkeypatch):
 
 def test_finished_runs_are_read_where_they_could_not_be_trained(tmp_path, monkeypatch):
     sim.sweep(CONFIGS, jobs=1, out=tmp_path)
-    monkeypatch.setattr(sim.training._sweep, "check_device", lambda name: 1 / 0)
+    monkeypatch.setattr(sim.training.engine.checks, "check_device", lambda name: 1 / 0)
     assert len(sim.sweep(CONFIGS, jobs=1, out=tmp_path)) == 4
 
 
@@ -438,7 +438,7 @@ def test_lanes_that_have_begun_stay_together_and_finished_ones_are_not_lanes_aga
 
 def test_as_many_groups_as_jobs(monkeypatch):
     seen = []
-    task = sim.training._sweep._task
+    task = sim.training._sweep.train_task
 
     def watched(number, plains, options, threads):
         seen.append((len(plains), threads))
@@ -451,7 +451,7 @@ def test_as_many_groups_as_jobs(monkeypatch):
         def __call__(self, calls):
             return [f(*a) for f, a, _ in calls]
 
-    monkeypatch.setattr(sim.training._sweep, "_task", watched)
+    monkeypatch.setattr(sim.training._sweep, "train_task", watched)
     monkeypatch.setattr(joblib, "Parallel", Serial)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 4)
     # The threads of a process are for lanes that have it for themselves, and are enough work.
