@@ -152,7 +152,7 @@ def train(
             raise KeyboardInterrupt(str(stop)) from None
         from sim.training.engine.world import World
 
-        if not World.found().first:  # torchrun's other processes have nothing to say
+        if not World.current().first:  # torchrun's other processes have nothing to say
             raise typer.Exit(0 if run.status == "finished" else 1)
     report(run)
     typer.echo(f"Run: {folder}")

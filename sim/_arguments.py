@@ -57,14 +57,14 @@ def number(
     """The value as a float, if it is in [least, below), or in (least, below) when `open_`."""
     try:
         real = isinstance(value, Real) and not isinstance(value, bool)
-        found = float(value) if real else math.nan  # type: ignore[arg-type]
+        real_number = float(value) if real else math.nan  # type: ignore[arg-type]
     except OverflowError:  # a whole number beyond what a float can hold
-        found = math.inf
-    if not (least < found if open_ else least <= found) or not found < below:
+        real_number = math.inf
+    if not (least < real_number if open_ else least <= real_number) or not real_number < below:
         low = f"above {least:g}" if open_ else f"at least {least:g}"
         high = "finite" if below == math.inf else f"below {below:g}"
         raise ValueError(f"{argument}: got {value!r}; give a number {low} and {high}")
-    return found
+    return real_number
 
 
 def folder(

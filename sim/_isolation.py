@@ -187,12 +187,12 @@ class Drawing(TorchFunctionMode):
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
         """Add the generator and the dtype."""
-        given, name = dict(kwargs or {}), getattr(func, "__name__", "")
-        if name in _DRAWING and given.get("generator") is None:
-            given["generator"] = self._generator
-        if name in _DEFAULT_DTYPE and given.get("dtype") is None:
-            given["dtype"] = torch.float32
-        return func(*args, **given)
+        arguments, name = dict(kwargs or {}), getattr(func, "__name__", "")
+        if name in _DRAWING and arguments.get("generator") is None:
+            arguments["generator"] = self._generator
+        if name in _DEFAULT_DTYPE and arguments.get("dtype") is None:
+            arguments["dtype"] = torch.float32
+        return func(*args, **arguments)
 
 
 class Masked(nn.Dropout):

@@ -192,8 +192,8 @@ def _flat(tensor: Tensor) -> Tensor:
 
 
 def _summary(prefix: str, values: np.ndarray) -> dict[str, float]:
-    found = quantiles(values, tuple(LEVELS.values()))
-    return {f"{prefix}_{key}": value for key, value in zip(LEVELS, found, strict=True)}
+    quantile_values = quantiles(values, tuple(LEVELS.values()))
+    return {f"{prefix}_{key}": value for key, value in zip(LEVELS, quantile_values, strict=True)}
 
 
 def _share(mask: np.ndarray) -> float:

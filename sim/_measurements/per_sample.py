@@ -143,12 +143,12 @@ def outer_product(
         return None
 
     def factors(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-        found = _factors(model, loss, layer, x, y)
-        if found is None:
+        pair = _factors(model, loss, layer, x, y)
+        if pair is None:
             raise ValueError(
                 f"model: it called the layer of {parameter!r} otherwise for another batch; "
                 "measure a parameter of a layer that every batch passes once"
             )
-        return found[:2]
+        return pair[:2]
 
     return factors

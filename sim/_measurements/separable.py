@@ -53,7 +53,7 @@ def check_separable(
             )
         if not is_random(model, x):
             x = x[:MODEL_TRIED]
-            together, alone = model(x), torch.cat([model(one) for one in x.split(1)])
+            together, alone = model(x), torch.cat([model(sample) for sample in x.split(1)])
             if float((together - alone).abs().max()) > slack * float(together.abs().max()):
                 raise ValueError(
                     "model: a sample's output depends on the others in its batch, so no sample "

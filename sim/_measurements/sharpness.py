@@ -93,14 +93,14 @@ def _largest(
     scaled = LinearOperator(operator.shape, matvec=multiply, dtype=operator.dtype)
     start = np.random.default_rng(0).standard_normal(size).astype(operator.dtype)
     try:
-        found = eigsh(
+        eigenvalues = eigsh(
             scaled, k=1, which="LA", tol=tolerance, ncv=VECTORS, v0=start, return_eigenvectors=False
         )
     except ArpackError:
         if multiply(start).any():
             raise
         return 0.0  # without curvature, or at rates of zero, it has no vector to begin with
-    return float(found[0])
+    return float(eigenvalues[0])
 
 
 def _root(operator: hessian.Hessian, radius: Mapping[str, Tensor] | None) -> NDArray[Any]:

@@ -9,7 +9,7 @@ from scipy.special import ndtri
 from scipy.stats import rankdata
 
 
-def quantiles(values: np.ndarray, at: Sequence[float]) -> list[float]:
+def quantiles(values: np.ndarray, levels: Sequence[float]) -> list[float]:
     """Quantiles by linear interpolation between order statistics; nan where there are no values.
 
     Infinite values take part as the order has them: between a finite and an infinite neighbour
@@ -19,8 +19,8 @@ def quantiles(values: np.ndarray, at: Sequence[float]) -> list[float]:
     [1.0, 2.5, inf]
     """
     if values.size == 0:
-        return [math.nan] * len(at)
-    positions = [q * (values.size - 1) for q in at]
+        return [math.nan] * len(levels)
+    positions = [q * (values.size - 1) for q in levels]
     lower = [math.floor(p) for p in positions]
     upper = [math.ceil(p) for p in positions]
     ordered = np.partition(values, sorted({*lower, *upper}))

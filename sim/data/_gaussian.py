@@ -17,13 +17,13 @@ FEATURES = 20
 
 def check(options: Mapping[str, Any]) -> dict[str, Any]:
     """The options as plain numbers; a value that is out of its range is refused."""
-    found = dict(options)
+    checked = dict(options)
     for name, least in (("samples", 1), ("features", 1), ("classes", 1), ("seed", 0)):
-        if name in found:
-            found[name] = _arguments.integer(name, found[name], least)
-    if "separation" in found:
-        found["separation"] = _arguments.number("separation", found["separation"], 0.0)
-    return found
+        if name in checked:
+            checked[name] = _arguments.integer(name, checked[name], least)
+    if "separation" in checked:
+        checked["separation"] = _arguments.number("separation", checked["separation"], 0.0)
+    return checked
 
 
 def gaussian(

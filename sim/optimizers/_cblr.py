@@ -110,7 +110,7 @@ class CBLR(Rule):
             _arguments.integer("refresh_interval", group["refresh_interval"], 1)
         if "param_names" not in group:
             raise ValueError("params: CBLR needs names; pass model.named_parameters()")
-        names = [name for each in self.param_groups for name in each["param_names"]]
+        names = [name for known in self.param_groups for name in known["param_names"]]
         for name in group["param_names"]:
             if names.count(name) > 1:
                 raise ValueError(f"params: two parameters are called {name!r}; rename one")
@@ -152,9 +152,9 @@ class CBLR(Rule):
         if curvature is None and self._at_rest():
             self._begin()
             return
-        found, buckets = self._gather(curvature)
+        curvatures, buckets = self._gather(curvature)
         if curvature is not None:
-            self._store(found)
+            self._store(curvatures)
         for group, members in zip(self.param_groups, buckets, strict=True):
             for bucket in members:
                 self._update(group, bucket)
@@ -180,12 +180,12 @@ class CBLR(Rule):
         >>> optimizer.radius({"w": torch.tensor([4.0, 0.0])})
         {'w': tensor([ 0.2500, 10.0000])}
         """
-        found, buckets = self._gather(curvature)
+        curvatures, buckets = self._gather(curvature)
         rates: dict[Tensor, Tensor] = {}
         for group, members in zip(self.param_groups, buckets, strict=True):
             for bucket in members:
                 second = [
-                    found[p].to(w) if p in found else local(self.state[p]["curvature"])
+                    curvatures[p].to(w) if p in curvatures else local(self.state[p]["curvature"])
                     for p, w in zip(bucket.parameters, bucket.weights, strict=True)
                 ]
                 _, values = _rates(group, bucket.weights, bucket.gradients, second)
@@ -198,11 +198,11 @@ class CBLR(Rule):
     ) -> tuple[dict[Tensor, Tensor], list[list[Bucket]]]:
         """A new curvature by parameter and what is to be updated, after all checks."""
         gradients = None
-        found: dict[Tensor, Tensor] = {}
+        curvatures: dict[Tensor, Tensor] = {}
         if curvature is None:
             self._check_age()
         else:
-            found = self._match(curvature)
+            curvatures = self._match(curvature)
             known = getattr(curvature, "gradient", {})
             if all(p.grad is None for group in self.param_groups for p in group["params"]):
                 gradients = self._match_gradients(known)
@@ -216,11 +216,11 @@ class CBLR(Rule):
         ]
         for bucket in (bucket for members in buckets for bucket in members):
             for name, parameter in zip(bucket.names, bucket.parameters, strict=True):
-                if parameter not in found and "curvature" not in self.state.get(parameter, ()):
+                if parameter not in curvatures and "curvature" not in self.state.get(parameter, ()):
                     raise ValueError(
                         f"curvature: {name} has a gradient but no curvature yet; {REMEDY}"
                     )
-        return found, buckets
+        return curvatures, buckets
 
     def _update(self, group: dict[str, Any], bucket: Bucket) -> None:
         curvatures = [self.state[p]["curvature"] for p in bucket.parameters]
@@ -271,36 +271,36 @@ class CBLR(Rule):
         """The curvature by parameter, after all checks."""
         if not isinstance(curvature, Mapping):
             raise TypeError(f"curvature: got {type(curvature).__name__}; {REMEDY}")
-        found = self._by_parameter("curvature", curvature)
+        curvatures = self._by_parameter("curvature", curvature)
         # nan and inf show in the extremes, at one pass and without memory.
         finite = [
             torch.stack(value.aminmax()).isfinite().all()
             if value.numel()
             else torch.ones((), dtype=torch.bool, device=value.device)
-            for value in found.values()
+            for value in curvatures.values()
         ]
         if not finite:
-            return found
-        good = torch.stack([each.to(finite[0].device) for each in finite])
-        if spread_out(found):
-            good = reduced((~good).double(), list(found)) == 0
+            return curvatures
+        good = torch.stack([flag.to(finite[0].device) for flag in finite])
+        if spread_out(curvatures):
+            good = reduced((~good).double(), list(curvatures)) == 0
         if not bool(good.all()):
             index = good.tolist().index(False)
-            wrong = list(found)[index]
+            wrong = list(curvatures)[index]
             pairs = (zip(*_named(group), strict=True) for group in self.param_groups)
-            bad = next(name for each in pairs for name, p in each if p is wrong)
+            bad = next(name for pairs_of_group in pairs for name, p in pairs_of_group if p is wrong)
             raise ValueError(
                 f"curvature: {bad!r} holds a value that is not finite; "
                 "check the data and the weights for nan and overflow"
             )
-        return found
+        return curvatures
 
     def _match_gradients(self, gradients: Any) -> dict[Tensor, Tensor]:
         return self._by_parameter("curvature.gradient", gradients) if gradients else {}
 
     def _by_parameter(self, part: str, values: Mapping[str, Any]) -> dict[Tensor, Tensor]:
         known = {}
-        found = {}
+        tensors = {}
         values = self._renamed(values)
         for group in self.param_groups:
             for name, parameter in zip(*_named(group), strict=True):
@@ -320,14 +320,14 @@ class CBLR(Rule):
                     )
                 value = value.detach()
                 plain = type(value) in PLAIN and type(parameter) in PLAIN
-                found[parameter] = value if plain else like(value, parameter)
+                tensors[parameter] = value if plain else like(value, parameter)
         for name in values:
             if name not in known:
                 raise ValueError(
                     f"{part}: {name!r} is no parameter of this optimizer; add it to the "
                     "optimizer, or leave it out with hessian.diagonal(…, names=…)"
                 )
-        return found
+        return tensors
 
     def _renamed(self, values: Mapping[str, Any]) -> Mapping[str, Any]:
         """The same under this optimizer's names, which wrappers may have changed."""
@@ -342,8 +342,8 @@ class CBLR(Rule):
             renamed[ours.get(bare(name), name) if alone else name] = value
         return renamed
 
-    def _store(self, found: Mapping[Tensor, Tensor]) -> None:
-        for parameter, value in found.items():
+    def _store(self, curvatures: Mapping[Tensor, Tensor]) -> None:
+        for parameter, value in curvatures.items():
             state = self.state[parameter]
             if "curvature" not in state:
                 room = torch.empty_like(local(parameter), dtype=working(parameter.dtype))

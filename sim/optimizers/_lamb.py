@@ -158,14 +158,14 @@ class LAMB(LayerWise):
             state = self.state[parameter]
             state["step"] = int(state.get("step", 0)) + 1
             counts.append(state["step"])
-        one, two = [1.0] * len(counts), [1.0] * len(counts)
+        first_correction, second_correction = [1.0] * len(counts), [1.0] * len(counts)
         if group["bias_correction"]:
-            one = [1 - first**t for t in counts]
-            two = [(1 - second**t) ** 0.5 for t in counts]
+            first_correction = [1 - first**t for t in counts]
+            second_correction = [(1 - second**t) ** 0.5 for t in counts]
         roots = torch._foreach_sqrt(squares)
-        torch._foreach_div_(roots, two)
+        torch._foreach_div_(roots, second_correction)
         torch._foreach_add_(roots, group["eps"])
-        directions = list(torch._foreach_div(means, one))
+        directions = list(torch._foreach_div(means, first_correction))
         torch._foreach_div_(directions, roots)
         if beta and group["decay"] == "decoupled":
             torch._foreach_add_(directions, bucket.weights, alpha=beta)

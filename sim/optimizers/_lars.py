@@ -160,8 +160,8 @@ class LARS(LayerWise):
             rates = self._ratio(group, bucket, weight, gradient, beta)
             if beta and group["zero_norm"] == "skip":
                 # Where a norm is zero there is no decay either.
-                kept = beta * ((weight > 0) & (gradient > 0)).double()
-                decay = scaled(bucket.weights, kept, 1.0)
+                rates_of_decay = beta * ((weight > 0) & (gradient > 0)).double()
+                decay = scaled(bucket.weights, rates_of_decay, 1.0)
                 directions = list(torch._foreach_add(bucket.gradients, decay))
         self._descend(group, bucket, directions, rates)
         bucket.write()

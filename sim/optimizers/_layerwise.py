@@ -131,8 +131,8 @@ def scaled(tensors: list[Tensor], rates: Tensor | None, factor: float) -> list[T
     """Each tensor times its rate times the factor, in its own dtype."""
     if rates is None:
         return list(torch._foreach_mul(tensors, factor)) if factor != 1.0 else tensors
-    each = (rates * factor).expand(len(tensors)).unbind()
-    return list(torch._foreach_mul(tensors, list(each)))
+    factors = (rates * factor).expand(len(tensors)).unbind()
+    return list(torch._foreach_mul(tensors, list(factors)))
 
 
 def bounded(group: dict[str, Any], rates: Tensor | None, dtype: torch.dtype) -> Tensor | None:
@@ -153,18 +153,18 @@ def norms(
     # A large tensor goes part by part, so that its float64 copy does not leave the cache.
     parts = [parts_of(tensor) for tensor in tensors]
     flat = torch._foreach_norm(
-        [part for each in parts for part in each], order, dtype=torch.float64
+        [part for parts_of_tensor in parts for part in parts_of_tensor], order, dtype=torch.float64
     )
-    each = torch.stack(list(flat))
-    if len(each) > len(parts):
-        values = each.split([len(every) for every in parts])
-        each = torch.stack([torch.linalg.vector_norm(value, order) for value in values])
+    tensor_norms = torch.stack(list(flat))
+    if len(tensor_norms) > len(parts):
+        values = tensor_norms.split([len(parts_of_tensor) for parts_of_tensor in parts])
+        tensor_norms = torch.stack([torch.linalg.vector_norm(value, order) for value in values])
     if spread_out(parameters):
-        sums = reduced(each if order == 1 else each.square(), parameters)
-        each = sums if order == 1 else sums.sqrt()
+        sums = reduced(tensor_norms if order == 1 else tensor_norms.square(), parameters)
+        tensor_norms = sums if order == 1 else sums.sqrt()
     if group["grouping"] == "tensor":
-        return each
-    total = each.sum() if order == 1 else torch.linalg.vector_norm(each)
+        return tensor_norms
+    total = tensor_norms.sum() if order == 1 else torch.linalg.vector_norm(tensor_norms)
     return total.reshape(1)
 
 

@@ -48,9 +48,9 @@ class Bucket:
 
     def pick(self, indices: Iterable[int]) -> "Bucket":
         """A part of the bucket; its `write` writes that part."""
-        kept = list(indices)
+        places = list(indices)
         lists = (self.names, self.parameters, self.weights, self.gradients)
-        return Bucket(*([values[i] for i in kept] for values in lists))  # type: ignore[arg-type]
+        return Bucket(*([values[i] for i in places] for values in lists))  # type: ignore[arg-type]
 
 
 def parts_of(tensor: Tensor) -> tuple[Tensor, ...]:
@@ -68,11 +68,11 @@ def pieces(lists: list[list[Tensor]]) -> Iterator[list[list[Tensor]]]:
         yield lists
         return
     parts = [parts_of(tensors[0]) for tensors in lists]
-    if len({len(each) for each in parts}) != 1:  # not all of them contiguous
+    if len({len(parts_of_tensor) for parts_of_tensor in parts}) != 1:  # not all of them contiguous
         yield lists
         return
-    for each in zip(*parts, strict=True):
-        yield [[part] for part in each]
+    for tensors in zip(*parts, strict=True):
+        yield [[tensor] for tensor in tensors]
 
 
 class Rule(Optimizer):
@@ -216,9 +216,9 @@ def preset(
     >>> preset({"you": {"eps": 0.0}}, {"lr": 0.1, "like": "you", "eps": None})
     {'lr': 0.1, 'eps': 0.0}
     """
-    found = options(arguments)
-    chosen = references[_arguments.choice("like", found.pop("like"), references)]
-    return {k: chosen[k] if v is None and k in chosen else v for k, v in found.items()}
+    values = options(arguments)
+    reference = references[_arguments.choice("like", values.pop("like"), references)]
+    return {k: reference[k] if v is None and k in reference else v for k, v in values.items()}
 
 
 def flag(argument: str, value: object) -> bool:

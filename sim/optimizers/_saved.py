@@ -126,7 +126,7 @@ def _names(group: Mapping[str, Any], saved: Mapping[str, Any]) -> dict[str, list
         theirs = saved["params"]
     if names is None or theirs is None:
         return {}
-    stripped = [[bare(name) for name in each] for each in (names, theirs)]
+    stripped = [[bare(name) for name in item] for item in (names, theirs)]
     same = stripped[0] == stripped[1] and len(set(stripped[0])) == len(names)
     if list(theirs) != list(names) and not same:
         raise ValueError(
@@ -167,9 +167,9 @@ def _check_value(number: Any, key: str, value: Any, parameter: Tensor) -> None:
             f"state_dict: {key!r} of parameter {number} has shape {tuple(value.shape)} where the "
             f"parameter has {tuple(parameter.shape)}; {BUILD}"
         )
-    sharded = [hasattr(each, "placements") for each in (value, parameter)]
+    sharded = [hasattr(item, "placements") for item in (value, parameter)]
     if sharded[0] != sharded[1]:
-        kinds = ["sharded" if each else "whole" for each in sharded]
+        kinds = ["sharded" if item else "whole" for item in sharded]
         raise ValueError(
             f"state_dict: {key!r} of parameter {number} is {kinds[0]} and the parameter is "
             f"{kinds[1]}; load it by torch.distributed.checkpoint.state_dict"

@@ -109,13 +109,13 @@ def sweep(
             )
             for number, task in enumerate(tasks)
         )
-        with shown(progress, "runs") as tell, losses_explained(scheduler):
-            if tell is not None:
-                tell(0, len(unique), {})
+        with shown(progress, "runs") as report, losses_explained(scheduler):
+            if report is not None:
+                report(0, len(unique), {})
             for number, of_task in train(calls):
                 rows.update(zip(tasks[number], of_task, strict=True))
-                if tell is not None:
-                    tell(len(rows), len(unique), {})
+                if report is not None:
+                    report(len(rows), len(unique), {})
     frame = joined(wanted, rows)
     left = unfinished(rows[config][0] for config in unique)
     frame.attrs["unfinished"] = left

@@ -62,5 +62,5 @@ def train(
     )
     root = _arguments.folder("root", root, absolute=False)
     loop = Loop([config], [folder], folder, root, checkpoint_seconds, checkpoint_steps, tensorboard)
-    with shown(progress, config.hash) as tell:
-        return loop.run(tell)[0]
+    with shown(progress, config.hash) as report:
+        return loop.run(report)[0]

@@ -113,10 +113,10 @@ class DiscardGradients:
         tensors = list(gradients)
         scores = [self._scores(g, random).reshape(-1) for g in tensors]
         if self.scope == "network":
-            whole = self._kept(torch.cat(scores))
+            whole = self._mask_of(torch.cat(scores))
             masks = list(whole.split([g.numel() for g in tensors]))
         else:
-            masks = [self._kept(score) for score in scores]
+            masks = [self._mask_of(score) for score in scores]
         for gradient, mask in zip(tensors, masks, strict=True):
             gradient.masked_fill_(~mask.view_as(gradient), 0)
 
@@ -125,7 +125,7 @@ class DiscardGradients:
             return random(gradient)
         return gradient.abs() if self.kind == "small" else -gradient.abs()
 
-    def _kept(self, score: Tensor) -> Tensor:
+    def _mask_of(self, score: Tensor) -> Tensor:
         gone = round(self.share * score.numel())
         mask = torch.ones_like(score, dtype=torch.bool)
         if gone:

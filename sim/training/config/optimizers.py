@@ -70,8 +70,8 @@ def _check_torch(options: Mapping[str, Any]) -> None:
         betas = options["betas"]
         if not isinstance(betas, Sequence) or isinstance(betas, str) or len(betas) != 2:
             raise ValueError(f"betas: got {betas!r}; give two numbers")
-        for each in betas:
-            _arguments.number("betas", each, 0.0, 1.0)
+        for beta in betas:
+            _arguments.number("betas", beta, 0.0, 1.0)
 
 
 def check(name: str, lr: float, options: Mapping[str, Any]) -> None:

@@ -54,7 +54,7 @@ def _frozen(name: str, value: Any) -> Any:
     if isinstance(value, Real):
         return float(value)
     if isinstance(value, list | tuple | range):
-        return tuple(_frozen(name, each) for each in value)
+        return tuple(_frozen(name, item) for item in value)
     raise TypeError(
         f"{name}: got {type(value).__name__}; give a number, a string, a boolean or a list of these"
     )
@@ -113,33 +113,33 @@ def plain(value: Any) -> Any:
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {f.name: plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
     if isinstance(value, Mapping):
-        return {key: plain(each) for key, each in value.items()}
+        return {key: plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [plain(each) for each in value]
+        return [plain(item) for item in value]
     return value
 
 
 def canonical(value: Any) -> Any:
     """The plain value with whole floats as integers, so that 1 and 1.0 are one configuration."""
     if isinstance(value, dict):
-        return {key: canonical(each) for key, each in value.items()}
+        return {key: canonical(item) for key, item in value.items()}
     if isinstance(value, list):
-        return [canonical(each) for each in value]
+        return [canonical(item) for item in value]
     if isinstance(value, float) and math.isfinite(value) and value == int(value):
         return int(value)
     return value
 
 
-def differences(one: Any, other: Any, prefix: str = "") -> list[str]:
+def differences(value: Any, other: Any, prefix: str = "") -> list[str]:
     """The names under which two plain values differ, dotted.
 
     >>> differences({"lr": 1, "measure": {"every": 1}}, {"lr": 2, "measure": {"every": 3}})
     ['lr', 'measure.every']
     """
-    if isinstance(one, dict) and isinstance(other, dict):
-        found = []
-        for key in dict.fromkeys([*one, *other]):
+    if isinstance(value, dict) and isinstance(other, dict):
+        names = []
+        for key in dict.fromkeys([*value, *other]):
             name = f"{prefix}.{key}" if prefix else str(key)
-            found += differences(one.get(key), other.get(key), name)
-        return found
-    return [] if one == other else [prefix]
+            names += differences(value.get(key), other.get(key), name)
+        return names
+    return [] if value == other else [prefix]

@@ -170,7 +170,7 @@ def passes(
     Pass(epoch=0, batch_size=2, steps=4, first=0, lr=0.5)
     Pass(epoch=1, batch_size=8, steps=1, first=4, lr=1.0)
     """
-    found: list[Pass] = []
+    plan: list[Pass] = []
     taken = 0
 
     def add(size: int, rate: float, most: int | None) -> None:
@@ -183,7 +183,7 @@ def passes(
         count = steps_in(total, size, drop_last)
         for limit in (most, None if steps is None else steps - taken):
             count = count if limit is None else min(count, limit)
-        found.append(Pass(len(found), size, count, taken, rate))
+        plan.append(Pass(len(plan), size, count, taken, rate))
         taken += count
         if taken > MOST_STEPS:
             raise ValueError(
@@ -192,16 +192,16 @@ def passes(
             )
 
     def over() -> bool:
-        return (epochs is not None and len(found) >= epochs) or (
+        return (epochs is not None and len(plan) >= epochs) or (
             steps is not None and taken >= steps
         )
 
     for phase in phases:
         size = batch_size if phase.batch_size is None else phase.batch_size
         rate = lr if phase.lr is None else phase.lr
-        start, begun = taken, len(found)
+        start, begun = taken, len(plan)
         while not over():
-            if phase.epochs is not None and len(found) - begun >= phase.epochs:
+            if phase.epochs is not None and len(plan) - begun >= phase.epochs:
                 break
             left = None if phase.steps is None else phase.steps - (taken - start)
             if left == 0:
@@ -209,7 +209,7 @@ def passes(
             add(size, rate, left)
     while not over():
         add(batch_size, lr, None)
-    return found
+    return plan
 
 
 def rates(plan: Sequence[Pass], warmup: Warmup | None, decay: Decay | None) -> list[float]:
@@ -219,25 +219,25 @@ def rates(plan: Sequence[Pass], warmup: Warmup | None, decay: Decay | None) -> l
     >>> rates(plan, Warmup(steps=2, start=0.5), Decay(kind="polynomial", power=1))
     [0.5, 0.75, 1.0, 0.5]
     """
-    total = sum(each.steps for each in plan)
+    total = sum(pass_.steps for pass_ in plan)
     warm = 0
     if warmup is not None:
-        warm = warmup.steps or sum(each.steps for each in plan[: warmup.epochs])
-    found = []
-    for each in plan:
-        for step in range(each.first, each.first + each.steps):
-            rate = each.lr
+        warm = warmup.steps or sum(pass_.steps for pass_ in plan[: warmup.epochs])
+    step_rates = []
+    for pass_ in plan:
+        for step in range(pass_.first, pass_.first + pass_.steps):
+            rate = pass_.lr
             if warmup is not None and step < warm:
                 done = step / warm
                 if warmup.kind == "gradual":
-                    done = each.epoch / warmup.epochs  # type: ignore[operator]
+                    done = pass_.epoch / warmup.epochs  # type: ignore[operator]
                 elif warmup.kind == "constant":
                     done = 0.0
                 rate *= warmup.start + (1 - warmup.start) * done
             if decay is not None:
-                rate *= _decayed(decay, each.epoch, max(0, step - warm), max(1, total - warm))
-            found.append(rate)
-    return found
+                rate *= _decayed(decay, pass_.epoch, max(0, step - warm), max(1, total - warm))
+            step_rates.append(rate)
+    return step_rates
 
 
 def _decayed(decay: Decay, epoch: int, step: int, total: int) -> float:

@@ -63,11 +63,11 @@ class Measure:
     test_every: int = 1
 
     def __post_init__(self) -> None:
-        for each in dataclasses.fields(self):
-            if each.name != "held_out_from":
-                least = int(each.name == "curvature_samples")
-                value = _arguments.integer(each.name, getattr(self, each.name), least)
-                object.__setattr__(self, each.name, value)
+        for field_ in dataclasses.fields(self):
+            if field_.name != "held_out_from":
+                least = int(field_.name == "curvature_samples")
+                value = _arguments.integer(field_.name, getattr(self, field_.name), least)
+                object.__setattr__(self, field_.name, value)
         _arguments.choice("held_out_from", self.held_out_from, HELD_OUT)
 
 
@@ -216,7 +216,7 @@ class TrainConfig:
             raise TypeError("measure: got None; give Measure or a mapping, or leave it out")
         if isinstance(self.phases, Mapping | str) or not isinstance(self.phases, Iterable):
             raise TypeError(f"phases: got {self.phases!r}; give a list of phases")
-        phases = tuple(read(Phase, "phases", each) for each in self.phases)
+        phases = tuple(read(Phase, "phases", phase) for phase in self.phases)
         object.__setattr__(self, "phases", phases)
 
     def _check_numbers(self) -> None:
@@ -281,8 +281,8 @@ class TrainConfig:
 
     def plain(self) -> dict[str, Any]:
         """The fields as plain values, as JSON has them."""
-        found: dict[str, Any] = plain(self)
-        return found
+        fields: dict[str, Any] = plain(self)
+        return fields
 
     @property
     def hash(self) -> str:
@@ -320,10 +320,10 @@ def grid(base: TrainConfig | Mapping[str, Any], **values: Iterable[Any]) -> list
     [(0.1, 0), (0.1, 1), (0.2, 0), (0.2, 1)]
     """
     lists: dict[str, list[Any]] = {}
-    for name, each in values.items():
-        if isinstance(each, str | Mapping) or not isinstance(each, Iterable):
-            raise TypeError(f"{name}: got {each!r}; give a list of values")
-        lists[name] = list(itertools.islice(each, MOST_RUNS + 1))  # it may have no end
+    for name, candidates in values.items():
+        if isinstance(candidates, str | Mapping) or not isinstance(candidates, Iterable):
+            raise TypeError(f"{name}: got {candidates!r}; give a list of values")
+        lists[name] = list(itertools.islice(candidates, MOST_RUNS + 1))  # it may have no end
         if not lists[name]:
             raise ValueError(f"{name}: got no values; give at least one")
     _arguments.at_most("combinations", math.prod(map(len, lists.values())), MOST_RUNS)
@@ -331,7 +331,7 @@ def grid(base: TrainConfig | Mapping[str, Any], **values: Iterable[Any]) -> list
         if not isinstance(base, Mapping):
             raise TypeError(f"base: got {base!r}; give a TrainConfig or a mapping")
         # What the grid fills in may be missing in the base: the epochs, say.
-        first = {name: each[0] for name, each in lists.items() if "." not in name}
+        first = {name: candidates[0] for name, candidates in lists.items() if "." not in name}
         base = TrainConfig.read({**base, **first})
     return [
         base.replace(**dict(zip(lists, combination, strict=True)))

@@ -109,7 +109,7 @@ def check_single_samples(
     config: TrainConfig, network: Network, data: Dataset, counts: list[int], world: World
 ) -> None:
     """Refuse a sample that goes alone through a batch norm which is left with one number of it."""
-    shares = {each for n in set(counts) for each in (n // world.size, -(-n // world.size))}
+    shares = {share for n in set(counts) for share in (n // world.size, -(-n // world.size))}
     size = config.micro_batch or max(shares)
     if config.batch_norm == "synchronised":
         shares, size = set(counts), max(counts)

@@ -24,10 +24,10 @@ def curvature(
         return per_sample(output, target).mean()
 
     with network.evaluating(), torch.autocast(pair[0].device.type, enabled=False):
-        found = hessian.diagonal(network.model, loss, pair)
+        diagonal = hessian.diagonal(network.model, loss, pair)
     rows = []
-    for name, h in found.items():
-        g = found.gradient[name]
+    for name, h in diagonal.items():
+        g = diagonal.gradient[name]
         radius = hessian.radius(g, h).flatten().double()
         low, median, high = (_quantile(radius, q) for q in QUANTILES)
         rows.append(

@@ -24,7 +24,7 @@ class Gradient:
         self.config = configs[0]
         self.network = network
         self.world = world
-        self.seeds = [order_seed(each) for each in configs]
+        self.seeds = [order_seed(config) for config in configs]
         self.per_sample = _losses.per_sample(self.config.loss, self.config.loss_options)
         self._ones: Tensor | None = None
         self._n = 0
@@ -44,12 +44,12 @@ class Gradient:
             parameter.grad = None
         parts = self.parts(batch.y.shape[1])
         whole = len(parts) == 1 and self.world.size == 1
-        found = self._at_once(batch) if whole else self._in_parts(batch, parts)
+        losses = self._at_once(batch) if whole else self._in_parts(batch, parts)
         self.world.sum([p.grad for p in self.network.parameters if p.grad is not None])
         chosen = self.config.discard_gradients
         if chosen is not None and chosen.active(batch.epoch):
             self._thin(chosen, batch.step)
-        return found
+        return losses
 
     def _at_once(self, batch: Batch) -> BatchLosses:
         with self._masks(batch, 0):
@@ -128,8 +128,8 @@ class Gradient:
         values = (self._even(batch) if weights is None else weights)[0]
         limit = self.config.curvature_of
         if limit is not None and limit < batch.n:
-            kept = max(0, min(len(y), limit - self.world.share(batch.n).start))
-            x, y, values = x[:kept], y[:kept], values[:kept]
+            count = max(0, min(len(y), limit - self.world.share(batch.n).start))
+            x, y, values = x[:count], y[:count], values[:count]
             total = values.sum().reshape(1)
             self.world.sum([total])
             values = values / total

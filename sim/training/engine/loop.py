@@ -72,7 +72,7 @@ class Loop:
 
     def run(self, progress: Progress | None = None) -> list[Run]:
         """Train from the start, or from where the folder stands, to the end."""
-        world = World.found(self.config.device)
+        world = World.current(self.config.device)
         # Before the lock: others' runs may lie where one may only read.
         finished = self._finished(world)
         if finished is not None:
@@ -120,7 +120,7 @@ class Loop:
             state.load(saved)
         if self.tensorboard is not None and world.first:
             begun = [
-                each.first for each in state.schedule.passes if each.first <= state.position.done
+                pass_.first for pass_ in state.schedule.passes if pass_.first <= state.position.done
             ]
             state.board = Board(self.tensorboard, begun[-1])
         written = time.monotonic()

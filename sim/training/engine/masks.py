@@ -18,16 +18,16 @@ class Masks:
     Args:
         model: whose dropout modules draw.
         device: where.
-        own: whether a generator of the network's own is to be tried.
+        separate: whether a generator of the network's own is to be tried.
     """
 
-    def __init__(self, model: nn.Module, device: torch.device, own: bool) -> None:
+    def __init__(self, model: nn.Module, device: torch.device, separate: bool) -> None:
         self._device = device
         self._random = any(
             isinstance(m, nn.modules.dropout._DropoutNd) and m.p > 0 for m in model.modules()
         )
         self._generator: torch.Generator | None = None
-        if self._random and device.type == "cpu" and own:
+        if self._random and device.type == "cpu" and separate:
             generator = torch.Generator()
             self._generator = generator if mask(model, generator) else None
 

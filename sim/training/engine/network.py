@@ -39,13 +39,13 @@ class Network:
     def __init__(self, configs: list[TrainConfig], dataset: Dataset) -> None:
         config = configs[0]
         device, dtype = torch.device(config.device), DTYPES[config.dtype]
-        built = [_build(each, dataset).to(device, dtype).train() for each in configs]
+        built = [_build(lane_config, dataset).to(device, dtype).train() for lane_config in configs]
         self.lanes = len(built)
         self.model = built[0]
         self.names = [name for name, _ in self.model.named_parameters()]
         self.dtype = dtype
         self._precision = config.precision
-        self.masks = Masks(self.model, device, own=not config.compile and not curved(config))
+        self.masks = Masks(self.model, device, separate=not config.compile and not curved(config))
         self._call: Callable[[Tensor], Tensor] = self.model
         self._lanewise: Lanewise | None = None
         self.channels_last = self.lanes == 1 and channels_last(config)
@@ -86,12 +86,12 @@ class Network:
         if self._lanewise is not None:
             return self._lanewise(x)
 
-        def one(parameters: dict[str, Tensor], inputs: Tensor) -> Tensor:
+        def single(parameters: dict[str, Tensor], inputs: Tensor) -> Tensor:
             result: Tensor = functional_call(self.model, parameters, (inputs,))
             return result
 
         weights = dict(zip(self.names, self.parameters, strict=True))
-        return vmap(one)(weights, x).mT.contiguous()
+        return vmap(single)(weights, x).mT.contiguous()
 
     def optimizer(self, config: TrainConfig) -> Optimizer:
         """The optimizer of all lanes."""

@@ -31,8 +31,8 @@ class Schedule:
         """
         passes, rates = config.plan(samples)
         counts = [
-            min(each.batch_size, samples - k * each.batch_size)
-            for each in passes
-            for k in range(each.steps)
+            min(pass_.batch_size, samples - k * pass_.batch_size)
+            for pass_ in passes
+            for k in range(pass_.steps)
         ]
         return cls(passes, rates, counts)

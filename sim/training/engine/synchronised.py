@@ -64,7 +64,7 @@ class Synchronised:
     def __init__(self, model: nn.Module, world: World) -> None:
         self.model, self.world = model, world
         self.active = False
-        self._given: dict[SynchronisedBatchNorm, tuple[Tensor, Tensor]] = {}
+        self._fixed: dict[SynchronisedBatchNorm, tuple[Tensor, Tensor]] = {}
         self._counts: dict[SynchronisedBatchNorm, float] = {}
         self._dual: dict[SynchronisedBatchNorm, tuple[Tensor, Tensor]] = {}
         self._seen: list[tuple[SynchronisedBatchNorm, Tensor]] = []
@@ -83,8 +83,8 @@ class Synchronised:
             yield
         finally:
             self.active = False
-            for kept in (self._given, self._counts, self._dual):
-                kept.clear()
+            for statistics in (self._fixed, self._counts, self._dual):
+                statistics.clear()
 
     def backward(self, objective: Callable[[Part], Tensor], parts: Sequence[Part]) -> None:
         """Add the gradient of Σ_parts objective(part) to `.grad`, and update the running values.
@@ -94,19 +94,19 @@ class Synchronised:
         parameters = [p for p in self.model.parameters() if p.requires_grad]
         for parameter in parameters:
             parameter.requires_grad_(False)
-        for norm in reversed(list(self._given)):
-            fixed = self._given[norm]
-            leaves = tuple(each.clone().requires_grad_() for each in fixed)
-            self._given[norm] = (leaves[0], leaves[1])
-            total = [torch.zeros_like(each) for each in fixed]
+        for norm in reversed(list(self._fixed)):
+            fixed = self._fixed[norm]
+            leaves = tuple(statistic.clone().requires_grad_() for statistic in fixed)
+            self._fixed[norm] = (leaves[0], leaves[1])
+            total = [torch.zeros_like(statistic) for statistic in fixed]
             for part in parts:
-                for kept, new in zip(
+                for derivative, addend in zip(
                     total,
                     torch.autograd.grad(self._with_terms(objective, part), leaves),
                     strict=True,
                 ):
-                    kept += new
-            self._given[norm] = fixed
+                    derivative += addend
+            self._fixed[norm] = fixed
             self.world.sum(total)
             self._dual[norm] = (total[0], total[1])
         for parameter in parameters:
@@ -117,10 +117,10 @@ class Synchronised:
 
     def normalise(self, norm: SynchronisedBatchNorm, x: Tensor) -> Tensor:
         """The layer's output; its input is looked at on the way."""
-        if norm not in self._given:
+        if norm not in self._fixed:
             self._seen.append((norm, x))
             raise _Reached
-        mean, variance = self._given[norm]
+        mean, variance = self._fixed[norm]
         shape = (1, -1) + (1,) * (x.dim() - 2)
         dims = (0, *range(2, x.dim()))
         if norm in self._dual:
@@ -162,12 +162,12 @@ class Synchronised:
             square = torch.stack([s for _, _, s in moments]).sum(0)
             square += counts @ (means - mean) ** 2
             self.world.sum([square])
-            self._given[norm] = (mean, square / total)
+            self._fixed[norm] = (mean, square / total)
             self._counts[norm] = float(total)
 
     @torch.no_grad()
     def _update_running(self) -> None:
-        for norm, (mean, variance) in self._given.items():
+        for norm, (mean, variance) in self._fixed.items():
             count = self._counts[norm]
             norm.running_mean.lerp_(mean, norm.momentum)
             norm.running_var.lerp_(variance * (count / max(1.0, count - 1)), norm.momentum)

@@ -38,17 +38,17 @@ def tasks_of(
 
 def _begun(out: Path, among: Container[TrainConfig]) -> list[list[TrainConfig]]:
     """The groups of lanes that stand in a checkpoint, and are all among those wanted."""
-    found: list[list[TrainConfig]] = []
+    begun: list[list[TrainConfig]] = []
     for path in sorted(out.glob(f"{LANES}*/{CHECKPOINT}")):
         try:
             saved = _store.read_tensors(path)
             group = [TrainConfig.read(config) for config in saved["configs"]]
         except Exception:  # whoever trains in this folder says what is wrong with it
             continue
-        taken = [config for other in found for config in other]
+        taken = [config for other in begun for config in other]
         if saved.get("version") == VERSION and all(c in among and c not in taken for c in group):
-            found.append(group)
-    return found
+            begun.append(group)
+    return begun
 
 
 def checkpoint_folder(configs: list[TrainConfig], out: Path) -> Path:

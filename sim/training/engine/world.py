@@ -26,7 +26,7 @@ class World:
     size: int = 1
 
     @classmethod
-    def found(cls, device: str = "cpu") -> "World":
+    def current(cls, device: str = "cpu") -> "World":
         """The world of the process group, which is made here if torchrun asks for one."""
         if not dist.is_available():
             return cls()
@@ -47,20 +47,20 @@ class World:
 
     def sum(self, tensors: Iterable[Tensor]) -> None:
         """Add up in place over all processes, in one message."""
-        found = list(tensors)
-        if self.size == 1 or not found:
+        parts = list(tensors)
+        if self.size == 1 or not parts:
             return
-        flat = torch.cat([each.reshape(-1) for each in found])
+        flat = torch.cat([tensor.reshape(-1) for tensor in parts])
         dist.all_reduce(flat)
-        for each, part in zip(found, flat.split([t.numel() for t in found]), strict=True):
-            each.copy_(part.view_as(each))
+        for tensor, part in zip(parts, flat.split([t.numel() for t in parts]), strict=True):
+            tensor.copy_(part.view_as(tensor))
 
-    def gather(self, mine: Tensor, n: int) -> Tensor:
+    def gather(self, share: Tensor, n: int) -> Tensor:
         """`[…, n]` from every process's own part of the last dimension."""
         if self.size == 1:
-            return mine
-        whole = mine.new_zeros(*mine.shape[:-1], n)
-        whole[..., self.share(n)] = mine
+            return share
+        whole = share.new_zeros(*share.shape[:-1], n)
+        whole[..., self.share(n)] = share
         dist.all_reduce(whole)
         return whole
 
@@ -68,6 +68,6 @@ class World:
         """Whether it is so in any process."""
         if self.size == 1:
             return flag
-        found = torch.tensor(float(flag), device=device)
-        dist.all_reduce(found)
-        return bool(found > 0)
+        total = torch.tensor(float(flag), device=device)
+        dist.all_reduce(total)
+        return bool(total > 0)

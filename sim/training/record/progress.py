@@ -41,8 +41,8 @@ def shown(progress: Progress | bool | None, title: str) -> Iterator[Progress | N
         yield progress or None
         return
     console = Console(file=sys.stderr)
-    with _bar(console, title) if console.is_interactive else _lines(title) as tell:
-        yield tell
+    with _bar(console, title) if console.is_interactive else _lines(title) as report:
+        yield report
 
 
 @contextmanager
@@ -68,8 +68,8 @@ def _bar(console: Console, title: str) -> Iterator[Progress]:
         made.update(tasks[0], completed=done, latest=latest)
 
     try:
-        with _now_and_then(say, REDRAWN, at_once=True) as tell:
-            yield tell
+        with _now_and_then(say, REDRAWN, at_once=True) as report:
+            yield report
     finally:
         made.stop()
 
@@ -88,18 +88,18 @@ def _lines(title: str) -> Iterator[Progress]:
     pace: list[Pace] = []
 
     def say(now: float, done: int, total: int, latest: dict[str, float]) -> None:
-        text = [title, pace[0].told(now, done, total), _values(latest)]
+        text = [title, pace[0].text(now, done, total), _values(latest)]
         with suppress(OSError, ValueError):  # nobody reads any more, or it is closed
             print(*filter(None, text), file=sys.stderr, flush=True)
 
     with _now_and_then(say, PAUSE, at_once=False) as later:
 
-        def tell(done: int, total: int, latest: dict[str, float]) -> None:
+        def report(done: int, total: int, latest: dict[str, float]) -> None:
             if not pace:
                 pace.append(Pace(time.monotonic(), done))
             later(done, total, latest)
 
-        yield tell
+        yield report
 
 
 @contextmanager
@@ -108,7 +108,7 @@ def _now_and_then(say: Say, pause: float, *, at_once: bool) -> Iterator[Progress
     said: float | None = None
     left: tuple[float, int, int, dict[str, float]] | None = None
 
-    def tell(done: int, total: int, latest: dict[str, float]) -> None:
+    def report(done: int, total: int, latest: dict[str, float]) -> None:
         nonlocal said, left
         now = time.monotonic()
         left = now, done, total, latest
@@ -120,7 +120,7 @@ def _now_and_then(say: Say, pause: float, *, at_once: bool) -> Iterator[Progress
             left = None
 
     try:
-        yield tell
+        yield report
     finally:
         if left is not None:
             say(*left)
@@ -134,16 +134,16 @@ class Pace:
         before: what was done then, and is not part of the pace.
 
     >>> pace = Pace(0.0, 1)
-    >>> pace.told(0.0, 1, 11)
+    >>> pace.text(0.0, 1, 11)
     '1/11 0:00:00 eta -:--:--'
-    >>> pace.told(60.0, 3, 11)
+    >>> pace.text(60.0, 3, 11)
     '3/11 0:01:00 eta 0:04:00'
     """
 
     def __init__(self, began: float, before: int) -> None:
         self._began, self._before = began, before
 
-    def told(self, now: float, done: int, total: int) -> str:
+    def text(self, now: float, done: int, total: int) -> str:
         """A line's part."""
         took, made = now - self._began, done - self._before
         left = _clock(took * (total - done) / made) if made else "-:--:--"

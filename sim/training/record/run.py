@@ -200,9 +200,9 @@ def finished(config: TrainConfig, folder: Path | None) -> Run | None:
     return load(folder)
 
 
-def check_same(folder: Path, found: dict[str, Any], config: TrainConfig) -> None:
+def check_same(folder: Path, fields: dict[str, Any], config: TrainConfig) -> None:
     """Refuse a folder that belongs to another configuration, and say in what it differs."""
-    names = differences(found, config.plain())
+    names = differences(fields, config.plain())
     if names:
         raise ValueError(
             f"out: {str(folder)!r} holds a run of another configuration, which differs in "
@@ -212,7 +212,7 @@ def check_same(folder: Path, found: dict[str, Any], config: TrainConfig) -> None
 
 def environment(device: str, world: int) -> dict[str, Any]:
     """What the numbers were computed with."""
-    found = {
+    versions = {
         "python": platform.python_version(),
         "torch": torch.__version__,
         "machine": platform.machine(),
@@ -221,5 +221,5 @@ def environment(device: str, world: int) -> dict[str, Any]:
         "device": device,
     }
     if device.startswith("cuda"):
-        found["gpu"] = torch.cuda.get_device_name(device)
-    return found
+        versions["gpu"] = torch.cuda.get_device_name(device)
+    return versions

@@ -227,7 +227,7 @@ def locked(folder: Path) -> Iterator[None]:
     """
     path = folder / LOCK
     ours = path.exists() or not folder.exists()
-    descriptor = _held(folder, path)
+    descriptor = _lock_descriptor(folder, path)
     try:
         # Left behind by a process that was killed while it wrote; nobody else writes now.
         for stale in folder.glob(".*.tmp"):
@@ -242,7 +242,7 @@ def locked(folder: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
-def _held(folder: Path, path: Path) -> int:
+def _lock_descriptor(folder: Path, path: Path) -> int:
     """The descriptor of the lock's file, which is held while it is open."""
     while True:
         make(folder)

@@ -21,8 +21,8 @@ def unfinished(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, str]]:
     ...             {"hash": "b", "status": "failed", "reason": "it is there"}])
     [{'hash': 'b', 'status': 'failed', 'reason': 'it is there'}]
     """
-    kept = ("hash", "status", "reason")
-    return [{key: row[key] for key in kept} for row in rows if row["status"] != "finished"]
+    columns = ("hash", "status", "reason")
+    return [{key: row[key] for key in columns} for row in rows if row["status"] != "finished"]
 
 
 def rows_of(config: TrainConfig, run: Run | BaseException, table: str) -> Rows:
@@ -36,23 +36,25 @@ def rows_of(config: TrainConfig, run: Run | BaseException, table: str) -> Rows:
     return Run.failure(config, run), empty
 
 
-def joined(configs: list[TrainConfig], found: dict[TrainConfig, Rows]) -> pd.DataFrame:
+def joined(configs: list[TrainConfig], rows: dict[TrainConfig, Rows]) -> pd.DataFrame:
     """All tables under one another, each with the fields in which the configurations differ."""
     flat = [_flat(plain(config)) for config in configs]
-    names = dict.fromkeys(name for each in flat for name in each)
-    differing = [n for n in names if len({repr(each.get(n)) for each in flat}) > 1]
+    names = dict.fromkeys(name for fields in flat for name in fields)
+    differing = [n for n in names if len({repr(fields.get(n)) for fields in flat}) > 1]
     if "seed" not in differing:
         differing.append("seed")
-    each = [found[config] for config in configs]
-    frames = [frame for _, frame in each if frame is not None]
+    of_runs = [rows[config] for config in configs]
+    frames = [frame for _, frame in of_runs if frame is not None]
     if frames:
-        kept = [frame for frame in frames if len(frame)] or frames[:1]
-        whole = pd.concat(kept, ignore_index=True)
+        filled = [frame for frame in frames if len(frame)] or frames[:1]
+        whole = pd.concat(filled, ignore_index=True)
     else:
-        whole = pd.DataFrame([row for row, _ in each])
-    lengths = [1 if frame is None else len(frame) for _, frame in each]
+        whole = pd.DataFrame([row for row, _ in of_runs])
+    lengths = [1 if frame is None else len(frame) for _, frame in of_runs]
     for position, name in enumerate(differing):
-        values = [v for one, k in zip(flat, lengths, strict=True) for v in [one.get(name)] * k]
+        values = [
+            v for fields, k in zip(flat, lengths, strict=True) for v in [fields.get(name)] * k
+        ]
         column = pd.Series(values, dtype=object).infer_objects()
         whole.insert(position, f"config.{name}" if name in whole.columns else name, column)
     return whole
@@ -60,13 +62,13 @@ def joined(configs: list[TrainConfig], found: dict[TrainConfig, Rows]) -> pd.Dat
 
 def _flat(values: Any, prefix: str = "") -> dict[str, Any]:
     """A nested dictionary with dotted names; lists stay whole, as text where they hold more."""
-    found: dict[str, Any] = {}
+    dotted: dict[str, Any] = {}
     for key, value in values.items():
         name = f"{prefix}{key}"
         if isinstance(value, dict) and value:
-            found |= _flat(value, f"{name}.")
+            dotted |= _flat(value, f"{name}.")
         elif isinstance(value, list | dict):
-            found[name] = str(value)
+            dotted[name] = str(value)
         else:
-            found[name] = value
-    return found
+            dotted[name] = value
+    return dotted

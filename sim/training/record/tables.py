@@ -31,7 +31,7 @@ def frames(
         samples: the size of every step's batch.
     """
     last = measurements.diverged.get(lane, math.inf)
-    epoch_of = np.repeat([each.epoch for each in plan], [each.steps for each in plan])
+    epoch_of = np.repeat([pass_.epoch for pass_ in plan], [pass_.steps for pass_ in plan])
     return {
         "steps": _steps(measurements, lane, last, epoch_of, np.array(rates), np.array(samples)),
         "epochs": _rows(measurements.epochs, EPOCH_COLUMNS, lane, "last_step", last - 1),
@@ -44,8 +44,8 @@ def frames(
 def _rows(
     rows: list[dict[str, Any]], columns: tuple[str, ...], lane: int, key: str, last: float
 ) -> pd.DataFrame:
-    kept = [row for row in rows if row["lane"] == lane and row[key] <= last]
-    return pd.DataFrame(kept, columns=list(columns)) if kept else _empty(columns).copy()
+    chosen = [row for row in rows if row["lane"] == lane and row[key] <= last]
+    return pd.DataFrame(chosen, columns=list(columns)) if chosen else _empty(columns).copy()
 
 
 @lru_cache
@@ -100,15 +100,15 @@ def _lane(
 def _layer_epochs(
     measurements: Measurements, lane: int, last: float, plan: list[Pass]
 ) -> pd.DataFrame:
-    ends = {each.epoch: each.first + each.steps - 1 for each in plan}
-    kept = [row for row in measurements.layer_epochs if ends[row[0]] < last]
+    ends = {pass_.epoch: pass_.first + pass_.steps - 1 for pass_ in plan}
+    ended = [row for row in measurements.layer_epochs if ends[row[0]] < last]
     names = measurements.names
     known = {
-        "epoch": np.repeat(np.array([epoch for epoch, _, _ in kept], dtype=int), len(names)),
-        "parameter": np.tile(np.array(names, dtype=object), len(kept)),
-        "size": np.tile(measurements.sizes, len(kept)),
-        "steps": np.repeat(np.array([count for _, count, _ in kept], dtype=int), len(names)),
+        "epoch": np.repeat(np.array([epoch for epoch, _, _ in ended], dtype=int), len(names)),
+        "parameter": np.tile(np.array(names, dtype=object), len(ended)),
+        "size": np.tile(measurements.sizes, len(ended)),
+        "steps": np.repeat(np.array([count for _, count, _ in ended], dtype=int), len(names)),
     }
-    values = [block[lane].numpy() for _, _, block in kept]
+    values = [block[lane].numpy() for _, _, block in ended]
     columns = np.concatenate([np.empty((0, len(EPOCH_LAYER_COLUMNS))), *values]).T
     return pd.DataFrame({**known, **dict(zip(EPOCH_LAYER_COLUMNS, columns, strict=True))})

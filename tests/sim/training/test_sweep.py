@@ -479,7 +479,7 @@ def test_under_torchrun_a_sweep_starts_no_processes(monkeypatch):
     monkeypatch.setattr(
         joblib, "Parallel", lambda n_jobs, **o: seen.append(n_jobs) or parallel(1, **o)
     )
-    monkeypatch.setattr(sim.training.engine.world.World, "found", lambda device: World())
+    monkeypatch.setattr(sim.training.engine.world.World, "current", lambda device: World())
     assert set(sim.sweep(CONFIGS).status) == {"finished"}
     assert seen == [1]
 

@@ -27,8 +27,8 @@ class Product(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         """`[n, out]`."""
         ctx.save_for_backward(x, weight)
-        found = hessian.product(x, weight.t())
-        return found if bias is None else found.add_(bias)
+        product = hessian.product(x, weight.t())
+        return product if bias is None else product.add_(bias)
 
     @staticmethod
     @once_differentiable

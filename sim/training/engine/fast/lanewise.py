@@ -21,17 +21,17 @@ Function = Callable[[Tensor, Tensor], object]
 IN_PLACE: dict[type[nn.Module], tuple[Function, Function]] = {
     nn.ReLU: (
         lambda x, out: torch.clamp_min(x, 0, out=out),
-        lambda g, kept: aten.threshold_backward.grad_input(g, kept, 0, grad_input=g),
+        lambda g, saved: aten.threshold_backward.grad_input(g, saved, 0, grad_input=g),
     ),
     nn.Tanh: (
         lambda x, out: torch.tanh(x, out=out),
-        lambda g, kept: aten.tanh_backward.grad_input(g, kept, grad_input=g),
+        lambda g, saved: aten.tanh_backward.grad_input(g, saved, grad_input=g),
     ),
 }
 FROM_INPUT: dict[type[nn.Module], tuple[Function, Function]] = {
     nn.GELU: (
         lambda x, out: aten.gelu.out(x, out=out),
-        lambda g, kept: aten.gelu_backward.grad_input(g, kept, grad_input=g),
+        lambda g, saved: aten.gelu_backward.grad_input(g, saved, grad_input=g),
     ),
 }
 ELEMENTWISE = IN_PLACE | FROM_INPUT
@@ -58,7 +58,7 @@ class Lanewise:
         self.parameters, self.gradients = list(parameters), list(gradients)
         self._weights = [w.detach() for w in self.parameters[::2]]
         self._biases = [b.detach() for b in self.parameters[1::2]]
-        self._kept: dict[int, list[Layer]] = {}
+        self._layers_by_size: dict[int, list[Layer]] = {}
         self._passes = 0
 
     def __call__(self, x: Tensor) -> Tensor:
@@ -95,8 +95,8 @@ class Lanewise:
             layer, function = layers[number], self.functions[number]
             torch.bmm(g, self._weights[number + 1], out=layer.gradient)
             g = layer.gradient
-            kept = layer.after if type(function) in IN_PLACE else layer.before
-            ELEMENTWISE[type(function)][1](g, kept)
+            saved = layer.after if type(function) in IN_PLACE else layer.before
+            ELEMENTWISE[type(function)][1](g, saved)
             self._add(number, g.mT, inputs[number])
 
     def _add(self, number: int, g: Tensor, x: Tensor) -> None:
@@ -114,14 +114,14 @@ class Lanewise:
 
     def _layers(self, x: Tensor) -> list[Layer]:
         n = x.shape[1]
-        if n not in self._kept:
-            if len(self._kept) == SIZES:
-                self._kept.clear()
-            self._kept[n] = [
+        if n not in self._layers_by_size:
+            if len(self._layers_by_size) == SIZES:
+                self._layers_by_size.clear()
+            self._layers_by_size[n] = [
                 Layer(x, weight, function)
                 for weight, function in zip(self._weights[:-1], self.functions, strict=True)
             ]
-        return self._kept[n]
+        return self._layers_by_size[n]
 
 
 class Layer:

@@ -69,8 +69,8 @@ class Unit:
                 if p.grad is not place
             ]
             if apart:
-                places, found = zip(*apart, strict=True)
-                torch._foreach_copy_(places, found)
+                places, gradients = zip(*apart, strict=True)
+                torch._foreach_copy_(places, gradients)
 
     def dense(self, tensor: Tensor) -> Tensor:
         """All entries of a tensor like the leaf, in the leaf's order in memory, `[entries]`."""

@@ -40,11 +40,11 @@ def groups(configs: list[TrainConfig], workers: int = 1) -> list[list[TrainConfi
     >>> [len(group) for group in groups(configs)], [len(group) for group in groups(configs, 4)]
     ([3, 3], [2, 1, 2, 1])
     """
-    found: dict[str, list[TrainConfig]] = {}
+    by_fields: dict[str, list[TrainConfig]] = {}
     for config in configs:
         fields = canonical(config.plain()) | {"seed": None, "order_seed": None}
-        found.setdefault(repr(fields), []).append(config)
-    whole = list(found.values())
+        by_fields.setdefault(repr(fields), []).append(config)
+    whole = list(by_fields.values())
     # It is the architecture that counts, or an option, never a seed: one look is enough.
     able = [len(g) > 1 and obstacle(g[0]) is None and small(g[0]) for g in whole]
 
