@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from sim.training.engine.fast.flat_parameters import PIECE, FlatParameter, moved
 from sim.training.engine.fast.sgd import SGDKernel
-from sim.training.engine.fast.units import PIECE, Unit, moved
 from sim.training.engine.network import Network
 from sim.training.engine.rows import Rows
 from sim.training.engine.sums import MOMENTS, PendingSums, Piece, cut
@@ -32,7 +32,7 @@ class Layers:
     Attributes:
         rows: of steps, `[lanes, tensors, columns]` each.
         count: the steps of this epoch that were measured.
-        moments: of every entry's gradient since the epoch began, a tensor for each unit.
+        moments: of every entry's gradient since the epoch began, a tensor for each flat parameter.
     """
 
     def __init__(self, network: Network, stride: str, dtype: torch.dtype) -> None:
@@ -44,13 +44,13 @@ class Layers:
         sizes = [p.numel() // network.lanes for p in parameters]
         self._sizes = torch.tensor(sizes, dtype=dtype, device=device)
         self.count = 0
-        weights = [unit.weight for unit in network.units]
+        weights = [flat.weight for flat in network.flat_parameters]
         whole = device.type != "cpu"
         self._piece_size = max(map(len, weights)) if whole else PIECE * torch.get_num_threads()
         # Written to, not only asked for, or the first steps would wait for the memory.
         self.moments = {k: [torch.full_like(w, 0) for w in weights] for k in MOMENTS}
         before = [torch.full_like(w, 0) if stride == "weights" else w for w in weights]
-        self._pieces = cut(network.units, self.moments, self._piece_size, before)
+        self._pieces = cut(network.flat_parameters, self.moments, self._piece_size, before)
         self._pending = PendingSums(self._pieces)
 
     @torch.no_grad()
@@ -88,11 +88,11 @@ class Layers:
         """What concerns the gradients; of SGD the step too, while each piece is in the cache."""
         k = self.count
         of_gradient, of_stride = self._pending.outputs(0), self._pending.outputs(1)
-        for unit, pieces in zip(self._network.units, self._pieces, strict=True):
+        for flat, pieces in zip(self._network.flat_parameters, self._pieces, strict=True):
             buffers: Sequence[Tensor | None] = [None] * len(pieces)
-            if sgd is not None and "momentum_buffer" in optimizer.state[unit.leaf]:
-                buffers = self._momentum(unit, optimizer)
-            gradients = unit.gradient(self._piece_size)
+            if sgd is not None and "momentum_buffer" in optimizer.state[flat.leaf]:
+                buffers = self._momentum(flat, optimizer)
+            gradients = flat.gradient(self._piece_size)
             for piece, g, momentum in zip(pieces, gradients, buffers, strict=True):
                 work = piece.work
                 # Welford's update: no difference of large sums.
@@ -113,15 +113,15 @@ class Layers:
 
     def _measure_strides(self, optimizer: Optimizer) -> None:
         sums = self._pending.outputs(1)
-        for unit, pieces in zip(self._network.units, self._pieces, strict=True):
+        for flat, pieces in zip(self._network.flat_parameters, self._pieces, strict=True):
             buffers: Sequence[Tensor | None] = [None] * len(pieces)
             if self._stride_source == "momentum":
-                buffers = self._momentum(unit, optimizer)
+                buffers = self._momentum(flat, optimizer)
             for piece, momentum in zip(pieces, buffers, strict=True):
                 self._measure_stride(piece, momentum, next(sums))
 
-    def _momentum(self, unit: Unit, optimizer: Optimizer) -> Sequence[Tensor]:
-        buffer = unit.dense(optimizer.state[unit.leaf]["momentum_buffer"])
+    def _momentum(self, flat: FlatParameter, optimizer: Optimizer) -> Sequence[Tensor]:
+        buffer = flat.dense(optimizer.state[flat.leaf]["momentum_buffer"])
         if len(buffer) <= self._piece_size:
             return [buffer]
         return torch.split(buffer, self._piece_size)
@@ -157,11 +157,11 @@ class Layers:
     def _means(self, rows: Tensor) -> Tensor:
         """E|·| over each tensor, `[…, lanes, tensors]`, of sums over rows `[…, rows]`."""
         sums: dict[int, Tensor] = {}
-        units, lanes = self._network.units, self._network.lanes
-        shares = torch.split(rows, [lanes * sum(unit.rows) for unit in units], -1)
-        for unit, share in zip(units, shares, strict=True):
-            tensors = torch.split(share, [lanes * count for count in unit.rows], -1)
-            for number, tensor in zip(unit.members, tensors, strict=True):
+        flat_parameters, lanes = self._network.flat_parameters, self._network.lanes
+        shares = torch.split(rows, [lanes * sum(flat.rows) for flat in flat_parameters], -1)
+        for flat, share in zip(flat_parameters, shares, strict=True):
+            tensors = torch.split(share, [lanes * count for count in flat.rows], -1)
+            for number, tensor in zip(flat.members, tensors, strict=True):
                 by_lane = tensor.view(*tensor.shape[:-1], lanes, -1)
                 sums[number] = by_lane.sum(-1, dtype=self._sizes.dtype)
         return torch.stack([sums[k] for k in sorted(sums)], -1) / self._sizes

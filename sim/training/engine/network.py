@@ -15,8 +15,8 @@ from sim.training.config import optimizers as _optimizers
 from sim.training.config.train_config import DTYPES, TrainConfig
 from sim.training.engine.fast.dense import densify
 from sim.training.engine.fast.eligible import channels_last, curved, dense, obstacle
+from sim.training.engine.fast.flat_parameters import flat_parameters
 from sim.training.engine.fast.lanewise import Lanewise, lanewise
-from sim.training.engine.fast.units import units
 from sim.training.engine.masks import Masks
 
 
@@ -31,7 +31,7 @@ class Network:
         names: of the parameters.
         dtype: of the parameters.
         parameters: the leaves; of several lanes `[lanes, …]`.
-        units: the same memory in few pieces, see `_units`.
+        flat_parameters: the same memory in few pieces, see `fast.flat_parameters`.
         masks: sets the seed of the dropout masks of the passes to come.
         channels_last: whether images are to come in this memory format.
     """
@@ -63,10 +63,10 @@ class Network:
             if config.compile:
                 self._call = torch.compile(self.model)
             self.parameters = list(self.model.parameters())
-        self.units = units(self.parameters, self.lanes)
+        self.flat_parameters = flat_parameters(self.parameters, self.lanes)
         if self.lanes > 1 and config.precision == "full":
-            (unit,) = self.units
-            self._lanewise = lanewise(self.model, self.parameters, unit.gradients)
+            (flat,) = self.flat_parameters
+            self._lanewise = lanewise(self.model, self.parameters, flat.gradients)
 
     def __call__(self, x: Tensor) -> Tensor:
         """Outputs `[n, C]`, or `[lanes, C, n]` of several lanes, of inputs `[lanes, n, …]`.
@@ -98,7 +98,7 @@ class Network:
         name, options = config.optimizer, config.optimizer_options
         self._views: list[tuple[nn.Parameter, int, int]] = []
         if name in _optimizers.ELEMENTWISE:
-            leaves = [(f"{number}", unit.leaf) for number, unit in enumerate(self.units)]
+            leaves = [(f"{number}", flat.leaf) for number, flat in enumerate(self.flat_parameters)]
             return _optimizers.make(name, leaves, config.lr, options)
         if self.lanes == 1:
             named = list(zip(self.names, self.parameters, strict=True))
@@ -117,9 +117,9 @@ class Network:
         return _optimizers.make(name, groups, config.lr, options)
 
     def join_gradients(self) -> None:
-        """Show the gradients to whoever works on the units."""
-        for unit in self.units:
-            unit.join()
+        """Show the gradients to whoever works on the flat parameters."""
+        for flat in self.flat_parameters:
+            flat.join()
 
     def lend_gradients(self) -> None:
         """Show the lanes' gradients to an optimizer that works on the lanes one by one."""

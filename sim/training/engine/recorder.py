@@ -59,7 +59,7 @@ class Recorder:
         sgd = sgd_step(optimizer)
         layers = self._layers
         if layers is None or step % self._every:
-            return take(self._network.units, optimizer, sgd, update)
+            return take(self._network.flat_parameters, optimizer, sgd, update)
         if layers.rows.full:
             self.flush()
         return layers.around(step, optimizer, sgd, update)

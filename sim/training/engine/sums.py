@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from sim.training.engine.fast.units import ROW, Unit
+from sim.training.engine.fast.flat_parameters import ROW, FlatParameter
 from sim.training.engine.rows import CAPACITY
 from sim.training.record.columns import LAYER_COLUMNS
 
@@ -20,7 +20,7 @@ MOST_SUMS, MOST_PIECES = 2**20, 256
 
 @dataclass
 class Piece:
-    """A part of a unit that stays in the cache while all is done with it.
+    """A part of a flat parameter that stays in the cache while all is done with it.
 
     Attributes:
         weight, mean, square, start, before: its part of the weights, of the moments of their
@@ -41,21 +41,24 @@ class Piece:
 
 
 def cut(
-    units: Sequence[Unit], moments: dict[str, list[Tensor]], size: int, before: Sequence[Tensor]
+    flat_parameters: Sequence[FlatParameter],
+    moments: dict[str, list[Tensor]],
+    size: int,
+    before: Sequence[Tensor],
 ) -> list[list[Piece]]:
-    """The pieces of every unit, views that a step need not make.
+    """The pieces of every flat parameter, views that a step need not make.
 
     Args:
-        units: whose weights.
-        moments: by their names, a tensor for each unit.
+        flat_parameters: whose weights.
+        moments: by their names, a tensor for each flat parameter.
         size: entries of a piece.
-        before: a tensor for each unit where its weights before a step go.
+        before: a tensor for each flat parameter where its weights before a step go.
     """
     room: dict[int, Tensor] = {}
     pieces = []
     first = 0
-    for number, unit in enumerate(units):
-        weight = unit.weight
+    for number, flat in enumerate(flat_parameters):
+        weight = flat.weight
         beside = [moments[name][number] for name in MOMENTS]
         parts = []
         split = [torch.split(t, size) for t in (weight, *beside, before[number])]

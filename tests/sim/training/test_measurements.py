@@ -8,7 +8,7 @@ import torch.nn.functional as F
 
 import hessian
 import sim
-from sim.training.engine.fast.units import units
+from sim.training.engine.fast.flat_parameters import flat_parameters
 
 from . import reference
 
@@ -204,7 +204,7 @@ def test_large_tensors_are_summed_without_loss():
     model = sim.models.build("mlp", in_shape=(4096,), hidden=[1024], classes=2, seed=0)
     network = type("Network", (), {"lanes": 1, "names": ["weight"]})()
     network.parameters = list(model.parameters())[:1]
-    network.units = units(network.parameters, 1)
+    network.flat_parameters = flat_parameters(network.parameters, 1)
     exact = float(network.parameters[0].detach().double().abs().mean())
     recorder = sim.training.engine.recorder.Recorder(network, 1)
     recorder.begin_epoch()

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from sim.training.engine.fast.units import Unit
+from sim.training.engine.fast.flat_parameters import FlatParameter
 
 # Takes the step on a weight, its gradient and its momentum, or on a part of them.
 SGDKernel = Callable[[Tensor, Tensor, Tensor | None], None]
@@ -44,13 +44,16 @@ def sgd_step(optimizer: Optimizer) -> SGDKernel | None:
 
 
 def take(
-    units: Sequence[Unit], optimizer: Optimizer, sgd: SGDKernel | None, update: Callable[[], bool]
+    flat_parameters: Sequence[FlatParameter],
+    optimizer: Optimizer,
+    sgd: SGDKernel | None,
+    update: Callable[[], bool],
 ) -> bool:
     """Take a whole step, by the kernel where there is one; whether it could be taken."""
     if sgd is None:
         return update()
-    for unit in units:
-        if unit.leaf.grad is not None:
-            buffer = optimizer.state[unit.leaf].get("momentum_buffer")
-            sgd(unit.leaf.detach(), unit.leaf.grad, buffer)
+    for flat in flat_parameters:
+        if flat.leaf.grad is not None:
+            buffer = optimizer.state[flat.leaf].get("momentum_buffer")
+            sgd(flat.leaf.detach(), flat.leaf.grad, buffer)
     return True

@@ -1,8 +1,9 @@
 """Parameters laid out so that work on every entry of a network takes few operations.
 
-Small tensors lie in one piece of memory and are one unit; a large one is a unit of its own, for
-joining its gradient to the others' would be a pass over memory. An optimizer that works entry by
-entry takes the units for its parameters, and the measurements go through them piece by piece.
+Small tensors lie in one piece of memory and are one flat parameter; a large one is one by itself,
+for joining its gradient to the others' would be a pass over memory. An optimizer that works entry
+by entry takes the flat ones for its parameters, and the measurements go through them piece by
+piece.
 """
 
 from collections.abc import Sequence
@@ -10,7 +11,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-# Tensors in a joined unit begin at multiples of this, and sums over so many entries are rounded as
+# Tensors that are joined begin at multiples of this, and sums over so many entries are rounded as
 # the entries are, everything beyond in float64.
 ROW = 256
 # Entries from which on a tensor stays alone.
@@ -19,7 +20,7 @@ LARGE = 2**15
 PIECE = 2**16
 
 
-class Unit:
+class FlatParameter:
     """Some parameters as one.
 
     Attributes:
@@ -95,17 +96,17 @@ class Unit:
         return self._cut
 
 
-def units(parameters: Sequence[Tensor], lanes: int) -> list[Unit]:
-    """All parameters in units; their memory is moved where they are joined.
+def flat_parameters(parameters: Sequence[Tensor], lanes: int) -> list[FlatParameter]:
+    """All parameters as flat ones; their memory is moved where they are joined.
 
     >>> small, large = nn.Parameter(torch.ones(3)), nn.Parameter(torch.ones(256, 256))
-    >>> [unit.members for unit in units([small, large, nn.Parameter(torch.ones(2))], 1)]
+    >>> [flat.members for flat in flat_parameters([small, large, nn.Parameter(torch.ones(2))], 1)]
     [[0, 2], [1]]
     """
     small = [k for k, p in enumerate(parameters) if lanes > 1 or p.numel() < LARGE]
     large = [k for k in range(len(parameters)) if k not in small]
     groups = ([small] if small else []) + [[k] for k in large]
-    return [Unit(members, parameters, lanes) for members in groups]
+    return [FlatParameter(members, parameters, lanes) for members in groups]
 
 
 def _shaped(flat: Tensor, like: Tensor, lanes: int) -> Tensor:

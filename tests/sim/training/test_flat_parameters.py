@@ -7,7 +7,7 @@ import torch
 
 import sim
 from sim.training.engine import layers as _layers
-from sim.training.engine.fast import units as _units
+from sim.training.engine.fast import flat_parameters as _flat
 from sim.training.engine.fast.sgd import sgd_step
 
 BASE = {
@@ -20,7 +20,7 @@ RESNET = {"model": "resnet18", "model_options": {"width": 0.3}, "samples": 24, "
 def run(monkeypatch, large=None, piece=None, **changes):
     with monkeypatch.context() as patch:
         if large is not None:
-            patch.setattr(_units, "LARGE", large)
+            patch.setattr(_flat, "LARGE", large)
         if piece is not None:
             patch.setattr(_layers, "PIECE", piece)
         return sim.train({**BASE, "dtype": "float64", **changes})
@@ -84,38 +84,38 @@ def test_every_sgd_is_torchs_and_its_strides_are_those_of_the_weights(options, e
 def test_what_is_joined_is_one_piece_of_memory():
     model = sim.models.build("resnet18", width=0.3, seed=0).to(memory_format=torch.channels_last)
     before = {name: value.clone() for name, value in model.named_parameters()}
-    found = _units.units(list(model.parameters()), 1)
-    small = sum(p.numel() < _units.LARGE for p in model.parameters())
-    assert [len(unit.members) for unit in found] == [small] + [1] * (len(before) - small)
+    found = _flat.flat_parameters(list(model.parameters()), 1)
+    small = sum(p.numel() < _flat.LARGE for p in model.parameters())
+    assert [len(flat.members) for flat in found] == [small] + [1] * (len(before) - small)
     for name, parameter in model.named_parameters():
         assert torch.equal(parameter, before[name])
         if parameter.dim() == 4:
             assert parameter.is_contiguous(memory_format=torch.channels_last)
         parameter.grad = torch.randn_like(parameter)
-    for unit in found:
-        unit.join()
-        assert len(unit.weight) % _units.ROW == 0 or not unit.joined
+    for flat in found:
+        flat.join()
+        assert len(flat.weight) % _flat.ROW == 0 or not flat.joined
         # As many entries of the same sizes, whatever their order and padding.
-        members = [p for k, p in enumerate(model.parameters()) if k in unit.members]
+        members = [p for k, p in enumerate(model.parameters()) if k in flat.members]
         for whole, parts in (
-            (unit.weight, members),
-            (torch.cat(list(unit.gradient(1000))), [p.grad for p in members]),
+            (flat.weight, members),
+            (torch.cat(list(flat.gradient(1000))), [p.grad for p in members]),
         ):
             total = sum(part.double().abs().sum() for part in parts)
             torch.testing.assert_close(whole.double().abs().sum(), total)
     found[0].weight.zero_()
-    assert not any(p.any() for p in model.parameters() if p.numel() < _units.LARGE)
+    assert not any(p.any() for p in model.parameters() if p.numel() < _flat.LARGE)
 
 
 def test_a_parameter_without_a_gradient_has_a_gradient_of_zero():
     parameters = [torch.nn.Parameter(torch.ones(3)), torch.nn.Parameter(torch.ones(5))]
-    (unit,) = _units.units(parameters, 1)
+    (flat,) = _flat.flat_parameters(parameters, 1)
     parameters[0].grad = torch.ones(3)
     parameters[1].grad = torch.ones(5)
-    unit.join()
+    flat.join()
     parameters[1].grad = None
-    unit.join()
-    assert unit.leaf.grad.sum() == 3
+    flat.join()
+    assert flat.leaf.grad.sum() == 3
 
 
 def test_only_sgd_has_a_step_in_parts():
