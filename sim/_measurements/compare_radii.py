@@ -219,6 +219,7 @@ def _statistics(
     rank_sample: int,
     generator: np.random.Generator,
 ) -> dict[str, float]:
+    """The statistics of one parameter tensor, by the names of their columns."""
     gradient, curvature = _flat(gradient), _flat(curvature)
     radius = hessian.radius(gradient, curvature).numpy()
     w, g, h = _flat(weight).numpy(), gradient.numpy(), curvature.numpy()

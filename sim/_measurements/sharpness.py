@@ -78,6 +78,7 @@ def _largest(
     tolerance: float,
     forward: Callable[[nn.Module, Any], Any] | None,
 ) -> float:
+    """The largest eigenvalue, dense where the Hessian is small, else by Lanczos."""
     operator = hessian.operator(model, loss, data, forward=forward)
     root = _root(operator, radius)
 

@@ -256,6 +256,7 @@ class _Runs:
         return trial
 
     def _trial(self, cap: float, gamma: float | None, interval: int) -> Trial:
+        """One run of CBLR over the batches, in the model's memory; it ends where it is unstable."""
         model = self.model
         # The same memory; but the model's own tensors keep their gradients and versions.
         parameters = {

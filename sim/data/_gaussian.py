@@ -26,6 +26,11 @@ def check(options: Mapping[str, Any]) -> dict[str, Any]:
     return checked
 
 
+def shape(options: Mapping[str, Any]) -> tuple[int, ...]:
+    """The shape of one input."""
+    return (int(options.get("features", FEATURES)),)
+
+
 def gaussian(
     root: None,
     split: str,

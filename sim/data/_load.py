@@ -2,23 +2,46 @@
 
 import os
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from sim import _arguments
-from sim.data._cifar10 import SHAPE as CIFAR10_SHAPE
-from sim.data._cifar10 import cifar10, files
+from sim.data import _cifar10, _digits, _gaussian
 from sim.data._dataset import Dataset, needless
-from sim.data._digits import SHAPE as DIGITS_SHAPE
-from sim.data._digits import digits
-from sim.data._gaussian import FEATURES, gaussian
-from sim.data._gaussian import check as check_gaussian
 
-LOADERS: dict[str, Callable[..., Any]] = {
-    "cifar10": cifar10,
-    "digits": digits,
-    "gaussian": gaussian,
+Options = Mapping[str, Any]
+Root = str | os.PathLike[str] | None
+
+
+@dataclass(frozen=True)
+class Source:
+    """What a data set is, one row a name.
+
+    Attributes:
+        load: `load(root, split, **options)` to inputs, targets, classes and provenance; its
+            keyword-only arguments are the options.
+        shape: of one input, from the options.
+        check: the options as plain numbers, with what is out of its range refused.
+        check_files: refuses a folder without reading what is in its files; `None` where no files
+            are needed.
+    """
+
+    load: Callable[..., Any]
+    shape: Callable[[Options], tuple[int, ...]]
+    check: Callable[[Options], dict[str, Any]] = dict
+    check_files: Callable[[Root], object] | None = None
+
+
+SOURCES = {
+    "cifar10": Source(
+        _cifar10.cifar10,
+        lambda options: _cifar10.SHAPE,
+        check_files=lambda root: _cifar10.files(root, "all"),
+    ),
+    "digits": Source(_digits.digits, lambda options: _digits.SHAPE),
+    "gaussian": Source(_gaussian.gaussian, _gaussian.shape, _gaussian.check),
 }
-DATASETS = tuple(LOADERS)
+DATASETS = tuple(SOURCES)
 SPLITS = ("train", "test", "all")
 
 
@@ -67,40 +90,39 @@ def load(
     """
     options = check(name, options)
     split = _arguments.choice("split", split, SPLITS)
-    inputs, targets, classes, provenance = LOADERS[name](root, split, **options)
+    inputs, targets, classes, provenance = SOURCES[name].load(root, split, **options)
     return Dataset(inputs, targets, name, classes, split, {"name": name, **provenance})
 
 
-def check(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
+def check(name: str, options: Options) -> dict[str, Any]:
     """The options as plain numbers, as far as they can be told without loading anything.
 
     Raises:
         ValueError: an unknown name or option, or a value out of its range.
     """
-    loader = LOADERS[_arguments.choice("name", name, LOADERS)]
-    _arguments.options(f"the data set {name!r}", loader, options)
-    return check_gaussian(options) if name == "gaussian" else dict(options)
+    source = SOURCES[_arguments.choice("name", name, SOURCES)]
+    _arguments.options(f"the data set {name!r}", source.load, options)
+    return source.check(options)
 
 
-def check_files(name: str, root: str | os.PathLike[str] | None) -> None:
+def check_files(name: str, root: Root) -> None:
     """Refuse a folder that `load` would refuse, without reading what is in its files.
 
     Raises:
         ValueError, FileNotFoundError: no folder, or one where none is needed; a file that is
             missing or of another size.
     """
-    if name == "cifar10":
-        files(root, "all")
+    check_source = SOURCES[name].check_files
+    if check_source is not None:
+        check_source(root)
     elif root is not None:
         raise needless(name, root)
 
 
-def shape_of(name: str, options: Mapping[str, Any]) -> tuple[int, ...]:
+def shape_of(name: str, options: Options) -> tuple[int, ...]:
     """The shape of one input.
 
     >>> shape_of("digits", {}), shape_of("gaussian", {"features": 3})
     ((1, 8, 8), (3,))
     """
-    if name == "gaussian":
-        return (int(options.get("features", FEATURES)),)
-    return {"digits": DIGITS_SHAPE, "cifar10": CIFAR10_SHAPE}[name]
+    return SOURCES[name].shape(options)

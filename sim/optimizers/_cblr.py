@@ -299,6 +299,7 @@ class CBLR(Rule):
         return self._by_parameter("curvature.gradient", gradients) if gradients else {}
 
     def _by_parameter(self, part: str, values: Mapping[str, Any]) -> dict[Tensor, Tensor]:
+        """The tensors by their parameters, refused where a name, dtype or shape is wrong."""
         known = {}
         tensors = {}
         values = self._renamed(values)

@@ -140,6 +140,7 @@ class LAMB(LayerWise):
         self._clip_factor = (limit / total).clamp(max=1.0)
 
     def _update(self, group: dict[str, Any], bucket: Bucket, beta: float, adapted: bool) -> None:
+        """One step along Adam's direction at the rate γλ, λ = 1 where not `adapted`."""
         first, second = group["momentum"], group["beta2"]
         gradients = bucket.gradients
         if self._clip_factor is not None:

@@ -174,6 +174,7 @@ class LARS(LayerWise):
         gradient: Tensor,
         beta: float,
     ) -> Tensor:
+        """λ for every tensor from the norms of weights and gradients, zero norms as was chosen."""
         denominator = gradient
         if group["denominator"] == "separate":
             denominator = gradient + beta * weight

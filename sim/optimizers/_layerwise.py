@@ -103,6 +103,7 @@ class LayerWise(Rule):
         directions: list[Tensor],
         rates: Tensor | None,
     ) -> None:
+        """Step along the directions at their rates, in the chosen form of momentum."""
         lr, momentum = float(group["lr"]), group["momentum"]
         rates = bounded(group, rates, directions[0].dtype)
         form = group["momentum_form"] if momentum else "rate-outside"

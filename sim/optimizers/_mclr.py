@@ -97,6 +97,7 @@ class MCLR(LayerWise):
     def _rates(
         self, group: dict[str, Any], bucket: Bucket, directions: list[Tensor], beta: float
     ) -> Tensor:
+        """The median radius of every tensor, within the limit of the ratio of its norms."""
         weights, gradients = bucket.weights, bucket.gradients
         if spread_out(bucket.parameters):
             weights, gradients = (

@@ -90,6 +90,7 @@ class PercentDelta(LayerWise):
     def _rates(
         self, group: dict[str, Any], bucket: Bucket, directions: list[Tensor], beta: float
     ) -> Tensor:
+        """One over the mean relative size of every tensor's direction, in the chosen form."""
         form = group["zero_norm"]
         weights = bucket.weights
         count = sizes(bucket.parameters, group)

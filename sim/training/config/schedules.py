@@ -101,6 +101,7 @@ class Decay:
     final: float = 0.0
 
     def __post_init__(self) -> None:
+        """Refuse values out of their range, and milestones without the decay that needs them."""
         _arguments.choice("kind", self.kind, DECAYS)
         if isinstance(self.milestones, str | Mapping) or not isinstance(self.milestones, Iterable):
             raise TypeError(f"milestones: got {self.milestones!r}; give a list of epochs")

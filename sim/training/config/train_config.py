@@ -161,6 +161,7 @@ class TrainConfig:
     compile: bool = False
 
     def __post_init__(self) -> None:
+        """Take plain values for the nested parts, and refuse all that no run could be made of."""
         self._convert()
         _arguments.choice("dataset", self.dataset, data.DATASETS)
         _arguments.choice("model", self.model, models.MODELS)
@@ -196,6 +197,7 @@ class TrainConfig:
             )
 
     def _convert(self) -> None:
+        """Mappings become options and dataclasses, lists become tuples."""
         for name in ("dataset_options", "model_options", "loss_options", "optimizer_options"):
             given = getattr(self, name)
             if not isinstance(given, Mapping):

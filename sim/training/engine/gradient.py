@@ -1,7 +1,6 @@
 """One batch: the losses of its samples, what each counts for, and the gradient."""
 
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any
 
 import numpy as np
 import torch
@@ -9,6 +8,7 @@ from torch import Tensor
 
 import hessian
 from sim.training.config import losses as _losses
+from sim.training.config.discard import Discard, DiscardGradients
 from sim.training.config.train_config import TrainConfig
 from sim.training.engine.batch import Batch, BatchLosses, predicted
 from sim.training.engine.network import Network
@@ -55,13 +55,13 @@ class Gradient:
         with self._masks(batch, 0):
             losses, output = self.losses(batch.x, batch.y)
         values = losses.detach()
-        weights = self._even(batch)
-        if self._discards(batch):
-            weights = self._weights(batch, values)
+        weights, discard = self._even(batch), self._discard(batch)
+        if discard is not None:
+            weights = self._weights(discard, batch, values)
         # The gradient of Σ_i a_i ℓ_i, without a node for the sum.
         losses.backward(weights)
         return BatchLosses(
-            values, weights if self._discards(batch) else None, _right(output, batch.y, values)
+            values, None if discard is None else weights, _right(output, batch.y, values)
         )
 
     def _even(self, batch: Batch) -> Tensor:
@@ -72,8 +72,8 @@ class Gradient:
         return self._ones
 
     def _in_parts(self, batch: Batch, parts: list[slice]) -> BatchLosses:
-        weights = self._even(batch)
-        discards = self._discards(batch)
+        """The gradient summed over the parts, and the losses of all of them together."""
+        weights, discard = self._even(batch), self._discard(batch)
         losses: dict[int, Tensor] = {}
         correct: dict[int, Tensor] = {}
 
@@ -84,10 +84,10 @@ class Gradient:
             return (values * weights[:, part]).sum()
 
         with self._statistics(batch, parts):
-            if discards:
+            if discard is not None:
                 # The ranks are those in the whole batch, so all losses come first.
                 with torch.no_grad(), self.network.buffers_kept():
-                    weights = self._weights(batch, self._losses_of(batch, parts))
+                    weights = self._weights(discard, batch, self._losses_of(batch, parts))
             if self.synchronised is not None:
                 self.synchronised.backward(objective, parts)
             else:
@@ -95,7 +95,7 @@ class Gradient:
                     objective(part).backward()
         together = torch.cat([losses[part.start] for part in parts], 1)
         right = torch.stack(list(correct.values())).sum(0)
-        return BatchLosses(together, weights if discards else None, right)
+        return BatchLosses(together, None if discard is None else weights, right)
 
     @torch.no_grad()
     def all_losses(self, batch: Batch) -> Tensor:
@@ -155,16 +155,16 @@ class Gradient:
         size = self.config.micro_batch or max(1, n)
         return [slice(start, min(n, start + size)) for start in range(0, n, size)]
 
-    def _discards(self, batch: Batch) -> bool:
+    def _discard(self, batch: Batch) -> Discard | None:
+        """What leaves samples of this batch out, if anything does."""
         discard = self.config.discard
-        return discard is not None and discard.active(batch.epoch)
+        return discard if discard is not None and discard.active(batch.epoch) else None
 
     def _masks(self, batch: Batch, start: int) -> AbstractContextManager[None]:
         return self.network.masks(self.seeds[0], MASKS, batch.step, self.world.rank, start)
 
-    def _weights(self, batch: Batch, losses: Tensor) -> Tensor:
-        discard = self.config.discard
-        assert discard is not None
+    def _weights(self, discard: Discard, batch: Batch, losses: Tensor) -> Tensor:
+        """What each sample of this process's share counts for in the objective."""
         whole = self.world.gather(losses, batch.n)
         scores = None
         if discard.kind == "random":
@@ -175,7 +175,8 @@ class Gradient:
             scores = torch.from_numpy(np.stack(drawn)).to(losses)
         return discard.weights(whole, scores)[:, self.world.share(batch.n)]
 
-    def _thin(self, chosen: Any, step: int) -> None:
+    def _thin(self, chosen: DiscardGradients, step: int) -> None:
+        """Set entries of every lane's gradient to zero."""
         network = self.network
         for lane, seed in enumerate(self.seeds):
             generator = torch.Generator(network.parameters[0].device)

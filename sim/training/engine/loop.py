@@ -102,6 +102,7 @@ class Loop:
         return whole
 
     def _train(self, world: World, progress: Progress | None) -> list[Run]:
+        """Take the steps that are left, with checkpoints on the way, and write the runs."""
         state = State(self.configs, self.root, world)
         if self.folder is not None and (self.folder / CHECKPOINT).is_file():
             saved = _store.read_tensors(self.folder / CHECKPOINT)
@@ -133,7 +134,7 @@ class Loop:
                 late = time.monotonic() - written > self.checkpoint_seconds
                 if self.folder is not None and (stopped or due or late):
                     if world.first:
-                        self._checkpoint(state)
+                        _store.write_tensors(self.folder / CHECKPOINT, state.save())
                     written = time.monotonic()
                 if stopped:
                     raise Interrupted(self.folder, state.position.done)
@@ -142,10 +143,6 @@ class Loop:
             self._keep(runs)
         self._tidy(world)
         return runs
-
-    def _checkpoint(self, state: State) -> None:
-        assert self.folder is not None
-        _store.write_tensors(self.folder / CHECKPOINT, state.save())
 
     def _keep(self, runs: list[Run]) -> None:
         for run in runs:
