@@ -71,7 +71,7 @@ def test_of_many_batch_sizes_few_are_kept():
     _, passes, _, _ = stacked(hidden=(5,))
     for n in range(1, 2 * SIZES + 2):
         passes(inputs(n)).sum().backward()
-        assert len(passes._kept) <= SIZES
+        assert len(passes._layers_by_size) <= SIZES
 
 
 def test_a_pass_whose_activations_are_gone_is_not_taken_back():
