@@ -29,6 +29,7 @@ from paper_checks.training import (
     _warmup,
     _whole,
 )
+from paper_checks.training._cells import Arm as Arm
 from paper_checks.training._cells import Cell as Cell
 from paper_checks.training._cells import Planned as Planned
 from paper_checks.training._cells import Sweep as Sweep
@@ -91,6 +92,7 @@ __all__ = [
     "SIZES",
     "STRIDE_PARAMETER",
     "SWEEPS",
+    "Arm",
     "Cell",
     "Lab",
     "Planned",

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -105,6 +105,10 @@ class Cell:
         return means.index(max(means))
 
 
+# What is read off some runs, in their order.
+Measure = Callable[[Sequence[Planned]], list[dict[str, Any]]]
+
+
 @dataclass(frozen=True)
 class Sweep:
     """A group of runs: `cells(context)` are the runs, `read(run, context)` what is read off one.
@@ -123,25 +127,42 @@ def rows(context: "Context", setup: Lab, sweep: Sweep) -> list[dict[str, Any]]:
 
     Rows of a cell stand together, arm by arm in the order of the arms, seeds in their order.
     """
+    if context.ledger is not None:
+        ledger = context.ledger
+        # Cell by cell: of what is stopped as many verdicts as can be are there.
+        return [
+            row
+            for cell in ledger.cells(sweep, context)
+            for row in _rows([cell], lambda runs: ledger.measured(context, sweep, runs))
+        ]
+
+    def measure(runs: Sequence[Planned]) -> list[dict[str, Any]]:
+        return trained(setup, [run.config for run in runs], lambda run: sweep.read(run, context))
+
+    return _rows(sweep.cells(context), measure)
+
+
+def _rows(cells: Sequence[Cell], measure: Measure) -> list[dict[str, Any]]:
+    """The rows of `cells`, all runs that are known asked for at once, so that all cores train."""
+    first = [cell.first() for cell in cells]
+    measured = _by_cell(first, measure)
+    second = [
+        cell.second(cell.choice(runs, values))
+        for cell, runs, values in zip(cells, first, measured, strict=True)
+    ]
     made: list[dict[str, Any]] = []
-    cells = sweep.cells if context.ledger is None else partial(context.ledger.cells, sweep)
-    for cell in cells(context):
-        first = cell.first()
-        measured = _measured(context, setup, sweep, first)
-        second = cell.second(cell.choice(first, measured))
-        measured += _measured(context, setup, sweep, second)
+    for one, two, values, others in zip(
+        first, second, measured, _by_cell(second, measure), strict=True
+    ):
         labelled = [
-            {**run.arm.labels, "arm": run.place, "seed": run.seed, "stage": run.stage, **values}
-            for run, values in zip((*first, *second), measured, strict=True)
+            {**run.arm.labels, "arm": run.place, "seed": run.seed, "stage": run.stage, **each}
+            for run, each in zip((*one, *two), (*values, *others), strict=True)
         ]
         made += sorted(labelled, key=lambda row: (row["arm"], row["seed"]))
     return made
 
 
-def _measured(
-    context: "Context", setup: Lab, sweep: Sweep, runs: Sequence[Planned]
-) -> list[dict[str, Any]]:
-    """What is read off each run, from the ledger where there is one."""
-    if context.ledger is not None:
-        return context.ledger.measured(context, sweep, runs)
-    return [sweep.read(run, context) for run in trained(setup, [run.config for run in runs])]
+def _by_cell(runs: Sequence[Sequence[Planned]], measure: Measure) -> list[list[dict[str, Any]]]:
+    """What is read off the runs, a list for each cell."""
+    measured = iter(measure([run for part in runs for run in part]))
+    return [[next(measured) for _ in part] for part in runs]

@@ -2,10 +2,10 @@
 
 import math
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
     from torch import nn
@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from paper_checks.context import Context
     from sim.training import Run, TrainConfig
 
+Reading = TypeVar("Reading")
 PAPER = 50_000
 # The paper's 32 is less than one image of the digits, so its place is taken by 128 where the
 # training is long.
@@ -93,8 +94,12 @@ def lab(context: "Context", network: str | None = None, images: int | None = Non
     return Lab(base, total, seeds, profile.epochs, context.root, runs, small, jobs, recorded)
 
 
-def trained(lab: Lab, configs: "Sequence[TrainConfig]") -> "list[Run]":
-    """Train `configs` and return their runs, in the same order.
+def trained(
+    lab: Lab, configs: "Sequence[TrainConfig]", read: "Callable[[Run], Reading]"
+) -> "list[Reading]":
+    """Train `configs` and return what `read` gives of each run, in the same order.
+
+    One run at a time is in memory.
 
     Raises `RuntimeError` where a run failed: that is a fault, where to diverge is a finding.
     """
@@ -104,7 +109,7 @@ def trained(lab: Lab, configs: "Sequence[TrainConfig]") -> "list[Run]":
     if not configs:
         return []
 
-    def read(out: Path) -> "list[Run]":
+    def readings(out: Path) -> "list[Reading]":
         frame = sweep(
             configs,
             out=out,
@@ -119,13 +124,13 @@ def trained(lab: Lab, configs: "Sequence[TrainConfig]") -> "list[Run]":
             raise RuntimeError(
                 f"{len(failed)} of {len(configs)} runs failed, the first: {failed.iloc[0].reason}"
             )
-        return [load(out / config.hash) for config in configs]
+        return [read(load(out / config.hash)) for config in configs]
 
     if lab.runs is not None:
         lab.runs.mkdir(parents=True, exist_ok=True)
-        return read(lab.runs)
+        return readings(lab.runs)
     with tempfile.TemporaryDirectory() as folder:
-        return read(Path(folder))
+        return readings(Path(folder))
 
 
 # The network that a check looks at after training: at one rate, as the paper's smaller batches.

@@ -99,3 +99,14 @@ def test_the_picture_is_whole(name):
     ids = re.findall(r'\bid="([^"]+)"', drawn.svg)
     assert len(ids) == len(set(ids))
     assert drawn.caption
+
+
+@pytest.mark.parametrize("name", ["fig5", "fig8", "claim-two-instabilities"])
+def test_what_the_digits_leave_out_of_the_whole_batches_no_judge_reads(name):
+    """At equal epochs the remainder's batch is in the ledger alone."""
+    rng = np.random.default_rng(3)
+    full = M.whole(rng, paths=(8, 4, 2, 1), accuracy=(0.9, 0.8, 0.7, 0.6))
+    rows = full["rows"]
+    read = [row for row in rows if row["series"] == "steps" or not row["remainder"]]
+    assert len(read) < len(rows)
+    assert build(name).judge({**full, "rows": read}) == build(name).judge(full)

@@ -50,6 +50,11 @@ PARTS = [
 ]
 
 
+def whole_run(run):
+    """A run as it is, where a test reads it itself."""
+    return run
+
+
 def shrink(patch, **values):
     """Put other constants wherever the sweeps read them."""
     for name, value in values.items():
@@ -134,6 +139,38 @@ def test_the_same_seeds_give_the_same_measurements(tiny):
     assert training.warmup(again) == training.warmup(tiny)
 
 
+def test_the_runs_of_a_sweep_are_asked_for_at_once_so_that_all_cores_train(tiny, monkeypatch):
+    """Once those that choose, of all cells, and once those of what was chosen."""
+    cells = [
+        training.Cell([training.Arm({"arm_of": k}, tiny_arm(tiny, k, lr)) for lr in (0.1, 0.2)],
+                      (2, 3), (0, 1))
+        for k in (8, 16)
+    ]  # fmt: skip
+    asked = []
+
+    def trained(lab, configs, read):
+        asked.append([(config.batch_size, config.lr, config.seed) for config in configs])
+        return [{"accuracy": config.lr, "status": "finished"} for config in configs]
+
+    monkeypatch.setattr(training._cells, "trained", trained)
+    sweep = training.Sweep("any", lambda context: cells, None)
+    made = training.rows(Context(tiny.profile, "digits"), training.lab(tiny), sweep)
+    assert [len(configs) for configs in asked] == [8, 4]
+    assert {lr for _, lr, _ in asked[1]} == {0.2}
+    places = [(row["arm_of"], row["arm"], row["seed"], row["stage"]) for row in made]
+    assert places == [
+        (k, arm, seed, stage)
+        for k in (8, 16)
+        for arm, stages in ((0, {0: "tuning", 1: "tuning"}),
+                            (1, {0: "tuning", 1: "tuning", 2: "reading", 3: "reading"}))
+        for seed, stage in stages.items()
+    ]  # fmt: skip
+
+
+def tiny_arm(tiny, batch_size, lr):
+    return training.lab(tiny).base.replace(batch_size=batch_size, lr=lr)
+
+
 def test_the_full_profiles_runs_resume_one_by_one(tiny, tmp_path):
     """AlexNet through the same path, as small as can be: kept runs are read, not repeated."""
     from sim.training import grid
@@ -148,9 +185,9 @@ def test_the_full_profiles_runs_resume_one_by_one(tiny, tmp_path):
         vectorise=False,
         jobs=1,
     )
-    first = training.trained(real, grid(real.base, seed=[0]))
+    first = training.trained(real, grid(real.base, seed=[0]), whole_run)
     kept = {path: path.stat().st_mtime_ns for path in (tmp_path / "runs").rglob("*.parquet")}
-    again = training.trained(real, grid(real.base, seed=[0, 1]))
+    again = training.trained(real, grid(real.base, seed=[0, 1]), whole_run)
     assert kept
     assert {path: path.stat().st_mtime_ns for path in kept} == kept
     assert [run.config.seed for run in again] == [0, 1]
@@ -271,7 +308,9 @@ def test_a_run_that_fails_is_no_finding(tmp_path):
     with pytest.raises(
         RuntimeError, match="2 of 2 runs failed, the first: ValueError: batch_size: "
     ):
-        training.trained(found, [found.base.replace(batch_size=1, seed=k) for k in (0, 1)])
+        training.trained(
+            found, [found.base.replace(batch_size=1, seed=k) for k in (0, 1)], whole_run
+        )
 
 
 def test_the_full_profile_has_the_seeds_that_its_criteria_ask_for():
