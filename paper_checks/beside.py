@@ -96,7 +96,8 @@ def beside(ids: Iterable[str] = IDS, folder: Path = EVIDENCE, name: str = RECORD
     >>> beside(["eq4"])
     Beside(entries={}, problems=[], deviations=[], rows=0, seconds=0.0, images=())
     """
-    wanted = [name for name in ids if sweeps_of(name)]
+    every = list(ids)
+    wanted = [name for name in every if sweeps_of(name)]
     if not wanted:
         return Beside()
     ledger = Ledger(folder)
@@ -105,10 +106,11 @@ def beside(ids: Iterable[str] = IDS, folder: Path = EVIDENCE, name: str = RECORD
     context = Context(profile(name, dataset), dataset, ledger=recorder)
     checks = [build(check) for check in wanted]
     read = {check.id: _rows(ledger, check) for check in checks}
+    deviations = lock.deviations(checks, read, lock.read(folder)) + lock.stated(every, folder)
     return Beside(
         {check.id: _entry(check, context, read[check.id]) for check in checks},
         problems(context),
-        lock.deviations(checks, read, lock.read(folder)),
+        sorted(deviations, key=lambda deviation: (deviation.date, deviation.id)),
         len(ledger.rows),
         sum(row.processor_seconds or row.seconds for row in ledger.rows),
         tuple(sorted({_images(row.data) for row in ledger.rows})),

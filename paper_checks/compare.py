@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from paper_checks.errors import InputError
-from paper_checks.numbers import short, spread
 from paper_checks.result import Result, read_results
+from paper_checks.words import bounds, quantity
 
 
 @dataclass(frozen=True)
@@ -58,16 +58,15 @@ def _differences(old: Result, new: Result) -> list[Change]:
             )
         )
     if _moved(old.predicted, new.predicted, None):
-        found.append(Change(new.id, "predicted", short(old.predicted), short(new.predicted)))
-    if _moved(old.measured, new.measured, old.interval):
         found.append(
-            Change(
-                new.id,
-                "measured",
-                f"{short(old.measured)} {spread(old.interval)}".strip(),
-                f"{short(new.measured)} {spread(new.interval)}".strip(),
-            )
+            Change(new.id, "predicted", *(quantity(r.id, r.predicted) for r in (old, new)))
         )
+    if _moved(old.measured, new.measured, old.interval):
+        texts = (
+            f"{quantity(each.id, each.measured)} {bounds(each.id, each.interval)}".strip()
+            for each in (old, new)
+        )
+        found.append(Change(new.id, "measured", *texts))
     return found
 
 

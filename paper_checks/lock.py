@@ -1,6 +1,7 @@
 """Criteria that were written down before a run, and where the evidence deviates from that."""
 
 import json
+import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import pairwise
@@ -14,6 +15,8 @@ from paper_checks.recording import now
 from paper_checks.result import write_atomically
 
 CRITERIA = "criteria.lock"
+# Deviations that a person stated.
+STATED = "deviations.toml"
 
 
 @dataclass(frozen=True)
@@ -100,6 +103,30 @@ def deviations(
         for deviation in _deviations(check, rows[check.id], locked.get(check.id, ()))
     ]
     return sorted(deviating, key=lambda deviation: (deviation.date, deviation.id))
+
+
+def stated(ids: Iterable[str], folder: Path = EVIDENCE) -> list[Deviation]:
+    """The deviations of some checks that no hash shows and the folder's file states.
+
+    >>> [deviation.date[:10] for deviation in stated(["fig16"])]
+    ['2026-11-29']
+
+    Raises `ValueError` for a file that is none.
+    """
+    path = folder / STATED
+    if not path.exists():
+        return []
+    wanted = set(ids)
+    try:
+        entries = tomllib.loads(path.read_text(encoding="utf-8"))["deviation"]
+        every = [
+            Deviation(name, entry["date"], entry["what"])
+            for entry in entries
+            for name in entry["ids"]
+        ]
+    except (KeyError, TypeError, tomllib.TOMLDecodeError) as error:
+        raise ValueError(f"{STATED}: {error}; each deviation has ids, date and what") from None
+    return [deviation for deviation in every if deviation.id in wanted]
 
 
 def _deviations(check: Check, rows: Sequence[Row], locked: Sequence[Locked]) -> Iterable[Deviation]:

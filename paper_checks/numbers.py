@@ -27,7 +27,7 @@ def short(value: float | str | None, digits: int = 3) -> str:
     return f"{mantissa}e{int(exponent)}"
 
 
-def spread(interval: Sequence[float] | None) -> str:
+def spread(interval: Sequence[float | None] | None) -> str:
     """The interval as text, or nothing.
 
     >>> spread((0.79, 0.81)), spread(None)

@@ -15,11 +15,13 @@ from paper_checks.claims.registry import CLAIMS
 from paper_checks.formula import formula
 from paper_checks.ledger import EVIDENCE
 from paper_checks.multiplicity import multiplicity
-from paper_checks.numbers import short, spread
+from paper_checks.numbers import short
+from paper_checks.overview import overview
 from paper_checks.profile import RECORDED
 from paper_checks.registry import IDS
 from paper_checks.result import Result, read_results
-from paper_checks.verdicts import mark, rank, tone
+from paper_checks.verdicts import MEANINGS, mark, rank, tone
+from paper_checks.words import bounds, checks_of, quantity, words
 
 MOST_ROWS = 60
 
@@ -236,7 +238,9 @@ def render(
         "order": order,
         "short": _cell,
         "grid": grid,
-        "spread": spread,
+        "bounds": bounds,
+        "quantity": quantity,
+        "words": words,
         "key": _key,
         "command": command,
         "facts": _facts,
@@ -247,6 +251,10 @@ def render(
     return environment.get_template("page.html.j2").render(
         title=title,
         lead=lead,
+        overview=overview(results, ledger),
+        meanings=_meanings(results, ledger),
+        testing={result.id: _known(checks_of(result.id), results) for result in results},
+        tested={result.id: _known(words(result.id).equations, results) for result in results},
         seen_in=seen_in(results),
         elsewhere={result.id: _elsewhere(result, elsewhere) for result in ordered},
         results=ordered,
@@ -261,6 +269,19 @@ def render(
         facts=_page_facts(results),
         multiplicity=multiplicity(results),
     )
+
+
+def _known(names: Sequence[str], results: Sequence[Result]) -> list[Result]:
+    """Those of the named checks that are among the results, in the order of the names."""
+    by_id = {result.id: result for result in results}
+    return [by_id[name] for name in names if name in by_id]
+
+
+def _meanings(results: Sequence[Result], ledger: Beside) -> list[tuple[str, str]]:
+    """The verdicts that the page has, the gravest first, and what each means."""
+    verdicts = {result.verdict for result in results}
+    verdicts |= {entry.verdict for entry in ledger.entries.values()}
+    return [(word, MEANINGS[word]) for word in sorted(verdicts & set(MEANINGS), key=rank)]
 
 
 def short_or_text_or_dash(value: Any) -> str:

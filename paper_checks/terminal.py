@@ -13,9 +13,9 @@ from rich.text import Text
 from paper_checks.check import Check
 from paper_checks.ledger import Row
 from paper_checks.monitor import Silent, run_line
-from paper_checks.numbers import short, spread
 from paper_checks.result import Result
 from paper_checks.verdicts import mark, tone
+from paper_checks.words import bounds, quantity
 
 _COLOUR = {"bad": "red", "warn": "yellow", "good": "green", "plain": "dim"}
 _RECENT = 8
@@ -34,13 +34,13 @@ def table(results: Sequence[Result], width: int) -> Table:
     found.add_column("measured", overflow="fold")
     found.add_column("s", justify="right", no_wrap=True)
     for result in results:
-        measured = short(result.measured)
+        measured = quantity(result.id, result.measured)
         if width >= _ROOM_FOR_INTERVALS and result.interval:
-            measured += f" {spread(result.interval)}"
+            measured += f" {bounds(result.id, result.interval)}"
         found.add_row(
             Text(result.id),
             Text(f"{mark(result.verdict)} {result.verdict}", style=_COLOUR[tone(result.verdict)]),
-            Text(short(result.predicted)),
+            Text(quantity(result.id, result.predicted)),
             Text(measured),
             f"{result.seconds:.1f}",
         )

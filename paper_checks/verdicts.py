@@ -32,6 +32,32 @@ _ORDER = (
     ("plain", SKIPPED),
     ("plain", NOT_RUN),
 )
+# What each word means, for a reader of the report.
+MEANINGS = {
+    "fails": "an equation: what is printed does not follow, and no small repair makes it right",
+    CONTRADICTED: "the interval of what was measured excludes what the paper says",
+    "wrong constant": "an equation: right but for a constant factor",
+    "sign": "an equation: right but for its sign",
+    "typo": "an equation: right once a slip of the notation is mended",
+    "ambiguous": "an equation: the text allows readings that differ from one another",
+    IN_PART: "the statement is confirmed, but not at all it says, or a control explains it as well",
+    INCONCLUSIVE: "the interval allows the statement and its contrary; nothing is shown",
+    "approximation": (
+        "an equation: it becomes right as a small quantity goes to zero; whether that quantity is "
+        "small in a network is for the figures and claims beside it"
+    ),
+    HOLDS: "the interval of what was measured lies where the paper says, and so do the controls",
+    "absent": "an equation that the text leaves out; what is meant is derived",
+    "assumption": "an equation that is assumed, not derived; figures and claims test it",
+    "definition": "an equation that says what a word means, and cannot be wrong",
+    ILLUSTRATION: "a sketch without a measurement, redrawn from the mathematics",
+    SKIPPED: "not tried in this run",
+    NOT_RUN: "none of its runs are in the ledger yet",
+}
+# How an equation can end, in three kinds; what is assumed or defined is not among them.
+EQUATIONS_RIGHT = (HOLDS, "approximation")
+EQUATIONS_WRONG = ("fails", "wrong constant", "sign", "typo")
+EQUATIONS_OPEN = ("ambiguous", INCONCLUSIVE)
 _RANK = {word: rank for rank, (_, word) in enumerate(_ORDER)}
 _TONE = {word: tone for tone, word in _ORDER}
 _MARK = {"bad": "✗", "warn": "◐", "good": "✓", "plain": "–"}
