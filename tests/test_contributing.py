@@ -52,25 +52,44 @@ def run(folder, *command):
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+@pytest.fixture
+def followed(tmp_path):
+    """What was written where, when a section's recipe is followed in a folder with the packages."""
+
+    def follow(title):
+        for package in ("hessian", "sim"):
+            shutil.copytree(
+                ROOT / package, tmp_path / package, ignore=shutil.ignore_patterns("__pycache__")
+            )
+        for name in ("pyproject.toml", "README.md"):
+            shutil.copy(ROOT / name, tmp_path)
+        files, changes = recipe(title)
+        assert len(files) == 2
+        assert len(changes) == 3
+        for name, body in files.items():
+            (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / name).write_text(body, encoding="utf-8")
+        for text in changes:
+            change(tmp_path, text)
+        return [*files], [*files, *{text.split()[1] for text in changes}]
+
+    return follow
+
+
 @pytest.mark.parametrize("title", ["Adding an optimizer rule", "Adding a data set"])
-def test_a_recipe_is_followed(title, tmp_path):
-    for package in ("hessian", "sim"):
-        shutil.copytree(
-            ROOT / package, tmp_path / package, ignore=shutil.ignore_patterns("__pycache__")
-        )
-    shutil.copy(ROOT / "pyproject.toml", tmp_path)
-    files, changes = recipe(title)
-    assert len(files) == 2
-    assert len(changes) == 3
-    for name, body in files.items():
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).write_text(body, encoding="utf-8")
-    for text in changes:
-        change(tmp_path, text)
-    touched = [*files, *{text.split()[1] for text in changes}]
+def test_a_recipe_is_followed(title, followed, tmp_path):
+    files, touched = followed(title)
     run(tmp_path, "ruff", "check", *touched)
     run(tmp_path, "ruff", "format", "--check", *touched)
     run(tmp_path, "pytest", "-q", "-p", "no:cacheprovider", *files)
+
+
+@pytest.mark.slow
+def test_the_rule_of_the_recipe_passes_the_suite_of_all_rules(followed, tmp_path):
+    followed("Adding an optimizer rule")
+    suite = "tests/sim/optimizers/test_suite.py"
+    shutil.copy(ROOT / suite, tmp_path / suite)
+    run(tmp_path, "pytest", "-q", "-p", "no:cacheprovider", suite, "-k", "MeanSize")
 
 
 def test_a_change_that_does_not_fit_is_seen(tmp_path):
