@@ -53,3 +53,71 @@ def test_the_check_sees_an_offence(tmp_path):
     bad.write_text("def f():\n    from theory import EQUATIONS\n    import torch.nn\n")
     assert offences("sim", imported(bad)) == {"theory"}
     assert offences("theory", imported(bad)) == {"torch.nn"}
+
+
+# What each folder of a package may import of the others; what stands on top may import all.
+INNER = {
+    "sim": {
+        "sim/data": set(),
+        "sim/models": set(),
+        "sim/optimizers": set(),
+        "sim/training/config": {"sim/data", "sim/models", "sim/optimizers"},
+        "sim/training/record": {"sim/models", "sim/training/config"},
+        "sim/training/engine/fast": {"sim/data", "sim/models", "sim/training/config"},
+        "sim/training/engine": {
+            *("sim/data", "sim/models", "sim/optimizers"),
+            *("sim/training/config", "sim/training/engine/fast", "sim/training/record"),
+        },
+        "sim/_measurements": {"sim/data", "sim/optimizers"},
+    }
+}
+# On top of `sim`, but below all of its folders.
+BELOW = {"sim._arguments", "sim._isolation"}
+
+
+def folder_of(name, folders):
+    """The innermost of the folders that a module is in; `None` on top of the package."""
+    path = name.replace(".", "/")
+    inside = [folder for folder in folders if f"{path}/".startswith(f"{folder}/")]
+    return max(inside, key=len, default=None)
+
+
+def inner_offences(module, names, table):
+    """The modules of its own package that a module must not import."""
+    here = folder_of(module, table)
+    if here is None:
+        return set()
+    package = module.split(".")[0]
+    modules = {name for name in names if name.split(".")[0] == package and name != package}
+    # `from a.b import c` names `a.b` and `a.b.c`; where c is a module, only that one counts.
+    outer = {name.rpartition(".")[0] for name in modules}
+    foreign = set()
+    for name in modules - outer:
+        below = name in BELOW or name.rpartition(".")[0] in BELOW
+        if not below and folder_of(name, table) not in {here, *table[here]}:
+            foreign.add(name)
+    return foreign
+
+
+@pytest.mark.parametrize("package", sorted(INNER))
+def test_directions_between_the_folders_of_a_package(package):
+    table = INNER[package]
+    assert all((ROOT / folder).is_dir() for folder in table)
+    bad = {}
+    for path in sorted((ROOT / package).rglob("*.py")):
+        module = ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+        offending = inner_offences(module, imported(path), table)
+        if offending:
+            bad[module] = offending
+    assert bad == {}
+
+
+def test_a_folder_that_imports_against_the_direction_is_seen():
+    table = INNER["sim"]
+    against = {"sim.training.engine.network", "sim.training.engine.network.Network"}
+    assert inner_offences("sim.training.record.run", against, table)
+    assert inner_offences("sim.training.engine.state", against, table) == set()
+    assert inner_offences("sim.data._load", {"sim.models", "sim.models.build"}, table)
+    assert inner_offences("sim.data._load", {"sim", "sim._arguments"}, table) == set()
+    # Not the package as a whole either, which would be a way round.
+    assert inner_offences("sim.data._load", {"sim.training", "sim.training.train"}, table)
