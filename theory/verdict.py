@@ -3,12 +3,10 @@
 from collections.abc import Sequence
 from enum import Enum
 from itertools import combinations
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from theory._compare import Likeness, compare, same_to_leading_order
-
-if TYPE_CHECKING:
-    from theory.equation import Reading, Repair, Small
+from theory.declared import Reading, Repair, Small
 
 
 class Verdict(Enum):
@@ -42,9 +40,9 @@ def judge(
     printed: Any,
     derived: Any,
     *,
-    readings: "Sequence[Reading]" = (),
-    repair: "Repair | None" = None,
-    small: "Small | None" = None,
+    readings: Sequence[Reading] = (),
+    repair: Repair | None = None,
+    small: Small | None = None,
 ) -> Verdict:
     """Return the verdict; the first rule that applies decides.
 
