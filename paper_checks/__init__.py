@@ -7,11 +7,37 @@
 | Which checks are there? | `IDS` |
 """
 
-from paper_checks.errors import InputError as InputError
-from paper_checks.registry import IDS as IDS
-from paper_checks.result import Result as Result
-from paper_checks.runner import Interrupted as Interrupted
-from paper_checks.runner import rejudge as rejudge
-from paper_checks.runner import run as run
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from paper_checks.errors import InputError as InputError
+    from paper_checks.registry import IDS as IDS
+    from paper_checks.result import Result as Result
+    from paper_checks.runner import Interrupted as Interrupted
+    from paper_checks.runner import rejudge as rejudge
+    from paper_checks.runner import run as run
 
 __all__ = ["IDS", "InputError", "Interrupted", "Result", "rejudge", "run"]
+
+# Imported when first asked for: the command `cblr` sees to Ctrl-C before anything that takes time.
+_PLACES = {
+    "IDS": "registry",
+    "InputError": "errors",
+    "Interrupted": "runner",
+    "Result": "result",
+    "rejudge": "runner",
+    "run": "runner",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """A public name, from the module that has it."""
+    if name not in _PLACES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_PLACES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    """The public names, for completion."""
+    return sorted({*globals(), *__all__})

@@ -166,8 +166,8 @@ def measure_curvature(
     from rich.console import Console
 
     import hessian
-    from paper_checks.cli_training import save
     from paper_checks.context import check_device
+    from paper_checks.tables import save
     from sim import compare_radii
     from sim.data import load
 

@@ -34,7 +34,7 @@ def test_the_make_targets_and_commands_exist():
         assert re.search(rf"^{target}:", makefile, flags=re.M), target
     from typer.testing import CliRunner
 
-    from paper_checks import cli
+    from paper_checks.cli import commands as cli
 
     for command in set(re.findall(r"^cblr (\w+)", "\n".join(blocks("sh")), flags=re.M)):
         result = CliRunner().invoke(cli.app, [command, "--help"])

@@ -1,24 +1,15 @@
-"""The command `cblr`: audit the paper, measure a network's curvature, look at data.
-
-Bad input ends with status 2 and one line; a check that could not be completed with status 1; an
-audit that contradicts the paper with status 0; what Ctrl-C or SIGTERM stopped with status 130.
-"""
+"""The commands `cblr audit` and `cblr curvature`, and the application that holds all."""
 
 import shlex
-import signal
-import sys
-import threading
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from paper_checks import cli_training
-from paper_checks.cli_training import complete, path, wrong_paths
-from paper_checks.streams import lenient
+from paper_checks.cli import training
+from paper_checks.cli.ending import INTERRUPTED, complete, expected, terminable, wrong_paths
+from paper_checks.cli.options import Csv, Device, Parquet, Root, path
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -36,32 +27,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-
-INTERRUPTED = 130
-
-
-def main() -> None:
-    """Run the command line; the console script `cblr` is this."""
-    with lenient() as (output, _):
-        status = _status()
-        output.flush()
-        if output.failed is not None:
-            why = output.failed.strerror
-            print(f"cblr: standard output: {why}; what was computed is kept", file=sys.stderr)
-            status = status or 1
-    # Where a KeyboardInterrupt has come through text that Python executed, as when it makes a
-    # dataclass, `python -m` ends by SIGINT and not with the status, until text is executed again.
-    exec("")
-    sys.exit(status)
-
-
-def _status() -> int:
-    """Run it, and say how it ended."""
-    try:
-        app()
-    except SystemExit as end:
-        return end.code if isinstance(end.code, int) else int(end.code is not None)
-    return 0
 
 
 def _version(wanted: bool) -> None:
@@ -82,31 +47,6 @@ def _root(
     pass
 
 
-@contextmanager
-def expected(*kinds: type[Exception]) -> Iterator[None]:
-    """Turn the errors that bad input raises into one line on standard error and status 2."""
-    try:
-        yield
-    except kinds as error:
-        typer.echo(f"cblr: {one_line(error)}", err=True)
-        raise typer.Exit(2) from None
-
-
-def one_line(error: BaseException) -> str:
-    """The message without line breaks; an error of the system with its file's name.
-
-    >>> one_line(ValueError("a\\n  b"))
-    'a b'
-    """
-    if isinstance(error, OSError) and error.strerror:
-        return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
-    text = " ".join(str(error).split()) or type(error).__name__
-    # What `sim.data.load` calls root is --data here.
-    return f"--data{text.removeprefix('root')}" if text.startswith("root: ") else text
-
-
-Data = cli_training.Root
-Device = cli_training.Device
 Name = Annotated[str, typer.Option("--dataset", help="digits, cifar10 or gaussian.")]
 
 
@@ -130,7 +70,7 @@ def audit(
         str | None,
         typer.Option("--dataset", help="digits, cifar10 or gaussian; default: the profile's."),
     ] = None,
-    data: Data = None,
+    data: Root = None,
     device: Device = None,
     compare: Annotated[
         Path | None,
@@ -221,27 +161,6 @@ def audit(
     raise typer.Exit(1 if broken else 0)
 
 
-@contextmanager
-def terminable() -> Iterator[None]:
-    """SIGTERM as Ctrl-C, as long as this lasts: a batch system's end of time loses nothing."""
-
-    def stop(number: int, frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
-
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    numbers = [signal.SIGTERM]
-    if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:
-        numbers.append(signal.SIGHUP)  # the terminal is closed; nohup has it ignored
-    before = [signal.signal(number, stop) for number in numbers]
-    try:
-        yield
-    finally:
-        for number, handler in zip(numbers, before, strict=True):
-            signal.signal(number, handler)
-
-
 def resuming(
     profile: str,
     only: list[str],
@@ -319,7 +238,7 @@ def curvature(
         str, typer.Argument(help="A built-in network (alexnet, mlp, …) or package.module:factory.")
     ] = "alexnet",
     dataset: Name = "digits",
-    data: Data = None,
+    data: Root = None,
     samples: Annotated[int, typer.Option("--samples", help="How many samples to use.")] = 512,
     width: Annotated[
         float, typer.Option("--width", help="Factor on a built-in network's layer sizes.")
@@ -337,8 +256,8 @@ def curvature(
     plan: Annotated[
         bool, typer.Option("--plan", help="Only say how each parameter would be differentiated.")
     ] = False,
-    csv: cli_training.Csv = None,
-    parquet: cli_training.Parquet = None,
+    csv: Csv = None,
+    parquet: Parquet = None,
     out: Annotated[
         Path,
         typer.Option(
@@ -370,8 +289,4 @@ def curvature(
         raise typer.Exit(INTERRUPTED) from None
 
 
-cli_training.register(app)
-
-
-if __name__ == "__main__":
-    main()
+training.register(app)

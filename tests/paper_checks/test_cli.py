@@ -9,7 +9,8 @@ import time
 import pytest
 from typer.testing import CliRunner
 
-from paper_checks import cli, runner
+from paper_checks import runner
+from paper_checks.cli import commands as cli
 from paper_checks.curvature import parse_memory
 from paper_checks.result import read_results
 
@@ -280,10 +281,29 @@ def test_a_real_interrupt(tmp_path, number):
     assert "eq14" in (out / "index.html").read_text(encoding="utf-8")
 
 
+@pytest.mark.parametrize("module", ["typer", "rich"])
+def test_an_interrupt_while_it_is_still_importing_is_one_line(module, tmp_path):
+    """Ctrl-C in the first half second: no traceback, whatever is being imported."""
+    (tmp_path / f"{module}.py").write_text(
+        'import sys\nprint("here", flush=True)\nsys.stdin.readline()\n'
+    )
+    code = f"import sys; sys.path.insert(0, {str(tmp_path)!r})\nfrom paper_checks.cli import main\n"
+    code += "sys.argv = ['cblr', 'audit', '--only', 'eq14']; main()"
+    status, errors = stopped(
+        [sys.executable, "-c", code],
+        signal.SIGINT,
+        lambda process: b"here\n" in iter(process.stdout.readline, b""),
+    )
+    assert status == 130, errors
+    assert errors.splitlines()[-1].startswith("cblr: interrupted")
+    assert len(errors.splitlines()) == 1
+
+
 # The full profile on the digits, small: AlexNet, whose runs stand in folders and go on one by one.
 FULL = """
 import sys
-from paper_checks import cli, profile
+from paper_checks import profile
+from paper_checks.cli import main
 from paper_checks.training import _whole
 _whole.SIZES = (8192, 32768)
 profile._PROFILES["full", "digits"] = profile.Profile(
@@ -305,7 +325,7 @@ State._step = waiting
 """
 GO = """
 sys.argv = ["cblr", *words]
-cli.main()
+main()
 """
 
 

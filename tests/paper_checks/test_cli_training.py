@@ -17,8 +17,8 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from paper_checks.cli import app
-from paper_checks.cli_training import grid_of, merged
+from paper_checks.cli.commands import app
+from paper_checks.cli.configurations import grid_of, merged
 from sim.training.record import store as _store
 
 GRID = """

@@ -9,7 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 import paper_checks
-from paper_checks import cli
+from paper_checks.cli import commands as cli
 from paper_checks.compare import Change, compare, lines
 from paper_checks.context import Context
 from paper_checks.estimate import Estimate, estimates, needs, told

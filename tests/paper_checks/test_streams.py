@@ -12,7 +12,7 @@ import pytest
 from typer.testing import CliRunner
 
 from paper_checks import drawing
-from paper_checks.cli import app
+from paper_checks.cli.commands import app
 from paper_checks.streams import Stream, lenient
 
 TRAIN = [

@@ -13,7 +13,8 @@ import matplotlib
 import pytest
 
 import sim.data
-from paper_checks import cli_training, drawing, runner
+from paper_checks import drawing, runner
+from paper_checks.cli import ending
 from paper_checks.streams import lenient
 
 from .test_streams import TRAIN, cblr, run
@@ -183,7 +184,7 @@ def test_a_disk_that_is_full_in_an_audit(tmp_path, monkeypatch, at):
 
 
 def test_only_wrong_paths_are_bad_input():
-    assert not {errno.ENOSPC, errno.EDQUOT, errno.EIO} & cli_training.BAD_PATH
+    assert not {errno.ENOSPC, errno.EDQUOT, errno.EIO} & ending.BAD_PATH
 
 
 BARE = """
@@ -261,14 +262,15 @@ def test_commands_that_are_stopped(tmp_path, monkeypatch, number, words):
 
 INTERRUPTED = """
 import sys
-from paper_checks import cli, data
+from paper_checks import data
+from paper_checks.cli import main
 
 def describe(*arguments):
     exec("raise KeyboardInterrupt")
 
 data.describe = describe
 sys.argv = ["cblr", "data"]
-cli.main()
+main()
 """
 
 
