@@ -11,7 +11,7 @@ from paper_checks.profile import RECORDED, profile
 
 if TYPE_CHECKING:
     from paper_checks.context import Context
-    from paper_checks.recording import Recorder
+    from paper_checks.records import Records
     from paper_checks.training import Planned, Sweep
     from sim.training import TrainConfig
 
@@ -82,7 +82,7 @@ def rows_of(name: str, ledger: Ledger) -> list[Row]:
     ]
 
 
-def left(recorder: "Recorder", sweep: "Sweep", context: "Context") -> "list[Planned]":
+def left(recorder: "Records", sweep: "Sweep", context: "Context") -> "list[Planned]":
     """The runs of a sweep that the ledger lacks, as far as they are known.
 
     What will be read at the arm that is still to be chosen stands at the first arm: as long a run.
@@ -101,7 +101,7 @@ def left(recorder: "Recorder", sweep: "Sweep", context: "Context") -> "list[Plan
     return missing
 
 
-def counted(recorder: "Recorder", name: str, context: "Context") -> tuple[int, int]:
+def counted(recorder: "Records", name: str, context: "Context") -> tuple[int, int]:
     """How many runs of a sweep, or of a measurement, are done, and how many there are."""
     from paper_checks.training import SWEEPS
 
@@ -111,7 +111,7 @@ def counted(recorder: "Recorder", name: str, context: "Context") -> tuple[int, i
     return total - len(left(recorder, SWEEPS[name], context)), total
 
 
-def progress(recorder: "Recorder", name: str, context: "Context") -> Progress:
+def progress(recorder: "Records", name: str, context: "Context") -> Progress:
     """What is done and what is left of a sweep; the time by its own rows, else by a timed step."""
     from paper_checks.training import SWEEPS
 
@@ -188,7 +188,7 @@ def lines(checks: Sequence[Check], context: "Context") -> list[str]:
     return text
 
 
-def admissible(recorder: "Recorder", context: "Context") -> dict[str, frozenset[str]]:
+def admissible(recorder: "Records", context: "Context") -> dict[str, frozenset[str]]:
     """The keys that a run of each sweep can have, whatever is chosen."""
     from paper_checks.ledger import key
     from paper_checks.training import SWEEPS
@@ -224,7 +224,7 @@ def problems(context: "Context") -> list[Problem]:
     return [*ledger.problems, *ledger.strangers(admissible(recorder, context), versions)]
 
 
-def _recorder(context: "Context") -> "Recorder":
+def _recorder(context: "Context") -> "Records":
     if context.ledger is None:
         raise TypeError("context: it has no ledger; give Context one, as for the profile cifar")
     return context.ledger

@@ -1,23 +1,13 @@
 """What a check is: measure, judge, draw, three functions that never call one another."""
 
-import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import Any
 
-if TYPE_CHECKING:
-    from paper_checks.context import Context
+from paper_checks.statements import Claim, digest
 
 Measurements = Mapping[str, Any]
-
-
-def digest(statement: str, criterion: str) -> str:
-    """The sha256 of what a check tries and by what it decides, as 64 hexadecimal digits.
-
-    >>> digest("E|g| falls", "by half") != digest("E|g| falls", "by a third")
-    True
-    """
-    return hashlib.sha256(f"{statement}\n{criterion}".encode()).hexdigest()
 
 
 @dataclass(frozen=True)
@@ -63,7 +53,8 @@ class Check:
     section: str
     statement: str
     criterion: str
-    measure: Callable[["Context"], dict[str, Any]]
+    # Of a `Context`, which knows how checks are made and so may not be known here.
+    measure: Callable[[Any], dict[str, Any]]
     judge: Callable[[Measurements], Judgement]
     draw: Callable[[Measurements], Drawing] | None = None
     latex: str | None = None
@@ -74,3 +65,21 @@ class Check:
     def __post_init__(self) -> None:
         if not self.criterion_hash:
             object.__setattr__(self, "criterion_hash", digest(self.statement, self.criterion))
+
+
+def check_of(claim: Claim, kind: str, module: Any) -> Check:
+    """The check that `module` makes of a statement; its judge reads the thresholds from there."""
+    return Check(
+        id=claim.id,
+        kind=kind,
+        title=claim.title,
+        section=claim.section,
+        statement=claim.quotation,
+        criterion=claim.criterion,
+        measure=module.measure,
+        judge=partial(module.judge, thresholds=claim.thresholds),
+        draw=getattr(module, "draw", None),
+        protocol=module.PROTOCOL,
+        criterion_hash=claim.hash,
+        needs_data=getattr(module, "NEEDS_DATA", True),
+    )

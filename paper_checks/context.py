@@ -8,17 +8,17 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from paper_checks.claims.registry import CLAIMS
 from paper_checks.errors import InputError
 from paper_checks.profile import Profile
 from paper_checks.result import plain
+from paper_checks.statements import CLAIMS
 from paper_checks.store import Store
 
 if TYPE_CHECKING:
     import torch
     from torch import nn
 
-    from paper_checks.recording import Recorder
+    from paper_checks.records import Records
     from sim.data import Dataset
 
 # Images on which the exact diagonal is compared with differences of the loss's value.
@@ -74,7 +74,7 @@ class Context:
         data: str | os.PathLike[str] | None = None,
         device: str | None = None,
         folder: Path | None = None,
-        ledger: "Recorder | None" = None,
+        ledger: "Records | None" = None,
     ) -> None:
         self.profile = profile
         self.ledger = ledger

@@ -7,12 +7,13 @@ from dataclasses import asdict, dataclass
 from itertools import pairwise
 from pathlib import Path
 
-from paper_checks.check import Check, digest
+from paper_checks.check import Check
 from paper_checks.environment import commit
 from paper_checks.errors import InputError
 from paper_checks.ledger import EVIDENCE, Row
 from paper_checks.recording import now
 from paper_checks.result import write_atomically
+from paper_checks.statements import digest
 
 CRITERIA = "criteria.lock"
 # Deviations that a person stated.

@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from paper_checks import drawing
-from paper_checks.check import Drawing, Judgement, digest
+from paper_checks.check import Drawing, Judgement
 from paper_checks.claims import CLAIMS
 from paper_checks.claims.layer_statistics_usable import STATISTICS, compare
-from paper_checks.figures import FIGURES, fig_b, fig_radius
+from paper_checks.figures import FIGURES, _reducers, fig_b, fig_radius
 from paper_checks.figures._lines import MARKERS, PALETTE
 from paper_checks.numbers import short
 from paper_checks.result import Result, plain, write_atomically, write_results
+from paper_checks.statements import digest
 from paper_checks.verdicts import CONTRADICTED, HOLDS, IN_PART, INCONCLUSIVE, SKIPPED
 
 if TYPE_CHECKING:
@@ -191,13 +192,13 @@ def write_page(
 
     out.mkdir(parents=True, exist_ok=True)
     tensors = [
-        {"seed": 0, "parameter": name} | fig_radius.ranks(*parts)
+        {"seed": 0, "parameter": name} | _reducers.ranks(*parts)
         for name, parts in entries.items()
         if name.endswith("weight") or parts[0].size >= 100
     ]
     ranked = [row for row in tensors if "rank_shuffled" in row]
     # A network without curvature, or one of a few entries, has nothing to show there.
-    density = fig_radius.density(list(entries.values())) if ranked else None
+    density = _reducers.density(list(entries.values())) if ranked else None
     radius = {"rows": tensors, "density": density}
     figure = FIGURES["fig-radius"]
     add(
@@ -211,7 +212,8 @@ def write_page(
     )
     places = {
         "rows": [
-            {"seed": 0, "parameter": name} | fig_b.place(*parts) for name, parts in entries.items()
+            {"seed": 0, "parameter": name} | _reducers.place(*parts)
+            for name, parts in entries.items()
         ]
     }
     figure = FIGURES["fig-b"]

@@ -6,9 +6,9 @@ from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any
 
 from paper_checks.check import Check
-from paper_checks.claims.registry import CLAIMS
 from paper_checks.errors import InputError
 from paper_checks.figures import FIGURES, figure_check
+from paper_checks.statements import CLAIMS
 
 if TYPE_CHECKING:
     from paper_checks.context import Context

@@ -11,7 +11,6 @@ from markupsafe import Markup
 
 from paper_checks.beside import Beside, beside
 from paper_checks.check import Drawing
-from paper_checks.claims.registry import CLAIMS
 from paper_checks.formula import formula
 from paper_checks.ledger import EVIDENCE
 from paper_checks.multiplicity import multiplicity
@@ -20,6 +19,7 @@ from paper_checks.overview import overview
 from paper_checks.profile import RECORDED
 from paper_checks.registry import IDS
 from paper_checks.result import Result, read_results
+from paper_checks.statements import CLAIMS
 from paper_checks.verdicts import MEANINGS, mark, rank, tone
 from paper_checks.words import bounds, checks_of, quantity, words
 

@@ -1,14 +1,20 @@
-"""The claims as data: quotation, criterion, thresholds, and a hash that shows a later change."""
+"""The statements as data: quotation, criterion, thresholds, a hash that shows a later change."""
 
+import hashlib
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from functools import partial
 from importlib.resources import files
 from types import MappingProxyType
-from typing import Any
 
-from paper_checks.check import Check, digest
+
+def digest(statement: str, criterion: str) -> str:
+    """The sha256 of what a check tries and by what it decides, as 64 hexadecimal digits.
+
+    >>> digest("E|g| falls", "by half") != digest("E|g| falls", "by a third")
+    True
+    """
+    return hashlib.sha256(f"{statement}\n{criterion}".encode()).hexdigest()
 
 
 @dataclass(frozen=True)
@@ -30,23 +36,6 @@ class Claim:
     def hash(self) -> str:
         """The sha256 of quotation and criterion, numbers included, as 64 hexadecimal digits."""
         return digest(self.quotation, self.criterion)
-
-    def check(self, kind: str, module: Any) -> Check:
-        """The check that `module` makes of it; its judge reads the thresholds from here."""
-        return Check(
-            id=self.id,
-            kind=kind,
-            title=self.title,
-            section=self.section,
-            statement=self.quotation,
-            criterion=self.criterion,
-            measure=module.measure,
-            judge=partial(module.judge, thresholds=self.thresholds),
-            draw=getattr(module, "draw", None),
-            protocol=module.PROTOCOL,
-            criterion_hash=self.hash,
-            needs_data=getattr(module, "NEEDS_DATA", True),
-        )
 
 
 def parse(text: str, table: str = "claim") -> dict[str, Claim]:
@@ -74,5 +63,5 @@ def parse(text: str, table: str = "claim") -> dict[str, Claim]:
 
 
 CLAIMS: Mapping[str, Claim] = MappingProxyType(
-    parse(files("paper_checks.claims").joinpath("registry.toml").read_text(encoding="utf-8"))
+    parse(files("paper_checks").joinpath("claims", "registry.toml").read_text(encoding="utf-8"))
 )

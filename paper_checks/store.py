@@ -56,13 +56,9 @@ class Store:
 
 
 def source(make: Callable[..., Any]) -> str:
-    """The sha256 of the file that holds `make`, and of those that its module names in `READS`."""
+    """The sha256 of the file that holds `make`."""
     path = _file(make)
-    if path is None:
-        return ""
-    module = sys.modules[getattr(make, "func", make).__module__]
-    specs = (find_spec(name) for name in getattr(module, "READS", ()))
-    return _digest((path, *(Path(spec.origin) for spec in specs if spec and spec.origin)))
+    return "" if path is None else _digest((path,))
 
 
 def source_path(make: Callable[..., Any]) -> str:
@@ -88,6 +84,11 @@ def _file(make: Callable[..., Any]) -> Path | None:
 @lru_cache(maxsize=1)
 def common_source() -> str:
     """The sha256 of every source file that any measurement may depend on."""
+    return _digest(shared_files())
+
+
+def shared_files() -> tuple[Path, ...]:
+    """The files of the packages under audit, and what several checks measure with."""
     paths: list[Path] = []
     for package in _PACKAGES:
         spec = find_spec(package)
@@ -99,7 +100,7 @@ def common_source() -> str:
     paths += sorted(
         [*here.glob("figures/_*.py"), *here.glob("claims/_*.py"), *here.glob("training/*.py")]
     )
-    return _digest(tuple(paths))
+    return tuple(paths)
 
 
 @lru_cache(maxsize=256)

@@ -121,3 +121,72 @@ def test_a_folder_that_imports_against_the_direction_is_seen():
     assert inner_offences("sim.data._load", {"sim", "sim._arguments"}, table) == set()
     # Not the package as a whole either, which would be a way round.
     assert inner_offences("sim.data._load", {"sim.training", "sim.training.train"}, table)
+
+
+# The inside of `hessian` is being cut anew; it joins this list with its folders.
+@pytest.mark.parametrize("package", ["theory", "paper_checks", "sim"])
+def test_no_module_imports_one_that_imports_it(package):
+    """At no depth of the code, for types alone either: each file can be read before its users."""
+    assert circles(graph(ROOT, package)) == []
+
+
+def graph(root: Path, package: str) -> dict[str, set[str]]:
+    """Which modules of a package each of them imports; not the packages that it lies in."""
+    files = {
+        ".".join(path.relative_to(root).with_suffix("").parts).removesuffix(".__init__"): path
+        for path in sorted((root / package).rglob("*.py"))
+    }
+    return {
+        name: {
+            target
+            for target in _targets(path, files)
+            if target != name and not name.startswith(f"{target}.")
+        }
+        for name, path in files.items()
+    }
+
+
+def _targets(path: Path, files: dict[str, Path]) -> set[str]:
+    """The modules that a file imports, those that it takes a name from as well."""
+    targets = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            targets |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            for alias in node.names:
+                inner = f"{node.module}.{alias.name}"
+                targets.add(inner if inner in files else node.module)
+    return targets & set(files)
+
+
+def circles(imports: dict[str, set[str]]) -> list[list[str]]:
+    """The groups of modules that reach one another."""
+    reached = {name: _reached(name, imports) for name in imports}
+    groups = {
+        tuple(sorted(other for other in reached[name] if name in reached[other]))
+        for name in imports
+        if name in reached[name]
+    }
+    return [list(group) for group in sorted(groups)]
+
+
+def _reached(name: str, imports: dict[str, set[str]]) -> set[str]:
+    """All modules that importing one brings in."""
+    seen: set[str] = set()
+    left = set(imports[name])
+    while left:
+        seen.add(each := left.pop())
+        left |= imports.get(each, set()) - seen
+    return seen
+
+
+def test_a_circle_is_seen_wherever_it_is_closed(tmp_path):
+    package = tmp_path / "p"
+    package.mkdir()
+    (package / "__init__.py").write_text("")
+    (package / "a.py").write_text("from p import b\n")
+    (package / "b.py").write_text("def f():\n    from p.c import x\n")
+    (package / "c.py").write_text("if False:\n    import p.a\nx = 1\n")
+    assert circles(graph(tmp_path, "p")) == [["p.a", "p.b", "p.c"]]
+    (package / "c.py").write_text("x = 1\n")
+    assert circles(graph(tmp_path, "p")) == []

@@ -2,8 +2,8 @@
 
 from importlib import import_module
 
-from paper_checks.check import Check
-from paper_checks.claims.registry import CLAIMS, Claim
+from paper_checks.check import Check, check_of
+from paper_checks.statements import CLAIMS, Claim
 
 __all__ = ["CLAIMS", "Claim", "claim_check"]
 
@@ -19,4 +19,4 @@ def claim_check(name: str) -> Check:
     claim = CLAIMS[name]
     # The module of a claim is called as the claim is.
     module = import_module(f"{__name__}.{name.removeprefix('claim-').replace('-', '_')}")
-    return claim.check("claim", module)
+    return check_of(claim, "claim", module)

@@ -8,6 +8,7 @@ import numpy as np
 
 from paper_checks.check import Judgement, Measurements
 from paper_checks.claims._networks import by_network
+from paper_checks.figures._reducers import rate
 from paper_checks.numbers import points, short, spread
 from paper_checks.statistics import (
     at_least,
@@ -48,19 +49,6 @@ def measured(context: "Context", rule: str) -> dict[str, Any]:
             row["rate"] = row.pop(column)
     error = abs(rate(rule, w, g) / mean_of(rule, w, g) - 1)
     return {"rule": rule, "identity": float(error), **found}
-
-
-def rate(rule: str, w: Any, g: Any) -> float:
-    """Equation 23 or 24 with γ = 1.
-
-    >>> rate("lars", np.array([3.0, 4.0]), np.array([0.0, 5.0]))
-    1.0
-    >>> rate("percentdelta", np.array([1.0, 2.0]), np.array([1.0, 2.0]))
-    1.0
-    """
-    if rule == "lars":
-        return float(np.linalg.norm(w) / np.linalg.norm(g))
-    return float(w.size / np.abs(g / w).sum())
 
 
 def mean_of(rule: str, w: Any, g: Any) -> float:

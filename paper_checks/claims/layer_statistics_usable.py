@@ -9,8 +9,8 @@ from paper_checks import drawing
 from paper_checks.check import Drawing, Judgement, Measurements
 from paper_checks.claims._networks import PROTOCOL as NETWORKS
 from paper_checks.claims._networks import networks
-from paper_checks.claims.registry import CLAIMS
 from paper_checks.numbers import points, short, spread
+from paper_checks.statements import CLAIMS
 from paper_checks.statistics import any_of, at_least, conclude, mean, too_few
 
 if TYPE_CHECKING:

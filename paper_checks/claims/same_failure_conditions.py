@@ -4,15 +4,14 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from paper_checks.check import Judgement, Measurements
-from paper_checks.claims._special_case import rate
+from paper_checks.figures._entries import entries
+from paper_checks.figures._reducers import SMALL
 from paper_checks.numbers import short
 from paper_checks.statistics import all_of, conclude, more, ratio, too_few
 
 if TYPE_CHECKING:
     from paper_checks.context import Context
 
-SMALL = 1e-12
-RULES = ("lars", "percentdelta")
 PROTOCOL = (
     "Weights and gradients of a large weight tensor of the network of figure 2 (entries of which "
     "neither is zero).",
@@ -24,8 +23,6 @@ PROTOCOL = (
 
 def measure(context: "Context") -> dict[str, Any]:
     """The factor by which each rule's rate changes, for one entry and for all, by seed."""
-    from paper_checks.figures._entries import entries
-
     found = [entries(context, seed) for seed in context.profile.seeds]
     return {
         "seeds": list(context.profile.seeds),
@@ -34,41 +31,6 @@ def measure(context: "Context") -> dict[str, Any]:
         "entries": min(each["failures"]["entries"] for each in found),
         "changes": [each["failures"]["changes"] for each in found],
     }
-
-
-def failures(tensors: Mapping[str, tuple[Any, Any, Any]]) -> dict[str, Any]:
-    """`changes` of the largest weight tensor, over the entries of which neither is zero."""
-    weights = [name for name in tensors if name.endswith("weight")]
-    name = max(weights, key=lambda name: tensors[name][0].size)
-    w, g, _ = tensors[name]
-    alive = (w != 0) & (g != 0)
-    return {
-        "parameter": name,
-        "entries": int(alive.sum()),
-        "changes": changes(w[alive], g[alive]),
-    }
-
-
-def changes(w: Any, g: Any) -> dict[str, float]:
-    """How many times larger or smaller a rate gets, by rule and by what is made small.
-
-    >>> import numpy as np
-    >>> x = np.arange(1.0, 101.0)
-    >>> found = changes(x, x)
-    >>> found["lars: one w"] < 2 < found["lars: all w"]
-    True
-    """
-    found = {}
-    for rule in RULES:
-        before = rate(rule, w, g)
-        for what in ("w", "g"):
-            for many in ("one", "all"):
-                parts = {"w": w.copy(), "g": g.copy()}
-                place = slice(None) if many == "all" else 0
-                parts[what][place] *= SMALL
-                quotient = rate(rule, parts["w"], parts["g"]) / before
-                found[f"{rule}: {many} {what}"] = float(max(quotient, 1 / quotient))
-    return found
 
 
 def judge(measurements: Measurements, thresholds: Mapping[str, float]) -> Judgement:

@@ -5,8 +5,8 @@ from importlib import import_module
 from importlib.resources import files
 from types import MappingProxyType
 
-from paper_checks.check import Check
-from paper_checks.claims.registry import Claim, parse
+from paper_checks.check import Check, check_of
+from paper_checks.statements import Claim, parse
 
 __all__ = ["FIGURES", "figure_check"]
 
@@ -26,5 +26,5 @@ def figure_check(name: str) -> Check:
 
     Raises `KeyError` for a name the registry does not have.
     """
-    figure = FIGURES[name]
-    return figure.check("figure", import_module(f"{__name__}.{name.replace('-', '_')}"))
+    module = import_module(f"{__name__}.{name.replace('-', '_')}")
+    return check_of(FIGURES[name], "figure", module)

@@ -2,17 +2,10 @@
 
 from typing import TYPE_CHECKING, Any
 
+from paper_checks.figures._reducers import convergence, density, failures, place, ranks
+
 if TYPE_CHECKING:
     from paper_checks.context import Context
-
-# Whose source belongs to what is kept here.
-READS = (
-    "paper_checks.claims.same_failure_conditions",
-    "paper_checks.claims._special_case",
-    "paper_checks.figures.fig_b",
-    "paper_checks.figures.fig_convergence",
-    "paper_checks.figures.fig_radius",
-)
 
 
 def entries(context: "Context", seed: int) -> dict[str, Any]:
@@ -24,11 +17,6 @@ def entries(context: "Context", seed: int) -> dict[str, Any]:
 
 
 def _entries(context: "Context", seed: int) -> dict[str, Any]:
-    from paper_checks.claims.same_failure_conditions import failures
-    from paper_checks.figures.fig_b import place
-    from paper_checks.figures.fig_convergence import convergence
-    from paper_checks.figures.fig_radius import density, ranks
-
     found = context.exact(seed)
     kept: dict[str, Any] = {
         "samples": len(found.pair[1]),

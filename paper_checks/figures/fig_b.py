@@ -8,14 +8,13 @@ import numpy as np
 from paper_checks import drawing
 from paper_checks.check import Drawing, Judgement, Measurements
 from paper_checks.figures._entries import entries
+from paper_checks.figures._reducers import BETA
 from paper_checks.numbers import points, short
 from paper_checks.statistics import any_of, at_least, conclude, mean, too_few
 
 if TYPE_CHECKING:
     from paper_checks.context import Context
 
-LEVELS = (0.05, 0.25, 0.5, 0.75, 0.95)
-BETA = 5e-4
 PROTOCOL = (
     "The network of figure 2 at initialisation, every parameter with w ≠ 0 and h ≠ 0, each seed.",
     "b = w - g/h, the stationary point of the parabola through w (equations 12 to 15), exact; and "
@@ -34,24 +33,6 @@ def measure(context: "Context") -> dict[str, Any]:
         "samples": found[0]["samples"],
         "rows": [row for each in found for row in each["b"]],
     }
-
-
-def place(w: Any, g: Any, h: Any) -> dict[str, Any]:
-    """Where b lies, in units of the weight.
-
-    >>> place(np.array([2.0]), np.array([2.0]), np.array([1.0]))["share"]
-    1.0
-    """
-    found: dict[str, Any] = {}
-    for key, beta in (("", 0.0), ("_decayed", BETA)):
-        usable = (w != 0) & (h + beta != 0) & (h != 0)
-        b = np.abs(1 - (g[usable] / w[usable] + beta) / (h[usable] + beta))
-        found[f"count{key}"] = int(usable.sum())
-        found[f"share{key}"] = float((b < 1).mean()) if b.size else None
-        found[f"quantiles{key}"] = np.quantile(b, LEVELS).tolist() if b.size else None
-    usable = (w != 0) & (h != 0)
-    found["share_minimum"] = float((h[usable] > 0).mean()) if usable.any() else None
-    return found
 
 
 def judge(measurements: Measurements, thresholds: Mapping[str, float]) -> Judgement:

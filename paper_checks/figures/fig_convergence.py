@@ -1,6 +1,6 @@
 """Beyond the paper: how the layer-wise rules settle as a layer grows, against their laws."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -8,31 +8,13 @@ import numpy as np
 from paper_checks import drawing
 from paper_checks.check import Drawing, Judgement, Measurements
 from paper_checks.figures._entries import entries
+from paper_checks.figures._reducers import RULES, SETTLE
 from paper_checks.numbers import short, spread
 from paper_checks.statistics import Ratio, all_of, any_of, conclude, mean, too_few, within
 
 if TYPE_CHECKING:
     from paper_checks.context import Context
 
-Rule = Callable[[Any, Any], Any]
-RULES: Mapping[str, tuple[Rule, str, str]] = {
-    "lars": (
-        lambda w, g: np.sqrt((w**2).mean(1) / (g**2).mean(1)), drawing.BLUE, "o"
-    ),
-    "mclr-absolute": (
-        lambda w, g: np.median(np.abs(w), 1) / np.median(np.abs(g), 1), drawing.ORANGE, "s"
-    ),
-    "mclr-ratio": (lambda w, g: np.median(np.abs(w / g), 1), drawing.GREEN, "^"),
-    "mclr-signed": (
-        lambda w, g: np.abs(np.median(w, 1) / np.median(g, 1)), drawing.VERMILION, "v"
-    ),
-    "percentdelta": (lambda w, g: 1 / np.abs(g / w).mean(1), drawing.PURPLE, "D"),
-    "mean": (lambda w, g: np.abs(w / g).mean(1), drawing.GREY, "P"),
-}  # fmt: skip
-# The three that settle, whose error falls with the root of the size.
-SETTLE = ("lars", "mclr-absolute", "mclr-ratio")
-GROUPS = 400
-LARGEST = 4**7
 PROTOCOL = (
     "The gradient and the weights of large weight tensors at initialisation (the network of "
     "figure 2); disjoint random groups of k entries stand for layers of size k.",
@@ -48,50 +30,6 @@ def measure(context: "Context") -> dict[str, Any]:
     seed = context.profile.seeds[0]
     found = entries(context, seed)
     return {"seeds": [seed], "samples": found["samples"], **found["convergence"]}
-
-
-def convergence(tensors: Mapping[str, tuple[Any, Any, Any]], seed: int) -> dict[str, Any]:
-    """Gaussians and the three largest weight tensors, with the law at the Gaussians' sizes."""
-    w, g = np.random.default_rng(seed).standard_normal((2, GROUPS * LARGEST // 4))
-    cases = [case("independent Gaussians", w, g, seed)]
-    sizes = {name: w.size for name, (w, _, _) in tensors.items() if name.endswith("weight")}
-    largest = sorted(sizes, key=lambda name: sizes[name])[-3:]
-    layers = [case(name, *tensors[name][:2], seed) for name in largest]
-    # A slope needs two sizes.
-    cases += [layer for layer in layers if len(layer["size"]) > 1]
-    law = {rule: [float(_law(rule, k)) for k in cases[0]["size"]] for rule in SETTLE}
-    return {"cases": cases, "law_size": cases[0]["size"], "law": law}
-
-
-def _law(rule: str, size: int) -> Any:
-    """Theory's standard error relative to the limit, which is one here."""
-    from theory import rule_standard_error
-
-    return rule_standard_error(rule, 1, 1, size).evalf()
-
-
-def case(name: str, w: Any, g: Any, seed: int) -> dict[str, Any]:
-    """Spread and typical value of every rule over groups of k entries with g and w not zero."""
-    alive = (g != 0) & (w != 0)
-    w, g = w[alive], g[alive]
-    order = np.random.default_rng(seed).permutation(w.size)
-    w, g = w[order], g[order]
-    sizes = [k for k in (4**p for p in range(2, 8)) if w.size // k >= 32]
-    spread: dict[str, list[float]] = {rule: [] for rule in RULES}
-    typical: dict[str, list[float]] = {rule: [] for rule in RULES}
-    groups = []
-    for k in sizes:
-        count = min(GROUPS, w.size // k)
-        groups.append(count)
-        blocks = (part[: count * k].reshape(count, k) for part in (w, g))
-        rows_w, rows_g = blocks
-        for rule, (function, _, _) in RULES.items():
-            with np.errstate(divide="ignore"):
-                logs = np.log(function(rows_w, rows_g))
-            low, middle, high = np.quantile(logs, (0.158655, 0.5, 0.841345))
-            spread[rule].append(float(high - low) / 2)
-            typical[rule].append(float(np.exp(middle)))
-    return {"case": name, "size": sizes, "groups": groups, "spread": spread, "typical": typical}
 
 
 def quotients(measurements: Measurements, found: Mapping[str, Any], smallest: float) -> list[Ratio]:

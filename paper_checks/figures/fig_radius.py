@@ -8,14 +8,13 @@ import numpy as np
 from paper_checks import drawing
 from paper_checks.check import Drawing, Judgement, Measurements
 from paper_checks.figures._entries import entries
+from paper_checks.figures._reducers import RANKED
 from paper_checks.numbers import short, spread
 from paper_checks.statistics import at_least, conclude, less, mean, more, too_few
 
 if TYPE_CHECKING:
     from paper_checks.context import Context
 
-BINS = 60
-RANKED = 20_000
 PROTOCOL = (
     "The network of figure 2 at initialisation, cross-entropy, dropout off: R from the exact "
     "second derivative of every parameter, |w/g| of equation 17, for each seed.",
@@ -35,62 +34,6 @@ def measure(context: "Context") -> dict[str, Any]:
         "network": context.network,
         "rows": [row for each in found for row in each["radius"]],
         "density": found[0]["density"],
-    }
-
-
-def ranks(w: Any, g: Any, h: Any, seed: int = 0) -> dict[str, float | int]:
-    """Rank correlations of |w/g|, of it with shuffled w and of 1/|g| with R, and the middle error.
-
-    >>> x = np.arange(1.0, 100.0)
-    >>> round(ranks(x, 1 + 1 / x, 1 / x)["rank"], 9)
-    1.0
-    """
-    from scipy.stats import spearmanr
-
-    usable = np.flatnonzero((w != 0) & (g != 0) & (h != 0))
-    generator = np.random.default_rng(seed)
-    if usable.size > RANKED:
-        usable = np.sort(generator.choice(usable, RANKED, replace=False))
-    if usable.size < 4:
-        return {"count": int(usable.size), "rank": 0.0, "low": -1.0, "high": 1.0}
-    w, g, h = np.abs(w[usable]), np.abs(g[usable]), np.abs(h[usable])
-    radius = (1 + g**2) ** 1.5 / h
-    r = float(spearmanr(w / g, radius).statistic)
-    # Fisher's z with the variance of Bonett and Wright (2000).
-    half = 1.96 * np.sqrt((1 + r**2 / 2) / (usable.size - 3))
-    z = np.arctanh(np.clip(r, -0.999999, 0.999999))
-    return {
-        "count": int(usable.size),
-        "rank": r,
-        "low": float(np.tanh(z - half)),
-        "high": float(np.tanh(z + half)),
-        "rank_shuffled": float(spearmanr(generator.permutation(w) / g, radius).statistic),
-        "rank_gradient": float(spearmanr(1 / g, radius).statistic),
-        "log10_error": float(np.median(np.log10(w / g / radius))),
-    }
-
-
-def density(tensors: list[tuple[Any, Any, Any]]) -> dict[str, Any]:
-    """How many parameters lie where in the plane of log10 R and log10 |w/g|.
-
-    >>> x = np.arange(1.0, 50.0)
-    >>> density([(x, x, 1 / x)])["entries"]
-    49
-    """
-    w, g, h = (np.concatenate(parts) for parts in zip(*tensors, strict=True))
-    usable = (w != 0) & (g != 0) & (h != 0)
-    w, g, h = w[usable], g[usable], h[usable]
-    exact = np.log10((1 + g**2) ** 1.5 / np.abs(h))
-    ratio = np.log10(np.abs(w / g))
-    spans = [np.quantile(values, (0.001, 0.999)) for values in (exact, ratio)]
-    edges = [np.linspace(low - 0.1, high + 0.1, BINS + 1) for low, high in spans]
-    counts, _, _ = np.histogram2d(exact, ratio, bins=edges)
-    return {
-        "exact": edges[0].tolist(),
-        "ratio": edges[1].tolist(),
-        "counts": counts.astype(int).tolist(),
-        "entries": int(usable.sum()),
-        "left_out": int((~usable).sum()),
     }
 
 

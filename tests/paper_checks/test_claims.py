@@ -4,7 +4,7 @@ import pytest
 
 from paper_checks.claims import CLAIMS, claim_check
 from paper_checks.claims.layer_statistics_usable import compare
-from paper_checks.claims.registry import parse
+from paper_checks.statements import parse
 
 
 def judged(name, measurements):

@@ -704,7 +704,7 @@ def test_what_is_not_committed_cannot_be_locked(tmp_path, monkeypatch):
 def test_the_command_line_plans_and_locks(copy, tmp_path, clock):
     from typer.testing import CliRunner
 
-    from paper_checks import cli
+    from paper_checks.cli import commands as cli
 
     def said(*words):
         command = ["audit", *words, "--evidence", str(copy), "--out", str(tmp_path / "report")]
