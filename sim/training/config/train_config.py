@@ -16,8 +16,7 @@ from sim.data._load import check as check_dataset
 from sim.data._load import shape_of
 from sim.models._build import MOST_SEED
 from sim.models._build import check as check_model
-from sim.training.config import losses as _losses
-from sim.training.config import optimizers as _optimizers
+from sim.training.config import losses, optimizers
 from sim.training.config.augment import Augment
 from sim.training.config.discard import Discard, DiscardGradients
 from sim.training.config.options import Options, canonical, plain, put, read
@@ -170,13 +169,13 @@ class TrainConfig:
         with _arguments.under("model_options"):
             shape = shape_of(self.dataset, self.dataset_options)
             _check_model(self.model, self.model_options, repr(self.model_options), shape)
-        _arguments.choice("loss", self.loss, _losses.LOSSES)
+        _arguments.choice("loss", self.loss, losses.LOSSES)
         with _arguments.under("loss_options"):
-            _losses.per_sample(self.loss, self.loss_options)
-        _arguments.choice("optimizer", self.optimizer, _optimizers.OPTIMIZERS)
+            losses.per_sample(self.loss, self.loss_options)
+        _arguments.choice("optimizer", self.optimizer, optimizers.OPTIMIZERS)
         object.__setattr__(self, "lr", _arguments.number("lr", self.lr, 0.0))
         with _arguments.under("optimizer_options"):
-            _optimizers.check(self.optimizer, self.lr, self.optimizer_options)
+            optimizers.check(self.optimizer, self.lr, self.optimizer_options)
         self._check_numbers()
         for name, possible in (("dtype", DTYPES), ("precision", PRECISIONS)):
             _arguments.choice(name, getattr(self, name), possible)

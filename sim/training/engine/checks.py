@@ -13,7 +13,7 @@ from sim.models._build import check as check_model
 from sim.training.config.train_config import TrainConfig
 from sim.training.engine.network import Network
 from sim.training.engine.world import World
-from sim.training.record import store as _store
+from sim.training.record import store
 
 
 def check_pace(seconds: float, steps: int | None) -> None:
@@ -46,7 +46,7 @@ def check_machine(
     """Refuse what no run could begin with; what some cannot do will be in their rows."""
     if out is not None:
         configs = [c for c in configs if not (out / c.hash / "run.json").is_file()]
-        _store.make(out)
+        store.make(out)
     errors = []
     for device, dataset in dict.fromkeys((config.device, config.dataset) for config in configs):
         try:

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 import hessian
-from sim.training.config import losses as _losses
 from sim.training.config.discard import Discard, DiscardGradients
+from sim.training.config.losses import per_sample
 from sim.training.config.train_config import TrainConfig
 from sim.training.engine.batch import Batch, BatchLosses, predicted
 from sim.training.engine.network import Network
@@ -25,7 +25,7 @@ class Gradient:
         self.network = network
         self.world = world
         self.seeds = [order_seed(config) for config in configs]
-        self.per_sample = _losses.per_sample(self.config.loss, self.config.loss_options)
+        self.per_sample = per_sample(self.config.loss, self.config.loss_options)
         self._ones: Tensor | None = None
         self._n = 0
         self.synchronised: Synchronised | None = None

@@ -16,7 +16,7 @@ from sim.training.engine.signals import stoppable
 from sim.training.engine.state import State
 from sim.training.engine.world import World
 from sim.training.record import run as _run
-from sim.training.record import store as _store
+from sim.training.record import store
 from sim.training.record.progress import Progress
 from sim.training.record.run import Run
 from sim.training.record.tensorboard import Board
@@ -79,7 +79,7 @@ class Loop:
             return finished
         lock: AbstractContextManager[None] = contextlib.nullcontext()
         if self.folder is not None and world.first:
-            lock = _store.locked(self.folder)
+            lock = store.locked(self.folder)
         with lock:
             finished = self._finished(world)  # by a process that held the lock until now
             if finished is not None:
@@ -97,7 +97,7 @@ class Loop:
             return None
         if self.folder is not None and (self.folder / CHECKPOINT).exists():
             # Left by a process that was killed before it could; if it may be removed at all.
-            with contextlib.suppress(OSError), _store.locked(self.folder):
+            with contextlib.suppress(OSError), store.locked(self.folder):
                 self._tidy(world)
         return whole
 
@@ -105,7 +105,7 @@ class Loop:
         """Take the steps that are left, with checkpoints on the way, and write the runs."""
         state = State(self.configs, self.root, world)
         if self.folder is not None and (self.folder / CHECKPOINT).is_file():
-            saved = _store.read_tensors(self.folder / CHECKPOINT)
+            saved = store.read_tensors(self.folder / CHECKPOINT)
             if saved.get("version") != VERSION:
                 raise ValueError(
                     f"out: {str(self.folder)!r} holds a checkpoint that another version of cblr "
@@ -134,7 +134,7 @@ class Loop:
                 late = time.monotonic() - written > self.checkpoint_seconds
                 if self.folder is not None and (stopped or due or late):
                     if world.first:
-                        _store.write_tensors(self.folder / CHECKPOINT, state.save())
+                        store.write_tensors(self.folder / CHECKPOINT, state.save())
                     written = time.monotonic()
                 if stopped:
                     raise Interrupted(self.folder, state.position.done)

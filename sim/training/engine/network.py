@@ -11,7 +11,7 @@ from torch.optim import Optimizer
 
 from sim import models
 from sim.data import Dataset
-from sim.training.config import optimizers as _optimizers
+from sim.training.config import optimizers
 from sim.training.config.train_config import DTYPES, TrainConfig
 from sim.training.engine.fast.dense import densify
 from sim.training.engine.fast.eligible import channels_last, curved, dense, obstacle
@@ -97,12 +97,12 @@ class Network:
         """The optimizer of all lanes."""
         name, options = config.optimizer, config.optimizer_options
         self._views: list[tuple[nn.Parameter, int, int]] = []
-        if name in _optimizers.ELEMENTWISE:
+        if name in optimizers.ELEMENTWISE:
             leaves = [(f"{number}", flat.leaf) for number, flat in enumerate(self.flat_parameters)]
-            return _optimizers.make(name, leaves, config.lr, options)
+            return optimizers.make(name, leaves, config.lr, options)
         if self.lanes == 1:
             named = list(zip(self.names, self.parameters, strict=True))
-            return _optimizers.make(name, named, config.lr, options)
+            return optimizers.make(name, named, config.lr, options)
         groups = []
         for lane in range(self.lanes):
             pairs = []
@@ -114,7 +114,7 @@ class Network:
         if options.get("grouping") != "group":
             # Every tensor is for itself, and all lanes' go through the rule in one list.
             groups = [{"params": [pair for group in groups for pair in group["params"]]}]
-        return _optimizers.make(name, groups, config.lr, options)
+        return optimizers.make(name, groups, config.lr, options)
 
     def join_gradients(self) -> None:
         """Show the gradients to whoever works on the flat parameters."""

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sim.training.config import optimizers as _optimizers
+from sim.training.config import optimizers
 from sim.training.config.options import plain
 from sim.training.config.schedules import Pass, steps_in
 from sim.training.config.train_config import VERSION, TrainConfig
@@ -79,7 +79,7 @@ class State:
         optimizer = self.network.optimizer(config)
         self.update = Update(config, self.network, self.gradient, optimizer)
         self.evaluation = Evaluation(config, self.network, self.gradient, self.samples, world)
-        stride = _optimizers.stride_of(config.optimizer, config.optimizer_options)
+        stride = optimizers.stride_of(config.optimizer, config.optimizer_options)
         self.recorder = Recorder(self.network, config.measure.layers_every, stride)
         self.position = Position()
         self.board: Board | None = None

@@ -7,7 +7,7 @@ from sim import _arguments
 from sim.training.config.train_config import VERSION, TrainConfig
 from sim.training.engine.fast.vectorise import groups
 from sim.training.engine.loop import CHECKPOINT
-from sim.training.record import store as _store
+from sim.training.record import store
 
 # What the folders of lanes that train together begin with.
 LANES = "lanes-"
@@ -41,7 +41,7 @@ def _begun(out: Path, among: Container[TrainConfig]) -> list[list[TrainConfig]]:
     begun: list[list[TrainConfig]] = []
     for path in sorted(out.glob(f"{LANES}*/{CHECKPOINT}")):
         try:
-            saved = _store.read_tensors(path)
+            saved = store.read_tensors(path)
             group = [TrainConfig.read(config) for config in saved["configs"]]
         except Exception:  # whoever trains in this folder says what is wrong with it
             continue

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from sim import models
 from sim.training.config.options import differences
 from sim.training.config.train_config import DTYPES, TrainConfig
-from sim.training.record import store as _store
+from sim.training.record import store
 from sim.training.record.columns import TABLES
 
 # What the record of a run held before it named the other files.
@@ -108,11 +108,11 @@ class Run:
 
     def write(self, folder: Path) -> None:
         """Write everything; `run.json` comes last and says that the rest is there."""
-        files = {"config.json": _store.write_json(folder / "config.json", self.config.plain())}
+        files = {"config.json": store.write_json(folder / "config.json", self.config.plain())}
         for table in TABLES:
             name = f"{table}.parquet"
-            files[name] = _store.write_frame(folder / name, getattr(self, table))
-        files["weights.pt"] = _store.write_tensors(folder / "weights.pt", self.weights)
+            files[name] = store.write_frame(folder / name, getattr(self, table))
+        files["weights.pt"] = store.write_tensors(folder / "weights.pt", self.weights)
         record = {
             "hash": self.config.hash,
             "config": self.config.plain(),
@@ -126,7 +126,7 @@ class Run:
             "files": files,
         }
         record = json.loads(json.dumps(record))  # as it will be read
-        _store.write_json(folder / "run.json", {**record, "sha256": _sum(record)})
+        store.write_json(folder / "run.json", {**record, "sha256": _sum(record)})
 
 
 def load(folder: str | Path) -> Run:
@@ -146,14 +146,14 @@ def load(folder: str | Path) -> Run:
     record = read(path)
     files = record.get("files", {})
     if "config.json" in files:
-        _store.check(folder / "config.json", files["config.json"])
+        store.check(folder / "config.json", files["config.json"])
     tables: dict[str, Any] = {
-        table: _store.read_frame(folder / f"{table}.parquet", files.get(f"{table}.parquet"))
+        table: store.read_frame(folder / f"{table}.parquet", files.get(f"{table}.parquet"))
         for table in TABLES
     }
     return Run(
         config=TrainConfig.read(record["config"]),
-        weights=_store.read_tensors(folder / "weights.pt", files.get("weights.pt")),
+        weights=store.read_tensors(folder / "weights.pt", files.get("weights.pt")),
         shape=tuple(record["shape"]),
         folder=folder,
         **{k: record[k] for k in ("status", "reason", "seconds", "data", "classes", "environment")},
@@ -167,19 +167,19 @@ def read(path: Path) -> dict[str, Any]:
     Raises:
         ValueError: it is damaged.
     """
-    with _store.reading(path):
+    with store.reading(path):
         record: dict[str, Any] = json.loads(path.read_bytes())
         if set(record) != BEFORE and (
             set(record) != {*BEFORE, "files", "sha256"} or _sum(record) != record["sha256"]
         ):
-            raise _store.Damaged
+            raise store.Damaged
     return record
 
 
 def _sum(record: dict[str, Any]) -> str:
     """The SHA-256 of a record's content, but for itself."""
     rest = {key: value for key, value in record.items() if key != "sha256"}
-    return _store.sha256(json.dumps(rest, sort_keys=True).encode())
+    return store.sha256(json.dumps(rest, sort_keys=True).encode())
 
 
 def finished(config: TrainConfig, folder: Path | None) -> Run | None:

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from sim import models
-from sim.training.config import optimizers as _optimizers
+from sim.training.config import optimizers
 from sim.training.config.train_config import TrainConfig
 
 
@@ -43,7 +43,7 @@ def obstacle(config: TrainConfig) -> str | None:
         return "exact curvature is computed network by network"
     if config.compile or config.channels_last:
         return "compile and channels_last are for a single network"
-    if _optimizers.couples(config.optimizer, config.optimizer_options):
+    if optimizers.couples(config.optimizer, config.optimizer_options):
         return "the optimizer looks at all gradients together (max_grad_norm)"
     options: dict[str, Any] = dict(config.model_options)
     shape = (1, 32, 32)
