@@ -1,4 +1,8 @@
-"""Training: configurations, runs that survive anything, sweeps, measurements."""
+"""Training: configurations, runs that survive anything, sweeps, measurements.
+
+`config` is what a run depends on, `engine` how it is made (`engine.fast` moves memory), `record`
+what it leaves behind; `train` and `sweep` stand on top. All that is public is named here.
+"""
 
 from sim.training._sweep import Unfinished, sweep
 from sim.training._train import train
