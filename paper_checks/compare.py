@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from paper_checks.errors import InputError
+from paper_checks.report.words import bounds, quantity
 from paper_checks.result import Result, read_results
-from paper_checks.words import bounds, quantity
 
 
 @dataclass(frozen=True)

@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from paper_checks.errors import InputError
+from paper_checks.measurements.profile import DATASETS
 from paper_checks.numbers import short
-from paper_checks.profile import DATASETS
 
 
 def describe(name: str, folder: Path | None = None) -> Iterator[str]:

@@ -15,8 +15,8 @@ from paper_checks.ledger import MEASUREMENT, Ledger, Row
 from paper_checks.result import plain
 
 if TYPE_CHECKING:
-    from paper_checks.context import Context
-    from paper_checks.training import Cell, Planned, Sweep
+    from paper_checks.measurements.context import Context
+    from paper_checks.measurements.training import Cell, Planned, Sweep
     from sim.training import TrainConfig
 
 # Seconds between two looks at a run that another process makes.

@@ -11,7 +11,7 @@ from paper_checks.figures import FIGURES, figure_check
 from paper_checks.statements import CLAIMS
 
 if TYPE_CHECKING:
-    from paper_checks.context import Context
+    from paper_checks.measurements.context import Context
 
 EQUATION_IDS = tuple(f"eq{label}" for label in range(1, 29))
 _PAPER = {*FIGURES, "fig2", "fig3"}
@@ -53,19 +53,19 @@ def _remedy(name: str) -> str:
 def build(name: str) -> Check:
     """The check called `name`; its packages are imported only now."""
     if name.startswith("eq"):
-        from paper_checks.equations import equation_check
+        from paper_checks.equations.checks import equation_check
 
         return equation_check(name.removeprefix("eq"))
     if name == "fig2":
-        from paper_checks.fig2 import FIG2
+        from paper_checks.figures.fig2 import FIG2
 
         return FIG2
     if name == "fig3":
-        from paper_checks.fig3 import FIG3
+        from paper_checks.figures.fig3 import FIG3
 
         return FIG3
     if name == "fig-law":
-        from paper_checks.fig_law import FIG_LAW
+        from paper_checks.figures.fig_law import FIG_LAW
 
         return replace(FIG_LAW, measure=_law)
     if name in FIGURES:
@@ -76,6 +76,6 @@ def build(name: str) -> Check:
 
 
 def _law(context: "Context") -> dict[str, Any]:
-    from paper_checks import fig_law
+    from paper_checks.figures import fig_law
 
     return context.shared("fig-law", fig_law.measure)

@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from paper_checks.check import Check, Drawing, Judgement
-from paper_checks.context import Context
 from paper_checks.environment import hardware, versions
 from paper_checks.errors import InputError
+from paper_checks.measurements.context import Context
+from paper_checks.measurements.profile import RECORDED, usual_dataset
+from paper_checks.measurements.profile import profile as profile_named
+from paper_checks.measurements.store import source_path
 from paper_checks.monitor import Monitor, Silent
-from paper_checks.profile import RECORDED, usual_dataset
-from paper_checks.profile import profile as profile_named
 from paper_checks.registry import IDS, build, resolve
 from paper_checks.result import (
     FULL,
@@ -22,7 +23,6 @@ from paper_checks.result import (
     write_atomically,
     write_results,
 )
-from paper_checks.store import source_path
 from paper_checks.verdicts import INCONCLUSIVE
 
 RESULTS = "results.json"
@@ -81,7 +81,7 @@ def run(
 def _record(checks: Sequence[Check], context: Context, monitor: Monitor) -> None:
     """Make the runs that the ledger lacks, those of the most verdicts for an hour first."""
     from paper_checks.campaign import ordered
-    from paper_checks.training import SWEEPS, lab, rows
+    from paper_checks.measurements.training import SWEEPS, lab, rows
 
     assert context.ledger is not None
     context.ledger.listener = monitor.recorded
@@ -119,7 +119,7 @@ def planned(
 
     Raises what `run` raises, before any long work.
     """
-    from paper_checks.estimate import estimates, told
+    from paper_checks.measurements.durations import estimates, told
 
     ledger = None if evidence is None else Path(evidence).expanduser()
     arguments = (profile, only, out, dataset, data, device, fresh, ledger)
@@ -208,7 +208,7 @@ def execute(checks: Sequence[Check], context: Context, out: Path, monitor: Monit
     A check that breaks down is kept as an uncompleted result and the others still run. Raises
     `Interrupted` when stopped.
     """
-    from paper_checks.report import render
+    from paper_checks.report.page import render
 
     try:
         out.mkdir(parents=True, exist_ok=True)

@@ -13,9 +13,9 @@ from rich.text import Text
 from paper_checks.check import Check
 from paper_checks.ledger import Row
 from paper_checks.monitor import Silent, run_line
+from paper_checks.report.words import bounds, quantity
 from paper_checks.result import Result
 from paper_checks.verdicts import mark, tone
-from paper_checks.words import bounds, quantity
 
 _COLOUR = {"bad": "red", "warn": "yellow", "good": "green", "plain": "dim"}
 _RECENT = 8

@@ -3,11 +3,11 @@
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from paper_checks.context import Context
+    from paper_checks.measurements.context import Context
 
 
 def measure(context: "Context") -> dict[str, Any]:
     """Accuracies at the end by series, n, rate and seed."""
-    from paper_checks.training import long
+    from paper_checks.measurements.training import long
 
     return long(context)

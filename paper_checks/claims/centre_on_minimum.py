@@ -11,7 +11,7 @@ from paper_checks.numbers import points, short
 from paper_checks.statistics import conclude, more, proportion, too_few
 
 if TYPE_CHECKING:
-    from paper_checks.context import Context
+    from paper_checks.measurements.context import Context
 
 PROTOCOL = (
     "The measurement of fig-minimum: random entries of an MLP at initialisation, the loss over the "

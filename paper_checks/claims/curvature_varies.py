@@ -12,7 +12,7 @@ from paper_checks.numbers import points, short, spread
 from paper_checks.statistics import conclude, mean, more, ratio, too_few
 
 if TYPE_CHECKING:
-    from paper_checks.context import Context
+    from paper_checks.measurements.context import Context
 
 PROTOCOL = (
     *NETWORKS,

@@ -10,7 +10,7 @@ from paper_checks.claims._networks import by_network, by_share, networks
 from paper_checks.numbers import short
 
 if TYPE_CHECKING:
-    from paper_checks.context import Context
+    from paper_checks.measurements.context import Context
 
 PROTOCOL = (
     *NETWORKS,

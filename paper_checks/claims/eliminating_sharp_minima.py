@@ -21,7 +21,7 @@ from paper_checks.statistics import (
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from paper_checks.context import Context
+    from paper_checks.measurements.context import Context
 
 NEEDS_DATA = False
 SEEDS = 6

@@ -9,7 +9,7 @@ from paper_checks.numbers import short, spread
 from paper_checks.statistics import Ratio, conclude, in_parts, more, paired, ratio, too_few
 
 if TYPE_CHECKING:
-    from paper_checks.context import Context
+    from paper_checks.measurements.context import Context
 
 PROTOCOL = (
     "The measurement of fig-gaussian: an MLP at initialisation and trained, each layer's entries.",

@@ -9,7 +9,7 @@ from paper_checks.numbers import short
 from paper_checks.statistics import Ratio, conclude, less, too_few
 
 if TYPE_CHECKING:
-    from paper_checks.context import Context
+    from paper_checks.measurements.context import Context
 
 PROTOCOL = (
     "The measurement of figure 3, with dropout off, batches drawn without replacement.",
@@ -19,7 +19,7 @@ PROTOCOL = (
 
 def measure(context: "Context") -> dict[str, Any]:
     """E|g| at every n, with its standard error."""
-    from paper_checks import fig3
+    from paper_checks.figures import fig3
 
     found = fig3.measure(context)
     curve = next(c for c in found["curves"] if c["dropout"] == "off" and not c["replacement"])

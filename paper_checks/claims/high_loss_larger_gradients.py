@@ -8,7 +8,7 @@ from paper_checks.numbers import short, spread
 from paper_checks.statistics import all_of, conclude, difference, in_parts, mean, more, too_few
 
 if TYPE_CHECKING:
-    from paper_checks.context import Context
+    from paper_checks.measurements.context import Context
 
 PROTOCOL = (
     "The batches of figure 9: every sample's loss, and the norm of its own gradient in the second "

@@ -14,7 +14,7 @@ from paper_checks.statements import CLAIMS
 from paper_checks.statistics import any_of, at_least, conclude, mean, too_few
 
 if TYPE_CHECKING:
-    from paper_checks.context import Context
+    from paper_checks.measurements.context import Context
 
 PROTOCOL = (
     *NETWORKS,

@@ -8,12 +8,12 @@ from paper_checks.figures._tuned import at_end, chosen, guarded, merit, series_o
 from paper_checks.figures.fig16 import PROTOCOL as TUNED
 from paper_checks.figures.fig16 import apart, arm, ends_told, untuned
 from paper_checks.figures.fig_cblr import NAMES, SUBSTITUTES
+from paper_checks.measurements.training import rules
 from paper_checks.numbers import points
 from paper_checks.statistics import UNDECIDED, Decision, Estimate, conclude, more, too_few
-from paper_checks.training import rules
 
 if TYPE_CHECKING:
-    from paper_checks.context import Context
+    from paper_checks.measurements.context import Context
 
 PROTOCOL = (
     *TUNED,

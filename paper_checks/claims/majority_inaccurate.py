@@ -10,7 +10,7 @@ from paper_checks.numbers import short
 from paper_checks.statistics import conclude, less, mean, too_few
 
 if TYPE_CHECKING:
-    from paper_checks.context import Context
+    from paper_checks.measurements.context import Context
 
 PROTOCOL = (
     *NETWORKS,

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 from paper_checks.claims._special_case import PROTOCOL, judge, measured
 
 if TYPE_CHECKING:
-    from paper_checks.context import Context
+    from paper_checks.measurements.context import Context
 
 __all__ = ["PROTOCOL", "judge", "measure"]
 

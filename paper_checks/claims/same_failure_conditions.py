@@ -10,7 +10,7 @@ from paper_checks.numbers import short
 from paper_checks.statistics import all_of, conclude, more, ratio, too_few
 
 if TYPE_CHECKING:
-    from paper_checks.context import Context
+    from paper_checks.measurements.context import Context
 
 PROTOCOL = (
     "Weights and gradients of a large weight tensor of the network of figure 2 (entries of which "

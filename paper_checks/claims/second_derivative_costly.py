@@ -9,7 +9,7 @@ from paper_checks.numbers import short, spread
 from paper_checks.statistics import Ratio, all_of, any_of, conclude, more, ratio, too_few
 
 if TYPE_CHECKING:
-    from paper_checks.context import Context
+    from paper_checks.measurements.context import Context
 
 # Entries of ResNet-18 whose second derivatives are timed, and the samples of the loss.
 ENTRIES = 6
@@ -58,7 +58,7 @@ def _coupled(context: "Context", seed: int) -> dict[str, Any]:
     from torch.nn.functional import cross_entropy
 
     import hessian
-    from paper_checks.context import _gradient_seconds
+    from paper_checks.measurements.context import _gradient_seconds
     from sim.models import build
 
     data = context.dataset

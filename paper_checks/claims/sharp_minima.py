@@ -11,7 +11,7 @@ from paper_checks.numbers import short, spread
 from paper_checks.statistics import UNDECIDED, Ratio, conclude, more, paired, ratio, too_few
 
 if TYPE_CHECKING:
-    from paper_checks.context import Context
+    from paper_checks.measurements.context import Context
 
 PROTOCOL = (
     "SGD with momentum 0.9 at one rate from the same initialisations, the same number of steps for "
@@ -25,7 +25,7 @@ TOLD = {"one": "at one rate", "tuned": "each at its best rate", "grows": "at a r
 
 def measure(context: "Context") -> dict[str, Any]:
     """λ_max by n and seed."""
-    from paper_checks.training import sharp
+    from paper_checks.measurements.training import sharp
 
     return sharp(context)
 

@@ -10,7 +10,7 @@ from paper_checks.statistics import Ratio, all_of, conclude, ratio, too_few, wit
 if TYPE_CHECKING:
     from torch import nn
 
-    from paper_checks.context import Context
+    from paper_checks.measurements.context import Context
 
 NEEDS_DATA = False
 PROTOCOL = (

@@ -9,7 +9,7 @@ from paper_checks.numbers import short, spread
 from paper_checks.statistics import Estimate, any_of, conclude, too_few, within
 
 if TYPE_CHECKING:
-    from paper_checks.context import Context
+    from paper_checks.measurements.context import Context
 
 PROTOCOL = (
     "The measurement of figure 3, with dropout off. Equation 1 gives all gradients 'in a given "
@@ -22,7 +22,7 @@ PROTOCOL = (
 
 def measure(context: "Context") -> dict[str, Any]:
     """E|g| at the smallest n, and the two readings of σ."""
-    from paper_checks import fig3
+    from paper_checks.figures import fig3
 
     found = fig3.measure(context)
     curve = next(c for c in found["curves"] if c["dropout"] == "off" and not c["replacement"])

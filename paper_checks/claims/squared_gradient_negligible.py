@@ -12,7 +12,7 @@ from paper_checks.statistics import Ratio, all_of, conclude, less, ratio, too_fe
 if TYPE_CHECKING:
     from torch import nn
 
-    from paper_checks.context import Context
+    from paper_checks.measurements.context import Context
 
 # The paper's batch sizes that both data sets have in images; a gradient's noise depends on their
 # number, not on their share.
@@ -48,7 +48,7 @@ def _measure(context: "Context") -> dict[str, Any]:
 
 def _networks(context: "Context", seed: int) -> "Iterator[tuple[str, nn.Module, Any]]":
     from paper_checks.figures._samples import along_training, small_data
-    from paper_checks.training import trained_network
+    from paper_checks.measurements.training import trained_network
 
     if context.network == "alexnet":
         model = context.model(seed).eval()

@@ -11,7 +11,7 @@ from paper_checks.statistics import conclude, difference, less, mean, paired, to
 if TYPE_CHECKING:
     from torch import nn
 
-    from paper_checks.context import Context
+    from paper_checks.measurements.context import Context
 
 NEEDS_DATA = False
 PROTOCOL = (
@@ -31,8 +31,8 @@ def measure(context: "Context") -> dict[str, Any]:
 
 
 def _measure(context: "Context") -> dict[str, Any]:
-    from paper_checks.context import WEIGHT_DECAY
     from paper_checks.figures._samples import repeats, small_networks
+    from paper_checks.measurements.context import WEIGHT_DECAY
 
     rows = []
     for seed in repeats(context):
@@ -55,7 +55,7 @@ def misfits(context: "Context", model: "nn.Module", beta: float) -> list[dict[st
 
     import hessian
     from paper_checks.figures._samples import small_data
-    from paper_checks.tensor_statistics import tensor_statistics
+    from paper_checks.measurements.tensor_statistics import tensor_statistics
 
     found = hessian.diagonal(model, cross_entropy, small_data(context))
     rows = []

@@ -11,7 +11,7 @@ from paper_checks.numbers import points
 from paper_checks.statistics import Decision, Estimate, all_of, conclude, more, too_few
 
 if TYPE_CHECKING:
-    from paper_checks.context import Context
+    from paper_checks.measurements.context import Context
 
 PROTOCOL = (
     *TUNED,
@@ -22,7 +22,7 @@ PROTOCOL = (
 
 def measure(context: "Context") -> dict[str, Any]:
     """The rules without curvature at the batch sizes below the paper's 8192."""
-    from paper_checks.training import below
+    from paper_checks.measurements.training import below
 
     return below(context)
 

@@ -201,8 +201,8 @@ def _kept(stop: "Interrupted", out: Path) -> str:
 
 def _beside(results: "Sequence[Result]") -> list[str]:
     """What the ledger says on the same checks, in short, and where it differs."""
-    from paper_checks.beside import beside
-    from paper_checks.profile import RECORDED
+    from paper_checks.measurements.profile import RECORDED
+    from paper_checks.report.beside import beside
 
     if any(result.environment.get("profile") in RECORDED for result in results):
         return []
@@ -267,7 +267,7 @@ def curvature(
     device: Device = None,
 ) -> None:
     """Exact second derivatives of a network, and how far each cheap radius is from them."""
-    from paper_checks.curvature import CurvatureRequest, measure_curvature
+    from paper_checks.own_network.curvature import CurvatureRequest, measure_curvature
 
     request = CurvatureRequest(
         model=model,

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 from paper_checks.figures._reducers import convergence, density, failures, place, ranks
 
 if TYPE_CHECKING:
-    from paper_checks.context import Context
+    from paper_checks.measurements.context import Context
 
 
 def entries(context: "Context", seed: int) -> dict[str, Any]:

@@ -9,6 +9,7 @@ import numpy as np
 from paper_checks import drawing
 from paper_checks.check import Drawing, Judgement, Measurements
 from paper_checks.figures._lines import PALETTE
+from paper_checks.measurements.training import schedules
 from paper_checks.numbers import points, short, spread
 from paper_checks.statistics import (
     UNDECIDED,
@@ -23,10 +24,9 @@ from paper_checks.statistics import (
     ratio,
     too_few,
 )
-from paper_checks.training import schedules
 
 if TYPE_CHECKING:
-    from paper_checks.context import Context
+    from paper_checks.measurements.context import Context
 
 BASELINE = "baseline"
 OURS = "first epoch 512 / 0.005"

@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 
 from paper_checks.check import Measurements
+from paper_checks.measurements.training import best
 from paper_checks.statistics import Decision
-from paper_checks.training import best
 
 Row = Mapping[str, Any]
 

@@ -20,6 +20,7 @@ from paper_checks.figures._tuned import (
     sizes,
     tried,
 )
+from paper_checks.measurements.training import tuned
 from paper_checks.numbers import points
 from paper_checks.statistics import (
     UNDECIDED,
@@ -31,10 +32,9 @@ from paper_checks.statistics import (
     paired,
     too_few,
 )
-from paper_checks.training import tuned
 
 if TYPE_CHECKING:
-    from paper_checks.context import Context
+    from paper_checks.measurements.context import Context
 
 PROTOCOL = (
     "Batch sizes that are the paper's shares n/N of the training set; SGD with momentum 0.9, "

@@ -6,14 +6,14 @@ from typing import TYPE_CHECKING, Any
 from paper_checks import drawing
 from paper_checks.check import Drawing, Judgement, Measurements
 from paper_checks.figures._lines import MARKERS, PALETTE
+from paper_checks.measurements.training import DISCARDED, discarding
 from paper_checks.numbers import points, short
 from paper_checks.statistics import Estimate, all_of, conclude, difference, in_parts, more, too_few
-from paper_checks.training import DISCARDED, discarding
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from paper_checks.context import Context
+    from paper_checks.measurements.context import Context
 
 PROTOCOL = (
     "Batch sizes that are the paper's 2000, 8000 and 16384 of 50000; SGD with momentum 0.9 at one "

@@ -12,7 +12,7 @@ from paper_checks.numbers import short
 from paper_checks.verdicts import ILLUSTRATION, INCONCLUSIVE
 
 if TYPE_CHECKING:
-    from paper_checks.context import Context
+    from paper_checks.measurements.context import Context
 
 NEEDS_DATA = False
 PROTOCOL = (

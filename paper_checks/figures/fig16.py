@@ -17,6 +17,7 @@ from paper_checks.figures._tuned import (
     series_of,
     tried,
 )
+from paper_checks.measurements.training import compared
 from paper_checks.numbers import points, short
 from paper_checks.statistics import (
     Estimate,
@@ -27,12 +28,11 @@ from paper_checks.statistics import (
     too_few,
     within,
 )
-from paper_checks.training import compared
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from paper_checks.context import Context
+    from paper_checks.measurements.context import Context
 
 NAMES = {"lars": "LARS", "mclr": "MCLR", "cblr": "CBLR, exact", "sgd": "SGD"}
 # What figure 16 compares.

@@ -10,6 +10,7 @@ from paper_checks import drawing
 from paper_checks.check import Drawing, Judgement, Measurements
 from paper_checks.figures._lines import MARKERS, PALETTE, group
 from paper_checks.figures._whole import arm, by_seed
+from paper_checks.measurements.training import STRIDE_PARAMETER, whole
 from paper_checks.numbers import short, spread
 from paper_checks.statistics import (
     Estimate,
@@ -22,10 +23,9 @@ from paper_checks.statistics import (
     rank_correlation,
     too_few,
 )
-from paper_checks.training import STRIDE_PARAMETER, whole
 
 if TYPE_CHECKING:
-    from paper_checks.context import Context
+    from paper_checks.measurements.context import Context
 
 PROTOCOL = (
     "SGD with momentum 0.9 at one rate for every n, the same number of epochs; "

@@ -8,12 +8,12 @@ import numpy as np
 from paper_checks import drawing
 from paper_checks.check import Drawing, Judgement, Measurements
 from paper_checks.figures._lines import banded, by_size, sized
+from paper_checks.measurements.training import first_epoch
 from paper_checks.numbers import short, spread
 from paper_checks.statistics import conclude, difference, less, log_slope, mean, too_few, within
-from paper_checks.training import first_epoch
 
 if TYPE_CHECKING:
-    from paper_checks.context import Context
+    from paper_checks.measurements.context import Context
 
 SERIES = {"decrease_batch": "on the step's own batch", "decrease_held_out": "on held-out images"}
 PROTOCOL = (

@@ -9,6 +9,7 @@ from paper_checks import drawing
 from paper_checks.check import Drawing, Judgement, Measurements
 from paper_checks.figures._lines import PALETTE, banded
 from paper_checks.figures._whole import arm, by_seed
+from paper_checks.measurements.training import whole
 from paper_checks.numbers import short, spread
 from paper_checks.statistics import (
     UNDECIDED,
@@ -21,10 +22,9 @@ from paper_checks.statistics import (
     ratio,
     too_few,
 )
-from paper_checks.training import whole
 
 if TYPE_CHECKING:
-    from paper_checks.context import Context
+    from paper_checks.measurements.context import Context
 
 PROTOCOL = (
     "SGD with momentum 0.9 at one rate for every n; the loss of each batch before its step.",

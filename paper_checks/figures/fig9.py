@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from torch import Tensor, nn
 
-    from paper_checks.context import Context
+    from paper_checks.measurements.context import Context
 
 SHARES = tuple(round(0.1 * k, 1) for k in range(10))
 # The paper's batch of 8192 of 50000 images.
@@ -43,7 +43,7 @@ def measure(context: "Context") -> dict[str, Any]:
 
 def _measure(context: "Context") -> dict[str, Any]:
     from paper_checks.figures._samples import small_data, small_networks
-    from paper_checks.training import trained_network
+    from paper_checks.measurements.training import trained_network
 
     seed = context.profile.seeds[0]
     cases = []

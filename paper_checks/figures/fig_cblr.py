@@ -17,12 +17,12 @@ from paper_checks.figures.fig16 import (
     untuned,
     values,
 )
+from paper_checks.measurements.training import rules
 from paper_checks.numbers import points, short
 from paper_checks.statistics import all_of, conclude, in_parts, more, too_few
-from paper_checks.training import rules
 
 if TYPE_CHECKING:
-    from paper_checks.context import Context
+    from paper_checks.measurements.context import Context
 
 NAMES = {
     "cblr": "CBLR, exact",

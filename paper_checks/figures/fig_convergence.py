@@ -13,7 +13,7 @@ from paper_checks.numbers import short, spread
 from paper_checks.statistics import Ratio, all_of, any_of, conclude, mean, too_few, within
 
 if TYPE_CHECKING:
-    from paper_checks.context import Context
+    from paper_checks.measurements.context import Context
 
 PROTOCOL = (
     "The gradient and the weights of large weight tensors at initialisation (the network of "

@@ -13,7 +13,7 @@ from paper_checks.statistics import all_of, conclude, mean, too_few, within
 if TYPE_CHECKING:
     from torch import nn
 
-    from paper_checks.context import Context
+    from paper_checks.measurements.context import Context
 
 LAYERS = ("fc1", "fc2", "fc3")
 LEVELS = (0.05, 0.25, 0.5, 0.75, 0.95)
@@ -35,7 +35,7 @@ def measure(context: "Context") -> dict[str, Any]:
 
 def _measure(context: "Context") -> dict[str, Any]:
     from paper_checks.figures._samples import repeats, small_data, small_networks
-    from paper_checks.training import trained_network
+    from paper_checks.measurements.training import trained_network
 
     rows = []
     if context.ledger is None:

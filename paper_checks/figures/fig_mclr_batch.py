@@ -13,7 +13,7 @@ from paper_checks.statistics import conclude, ratio, too_few, within
 if TYPE_CHECKING:
     from torch import nn
 
-    from paper_checks.context import Context
+    from paper_checks.measurements.context import Context
 
 RULES = ("mclr", "lars")
 STEPS = 20

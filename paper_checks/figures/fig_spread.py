@@ -8,12 +8,12 @@ import numpy as np
 from paper_checks import drawing
 from paper_checks.check import Drawing, Judgement, Measurements
 from paper_checks.figures._lines import banded, group
+from paper_checks.measurements.training import warmup
 from paper_checks.numbers import short, spread
 from paper_checks.statistics import Estimate, conclude, difference, less, paired, too_few
-from paper_checks.training import warmup
 
 if TYPE_CHECKING:
-    from paper_checks.context import Context
+    from paper_checks.measurements.context import Context
 
 WARM, FULL, SLOW = "warm-up", "full rate", "rate of the warm-up's start"
 PROTOCOL = (

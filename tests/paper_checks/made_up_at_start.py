@@ -243,7 +243,7 @@ def falling(rng, constant=1.128, noise=0.001):
 
 def law(rng, fresh=1.0, trained=1.0, noise=0.001):
     """fig-law's networks, at so many times the full law."""
-    from paper_checks.fig_law import LINES
+    from paper_checks.figures.fig_law import LINES
 
     sizes, cases = [1, 32, 128, 512], []
     finite = [(1 / n - 1 / 600) ** 0.5 for n in sizes]

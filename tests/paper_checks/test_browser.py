@@ -18,7 +18,7 @@ CHECKS = ["eq4", "eq8", "eq20", "fig6", "fig15"]
 def report(tmp_path_factory):
     """Equations with their formulas, two pictures, and a claim with everything that is long."""
     from paper_checks.check import Drawing
-    from paper_checks.report import render
+    from paper_checks.report.page import render
     from paper_checks.runner import RESULTS
 
     out = tmp_path_factory.mktemp("report")

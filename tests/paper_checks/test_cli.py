@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from paper_checks import runner
 from paper_checks.cli import commands as cli
-from paper_checks.curvature import parse_memory
+from paper_checks.own_network.curvature import parse_memory
 from paper_checks.result import read_results
 
 SMALL = ("curvature", "mlp", "--samples", "16", "--width", "0.05")
@@ -302,9 +302,9 @@ def test_an_interrupt_while_it_is_still_importing_is_one_line(module, tmp_path):
 # The full profile on the digits, small: AlexNet, whose runs stand in folders and go on one by one.
 FULL = """
 import sys
-from paper_checks import profile
+from paper_checks.measurements import profile
 from paper_checks.cli import main
-from paper_checks.training import _whole
+from paper_checks.measurements.training import _whole
 _whole.SIZES = (8192, 32768)
 profile._PROFILES["full", "digits"] = profile.Profile(
     "full", 0.02, 16, 64, 2, 100, 1000, seeds=(0,), runs=2, epochs=2, images=128, trains="alexnet"

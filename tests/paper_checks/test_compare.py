@@ -11,9 +11,9 @@ from typer.testing import CliRunner
 import paper_checks
 from paper_checks.cli import commands as cli
 from paper_checks.compare import Change, compare, lines
-from paper_checks.context import Context
-from paper_checks.estimate import Estimate, estimates, needs, told
-from paper_checks.profile import profile
+from paper_checks.measurements.context import Context
+from paper_checks.measurements.durations import Estimate, estimates, needs, told
+from paper_checks.measurements.profile import profile
 from paper_checks.registry import IDS, build
 from paper_checks.result import read_results
 
@@ -139,7 +139,7 @@ class TestEstimates:
 
     def test_every_need_is_something_that_is_measured(self):
         context = Context(profile("quick", "digits"))
-        from paper_checks import training
+        from paper_checks.measurements import training
 
         for name in IDS:
             for key in needs(name, context):

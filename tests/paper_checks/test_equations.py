@@ -8,8 +8,8 @@ import types
 import pytest
 
 import theory
-from paper_checks.equations import equation_check, judge, measure
-from paper_checks.experiments import EXPERIMENTS, circle_radius
+from paper_checks.equations.checks import equation_check, judge, measure
+from paper_checks.equations.experiments import EXPERIMENTS, circle_radius
 from paper_checks.result import plain
 
 LABELS = [str(number) for number in range(1, 29)]

@@ -8,8 +8,8 @@ import xml.etree.ElementTree as ET
 import numpy as np
 import pytest
 
-from paper_checks import fig2, fig3
-from paper_checks.laws import layer_lines
+from paper_checks.figures import fig2, fig3
+from paper_checks.measurements.laws import layer_lines
 from paper_checks.result import plain
 
 

@@ -14,16 +14,17 @@ import numpy as np
 import pytest
 
 import paper_checks
-from paper_checks import beside as side
-from paper_checks import campaign, lock, profile, recording, training
-from paper_checks.context import Context
+from paper_checks import campaign, lock, recording
 from paper_checks.errors import InputError
 from paper_checks.ledger import SUFFIX, Ledger, Row, apart, checked
+from paper_checks.measurements import profile, training
+from paper_checks.measurements.context import Context
+from paper_checks.measurements.profile import Profile
+from paper_checks.measurements.training import _rules, _tuned
 from paper_checks.monitor import Silent
-from paper_checks.profile import Profile
 from paper_checks.recording import Recorder, Unmeasured
 from paper_checks.registry import build
-from paper_checks.training import _rules, _tuned
+from paper_checks.report import beside as side
 from sim.data import _cifar10
 from tests.paper_checks.test_training import shrink
 
@@ -512,7 +513,7 @@ def test_all_rules_of_the_ledger_choose_by_as_many_runs():
 
 
 def test_every_sweep_of_the_ledger_has_readers_and_every_reader_a_sweep():
-    from paper_checks.estimate import TRAINING
+    from paper_checks.measurements.durations import TRAINING
     from paper_checks.registry import IDS
 
     named = {sweep for name in TRAINING for sweep in campaign.sweeps_of(name)}
@@ -561,7 +562,7 @@ def test_what_was_not_run_is_not_run_and_a_part_is_inconclusive(made, copy, tmp_
 
 
 def test_the_page_shows_both_verdicts_and_a_word_where_they_differ(made):
-    from paper_checks.report import render
+    from paper_checks.report.page import render
 
     (result,) = made[1]
     quick = replace(result, environment={**result.environment, "profile": "quick"}, verdict="holds")

@@ -5,14 +5,14 @@ from dataclasses import replace
 
 import pytest
 
-from paper_checks.beside import Beside, Entry, beside
 from paper_checks.lock import stated
-from paper_checks.overview import ADVICE, MEANING, STATEMENTS, overview
 from paper_checks.registry import IDS, build
-from paper_checks.report import render
+from paper_checks.report.beside import Beside, Entry, beside
+from paper_checks.report.overview import ADVICE, MEANING, STATEMENTS, overview
+from paper_checks.report.page import render
+from paper_checks.report.words import WORDS, checks_of, words
 from paper_checks.result import Result
 from paper_checks.verdicts import _RANK, CONTRADICTED, HOLDS, IN_PART, INCONCLUSIVE, MEANINGS
-from paper_checks.words import WORDS, checks_of, words
 
 NOTHING = Result("", *[None] * 13)
 ENDS = {HOLDS: "holds", IN_PART: "part", CONTRADICTED: "contradicted", INCONCLUSIVE: "open"}

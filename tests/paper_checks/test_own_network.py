@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 import hessian
-from paper_checks.own_network import (
+from paper_checks.own_network.page import (
     ESTIMATORS,
     estimate_rows,
     judge_estimate,

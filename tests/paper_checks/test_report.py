@@ -8,10 +8,10 @@ from html.parser import HTMLParser
 import pytest
 
 import paper_checks
-from paper_checks.formula import formula, readable
 from paper_checks.monitor import Silent
 from paper_checks.numbers import short
-from paper_checks.report import command, render, seen_in
+from paper_checks.report.formula import formula, readable
+from paper_checks.report.page import command, render, seen_in
 from paper_checks.runner import execute
 from paper_checks.verdicts import VERDICTS, mark, rank, tone
 
@@ -113,7 +113,7 @@ def test_foreign_text_is_escaped(tiny, tmp_path, fake_check):
 def test_other_configurations_stand_beside(page, tmp_path):
     import dataclasses
 
-    from paper_checks.report import evidence
+    from paper_checks.report.page import evidence
     from paper_checks.result import write_results
 
     first, *rest = page[0]
@@ -139,7 +139,7 @@ def test_the_evidence_that_is_kept_gives_its_verdicts_again_and_stands_beside():
 
     import jsonschema
 
-    from paper_checks.report import EVIDENCE, evidence
+    from paper_checks.report.page import EVIDENCE, evidence
     from paper_checks.runner import rejudge
 
     schema = json.loads(files("paper_checks").joinpath("results.schema.json").read_text("utf-8"))
@@ -212,7 +212,7 @@ def test_numbers_are_short():
 
 
 def test_the_report_says_how_many_verdicts_and_which_stand_corrected(fake_check, tiny, tmp_path):
-    from paper_checks.multiplicity import multiplicity
+    from paper_checks.report.multiplicity import multiplicity
 
     (one,) = execute([fake_check("fig2")], tiny, tmp_path, Silent())
     results = [

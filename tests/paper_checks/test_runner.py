@@ -87,7 +87,7 @@ def test_an_interrupt_keeps_every_finished_check(tmp_path, tiny, fake_check):
 def test_an_interrupt_while_the_page_is_written_keeps_everything(
     tmp_path, tiny, fake_check, monkeypatch
 ):
-    from paper_checks import report
+    from paper_checks.report import page as report
 
     right, calls = report.render, []
 

@@ -5,12 +5,12 @@ import json
 import pytest
 
 import paper_checks
-from paper_checks import store as module
-from paper_checks.context import Context
+from paper_checks.measurements import store as module
+from paper_checks.measurements.context import Context
+from paper_checks.measurements.profile import Profile
+from paper_checks.measurements.store import Store, source_path
 from paper_checks.monitor import Silent
-from paper_checks.profile import Profile
 from paper_checks.runner import execute
-from paper_checks.store import Store, source_path
 
 SMALL = Profile("quick", 0.05, 16, 64, 2, 100, 1000, seeds=(0,), runs=2, epochs=1, images=32)
 
@@ -150,5 +150,5 @@ def test_a_second_run_measures_nothing_and_judges_the_same(tmp_path):
 
 
 def test_the_code_is_named_from_its_package_on():
-    assert source_path(Store.get) == "paper_checks/store.py"
+    assert source_path(Store.get) == "paper_checks/measurements/store.py"
     assert source_path(json.dumps).endswith("__init__.py")

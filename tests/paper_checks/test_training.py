@@ -8,11 +8,11 @@ from importlib import import_module
 import numpy as np
 import pytest
 
-from paper_checks import training
-from paper_checks.context import Context
-from paper_checks.estimate import estimates, needs
 from paper_checks.figures import fig16
-from paper_checks.profile import Profile, profile
+from paper_checks.measurements import training
+from paper_checks.measurements.context import Context
+from paper_checks.measurements.durations import estimates, needs
+from paper_checks.measurements.profile import Profile, profile
 from paper_checks.registry import build
 from paper_checks.result import plain
 from paper_checks.verdicts import VERDICTS
@@ -73,7 +73,7 @@ def test_a_sweep_feeds_its_checks(tiny, sweep, monkeypatch):
     assert found["rows"]
     assert found["seeds"]
     assert found == json.loads(json.dumps(found, allow_nan=False))
-    from paper_checks.report import MOST_ROWS, grid
+    from paper_checks.report.page import MOST_ROWS, grid
 
     shown = grid(found)
     assert 0 < len(shown["rows"]) <= MOST_ROWS
@@ -87,7 +87,7 @@ def test_a_sweep_feeds_its_checks(tiny, sweep, monkeypatch):
 
 
 def test_all_rules_choose_by_as_many_runs_and_read_on_other_seeds(tiny):
-    from paper_checks.training._rules import arms, seeds_of
+    from paper_checks.measurements.training._rules import arms, seeds_of
 
     found = replace(training.lab(tiny), seeds=tuple(range(16)))
     runs = {}
@@ -99,7 +99,7 @@ def test_all_rules_choose_by_as_many_runs_and_read_on_other_seeds(tiny):
 
 
 def test_what_decides_figure_16_has_more_seeds_where_they_cost_little(tiny):
-    from paper_checks.training._rules import seeds_of
+    from paper_checks.measurements.training._rules import seeds_of
 
     found = replace(training.lab(tiny), seeds=tuple(range(16)))
     assert len(seeds_of(found, "mclr", decisive=True)[1]) == 16

@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from paper_checks.equations import equation_check
-from paper_checks.equations import measure as measure_equation
+from paper_checks.equations.checks import equation_check
+from paper_checks.equations.checks import measure as measure_equation
 from paper_checks.registry import IDS, build
 from paper_checks.result import plain
 

@@ -50,14 +50,14 @@ def test_a_sketch_is_an_illustration_only_if_it_is_right(name):
 
 def test_the_rate_is_chosen_on_other_seeds_than_it_is_read_on():
     """A rate that is lucky on the choosing seeds alone gets its bad luck back."""
-    from paper_checks.training import best
+    from paper_checks.measurements.training import best
 
     lucky, steady = {"accuracy": [1.0, 0.1] * 3}, {"accuracy": [0.6, 0.6] * 3}
     assert best([lucky, steady])[1] == [0.1, 0.1, 0.1]
 
 
 def test_the_fluctuation_is_of_the_noise_and_not_of_the_trend():
-    from paper_checks.training import fluctuation
+    from paper_checks.measurements.training import fluctuation
 
     steep, noise = np.linspace(9, 0, 4000), rng.normal(0, 0.3, 4000)
     found = fluctuation(steep + noise)["absolute"]

@@ -1,0 +1,1 @@
+"""The 28 equations as checks, and an experiment for each."""

@@ -1,0 +1,1 @@
+"""A reader's own network: its curvature, and which approximations may be trusted."""

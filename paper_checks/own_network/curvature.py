@@ -1,0 +1,336 @@
+"""A network's exact curvature on the command line: the plan, the table, files of both."""
+
+import importlib
+import os
+import re
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from paper_checks.errors import InputError
+from paper_checks.measurements.profile import DATASETS
+from paper_checks.numbers import short
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from rich.table import Table
+    from torch import nn
+
+    from sim.data import Dataset
+
+_UNITS = {"": 1, "B": 1, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40}
+_UNITS |= {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
+_UNITS |= {"KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
+
+
+@dataclass(frozen=True)
+class CurvatureRequest:
+    """What the reader asked for, as typed."""
+
+    model: str = "alexnet"
+    dataset: str = "digits"
+    data: Path | None = None
+    samples: int = 512
+    width: float = 0.25
+    seed: int = 0
+    loss: str = "cross_entropy"
+    memory: str | None = None
+    verify: int = 0
+    device: str | None = None
+
+
+def parse_memory(text: str) -> int:
+    """Bytes from a number with a unit: KiB, MiB, GiB (powers of 1024), KB, MB, GB, or none.
+
+    >>> parse_memory("1.5GiB"), parse_memory("200 MB")
+    (1610612736, 200000000)
+
+    Raises `InputError` for anything else.
+    """
+    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]*)\s*", text)
+    if found is None or found[2].upper() not in _UNITS or float(found[1]) == 0:
+        raise InputError("--memory", repr(text), "give a positive size such as 512MiB or 2GiB")
+    return int(float(found[1]) * _UNITS[found[2].upper()])
+
+
+def load_object(argument: str, path: str) -> Any:
+    """What `package.module:name` names; the current folder is importable.
+
+    Raises `InputError` for a path without a colon, a module that cannot be imported, a name it
+    does not have.
+    """
+    module, _, name = path.partition(":")
+    if not module or not name:
+        raise InputError(argument, repr(path), "write it as package.module:name")
+    here = os.getcwd()
+    added = here not in sys.path and "" not in sys.path
+    if added:
+        sys.path.insert(0, here)
+    try:
+        found = importlib.import_module(module)
+    except (Exception, SystemExit) as error:
+        # Whatever a reader's module raises on import, the remedy is the reader's.
+        remedy = f"{module} cannot be imported ({told(error)})"
+        raise InputError(argument, repr(path), remedy) from None
+    finally:
+        os.chdir(here)  # where the files go, whatever the module does when it is imported
+        if added and here in sys.path:
+            # From now on behind all else: a file of the reader's may be called as one of Python's.
+            sys.path.remove(here)
+            sys.path.append(here)
+    if not hasattr(found, name):
+        raise InputError(argument, repr(path), f"{module} has no {name!r}")
+    return getattr(found, name)
+
+
+def told(error: BaseException) -> str:
+    """What went wrong in a reader's code, on one line that is not too long.
+
+    >>> told(KeyError("weight")), told(SystemExit(3))
+    ("KeyError: 'weight'", 'SystemExit: 3')
+    """
+    text = f"{type(error).__name__}: {' '.join(str(error).split())}"
+    return text if len(text) <= 300 else f"{text[:300]}…"
+
+
+def make_model(request: CurvatureRequest, data: "Dataset") -> "nn.Module":
+    """The built-in network of this name, or what the reader's factory returns.
+
+    Raises `InputError` for an unknown name or a factory that returns no module.
+    """
+    from torch import nn
+
+    from sim.models import MODELS, build
+
+    if ":" not in request.model:
+        if request.model not in MODELS:
+            remedy = f"choose one of {', '.join(MODELS)}, or name a factory as package.module:name"
+            raise InputError("MODEL", repr(request.model), remedy)
+        return build(
+            request.model,
+            in_shape=data.shape,
+            classes=data.classes,
+            width=request.width,
+            seed=request.seed,
+        )
+    factory = load_object("MODEL", request.model)
+    if isinstance(factory, nn.Module) or not callable(factory):
+        kind = "a module" if isinstance(factory, nn.Module) else type(factory).__name__
+        remedy = f"it is {kind}; name a function without arguments that returns a module"
+        raise InputError("MODEL", repr(request.model), remedy)
+    import torch
+
+    torch.manual_seed(request.seed)
+    try:
+        model = factory()
+    except (Exception, SystemExit) as error:
+        remedy = "name a function that returns a module when called without arguments; this one "
+        raise InputError("MODEL", repr(request.model), f"{remedy}ended in {told(error)}") from None
+    if not isinstance(model, nn.Module):
+        kind = type(model).__name__
+        raise InputError("MODEL", repr(request.model), f"it returned {kind}, not a torch.nn.Module")
+    return model
+
+
+def make_loss(name: str) -> Callable[..., Any]:
+    """A loss of `torch.nn.functional` by its name, or a reader's as `module:function`.
+
+    Raises `InputError` for a name that is neither.
+    """
+    from torch.nn import functional
+
+    found = load_object("--loss", name) if ":" in name else getattr(functional, name, None)
+    if not callable(found):
+        remedy = "name a loss of torch.nn.functional, or write package.module:function"
+        raise InputError("--loss", repr(name), remedy)
+    chosen: Callable[..., Any] = found
+    return chosen
+
+
+def measure_curvature(
+    request: CurvatureRequest,
+    *,
+    plan_only: bool = False,
+    csv: Path | None = None,
+    parquet: Path | None = None,
+    out: Path | None = None,
+) -> "pd.DataFrame | None":
+    """Print the plan and the table of radii; return the table, or `None` for the plan alone.
+
+    With `out`, the page that says which approximations may be trusted is written there.
+
+    Raises `ValueError` and `OSError` for anything the reader can put right.
+    """
+    from rich.console import Console
+
+    import hessian
+    from paper_checks.measurements.context import check_device
+    from paper_checks.tables import save
+    from sim import compare_radii
+    from sim.data import load
+
+    if request.dataset not in DATASETS:
+        remedy = f"choose one of {', '.join(DATASETS)}"
+        raise InputError("--dataset", repr(request.dataset), remedy)
+    if request.verify < 0:
+        raise InputError("--verify", request.verify, "give 0 or more")
+    memory = None if request.memory is None else parse_memory(request.memory)
+    device = request.device or "cpu"
+    if device != "cpu":
+        check_device(device)
+    for target in (csv, parquet):
+        _check_target(target)
+    if out is not None:
+        from paper_checks.runner import writable
+
+        writable(out)
+    loss = make_loss(request.loss)
+    whole = load(request.dataset, root=request.data)
+    if not 1 <= request.samples <= len(whole):
+        raise InputError("--samples", request.samples, f"give 1 to {len(whole)}")
+    model = make_model(request, whole)
+    try:
+        model = model.to(device).eval()
+    except (NotImplementedError, RuntimeError, TypeError) as error:
+        remedy = f"it cannot be put on {device} ({told(error)})"
+        raise InputError("MODEL", repr(request.model), remedy) from None
+    for name, _ in model.named_parameters():
+        if not name.isprintable():
+            raise InputError(
+                "MODEL",
+                repr(request.model),
+                f"a parameter is called {name!r}; use signs that can be printed",
+            )
+    pair = whole.subset(request.samples, seed=request.seed).to(device).pair
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=120)  # a log has no edge to wrap at
+    try:
+        console.print(str(hessian.plan(model, loss, pair)), markup=False, highlight=False)
+        if plan_only:
+            return None
+        found = hessian.diagonal(model, loss, pair, verify=request.verify, memory=memory)
+        frame = compare_radii(model, loss, pair, curvature=found, memory=memory)
+    except (Exception, SystemExit) as error:
+        known = isinstance(error, TypeError | NotImplementedError | RuntimeError)
+        if isinstance(error, ValueError) or not (known or ":" in request.model + request.loss):
+            raise
+        # A reader's model or loss that does not fit the data fails in words of its own.
+        said = " ".join(str(error).split()) if known else told(error)
+        message = f"{request.model} with {request.loss} on {request.dataset}: {said[:600]}"
+        raise ValueError(message) from error
+    if found.deviation:
+        frame["deviation"] = [found.deviation[name] for name in frame["parameter"]]
+    console.print(table(frame))
+    console.print(
+        f"{short(int(frame['size'].sum()))} exact second derivatives on {request.samples} samples "
+        f"of {request.dataset}; loss {short(float(found.loss), 5)}",
+        highlight=False,
+    )
+    if out is not None:
+        _page(request, model, loss, pair, found, frame, out)
+        console.print(f"Report: {out / 'index.html'}", highlight=False, soft_wrap=True)
+    for target, write in ((csv, frame.to_csv), (parquet, frame.to_parquet)):
+        if target is not None:
+            save(target, write)
+            console.print(f"Wrote {target}", highlight=False)
+    return frame
+
+
+def _page(
+    request: CurvatureRequest,
+    model: "nn.Module",
+    loss: Callable[..., Any],
+    pair: Any,
+    found: Any,
+    frame: "pd.DataFrame",
+    out: Path,
+) -> None:
+    """Try every estimator beside the exact values and write the page."""
+    import shlex
+
+    import torch
+
+    import hessian
+    from paper_checks.environment import hardware, versions
+    from paper_checks.own_network.page import PROBES, estimate_rows, write_page
+
+    def flat(tensor: "torch.Tensor") -> Any:
+        return tensor.detach().double().cpu().numpy().ravel()
+
+    parts = dict(model.named_parameters())
+    entries = {
+        name: (flat(parts[name]), flat(found.gradient[name]), flat(found[name])) for name in found
+    }
+    estimates = estimate_rows(
+        found, lambda kind: hessian.estimate(model, loss, pair, kind, probes=PROBES)
+    )
+    words = ["cblr", "curvature", request.model, "--dataset", request.dataset]
+    words += ["--samples", str(request.samples), "--seed", str(request.seed)]
+    words += ["--loss", request.loss]
+    facts = {
+        "versions": versions(),
+        "hardware": hardware(),
+        "profile": "own network",
+        "dataset": request.dataset,
+        "device": request.device or "cpu",
+        "network": request.model,
+        "samples": request.samples,
+        "command": shlex.join(words),
+    }
+    write_page(out, frame, entries, estimates, facts)
+
+
+_COLUMNS = (
+    ("parameter", "tensor"),
+    ("size", "entries"),
+    ("radius_finite_q50", "exact R"),
+    ("eq20_ratio", "median |w/g|"),
+    ("eq23", "LARS"),
+    ("eq24_nonzero", "PercentDelta"),
+    ("within_factor_2", "within ×2"),
+    ("rank_correlation", "rank"),
+    ("share_zero_curvature", "h = 0"),
+    ("deviation", "off by"),
+)
+
+
+def table(frame: "pd.DataFrame") -> "Table":
+    """The most telling columns of `sim.compare_radii` as a terminal table."""
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+
+    shown = [(column, title) for column, title in _COLUMNS if column in frame]
+    # No inner padding and no box, so that every number fits into 80 columns uncut.
+    found = Table(
+        title="Exact curvature radius (median) and its substitutes",
+        box=SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+        pad_edge=False,
+    )
+    for column, title in shown:
+        first = column == "parameter"
+        found.add_column(
+            title, justify="left" if first else "right", no_wrap=first, overflow="fold"
+        )
+    for row in frame.to_dict("records"):
+        found.add_row(*(_cell(row[column]) for column, _ in shown))
+    return found
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, float) and value != value:
+        return "–"
+    if value in (float("inf"), float("-inf")):
+        return "∞"
+    return short(value)
+
+
+def _check_target(target: Path | None) -> None:
+    if target is None:
+        return
+    folder = target.parent
+    if target.is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK):
+        raise InputError("output", target, "name a file in a folder that exists and may be written")
