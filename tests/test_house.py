@@ -69,10 +69,35 @@ INNER = {
             *("sim/training/config", "sim/training/engine/fast", "sim/training/record"),
         },
         "sim/_measurements": {"sim/data", "sim/optimizers"},
-    }
+    },
+    # `None` is all that lies on top: what chooses, runs and locks checks, and the ledger.
+    "paper_checks": {
+        "paper_checks/measurements": set(),
+        "paper_checks/equations": {"paper_checks/measurements"},
+        "paper_checks/figures": {"paper_checks/measurements"},
+        "paper_checks/claims": {"paper_checks/measurements", "paper_checks/figures"},
+        "paper_checks/report": {"paper_checks/measurements", None},
+        "paper_checks/own_network": {
+            *("paper_checks/measurements", "paper_checks/figures", "paper_checks/claims"),
+            *("paper_checks/report", None),
+        },
+        "paper_checks/cli": {
+            *("paper_checks/measurements", "paper_checks/report", "paper_checks/own_network"),
+            None,
+        },
+    },
 }
-# On top of `sim`, but below all of its folders.
-BELOW = {"sim._arguments", "sim._isolation"}
+# On top of their package, but below all of its folders.
+BELOW = {
+    *("sim._arguments", "sim._isolation"),
+    *(
+        f"paper_checks.{name}"
+        for name in (
+            *("check", "drawing", "environment", "errors", "numbers", "records", "result"),
+            *("statements", "statistics", "verdicts"),
+        )
+    ),
+}
 
 
 def folder_of(name, folders):
@@ -119,6 +144,11 @@ def test_a_folder_that_imports_against_the_direction_is_seen():
     assert inner_offences("sim.training.engine.state", against, table) == set()
     assert inner_offences("sim.data._load", {"sim.models", "sim.models.build"}, table)
     assert inner_offences("sim.data._load", {"sim", "sim._arguments"}, table) == set()
+    table = INNER["paper_checks"]
+    assert inner_offences("paper_checks.figures.fig1", {"paper_checks.claims.x"}, table)
+    assert inner_offences("paper_checks.claims.x", {"paper_checks.figures.fig1"}, table) == set()
+    assert inner_offences("paper_checks.measurements.context", {"paper_checks.runner"}, table)
+    table = INNER["sim"]
     # Not the package as a whole either, which would be a way round.
     assert inner_offences("sim.data._load", {"sim.training", "sim.training.train"}, table)
 

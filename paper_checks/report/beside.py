@@ -9,8 +9,8 @@ from typing import Any
 from paper_checks import lock
 from paper_checks.campaign import counted, problems, rows_of, sweeps_of
 from paper_checks.check import Check
-from paper_checks.measurements.context import Context
 from paper_checks.ledger import EVIDENCE, Ledger, Problem, Row
+from paper_checks.measurements.context import Context
 from paper_checks.measurements.profile import RECORDED, profile, usual_dataset
 from paper_checks.recording import Recorder, Unmeasured
 from paper_checks.registry import IDS, build

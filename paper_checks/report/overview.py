@@ -7,6 +7,7 @@ from importlib.resources import files
 from typing import Any
 
 from paper_checks.report.beside import PLACE, Beside
+from paper_checks.report.words import words
 from paper_checks.result import Result
 from paper_checks.verdicts import (
     CONTRADICTED,
@@ -16,9 +17,10 @@ from paper_checks.verdicts import (
     HOLDS,
     IN_PART,
 )
-from paper_checks.report.words import words
 
-_DATA = tomllib.loads(files("paper_checks.report").joinpath("overview.toml").read_text(encoding="utf-8"))
+_DATA = tomllib.loads(
+    files("paper_checks.report").joinpath("overview.toml").read_text(encoding="utf-8")
+)
 STATEMENTS: Sequence[str] = tuple(_DATA["statements"])
 ADVICE: Sequence[Mapping[str, str]] = tuple(_DATA["advice"])
 # The heading under which a statement of that verdict stands; all others are not decided.

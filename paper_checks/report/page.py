@@ -9,19 +9,19 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from paper_checks.report.beside import Beside, beside
 from paper_checks.check import Drawing
-from paper_checks.report.formula import formula
 from paper_checks.ledger import EVIDENCE
-from paper_checks.report.multiplicity import multiplicity
-from paper_checks.numbers import short
-from paper_checks.report.overview import overview
 from paper_checks.measurements.profile import RECORDED
+from paper_checks.numbers import short
 from paper_checks.registry import IDS
+from paper_checks.report.beside import Beside, beside
+from paper_checks.report.formula import formula
+from paper_checks.report.multiplicity import multiplicity
+from paper_checks.report.overview import overview
+from paper_checks.report.words import bounds, checks_of, quantity, words
 from paper_checks.result import Result, read_results
 from paper_checks.statements import CLAIMS
 from paper_checks.verdicts import MEANINGS, mark, rank, tone
-from paper_checks.report.words import bounds, checks_of, quantity, words
 
 MOST_ROWS = 60
 
