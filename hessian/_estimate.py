@@ -281,28 +281,29 @@ def _by_columns(
 def _of_columns(
     analysis: Analysis, kind: str, noise: list[Noise], weight: _data.Weight
 ) -> list[dict[str, Tensor]]:
-    objective = analysis.objective
+    objective = analysis.task.objective
     parameters = objective.parameters
-    used = analysis.used
-    if analysis.hidden and kind == "empirical-fisher":
+    reading, proof = analysis.reading, analysis.proof
+    used = reading.used
+    if reading.hidden and kind == "empirical-fisher":
         raise ValueError(
             f"kind={kind!r} knows the loss through the model's outputs, but it reads more of the "
-            f"network than these ({analysis.hidden} is older than the call of the loss); return "
+            f"network than these ({reading.hidden} is older than the call of the loss); return "
             'what the loss reads as a tensor of the output, or use kind="hutchinson"'
         )
-    sites = analysis.sites
+    sites = proof.sites
     if kind == "becker-lecun":
-        missing = "" if analysis.layouts else next(iter(analysis.leaf_nodes), "")
+        missing = "" if analysis.layouts else next(iter(proof.leaf_nodes), "")
     else:
-        missing = next((name for name in analysis.leaf_nodes if name not in sites), "")
+        missing = next((name for name in proof.leaf_nodes if name not in sites), "")
     if missing:
         raise ValueError(
             f"kind={kind!r} takes each sample's own part of the derivative, which is not proved "
             f"to be separable for parameter {missing!r} "
-            f"({analysis.obstacle.get(missing, 'the loss couples samples')}); "
+            f"({proof.obstacle.get(missing, 'the loss couples samples')}); "
             'use kind="hutchinson", or leave the parameter out with names='
         )
-    coupled = [name for name in analysis.direct if name not in analysis.separable]
+    coupled = [name for name in reading.direct if name not in reading.separable]
     if coupled and kind != "empirical-fisher":
         raise ValueError(
             f"kind={kind!r} knows the loss through the model's outputs, but it reads parameter "
@@ -313,9 +314,9 @@ def _of_columns(
         own = {} if kind == "empirical-fisher" else analysis.separable_terms()
         return [_zeros(parameters) | own for _ in noise]
     n = analysis.samples
-    outputs = [analysis.outputs[i] for i in used]
+    outputs = [output.tensor for output in used]
     if kind == "empirical-fisher":
-        gradients = [g.detach() for i in used if (g := analysis.gradient_out[i]) is not None]
+        gradients = analysis.slopes
         count = 1.0 if weight == "sum" else float(of_all(analysis))
         ones = gradients[0].new_full((1, n), count)
         factors = [Factor([g.unsqueeze(0) for g in gradients], ones)]
@@ -333,11 +334,11 @@ def _of_columns(
             result = _zeros(parameters)
             targets = [
                 _affine.Target(parameters[name], sites[name], result[name])
-                for name in analysis.leaf_nodes
+                for name in proof.leaf_nodes
             ]
             with torch.no_grad():
                 _affine.by_sites(
-                    outputs, factor, targets, analysis.chain, objective.memory, lambda _: None
+                    outputs, factor, targets, proof.chain, objective.memory, lambda _: None
                 )
         for name, term in own.items():
             result[name] += term
@@ -353,7 +354,7 @@ def _random(exact: Factor, analysis: Analysis, noise: Noise) -> Factor:
     """Two random columns v with E[v vᵀ] the positive and the negative part of H, per sample."""
     n, rank = analysis.samples, exact.rank
     # As many for every sample however the batch is cut: a part's rank may be less.
-    width = sum(analysis.detached[i].numel() for i in analysis.used) // n
+    width = sum(output.cut.numel() for output in analysis.reading.used) // n
     drawn = noise.draw(0, n, width, exact.weights)[:, :rank].T
     if rank == 0:
         return exact

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map
 
-from hessian._batch.analysis import Analysis
+from hessian._batch.analysis import Analysis, analysed
 from hessian._batch.parts import Parts
 from hessian._call import data as _data
 from hessian._call.batches import Batch
@@ -53,7 +53,7 @@ class Spread:
         for i, share in enumerate(shares):
             batch.start.rewind()
             try:
-                alone = Analysis(
+                alone = analysed(
                     batch.objective,
                     part(batch.inputs, i, n),
                     part(batch.targets, i, n),
@@ -130,7 +130,7 @@ class Spread:
 
 def _gradients(analysis: Analysis | Parts, n: int, index: int) -> list[Tensor]:
     """dL/d(output) of every sample, flat."""
-    leaves = [g.detach() for i in analysis.used if (g := analysis.gradient_out[i]) is not None]
+    leaves = analysis.slopes
     layouts = analysis.layouts
     if n == 1:  # one sample needs no layout
         return (

@@ -16,12 +16,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hessian._batch.analysis import TAPES, Analysis
-from hessian._batch.parts import Part, Whole, divided
+from hessian._batch.analysis import TAPES, Analysis, analysed
+from hessian._batch.parts import analysed_part, divided, part_of
+from hessian._batch.reading import Task
+from hessian._batch.whole import Whole
 from hessian._call.batches import Batch
 from hessian._call.draws import NotInParts
 from hessian._call.forward import TooLarge
-from hessian._call.objective import AGAIN
+from hessian._call.objective import AGAIN, Start
 from hessian._call.state import Randomness
 from hessian._tape.graph import Tape
 from hessian._tape.opaque import refuse_opaque
@@ -47,7 +49,7 @@ def _over_parts(
     batch: Batch,
     inputs: Any,
     targets: Any,
-    take: Callable[[Part], None],
+    take: Callable[[Analysis], None],
     division: Division,
     extra: Extra = lambda _: 0.0,
 ) -> dict[str, Tensor] | None:
@@ -61,11 +63,11 @@ def _over_parts(
     # "parameter" counts what double backward takes, and factors nothing that is not needed.
     objective = dataclasses.replace(batch.objective, method="parameter")
     try:
-        whole = Whole(objective, inputs, targets, batch.index, None)
+        whole = Whole(Task(objective, inputs, targets, batch.index, Start(objective)))
         slices, _ = divided(whole, extra)
-        batch.end = batch.end or whole.end
+        batch.end = batch.end or whole.reading.end
         for some in slices:
-            take(Part(whole, some))
+            take(analysed_part(whole, some))
     except (NotInParts, ValueError) as error:
         division.note(1, str(error))
         return None
@@ -73,9 +75,11 @@ def _over_parts(
     return whole.own()[0]
 
 
-def connected(part: Part) -> Tensor:
-    """The batch's loss with all other samples' outputs held, on the tape of the part."""
-    return part.among([part.outputs[i] for i in part.used])
+def connected(analysis: Analysis) -> Tensor:
+    """The batch's loss with all other samples' outputs held, on the tape of a part."""
+    part = part_of(analysis)
+    assert part is not None
+    return part.among([output.tensor for output in analysis.reading.used])
 
 
 def limit(batch: Batch) -> int | None:
@@ -118,7 +122,7 @@ def _added(
         pass  # beyond this block nothing holds the tape that was begun
     total: Sum = []
 
-    def add(part: Part) -> None:
+    def add(part: Analysis) -> None:
         nonlocal total
         total = _plus(total, take(connected(part)))
 
@@ -147,8 +151,8 @@ def _gathered(
 ) -> tuple[Diagonals, dict[str, Tensor]]:
     given = (batch.objective, batch.inputs, batch.targets, batch.index)
     try:
-        analysis = Analysis(*given, bounded=True, start=batch.start)
-        batch.end = analysis.end
+        analysis = analysed(*given, bounded=True, start=batch.start)
+        batch.end = analysis.reading.end
         n = analysis.samples
         if n > 1 and n * (analysis.need() + extra(analysis)) > batch.objective.memory:
             del analysis
@@ -158,7 +162,7 @@ def _gathered(
         pass
     total: Diagonals = []
 
-    def add(part: Part) -> None:
+    def add(part: Analysis) -> None:
         nonlocal total
         new = take(part)
         for into, values in zip(total, new, strict=False):
@@ -170,19 +174,21 @@ def _gathered(
     if own is not None:
         return total, own
     batch.start.rewind()
-    analysis = Analysis(*given, start=batch.start)
-    batch.end = analysis.end
+    analysis = analysed(*given, start=batch.start)
+    batch.end = analysis.reading.end
     return take(analysis), {}
 
 
 def of_all(analysis: Analysis) -> int:
     """Samples of the batch that a part is of."""
-    return analysis.whole.samples if isinstance(analysis, Part) else analysis.samples
+    part = part_of(analysis)
+    return analysis.samples if part is None else part.whole.samples
 
 
 def is_first(analysis: Analysis) -> bool:
     """Whether it starts with the first sample."""
-    return not isinstance(analysis, Part) or analysis.part.start == 0
+    part = part_of(analysis)
+    return part is None or part.samples.start == 0
 
 
 def _value(batch: Batch, inputs: Any, targets: Any, most: int | None) -> Tensor:

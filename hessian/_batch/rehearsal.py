@@ -20,12 +20,14 @@ import warnings
 from collections.abc import Iterable, Sequence
 from contextlib import nullcontext
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
+from hessian._batch.comparison import LAST, OTHER, Rows
+from hessian._batch.whole import Whole
 from hessian._call import outputs as _outputs
 from hessian._call.draws import Draw, Draws, NotInParts
 from hessian._call.state import Randomness
@@ -33,9 +35,6 @@ from hessian._loss.output_hessian import by_sample, from_samples
 from hessian._runtime.ledger import owe, settled
 from hessian._tape import hidden as _hidden
 from hessian._tape.operations import Layout
-
-if TYPE_CHECKING:
-    from hessian._batch.parts import Whole
 
 # Steps in units of a tensor's root mean square; the smaller ones where the larger overflow.
 STEPS = (0.1, 0.01, 0.001)
@@ -45,61 +44,7 @@ LEAST = 1 / 3
 # preactivation within rounding of a kink may fall on either side, in a few of very many samples.
 APART, KINKED = 1e-2, 0.01
 BLOCK = 16411  # random numbers, laid out again and again: a prime, so that rows differ
-LAST = "the loss depends on what the model was called with last"
-OTHER = "the model gives some samples other outputs than it gives all of them"
 SLOPES = "outputs of some samples have other derivatives than among all of them"
-
-
-def listened(values: Tensor, slope: Tensor) -> Tensor:
-    """The size of the outputs that a loss listens to, by place of a sample: ``[1, positions, …]``.
-
-    A mean over samples, weighed by the loss's slope: a logit that a mask has put to -1e9 counts
-    nothing, as the loss does not change with it. No place is larger than the mean of all.
-    """
-    there = values.isfinite() & slope.isfinite()
-    size, weight = (torch.where(there, t, 0.0).abs() for t in (values, slope))
-    total, mass = (size * weight).sum(0, keepdim=True), weight.sum(0, keepdim=True)
-    plain = size.sum(0, keepdim=True) / there.sum(0, keepdim=True).clamp_min(1)
-    here = torch.where(mass > 0, total / mass, plain)
-    every = total.sum() / mass.sum() if bool(mass.any()) else plain.mean()
-    return torch.minimum(here, every)
-
-
-def alike(part: Tensor, whole: Tensor, size: Tensor) -> bool:
-    """Whether outputs are the same to rounding, entry by entry; samples come first.
-
-    Sums run in another order in a part, which changes an entry by some eps of its terms; a
-    dependence between samples shows far above that.
-    """
-    loose = torch.finfo(whole.dtype).eps ** (2 / 3) * torch.maximum(whole.abs(), size)
-    same = ((part - whole).abs() <= loose) | (part == whole) | (part.isnan() & whole.isnan())
-    return bool(same.all())
-
-
-def repeats(new: Tensor, old: Tensor) -> bool:
-    """Whether the outputs of a second call are those of the first, to rounding."""
-    if new.shape != old.shape or torch.equal(new, old):
-        return new.shape == old.shape
-    size = torch.where(old.isfinite(), old, 0.0).abs().mean()
-    return alike(new, old, size)
-
-
-class Rows:
-    """An output of all samples, which that of a part must be some rows of."""
-
-    def __init__(self, output: Tensor, slope: Tensor, layout: Layout, n: int) -> None:
-        self.shape, self.layout, self.n = tuple(output.shape), layout, n
-        self.values = by_sample(output.detach(), layout, n)
-        self.size = listened(self.values, by_sample(slope, layout, n))
-
-    def has(self, output: Tensor, part: slice) -> bool:
-        """Whether the output is that of the samples in `part`."""
-        m, axis = part.stop - part.start, self.layout.axis
-        dims = list(self.shape)
-        dims[axis] = dims[axis] // self.n * m
-        if tuple(dims) != tuple(output.shape):
-            return False
-        return alike(by_sample(output, self.layout, m), self.values[part], self.size)
 
 
 class _Tangents(Rows):
@@ -123,22 +68,21 @@ def rehearse(whole: Whole, slices: Sequence[slice], together: int) -> None:
     """
     for step in STEPS:
         with settled():
-            written = whole.objective.written
+            written = whole.task.objective.written
             written.restore()  # before they are moved, and before they come back
-            _move(whole.objective.parameters.values(), step)
+            _move(whole.task.objective.parameters.values(), step)
             owe(written.restore)
             try:
                 full = _Call(whole, None)
-                after = Randomness(whole.objective.devices())
-                value = whole._value(full.rebuilt(full))
+                after = Randomness(whole.task.objective.devices())
+                value = whole.task.value(full.rebuilt(full))
             except ValueError:  # the model or the loss itself refuses such weights
                 continue
             if not all(map(_as_finite, full.used(), whole.used_outputs())):
                 continue
             every = [
-                Rows(output, slope.detach(), whole.known[i], whole.samples)
-                for i, output in zip(whole.used, full.used(), strict=True)
-                if (slope := whole.gradient_out[i]) is not None
+                Rows(output, read.slope.detach(), whole.known[read.place], whole.samples)
+                for read, output in zip(whole.reading.used, full.used(), strict=True)
             ]
             for part in slices:
                 call = _compare(whole, part, every, full.drawn)
@@ -146,13 +90,13 @@ def rehearse(whole: Whole, slices: Sequence[slice], together: int) -> None:
                     continue
                 after.restore()
                 try:
-                    again = whole._value(full.rebuilt(call))
+                    again = whole.task.value(full.rebuilt(call))
                 except ValueError as error:
                     raise NotInParts(f"{LAST} ({error})") from error
                 if not _hidden.equal(again, value):
                     raise NotInParts(LAST)
             _derivatives(whole, slices, together, full.drawn)
-            whole.start.rewind()
+            whole.task.start.rewind()
             return
     raise NotInParts("the model has no finite outputs at weights nearby")
 
@@ -165,15 +109,17 @@ def _derivatives(
     inside = [part for part in slices if part.stop <= count]
     with settled():
         try:
-            _point(whole.objective.parameters.values())
+            _point(whole.task.objective.parameters.values())
             group = _Call(whole, None if count == whole.samples else slice(0, count), drawn)
         except (ValueError, NotImplementedError):
             return  # an operation has no forward mode: tapes alone can tell
         every = [
-            _Tangents(tangent, _first(slope.detach(), whole.known[i], whole.samples, count),
-                      whole.known[i], count)
-            for i, tangent in zip(whole.used, group.tangents, strict=True)
-            if (slope := whole.gradient_out[i]) is not None
+            _Tangents(
+                tangent,
+                _first(read.slope.detach(), whole.known[read.place], whole.samples, count),
+                whole.known[read.place], count,
+            )
+            for read, tangent in zip(whole.reading.used, group.tangents, strict=True)
         ]  # fmt: skip
         for part in inside:
             call = _Call(whole, part, drawn)
@@ -194,11 +140,11 @@ class _Call:
 
     def __init__(self, whole: Whole, part: slice | None, drawn: Sequence[Draw] = ()) -> None:
         self.whole = whole
-        whole.start.rewind()
+        whole.task.start.rewind()
         draws = Draws() if part is None else Draws(list(drawn), part, whole.samples)
-        inputs = whole.inputs if part is None else whole.rows(part)
+        inputs = whole.task.inputs if part is None else whole.rows(part)
         with torch.no_grad(), draws if whole.drawn else nullcontext():
-            output = whole.objective.output(inputs, whole.index)
+            output = whole.task.objective.output(inputs, whole.task.index)
         if part is not None and draws.count != len(drawn):
             raise NotInParts("a part draws other random numbers than the whole")
         self.drawn = draws.noted
@@ -207,11 +153,11 @@ class _Call:
             raise NotInParts("the model returns something else at weights nearby")
         duals = [_unpacked(leaf) for leaf in leaves]
         self.leaves = [leaf for leaf, _ in duals]
-        self.tangents = [duals[whole.places[i]][1] for i in whole.used]
+        self.tangents = [duals[read.place][1] for read in whole.reading.used]
 
     def used(self) -> list[Tensor]:
         """The outputs that the loss reads."""
-        return [self.leaves[self.whole.places[i]] for i in self.whole.used]
+        return [self.leaves[read.place] for read in self.whole.reading.used]
 
     def rebuilt(self, last: _Call) -> Any:
         """A copy of the output; what is not known to be values is that of the last call."""

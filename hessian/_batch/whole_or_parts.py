@@ -7,11 +7,14 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from hessian._batch.analysis import Analysis
-from hessian._batch.parts import Parts, Whole
+from hessian._batch.analysis import Analysis, analysed
+from hessian._batch.parts import Parts
+from hessian._batch.reading import Task
+from hessian._batch.whole import Whole
 from hessian._call.batches import Batch
 from hessian._call.draws import NotInParts
 from hessian._call.forward import TooLarge
+from hessian._call.objective import Start
 
 
 def planned(batch: Batch, sampled: Mapping[str, Tensor] | None = None) -> Analysis | Parts:
@@ -21,22 +24,22 @@ def planned(batch: Batch, sampled: Mapping[str, Tensor] | None = None) -> Analys
 
 def _planned(batch: Batch, sampled: Mapping[str, Tensor] | None) -> Analysis | Parts:
     objective, why = batch.objective, ""
-    given = (objective, batch.inputs, batch.targets, batch.index, sampled)
+    given = (objective, batch.inputs, batch.targets, batch.index)
     try:
-        analysis: Analysis | Parts = Analysis(*given, bounded=True, start=batch.start)
+        analysis: Analysis | Parts = analysed(*given, sampled, bounded=True, start=batch.start)
     except TooLarge:
         why = "too large"  # beyond this block nothing holds the tape that was begun
     if why:
         batch.start.rewind()
         try:
-            analysis = Parts(Whole(*given))
+            analysis = Parts(Whole(Task(*given, Start(objective), sampled or {})))
         except (NotInParts, ValueError) as error:
             why = str(error)
         else:
             why = ""
     if why:  # what is wrong with the data or the method is said here, of the whole batch
         batch.start.rewind()
-        analysis = Analysis(*given)
+        analysis = analysed(*given, sampled)
         analysis.plan = dataclasses.replace(analysis.plan, held=why)
-    batch.end = analysis.end
+    batch.end = analysis.reading.end
     return analysis

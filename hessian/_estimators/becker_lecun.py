@@ -60,9 +60,9 @@ def diagonal(analysis: Analysis, factor: Factor) -> dict[str, Tensor]:
     Raises:
         ValueError: an operation between a parameter and the outputs has no diagonal rule.
     """
-    parameters = analysis.objective.parameters
+    parameters = analysis.task.objective.parameters
     found = {name: torch.zeros_like(p, requires_grad=False) for name, p in parameters.items()}
-    outputs = [analysis.outputs[i] for i in analysis.used]
+    outputs = [output.tensor for output in analysis.reading.used]
     tape = Tape.of(outputs)
     names = {id(p): name for name, p in parameters.items()}
     slopes = _slopes(analysis, outputs, tape)
@@ -96,8 +96,10 @@ def _add(h: dict[Edge, Tensor], edge: Edge, value: Tensor) -> None:
 def _diagonals(factor: Factor, analysis: Analysis) -> list[Tensor]:
     """diag Σ_c λ_c S_c S_cᵀ in every output."""
     n, found = analysis.samples, []
-    for columns, layout, i in zip(factor.columns, analysis.layouts, analysis.used, strict=True):
-        total = torch.zeros_like(analysis.outputs[i], requires_grad=False)
+    for columns, layout, output in zip(
+        factor.columns, analysis.layouts, analysis.reading.used, strict=True
+    ):
+        total = torch.zeros_like(output.tensor, requires_grad=False)
         for c, weights in enumerate(factor.weights):
             parts = by_sample(columns[c], layout, n).square()
             parts = parts * weights.view(-1, *[1] * (parts.dim() - 1))
@@ -111,7 +113,7 @@ def _slopes(analysis: Analysis, outputs: list[Tensor], tape: Tape) -> dict[Node,
     nodes = [node for node in tape.order if operation(node) in _ELEMENTWISE]
     if not nodes:
         return {}
-    gradients = [g.detach() for i in analysis.used if (g := analysis.gradient_out[i]) is not None]
+    gradients = analysis.slopes
     got = torch.autograd.grad(
         outputs, [GradientEdge(node, 0) for node in nodes], gradients,
         retain_graph=True, allow_unused=True,

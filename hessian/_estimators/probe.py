@@ -22,7 +22,7 @@ from torch import Tensor
 from torch.autograd.graph import GradientEdge, get_gradient_edge
 
 from hessian._batch.analysis import BLOCKS, Analysis
-from hessian._batch.parts import Part
+from hessian._batch.parts import Part, part_of
 from hessian._batch.pieces import Division, Sum, added, gathered, is_first
 from hessian._call.batches import Batch
 from hessian._loss import factor as _factor
@@ -151,22 +151,22 @@ def preactivation(
 
 def blocks_bytes(analysis: Analysis) -> float:
     """Bytes that a sample's block of the loss's second derivative takes, columns included."""
-    width = sum(analysis.detached[i].numel() for i in analysis.used) // analysis.samples
+    width = sum(output.cut.numel() for output in analysis.reading.used) // analysis.samples
     return float(BLOCKS * width**2) if width <= WIDEST else 0.0
 
 
 def _preactivation(
     analysis: Analysis, fixed: Sequence[Probe], noise: Sequence[Noise]
 ) -> list[Probe]:
-    objective, parameters = analysis.objective, analysis.objective.parameters
+    objective, parameters = analysis.task.objective, analysis.task.objective.parameters
     if is_first(analysis):
         for one in noise:
             one.rewind()
     n, memory = analysis.samples, objective.memory
-    width = sum(analysis.detached[i].numel() for i in analysis.used) // n
+    width = sum(output.cut.numel() for output in analysis.reading.used) // n
     form = output_form(analysis) if analysis.layouts and 0 < width <= WIDEST else None
     factor = None if form is None else factored(analysis, form)
-    leaves = [analysis.detached[i] for i in analysis.used]
+    leaves = [output.cut for output in analysis.reading.used]
     most = None if form is None else _factor.leading(form, leaves, analysis.layouts, LEADING)
     own = analysis.separable_terms()
     output, value = analysis.repeated()
@@ -225,14 +225,14 @@ def _preactivation(
 
 def factored(analysis: Analysis, form: Quadratic | None = None) -> Factor:
     """The loss's second derivative in the outputs, sample by sample, as columns."""
-    leaves = [analysis.detached[i] for i in analysis.used]
+    leaves = [output.cut for output in analysis.reading.used]
     form = output_form(analysis) if form is None else form
     return _factor.factored(form, leaves, analysis.layouts, every=True)
 
 
 def spectrum(analysis: Analysis, form: Quadratic) -> Factor:
     """The same as orthogonal columns: what is positive and what is negative of it."""
-    leaves = [analysis.detached[i] for i in analysis.used]
+    leaves = [output.cut for output in analysis.reading.used]
     width = sum(leaf.numel() for leaf in leaves) // analysis.samples
     return _factor.leading(form, leaves, analysis.layouts, width)
 
@@ -240,35 +240,42 @@ def spectrum(analysis: Analysis, form: Quadratic) -> Factor:
 def output_form(analysis: Analysis) -> Quadratic:
     """The loss's second derivative in the outputs, sample by sample."""
     n = analysis.samples
-    leaves = [analysis.detached[i] for i in analysis.used]
-    if isinstance(analysis, Part):  # the whole's, the entries that the loss is linear in being zero
-        short = analysis.whole.short
-        if short is not None and analysis.whole.curved.leaves == analysis.used:
-            return short.of(analysis.part)
-        whole, of = analysis.whole, analysis.whole.curved.leaves
-        sizes = [leaf.numel() // n for leaf in leaves]
-        curved = [
-            i in of for i, size in zip(analysis.used, sizes, strict=True) for _ in range(size)
-        ]
-        at = torch.tensor(curved, device=leaves[0].device).nonzero().squeeze(1)
-        blocks = leaves[0].new_zeros((n, sum(sizes), sum(sizes)))
-        if len(at):
-            blocks[:, at.unsqueeze(1), at] = whole.blocks(analysis.part).detach()
-        return Quadratic("full", blocks)
-    if analysis.softmax is not None and analysis.adjoint is not None:
-        return _loss.softmax_form(
-            analysis.softmax[0], analysis.adjoint.detach(), leaves[0], analysis.layouts[0], n
-        )
-    live = [g for i in analysis.used if (g := analysis.gradient_out[i]) is not None]
-    return Quadratic("full", _loss.blocks_by_sample(live, leaves, analysis.layouts, n).detach())
+    leaves = [output.cut for output in analysis.reading.used]
+    if (part := part_of(analysis)) is not None:
+        return _of_part(analysis, part)
+    if analysis.reading.softmax is not None:
+        edge, adjoint = analysis.reading.softmax
+        return _loss.softmax_form(edge[0], adjoint.detach(), leaves[0], analysis.layouts[0], n)
+    slopes = [output.slope for output in analysis.reading.used]
+    return Quadratic("full", _loss.blocks_by_sample(slopes, leaves, analysis.layouts, n).detach())
+
+
+def _of_part(analysis: Analysis, part: Part) -> Quadratic:
+    """The whole's at a part's samples, the entries that the loss is linear in being zero."""
+    whole, used = part.whole, analysis.reading.used
+    curved = {output.place for output in whole.curvature.outputs}
+    if whole.short is not None and all(output.place in curved for output in used):
+        return whole.short.of(part.samples)
+    sizes = [output.cut.numel() // analysis.samples for output in used]
+    is_curved = [
+        output.place in curved
+        for output, size in zip(used, sizes, strict=True)
+        for _ in range(size)
+    ]
+    like = used[0].cut
+    entries = torch.tensor(is_curved, device=like.device).nonzero().squeeze(1)
+    blocks = like.new_zeros((analysis.samples, sum(sizes), sum(sizes)))
+    if len(entries):
+        blocks[:, entries.unsqueeze(1), entries] = whole.blocks(part.samples).detach()
+    return Quadratic("full", blocks)
 
 
 def _places(analysis: Analysis, output: Any, known: bool) -> _Places:
-    parameters = analysis.objective.parameters
-    coupled = {name for name in analysis.direct if name not in analysis.separable}
-    found = analysis.relocated(output) if analysis.sites else {}
+    parameters = analysis.task.objective.parameters
+    coupled = {name for name in analysis.reading.direct if name not in analysis.reading.separable}
+    found = analysis.relocated(output) if analysis.proof.sites else {}
     single = {k: s[0] for k, s in found.items() if len(s) == 1 and k not in coupled}
-    outputs = analysis.used_of(output)
+    outputs = analysis.reading.used_of(output)
     roots = [(e.node, e.output_nr) for e in map(get_gradient_edge, outputs)]
     used = Tape.of(outputs).consumers  # an output that other outputs are made of is not an end
     ends = {edge: i for i, edge in enumerate(roots) if roots.count(edge) == 1 and not used[edge[0]]}

@@ -9,7 +9,7 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import hessian
-from hessian._batch import analysis as _batch
+from hessian._batch import execute as _execute
 from hessian._routes import affine as _affine
 from hessian._site import site as _site
 from hessian._site.site import Site
@@ -315,7 +315,7 @@ def test_verify_sees_a_wrong_result(monkeypatch):
     assert (
         max(hessian.diagonal(model, F.cross_entropy, (X, Y), verify=3).deviation.values()) < 1e-12
     )
-    monkeypatch.setattr("hessian._batch.analysis._affine.by_sites", wrong)
+    monkeypatch.setattr("hessian._batch.execute._affine.by_sites", wrong)
     deviation = hessian.diagonal(model, F.cross_entropy, (X, Y), verify=30).deviation
     assert all(d > 1e-3 for d in deviation.values())
 
@@ -724,7 +724,7 @@ class Stored(nn.Module):
 
 def test_gradients_by_the_faster_library_are_autograds(monkeypatch):
     """In float32 weights' gradients are products of our own where the processor wants it."""
-    monkeypatch.setattr(_batch, "prefers_onednn", lambda: True)
+    monkeypatch.setattr(_execute, "prefers_onednn", lambda: True)
     used = []
     monkeypatch.setattr(
         Site, "summed", lambda self, a, right=Site.summed: (used.append(1), right(self, a))[1]

@@ -269,9 +269,9 @@ def test_assert_exact_sees_a_wrong_factor(factor, monkeypatch):
 
 def test_assert_exact_sees_a_wrong_loss(monkeypatch):
     model, data = net()
-    call = hessian._batch.analysis.Problem.scalar
+    call = hessian._call.objective.Objective.scalar
     monkeypatch.setattr(
-        hessian._batch.analysis.Problem, "scalar", lambda self, *given: call(self, *given) + 1e-3
+        hessian._call.objective.Objective, "scalar", lambda self, *given: call(self, *given) + 1e-3
     )
     with pytest.raises(AssertionError, match="L is"):
         assert_exact(model, F.cross_entropy, data, methods=["auto"])

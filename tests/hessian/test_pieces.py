@@ -224,7 +224,9 @@ def _cut(cuts, right=_pieces.divided):
         (_parts.Whole, "own", lambda self: ({}, {})),  # the loss's own term forgotten
         (  # a part weighs as if it were the batch
             _pieces, "connected",
-            lambda part, right=_pieces.connected: right(part) * part.whole.samples / part.samples,
+            lambda part, right=_pieces.connected: (
+                right(part) * part.caller.whole.samples / part.samples
+            ),
         ),
     ],
 )  # fmt: skip

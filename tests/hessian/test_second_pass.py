@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn.utils import parametrize
 
 import hessian
-from hessian._batch import analysis as _batch
+from hessian._batch import execute as _execute
 from hessian._call import attributes as _attributes
 
 from . import oracle
@@ -240,7 +240,7 @@ def test_a_weight_that_forward_makes_once(memory):
 
 
 @pytest.mark.parametrize(
-    ("owner", "name"), [(_attributes.Attributes, "restore"), (_batch.Analysis, "repeated")]
+    ("owner", "name"), [(_attributes.Attributes, "restore"), (_execute, "repeated")]
 )
 def test_what_is_not_put_back_is_seen(owner, name, monkeypatch):
     model = Keeps(*KEPT["counter"])
@@ -251,9 +251,9 @@ def test_what_is_not_put_back_is_seen(owner, name, monkeypatch):
             hessian.diagonal(model, F.cross_entropy, (X, Y), method="parameter")
         return
 
-    def unchecked(self):
-        output = self._output()
-        return output, self._value(output)
+    def unchecked(task, caller, reading):
+        output = caller.output()
+        return output, caller.value(output)
 
     monkeypatch.setattr(owner, name, unchecked)
     got = hessian.diagonal(model, F.cross_entropy, (X, Y), method="parameter")

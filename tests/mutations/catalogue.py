@@ -365,7 +365,7 @@ MUTATIONS = [
     ),
     Mutation(
         "a part's outputs may differ from the whole's",
-        "_batch/rehearsal.py",
+        "_batch/comparison.py",
         "return bool(same.all())",
         "return bool(same.any())",
         "test_rehearsal.py",
@@ -380,8 +380,8 @@ MUTATIONS = [
     Mutation(
         "the adjoint of a part is another part's",
         "_batch/parts.py",
-        "mine = by_sample(gradient.detach(), layout, n)[self.part]",
-        "mine = by_sample(gradient.detach(), layout, n).roll(1, 0)[self.part]",
+        "slope = by_sample(read.slope.detach(), layout, whole.samples)[part.samples]",
+        "slope = by_sample(read.slope.detach(), layout, whole.samples).roll(1, 0)[part.samples]",
         "test_parts.py",
     ),
     # --------------------------------------------------------------- broadcasts, precision

@@ -10,13 +10,10 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
+from hessian._batch.prices import Prices
 from hessian._loss.columns import Meter
 from hessian._tape.graph import Edge
-
-if TYPE_CHECKING:
-    from hessian._batch.analysis import Analysis
 
 # With fewer columns the affine route is near its least: not even a prediction would pay.
 FEW = 16
@@ -49,68 +46,70 @@ class _Choice:
 class _Prediction:
     """The sweep's cost at some parameters' sites, from the loss down."""
 
-    def __init__(self, analysis: Analysis, names: list[str]) -> None:
-        assert analysis.chain is not None
-        self.meter, reached = analysis.chain.predict(
-            [analysis.sites[name][0] for name in names], analysis.widths(), analysis.curved.form
+    def __init__(self, prices: Prices, names: list[str]) -> None:
+        assert prices.proof.chain is not None
+        self.meter, reached = prices.proof.chain.predict(
+            [prices.proof.sites[name][0] for name in names],
+            prices.widths(),
+            prices.proof.curvature.form,
         )
-        unit = analysis.chain.pass_work()
+        unit = prices.proof.chain.pass_work()
         self.passes = {
             name: 1 + int(work / unit) for name, work in zip(names, reached, strict=True)
         }
-        like = analysis.outputs[0]
+        like = prices.reading.outputs[0].tensor
         self.bytes = int((self.meter.peak + self.meter.shared) * like.element_size())
-        self.fits = self.bytes <= analysis.objective.bound
+        self.fits = self.bytes <= prices.task.objective.bound
 
 
-def links(analysis: Analysis) -> Links | None:
+def links(prices: Prices) -> Links | None:
     """The parameters that the chain route serves best, ``None`` where there are none."""
-    if analysis.chain is None:
+    if prices.proof.chain is None:
         return None
-    auto, refused = analysis.objective.method == "auto", analysis.affine.refusal
+    auto, refused = prices.task.objective.method == "auto", prices.proof.affine.refusal
     able = [
-        name for name in analysis.leaf_nodes
-        if (name not in analysis.direct or name in analysis.separable)
+        name for name in prices.proof.leaf_nodes
+        if (name not in prices.reading.direct or name in prices.reading.separable)
     ]  # fmt: skip
-    bent = [name for name in able if analysis.leaf_nodes[name] in refused]
-    most = analysis.curved.most
-    few = not analysis.curved.leaves or (most is not None and most <= FEW)
+    bent = [name for name in able if prices.proof.leaf_nodes[name] in refused]
+    most = prices.proof.curvature.most
+    few = not prices.proof.curvature.outputs or (most is not None and most <= FEW)
     if auto and not bent and few:
         return None
-    able = [name for name in able if analysis.unlinked(name) is None]
-    order = analysis.chain.order
-    able.sort(key=lambda name: order[analysis.sites[name][0].edge[0]])
-    bent = [name for name in able if analysis.leaf_nodes[name] in refused]
+    able = [name for name in able if prices.unlinked(name) is None]
+    order = prices.proof.chain.order
+    able.sort(key=lambda name: order[prices.proof.sites[name][0].edge[0]])
+    bent = [name for name in able if prices.proof.leaf_nodes[name] in refused]
     if not able or (auto and not bent and few):
         return None
-    whole = _Prediction(analysis, able)
+    whole = _Prediction(prices, able)
     if not auto:
         if not whole.fits:
             raise ValueError(
-                f"memory={analysis.objective.bound} is too little for method='chain', which needs "
-                f"about {whole.bytes} bytes for a single sample; "
+                f"memory={prices.task.objective.bound} is too little for method='chain', which "
+                f"needs about {whole.bytes} bytes for a single sample; "
                 "raise memory=, or use method='auto'"
             )
         return Links(tuple(able), whole.passes[able[-1]], whole.meter)
     straight = [name for name in able if name not in set(bent)]
-    best = min(_choices(analysis, bent, straight, whole), key=lambda choice: choice.cost)
+    best = min(_choices(prices, bent, straight, whole), key=lambda choice: choice.cost)
     served = [*bent[: best.count], *(straight if best.affine else [])]
     return Links(tuple(served), best.passes, best.meter) if served else None
 
 
 def _choices(
-    analysis: Analysis, bent: list[str], straight: list[str], whole: _Prediction
+    prices: Prices, bent: list[str], straight: list[str], whole: _Prediction
 ) -> list[_Choice]:
     """A prefix from the loss down, the part below it being left to other methods."""
-    below = _below(analysis, bent)
+    below = _below(prices, bent)
     every = [
-        name for name, node in analysis.leaf_nodes.items()
-        if node in analysis.affine.reaches and node not in analysis.affine.refusal
+        name for name, node in prices.proof.leaf_nodes.items()
+        if node in prices.proof.affine.reaches and node not in prices.proof.affine.refusal
     ]  # fmt: skip
-    contractions = {name: _contraction(analysis, name) for name in (*bent, *straight)}
-    columns = _columns(analysis, straight)
+    contractions = {name: _contraction(prices, name) for name in (*bent, *straight)}
+    columns = _columns(prices, straight)
     several = any(contractions[name] for name in straight)
-    alone = _Prediction(analysis, bent) if several and bent else whole
+    alone = _Prediction(prices, bent) if several and bent else whole
     contracted = [0.0, *itertools.accumulate(contractions[name] for name in bent)]
     rest = columns if every else 0.0
     found = [_Choice(below[0] + rest, 0, False, 0, alone.meter)]
@@ -137,38 +136,45 @@ def _choices(
     return found
 
 
-def _below(analysis: Analysis, names: list[str]) -> list[int]:
+def _below(prices: Prices, names: list[str]) -> list[int]:
     """What the parameters from number k on cost by other methods, which share a site's products."""
     shared: dict[Edge, int] = {}
     total, found = 0, [0]
     for name in reversed(names):
-        edge, other = analysis.sites[name][0].edge, analysis.otherwise(name)
+        edge, other = prices.proof.sites[name][0].edge, prices.otherwise(name)
         total += max(0, other - shared.get(edge, 0))
         shared[edge] = max(other, shared.get(edge, 0))
         found.append(total)
     return found[::-1]
 
 
-def _contraction(analysis: Analysis, name: str) -> float:
+def _contraction(prices: Prices, name: str) -> float:
     """Passes' worth of work at a site of several positions, each of which meets each."""
-    at = analysis.sites[name][0].positions
-    assert analysis.chain is not None
+    at = prices.proof.sites[name][0].positions
+    assert prices.proof.chain is not None
     if at is None or at.count == 1:
         return 0.0
-    return at.count**2 * analysis.objective.parameters[name].numel() / analysis.chain.pass_work()
+    return (
+        at.count**2
+        * prices.task.objective.parameters[name].numel()
+        / prices.proof.chain.pass_work()
+    )
 
 
-def _columns(analysis: Analysis, straight: list[str]) -> float:
+def _columns(prices: Prices, straight: list[str]) -> float:
     """Passes that the affine route takes; each column is contracted at every position."""
-    assert analysis.chain is not None
-    if not analysis.curved.leaves:
+    assert prices.proof.chain is not None
+    if not prices.proof.curvature.outputs:
         return 0.0
-    if analysis.curved.most is None:  # each entry by itself
-        return 2.0 * sum(analysis.objective.parameters[name].numel() for name in straight)
+    if prices.proof.curvature.most is None:  # each entry by itself
+        return 2.0 * sum(prices.task.objective.parameters[name].numel() for name in straight)
     each = 0.0
     for name in straight:
-        at = analysis.sites[name][0].positions
-        each += 0.0 if at is None else _contraction(analysis, name) / at.count
-    form = analysis.curved.form
+        at = prices.proof.sites[name][0].positions
+        each += 0.0 if at is None else _contraction(prices, name) / at.count
+    form = prices.proof.curvature.form
     block = 0.0 if form is None or form.kind != "full" else float(form.values.shape[1])
-    return analysis.curved.most * (1.0 + each) + SPECTRUM * block**3 / analysis.chain.pass_work()
+    return (
+        prices.proof.curvature.most * (1.0 + each)
+        + SPECTRUM * block**3 / prices.proof.chain.pass_work()
+    )

@@ -1,0 +1,281 @@
+"""Carrying a plan out: the diagonal and the gradient of one batch's loss."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+from torch.autograd.graph import GradientEdge
+
+from hessian._batch.comparison import repeats
+from hessian._batch.links import Links
+from hessian._batch.prices import HVP, Prices
+from hessian._batch.proof import Proof, located
+from hessian._batch.reading import Reading, Task
+from hessian._call.objective import AGAIN
+from hessian._loss import factor as _factor
+from hessian._loss import output_hessian as _loss
+from hessian._plan import SHARING, Plan
+from hessian._routes import affine as _affine
+from hessian._routes import parameter as _parameter
+from hessian._routes import preactivation as _preactivation
+from hessian._runtime.matrix_products import prefers_onednn
+from hessian._site.site import Site
+from hessian._tape.graph import Edge, Tape, fresh_gradient
+
+Tick = Callable[[int], None]
+
+
+class Caller(Protocol):
+    """Calls the user's model and loss once more, on all samples of a batch or on a part of them."""
+
+    def output(self) -> Any:
+        """What the model makes of the inputs, on its tape."""
+
+    def value(self, output: Any) -> Tensor:
+        """The loss of such an output, connected with the parameters."""
+
+    def repeats(self, value: Tensor, reading: Reading) -> bool:
+        """Whether this loss is the one that was read."""
+
+
+def repeated(task: Task, caller: Caller, reading: Reading) -> tuple[Any, Tensor]:
+    """Output and loss of another call, on a tape that connects them with the parameters.
+
+    Raises:
+        ValueError: they are not those of the first call.
+    """
+    task.start.rewind()
+    output = caller.output()
+    for new, old in zip(reading.used_of(output), reading.used, strict=True):
+        if not repeats(new.detach(), old.values):
+            raise ValueError(AGAIN.format("model: its outputs on", task.index))
+    value = caller.value(reading.untouched(output))
+    if not caller.repeats(value, reading):
+        raise ValueError(AGAIN.format("loss: its value on", task.index))
+    return output, value
+
+
+def ticks(plan: Plan) -> int:
+    """Units of progress that an execution reports."""
+    groups = {e.method: e.backward for e in plan if e.method in SHARING}
+    sites = {e.site: e.backward // HVP for e in plan if e.method == "preactivation"}
+    entries = sum(e.backward // HVP for e in plan if e.method == "parameter")
+    return sum(groups.values()) + sum(sites.values()) + entries
+
+
+@dataclass
+class Execution:
+    """One batch's plan on its way."""
+
+    task: Task
+    caller: Caller
+    reading: Reading
+    proof: Proof
+    plan: Plan
+    links: Links | None
+    tick: Tick
+
+    def run(self) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """The diagonal and the gradient; the tapes that were read are gone afterwards."""
+        parameters, curvature = self.task.objective.parameters, self.proof.curvature
+        fresh = self._written_once()
+        into = {
+            name: (torch.empty_like if name in fresh else torch.zeros_like)(
+                p, memory_format=torch.contiguous_format, requires_grad=False
+            )
+            for name, p in parameters.items()
+        }
+        bent = self._bent_edges()
+        gradient, adjoints = self._gradient(bent)
+        if self.task.objective.share.rank == 0:
+            for name, term in self.reading.separable_terms(parameters).items():
+                if self.plan[name].method != "parameter":
+                    into[name] += term
+        with torch.no_grad():
+            self._by_columns(into, fresh)
+        self._chained(into, dict(zip(bent, adjoints, strict=True)))
+        endless = _factor.NOT_FINITE in curvature.refusal
+        del curvature
+        # The tapes go before another one is built.
+        self.reading.release()
+        self.proof.release()
+        self._by_products(into)
+        if endless and not all(bool(h.isfinite().all()) for h in into.values()):
+            raise ValueError(f"loss: {_factor.NOT_FINITE}; {_factor.CHECK}")
+        return into, gradient
+
+    def _names(self, method: str) -> list[str]:
+        return [entry.name for entry in self.plan if entry.method == method]
+
+    def _written_once(self) -> set[str]:
+        """Weights whose diagonal is written as a whole, so that no zeros need be written before.
+
+        Zeros of a large weight take as long to write as the result.
+        """
+        planned = any(entry.method == "affine" for entry in self.plan)
+        factor = self.proof.curvature.factor if planned else None
+        if factor is None or not factor.rank:
+            return set()
+        return {
+            e.name for e in self.plan
+            if e.method == "affine" and e.backward
+            and _affine.postponed(self.proof.sites[e.name])
+            and e.name not in self.reading.separable
+        }  # fmt: skip
+
+    # ---------------------------------------------------------------- gradient
+
+    def _bent_edges(self) -> list[Edge]:
+        """Where the chain route needs adjoints."""
+        if self.proof.chain is None or self.links is None:
+            return []
+        return self.proof.chain.bent([self.proof.sites[name][0] for name in self.links.names])
+
+    def _gradient(self, edges: list[Edge]) -> tuple[dict[str, Tensor], list[Tensor | None]]:
+        """dL/dw, and dL/dt for other tensors of the tape."""
+        parameters, proof, used = self.task.objective.parameters, self.proof, self.reading.used
+        total: dict[str, Tensor] = {}
+        names = [name for name in parameters if name in proof.leaf_nodes]
+        adjoints: list[Tensor | None] = []
+        if names:
+            dense = {name: site for name in names if (site := self._dense(name)) is not None}
+            wanted: list[Any] = [
+                GradientEdge(*dense[name].edge) if name in dense else parameters[name]
+                for name in names
+            ]
+            wanted += [GradientEdge(*e) for e in edges]
+            slopes = torch.autograd.grad(
+                [output.tensor for output in used], wanted,
+                [output.slope.detach() for output in used],
+                retain_graph=True, allow_unused=True,
+            )  # fmt: skip
+            for name, g in zip(names, slopes, strict=False):
+                if g is not None and name in dense:
+                    total[name] = dense[name].summed(g.detach())
+                elif g is not None:
+                    no_other_holds_it = fresh_gradient(proof.tape, proof.leaf_nodes[name])
+                    total[name] = g.contiguous() if no_other_holds_it else g.clone().contiguous()
+            adjoints = list(slopes[len(names) :])
+        total = {
+            name: total.get(name, torch.zeros((), dtype=p.dtype, device=p.device))
+            .expand_as(p).contiguous()
+            for name, p in parameters.items()
+        }  # fmt: skip
+        for name, term in self.reading.direct.items():
+            if term is not None:
+                total[name] += term.detach()
+        return total, adjoints
+
+    def _dense(self, name: str) -> Site | None:
+        """The site of a weight whose gradient is one product, where autograd's library is slow."""
+        uses, p = self.proof.sites.get(name, ()), self.task.objective.parameters[name]
+        if len(uses) != 1 or uses[0].outer is None or p.dtype != torch.float32 or p.is_cuda:
+            return None
+        return uses[0] if prefers_onednn() else None
+
+    # ------------------------------------------------------------------ routes
+
+    def _by_columns(self, into: Mapping[str, Tensor], fresh: set[str]) -> None:
+        """The affine route, and columns that serve parameters without a site."""
+        at_sites, rest = self._names("affine"), self._names("columns")
+        if not at_sites and not rest:
+            return
+        proof, objective = self.proof, self.task.objective
+        factor = proof.curvature.factor
+        if factor is None:
+            return
+        outputs = [output.tensor for output in proof.curvature.outputs]
+        targets = [
+            _affine.Target(objective.parameters[name], proof.sites[name], into[name], name in fresh)
+            for name in at_sites
+            if self.plan[name].backward
+        ]
+        _affine.by_sites(
+            outputs, factor, targets, proof.chain, objective.memory, self.tick, objective.share
+        )
+        if not rest or not factor.rank:
+            return
+        _affine.by_columns(
+            outputs, factor, [objective.parameters[name] for name in rest],
+            [into[name] for name in rest], proof.tape_bytes, objective.memory, self.tick,
+            self._of_sample(), objective.share,
+        )  # fmt: skip
+
+    def _of_sample(self) -> Callable[[Tensor, int, int], Tensor] | None:
+        """A column's part in one sample, where samples stay apart."""
+        layouts, n = self.proof.curvature.layouts, self.task.samples
+        if layouts is None:
+            return None
+
+        def split(column: Tensor, leaf: int, sample: int) -> Tensor:
+            mask = column.new_zeros((n, 1))
+            mask[sample] = 1.0
+            rows = _loss.by_sample(column, layouts[leaf], n)
+            masked = (rows.reshape(n, -1) * mask).reshape(rows.shape)
+            return _loss.from_samples(masked, layouts[leaf], n, column.shape)
+
+        return split
+
+    def _chained(self, into: Mapping[str, Tensor], adjoints: Mapping[Edge, Tensor | None]) -> None:
+        names, chain, proof = self._names("chain"), self.proof.chain, self.proof
+        if not names or chain is None or self.links is None:
+            return
+        passes, share_done = self.links.passes, 0.0
+
+        def progress(share: float) -> None:
+            nonlocal share_done
+            before, share_done = round(share_done * passes), share_done + share
+            self.tick(round(share_done * passes) - before)
+
+        objective = self.task.objective
+        chain.run(
+            [(proof.sites[name][0], into[name]) for name in names],
+            proof.curvature.form, Prices(self.task, self.reading, proof).widths(), adjoints,
+            self.reading.outputs[0].values, objective.memory, self.links.meter, progress,
+            objective.share,
+        )  # fmt: skip
+
+    def _by_products(self, into: Mapping[str, Tensor]) -> None:
+        """Hessian-vector products, on a tape that connects the loss with the parameters."""
+        at_sites, entries = self._names("preactivation"), self._names("parameter")
+        if not at_sites and not entries:
+            return
+        task, objective = self.task, self.task.objective
+        parameters, memory = objective.parameters, objective.memory
+        output, value = repeated(task, self.caller, self.reading)
+        sites = self._relocated(output) if at_sites else {}
+        if not value.requires_grad:
+            return
+        size = Tape.of([value]).bytes()
+        shared: dict[Edge, list[tuple[Site, Tensor]]] = {}
+        for name in at_sites:
+            site = sites[name][0]
+            shared.setdefault(site.edge, []).append((site, into[name]))
+        for edge, targets in shared.items():
+            _preactivation.by_site(
+                value, edge, targets, task.samples, size, memory, self.tick, objective.share
+            )
+        if not entries:
+            return
+        index = [task.sampled[name] for name in entries] if task.sampled else None
+        results = [
+            into[name].new_zeros(len(task.sampled[name])) if task.sampled else into[name]
+            for name in entries
+        ]
+        wanted = [parameters[name] for name in entries]
+        _parameter.by_entries(
+            value, wanted, results, size, memory, self.tick, index, objective.share
+        )
+        if index is not None:
+            for name, flat, values in zip(entries, index, results, strict=True):
+                into[name].view(-1)[flat] = values
+
+    def _relocated(self, output: Any) -> dict[str, list[Site]]:
+        """The sites on the tape of another, equal output."""
+        outputs = self.reading.used_of(output)
+        parameters = self.task.objective.parameters
+        return located(parameters, outputs, self.proof.layouts, self.task.samples).sites

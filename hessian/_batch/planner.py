@@ -1,0 +1,93 @@
+"""The plan of a batch: for every parameter the cheapest exact method that is proved to apply."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+
+from torch import Tensor
+
+from hessian._batch.links import Links, links
+from hessian._batch.prices import HVP, PREACTIVATION, Prices
+from hessian._batch.proof import Proof
+from hessian._batch.reading import Reading, Task
+from hessian._plan import Entry, Plan
+from hessian._tape.graph import Edge
+
+CHAIN = "samples stay apart, every operation above has a known step; above it "
+
+
+def choose(task: Task, reading: Reading, proof: Proof) -> tuple[Plan, Links | None]:
+    """The plan, and what the chain route is chosen for.
+
+    Raises:
+        ValueError: the method that the user asked for is not proved for a parameter.
+        TooLarge: see `Task`.
+    """
+    prices, method = Prices(task, reading, proof), task.objective.method
+    chained = links(prices) if method in ("auto", "chain") else None
+    entries = {
+        name: _link(prices, name, p, chained)
+        if chained is not None and name in chained.names
+        else prices.entry(name, p)
+        for name, p in task.objective.parameters.items()
+    }
+    if method == "auto":
+        _weigh_columns(entries)
+    _share_sites(entries, proof, method)
+    _take_entries(entries, task.sampled)
+    factored = any(e.method in ("affine", "columns") for e in entries.values())
+    factor = proof.curvature.factor if factored else None
+    rank = None if factor is None else factor.rank
+    return Plan(tuple(entries.values()), task.samples, rank), chained
+
+
+def _link(prices: Prices, name: str, parameter: Tensor, chained: Links) -> Entry:
+    why = prices.proof.affine.refusal.get(prices.proof.leaf_nodes[name])
+    reason = CHAIN + (why or "nothing is curved")
+    return Entry(name, tuple(parameter.shape), "chain", reason, 1, chained.passes)
+
+
+def _weigh_columns(entries: dict[str, Entry]) -> None:
+    """One pass per column and sample serves all; it must pay against their own products."""
+    columns = [e for e in entries.values() if e.method == "columns"]
+    if not columns:
+        return
+    price = columns[0].backward
+    products = {e.name: HVP * e.numel for e in columns}
+    if sum(products.values()) < price:
+        for e in columns:
+            entries[e.name] = dataclasses.replace(
+                e, method="parameter", forward=1, backward=products[e.name],
+                reason=f"{e.reason}; {price} columns cost more than its entries",
+            )  # fmt: skip
+
+
+def _share_sites(entries: dict[str, Entry], proof: Proof, method: str) -> None:
+    """Share a site's products among its parameters, unless their own entries are fewer."""
+    sharers: dict[Edge, list[str]] = {}
+    for name, e in entries.items():
+        if e.method == "preactivation":
+            sharers.setdefault(proof.sites[name][0].edge, []).append(name)
+    for number, names in enumerate(sharers.values()):
+        dear = sum(entries[name].numel for name in names) <= (entries[names[0]].backward // HVP)
+        for name in names:
+            e = entries[name]
+            if dear and method == "auto":
+                why = e.reason.removeprefix(PREACTIVATION)
+                entries[name] = dataclasses.replace(
+                    e, method="parameter", reason=why, backward=HVP * e.numel
+                )
+            else:
+                entries[name] = dataclasses.replace(e, site=number)
+
+
+def _take_entries(entries: dict[str, Entry], sampled: Mapping[str, Tensor]) -> None:
+    """Take the products of the wanted entries alone where that is cheaper than all."""
+    for name, index in sampled.items():
+        e, cost = entries[name], HVP * len(index)
+        if e.method in ("columns", "preactivation", "parameter") and cost <= e.backward:
+            entries[name] = dataclasses.replace(
+                e, method="parameter", backward=cost, site=None,
+                reason=f"{len(index)} of {e.numel} entries, one product each; {e.reason}",
+            )  # fmt: skip
