@@ -722,6 +722,18 @@ class Stored(nn.Module):
         return self.last(torch.addmm(self.shift, x, self.turned, beta=0.5, alpha=1.5).relu())
 
 
+@pytest.mark.parametrize("method", ["affine", "chain", "preactivation"])
+def test_a_product_that_is_scaled(method):
+    """z = 1.5 U W + b/2: its second derivative goes with the square of the scale."""
+    torch.manual_seed(0)
+    model, x, y = Stored().double(), torch.randn(9, 5).double(), torch.arange(9) % 4
+    names = ["turned", "shift", "last.weight"]
+    got = hessian.diagonal(model, F.cross_entropy, (x, y), method=method, names=names)
+    assert {entry.method for entry in got.plan} == {method}
+    want = oracle.diagonal(model, F.cross_entropy, [(x, y)])
+    oracle.assert_exact(got, {name: want[name] for name in names})
+
+
 def test_gradients_by_the_faster_library_are_autograds(monkeypatch):
     """In float32 weights' gradients are products of our own where the processor wants it."""
     monkeypatch.setattr(_execute, "prefers_onednn", lambda: True)

@@ -116,7 +116,7 @@ MUTATIONS = [
         "_site/contraction.py",
         "s2 *= self.site.scale**2",
         "s2 *= self.site.scale",
-        "test_modules.py test_random.py test_diagonal.py test_contraction.py",
+        "test_diagonal.py",
     ),
     Mutation(
         "several uses of a parameter are squared apart",
