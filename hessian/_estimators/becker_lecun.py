@@ -24,7 +24,7 @@ from torch.autograd.graph import GradientEdge, get_gradient_edge
 from hessian._batch.analysis import Analysis
 from hessian._loss.factor import Factor
 from hessian._loss.output_hessian import by_sample, from_samples
-from hessian._routes._chain.step import call
+from hessian._routes._chain.steps.base import call
 from hessian._tape.graph import Edge, Node, Tape, is_leaf, operation, shape, title
 from hessian._tape.operations import BATCH_NORMS
 

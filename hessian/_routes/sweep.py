@@ -16,7 +16,8 @@ from torch import Tensor
 
 from hessian._loss.columns import Columns, Meter
 from hessian._routes._chain.chain import Chain
-from hessian._routes._chain.step import ByNode, Step
+from hessian._routes._chain.steps.base import Step
+from hessian._routes._chain.steps.by_node import ByNode
 from hessian._runtime.share import ALL, Share
 from hessian._tape.graph import Edge, Node
 

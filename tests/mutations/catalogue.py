@@ -135,28 +135,28 @@ MUTATIONS = [
     # --------------------------------------------------------------------- the chain route
     Mutation(
         "tanh's second derivative is halved",
-        "_routes/_chain/step.py",
+        "_routes/_chain/steps/elementwise.py",
         "self.second = (-2 * y if tanh",
         "self.second = (-1 * y if tanh",
         "test_chain.py test_exactness.py",
     ),
     Mutation(
         "layer norm's Jacobian leaves out the variance",
-        "_routes/_chain/step.py",
+        "_routes/_chain/steps/norms.py",
         "got = (base - base.mean(-1, keepdim=True)).sub_(hat * share)",
         "got = (base - base.mean(-1, keepdim=True)).sub_(0 * hat * share)",
         "test_chain.py test_exactness.py",
     ),
     Mutation(
         "softmax's own curvature is left out in one term",
-        "_routes/_chain/step.py",
+        "_routes/_chain/steps/softmax.py",
         "block = torch.diag_embed(g) - outer - outer.transpose(-1, -2)",
         "block = torch.diag_embed(g) - outer",
         "test_chain.py test_exactness.py test_random.py",
     ),
     Mutation(
         "the curvature of an elementwise function is left out",
-        "_routes/_chain/step.py",
+        "_routes/_chain/steps/elementwise.py",
         "self.second = self.where.flat(second.detach(), self.children[0])",
         "self.second = 0 * self.where.flat(second.detach(), self.children[0])",
         "test_chain.py test_exactness.py",
@@ -387,7 +387,7 @@ MUTATIONS = [
     # --------------------------------------------------------------- broadcasts, precision
     Mutation(
         "rows of an entry that is spread over several places are averaged",
-        "_routes/_chain/broadcast.py",
+        "_routes/_chain/steps/broadcast.py",
         "total = full.sum([len(lead) + a for a in axes])",
         "total = full.mean([len(lead) + a for a in axes])",
         "test_broadcast.py test_chain.py",

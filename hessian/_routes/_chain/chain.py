@@ -30,7 +30,8 @@ from torch import Tensor
 from hessian._loss.columns import Columns, Meter, Quadratic
 from hessian._routes._chain.choose import step
 from hessian._routes._chain.ghost import Ghost
-from hessian._routes._chain.step import ByNode, Step, Where
+from hessian._routes._chain.steps.base import Step, Where
+from hessian._routes._chain.steps.by_node import ByNode
 from hessian._runtime.share import ALL, Share
 from hessian._site.site import Site, second
 from hessian._tape.graph import Edge, Node, Tape, shape

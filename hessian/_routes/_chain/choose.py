@@ -2,23 +2,15 @@
 
 from __future__ import annotations
 
-from hessian._routes._chain.broadcast import UNREDUCED, Broadcast, summed_axes
-from hessian._routes._chain.step import (
-    Batched,
-    ByNode,
-    Convolution,
-    Elementwise,
-    LayerNorm,
-    Linear,
-    MaxPool,
-    Product,
-    Rectified,
-    Same,
-    Saturating,
-    Softmax,
-    Step,
-    Where,
-)
+from hessian._routes._chain.steps.base import Step, Where
+from hessian._routes._chain.steps.broadcast import UNREDUCED, Broadcast, summed_axes
+from hessian._routes._chain.steps.by_node import ByNode
+from hessian._routes._chain.steps.elementwise import Elementwise, Rectified, Same, Saturating
+from hessian._routes._chain.steps.linear import Convolution, Linear
+from hessian._routes._chain.steps.norms import LayerNorm
+from hessian._routes._chain.steps.pooling import MaxPool
+from hessian._routes._chain.steps.products import Batched, Product
+from hessian._routes._chain.steps.softmax import Softmax
 from hessian._tape.graph import Node, complex_valued, is_custom, operation, shape, title
 from hessian._tape.operations import BATCH_NORMS, Mark, dependence, elementwise, keeps_flat_order
 

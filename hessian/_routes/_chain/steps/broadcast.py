@@ -9,7 +9,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from hessian._loss.columns import Columns, Meter
-from hessian._routes._chain.step import Pulled, Sources, Step, Where
+from hessian._routes._chain.steps.base import Pulled, Sources, Step, Where
 from hessian._tape.graph import Edge, shape
 from hessian._tape.operations import Layout
 

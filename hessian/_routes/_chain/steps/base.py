@@ -1,0 +1,147 @@
+"""One operation of the tape as a step of the chain route.
+
+Going back through an operation y = f(x), the chain route needs two things per sample: Jacobian
+rows of something above, taken from y to x (`Step.pull`), and the operation's own curvature
+Σ_i λ_i d²y_i with λ = dL/dy (`Step.sources`). Both are read off autograd's own node wherever no
+cheaper form is known, so nothing here is a second definition of an operation's derivative; the
+closed forms below are those of linear maps, pooling, tanh and the logistic function, layer norm,
+softmax and products.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.graph import GradientEdge
+
+from hessian._loss.columns import Columns, Meter, Quadratic
+from hessian._loss.output_hessian import by_sample, from_samples
+from hessian._site.site import TRAFFIC
+from hessian._tape.graph import Edge, Node, shape
+from hessian._tape.operations import Label, Layout
+
+Pulled = list[tuple[Edge, Columns]]
+Sources = list[tuple[Quadratic, list[tuple[Edge, Columns]]]]
+
+
+class Step:
+    """An operation between its outputs and the inputs that are laid out by samples.
+
+    `curved` says whether `sources` may yield anything. On a dry run tensors are on the meta device
+    and hold one sample; `prepare` is not called then.
+    """
+
+    curved = False
+    dense = False  # a matrix product, the same for all samples
+    lazy = False  # rows that all samples share stay so, up to a factor for each entry
+
+    def __init__(self, node: Node, edge: Edge, data: list[int], where: Where) -> None:
+        self.node, self.edge, self.where = node, edge, where
+        self.children: list[Edge] = [node.next_functions[i] for i in data]
+        self.data = data
+        self.d = where.width(edge)
+        self.widths = [where.width(child) for child in self.children]
+
+    def cost(self) -> float:
+        """Multiplications per sample and row of a pull."""
+        return TRAFFIC * self.d
+
+    def loads(self) -> int:
+        """Values of a weight that every pull reads."""
+        return 0
+
+    def rows(self) -> int:
+        """Rows of the sources that the operation adds."""
+        return self.d if self.curved else 0
+
+    def prepare(self, adjoint: Tensor | None) -> None:
+        """Read what is needed off the tape; `adjoint` is dL/dy where the operation is curved."""
+
+    def pull(self, edge: Edge, rows: Columns, part: slice, like: Tensor, meter: Meter) -> Pulled:
+        """Rows at an output edge, carried to the inputs."""
+        raise NotImplementedError
+
+    def sources(self, part: slice, like: Tensor) -> Sources:
+        """The operation's own curvature in its inputs."""
+        return []
+
+
+class Where:
+    """Where samples lie in every tensor of the tape."""
+
+    def __init__(self, labels: dict[Edge, Label], n: int) -> None:
+        self.labels, self.n = labels, n
+
+    def layout(self, edge: Edge) -> Layout | None:
+        label = self.labels.get(edge)
+        return label if isinstance(label, Layout) else None
+
+    def width(self, edge: Edge) -> int:
+        """Entries per sample."""
+        return math.prod(shape(edge) or (0,)) // self.n
+
+    def first(self, edge: Edge) -> bool:
+        """Whether samples lead, so that row-major order is sample by sample."""
+        layout = self.layout(edge)
+        return layout is not None and layout.axis == 0 and layout.outer == 1
+
+    def flat(self, tensor: Tensor, edge: Edge) -> Tensor:
+        """``[n, d]``."""
+        layout = self.layout(edge)
+        assert layout is not None
+        return by_sample(tensor, layout, self.n).reshape(self.n, -1)
+
+    def restored(self, values: Tensor, edge: Edge) -> Tensor:
+        """The inverse of `flat`."""
+        layout, dims = self.layout(edge), shape(edge)
+        assert layout is not None
+        assert dims is not None
+        return from_samples(values, layout, self.n, dims)
+
+
+def call(node: Node, index: int, adjoint: Tensor) -> list[Tensor | None]:
+    """The node's own vector-Jacobian product, for one of its outputs."""
+    outputs = len(node._input_metadata)
+    given: list[Any] = [None] * outputs
+    given[index] = adjoint
+    got = node(*given)
+    return list(got) if isinstance(got, tuple) else [got]
+
+
+def summed_to(gradient: Tensor, child: Edge) -> Tensor:
+    """A node's gradient for an input, summed to its shape as autograd's engine does."""
+    dims = shape(child)
+    if dims is None or tuple(gradient.shape) == dims:
+        return gradient
+    lead = gradient.dim() - len(dims)
+    axes = [*range(lead), *(lead + a for a, s in enumerate(dims) if gradient.shape[lead + a] != s)]
+    return gradient.sum(axes, keepdim=True).reshape(dims)
+
+
+def second_derivative(
+    node: Node, edge: Edge, slot: int, adjoint: Tensor, along: Tensor | None
+) -> Tensor | None:
+    """d/dx of (λᵀ dy/dx) applied to `along` (ones), for the input in `slot`, by autograd."""
+    with torch.enable_grad():
+        first = call(node, edge[1], adjoint)[slot]
+        if first is None or not first.requires_grad:
+            return None
+        first = summed_to(first, node.next_functions[slot])
+        child = GradientEdge(*node.next_functions[slot])
+        along = torch.ones_like(first) if along is None else along
+        (got,) = torch.autograd.grad(first, [child], along, retain_graph=True, allow_unused=True)
+    return got
+
+
+def block_diagonal(blocks: Tensor) -> Tensor:
+    """``[n, p, v, v]`` as the block-diagonal ``[n, p·v, p·v]``."""
+    n, p, v, _ = blocks.shape
+    if p == 1:
+        return blocks[:, 0]
+    out = blocks.new_zeros((n, p, v, p, v))
+    index = torch.arange(p, device=blocks.device)
+    out[:, index, :, index, :] = blocks.transpose(0, 1)
+    return out.view(n, p * v, p * v)

@@ -1,0 +1,102 @@
+"""The step of any other operation with one input of data, by autograd's own node."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from hessian._loss.columns import Columns, Meter, Quadratic
+from hessian._routes._chain.steps.base import (
+    Pulled,
+    Sources,
+    Step,
+    Where,
+    call,
+    second_derivative,
+    summed_to,
+)
+from hessian._site.site import TRAFFIC
+from hessian._tape.graph import Edge, Node
+
+
+class ByNode(Step):
+    """Any operation with one input of data, by autograd's own node under `vmap`."""
+
+    def __init__(self, node: Node, edge: Edge, data: list[int], where: Where, curved: bool) -> None:
+        super().__init__(node, edge, data, where)
+        self.curved = curved
+        self.up: Tensor | None = None
+
+    def prepare(self, adjoint: Tensor | None) -> None:
+        self.up = adjoint
+
+    def _adjoints(self, edge: Edge) -> Callable[[Tensor], tuple[Tensor, ...]]:
+        where = self.where
+
+        def one(row: Tensor) -> tuple[Tensor, ...]:
+            got = call(self.node, edge[1], where.restored(row, edge))
+            found = []
+            for slot, child, width in zip(self.data, self.children, self.widths, strict=True):
+                g = got[slot]
+                found.append(
+                    row.new_zeros((where.n, width)) if g is None
+                    else where.flat(summed_to(g, child), child)
+                )  # fmt: skip
+            return tuple(found)
+
+        return one
+
+    def cost(self) -> float:
+        return 4.0 * TRAFFIC * (self.d + sum(self.widths))
+
+    def pull(self, edge: Edge, rows: Columns, part: slice, like: Tensor, meter: Meter) -> Pulled:
+        count, n, m = part.stop - part.start, self.where.n, rows.m
+        d = self.where.width(edge)
+        # The node knows all samples only: those outside the part ride along as zeros.
+        meter.work += 4 * TRAFFIC * m * (d + sum(self.widths))
+        meter.peak = max(meter.peak, m * (d + sum(self.widths)) * 2)
+        if like.is_meta:
+            return [
+                (child, Columns(m, w, like.new_empty((1, m, w))))
+                for child, w in zip(self.children, self.widths, strict=True)
+            ]
+        given = rows.dense(like, count).transpose(0, 1)
+        if count != n:
+            full = given.new_zeros((m, n, d))
+            full[:, part] = given
+            given = full
+        with torch.no_grad():
+            got = self._every(edge, given)
+        return [
+            (child, Columns(m, w, g[:, part].transpose(0, 1).reshape(count, m, w)))
+            for child, w, g in zip(self.children, self.widths, got, strict=True)
+        ]
+
+    def _every(self, edge: Edge, rows: Tensor) -> tuple[Tensor, ...]:
+        """Adjoints of all rows, ``[m, n, d]``, at each input."""
+        one = self._adjoints(edge)
+        try:
+            return tuple(torch.func.vmap(one)(rows))
+        except torch.OutOfMemoryError:
+            raise
+        except (RuntimeError, NotImplementedError):  # an operation without a batching rule
+            return tuple(map(torch.stack, zip(*(one(row) for row in rows), strict=True)))
+
+    def sources(self, part: slice, like: Tensor) -> Sources:
+        if not self.curved:
+            return []
+        d, child = self.widths[0], self.children[0]
+        if like.is_meta:
+            return [(Quadratic("full", like.new_empty((1, d, d))), [(child, Columns(d, d))])]
+        assert self.up is not None
+        columns = []
+        for j in range(d):
+            unit = like.new_zeros((self.where.n, d))
+            unit[:, j] = 1.0
+            along = self.where.restored(unit, child)
+            got = second_derivative(self.node, self.edge, self.data[0], self.up, along)
+            columns.append(unit.zero_() if got is None else self.where.flat(got.detach(), child))
+        full = torch.stack([c[part] for c in columns], 1)
+        return [(Quadratic("full", full), [(child, Columns(d, d))])]

@@ -1,0 +1,116 @@
+"""Steps that treat every entry by itself: views, sums, functions of one entry."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from hessian._loss.columns import Columns, Meter, Quadratic
+from hessian._routes._chain.steps.base import Pulled, Sources, Step, Where, call, second_derivative
+from hessian._site.site import TRAFFIC
+from hessian._tape.graph import Edge, Node, operation
+
+
+class Same(Step):
+    """Views, sums and differences: every input gets the rows, up to a factor."""
+
+    lazy = True
+
+    def __init__(
+        self, node: Node, edge: Edge, data: list[int], where: Where, factors: list[float]
+    ) -> None:
+        super().__init__(node, edge, data, where)
+        self.factors = factors
+
+    def cost(self) -> float:
+        return 0.0
+
+    def pull(self, edge: Edge, rows: Columns, part: slice, like: Tensor, meter: Meter) -> Pulled:
+        return [
+            (child, rows.shared_by(len(self.children)).times(factor, like))
+            for child, factor in zip(self.children, self.factors, strict=True)
+        ]
+
+
+class Elementwise(Step):
+    """y_i = φ_i(x_i): a factor for every entry, and diagonal curvature."""
+
+    lazy = True
+
+    def __init__(self, node: Node, edge: Edge, data: list[int], where: Where, curved: bool) -> None:
+        super().__init__(node, edge, data, where)
+        self.curved = curved
+        self.factor: list[Tensor | None] = []
+        self.second: Tensor | None = None
+
+    def prepare(self, adjoint: Tensor | None) -> None:
+        node, (_, index) = self.node, self.edge
+        meta = node._input_metadata[index]
+        ones = torch.ones(tuple(meta.shape), dtype=meta.dtype, device=meta.device)
+        with torch.no_grad():
+            got = call(node, index, ones)
+        # At the output's size, also where an input is smaller (`broadcast`).
+        self.factor = [
+            None
+            if (g := got[slot]) is None
+            else self.where.flat(g.detach().expand_as(ones), self.edge)
+            for slot in self.data
+        ]
+        if self.curved and adjoint is not None:
+            slot = self.data[0]
+            second = second_derivative(node, self.edge, slot, adjoint, None)
+            if second is not None:
+                self.second = self.where.flat(second.detach(), self.children[0])
+
+    def pull(self, edge: Edge, rows: Columns, part: slice, like: Tensor, meter: Meter) -> Pulled:
+        if like.is_meta:
+            factor = like.new_empty((1, self.d))
+            meter.work += TRAFFIC * rows.size() * len(self.children)
+            return [(child, rows.scaled(factor)) for child in self.children]
+        return [
+            (child, rows.shared_by(len(self.children)).scaled(factor[part]))
+            for child, factor in zip(self.children, self.factor, strict=True)
+            if factor is not None
+        ]
+
+    def sources(self, part: slice, like: Tensor) -> Sources:
+        width = self.widths[0]
+        if like.is_meta:
+            values = like.new_empty((1, width)) if self.curved else None
+        else:
+            values = None if self.second is None else self.second[part]
+        if values is None:
+            return []
+        return [(Quadratic("diagonal", values), [(self.children[0], Columns(width, width))])]
+
+
+class Saturating(Elementwise):
+    """tanh or the logistic function, whose derivatives are polynomials of their own output y.
+
+    dy = 1 - y² and d²y = -2y dy, or dy = y(1 - y) and d²y = (1 - 2y) dy.
+    """
+
+    def prepare(self, adjoint: Tensor | None) -> None:
+        y = self.where.flat(self.node._saved_result.detach(), self.edge)
+        tanh = operation(self.node) == "Tanh"
+        first = 1 - y.square() if tanh else y * (1 - y)
+        self.factor = [first]
+        if adjoint is not None:
+            up = self.where.flat(adjoint, self.edge)
+            self.second = (-2 * y if tanh else 1 - 2 * y).mul_(first).mul_(up)
+
+
+class Rectified(Elementwise):
+    """y = max(0, x), read off its own saved output a part at a time: no factor is kept."""
+
+    def __init__(self, node: Node, edge: Edge, data: list[int], where: Where) -> None:
+        super().__init__(node, edge, data, where, False)
+        self.result: Tensor
+
+    def prepare(self, adjoint: Tensor | None) -> None:
+        self.result = self.where.flat(self.node._saved_result.detach(), self.edge)
+
+    def pull(self, edge: Edge, rows: Columns, part: slice, like: Tensor, meter: Meter) -> Pulled:
+        if like.is_meta:
+            return super().pull(edge, rows, part, like, meter)
+        return [(self.children[0], rows.scaled((self.result[part] > 0).to(like.dtype)))]

@@ -1,0 +1,89 @@
+"""Steps that multiply by a weight that all samples share."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from hessian._loss.columns import Columns, Meter
+from hessian._routes._chain.steps.base import Pulled, Step, Where
+from hessian._runtime.matrix_products import product
+from hessian._tape.graph import Edge, Node, operation, shape
+
+
+class Linear(Step):
+    """y = x Wᵀ at every position, W ``[o, k]`` the same for all samples."""
+
+    dense = True
+
+    def __init__(self, node: Node, edge: Edge, data: list[int], where: Where) -> None:
+        super().__init__(node, edge, data, where)
+        alpha = float(node._saved_alpha) if operation(node) == "Addmm" else 1.0
+        weight = node._saved_mat2.detach().T
+        self.weight = weight if alpha == 1.0 else alpha * weight
+        self.o, self.k = self.weight.shape
+
+    def cost(self) -> float:
+        return float(self.d * self.k)
+
+    def loads(self) -> int:
+        return self.weight.numel()
+
+    def pull(self, edge: Edge, rows: Columns, part: slice, like: Tensor, meter: Meter) -> Pulled:
+        q, m = self.d // self.o, rows.m
+        width = q * self.k
+        shared = rows.shared
+        if not rows.identity and not shared:
+            meter.work += m * q * self.o * self.k
+            meter.peak = max(meter.peak, m * (self.d + width))
+        if like.is_meta:
+            base = like.new_empty((m, width) if shared else (1, m, width))
+        elif rows.identity:
+            base = self.weight if q == 1 else torch.block_diag(*[self.weight] * q)
+            if rows.scale is not None:
+                base = base * rows.scale.unsqueeze(2)
+        else:
+            given = rows.matrix(like) if shared else rows.passing(like, part.stop - part.start)
+            base = product(given.reshape(-1, self.o), self.weight).view(*given.shape[:-1], width)
+        return [(self.children[0], Columns(m, width, base, None, not shared and not rows.identity))]
+
+
+class Convolution(Step):
+    """A convolution (or a transposed one) with weights that all samples share."""
+
+    dense = True
+
+    def __init__(self, node: Node, edge: Edge, data: list[int], where: Where) -> None:
+        super().__init__(node, edge, data, where)
+        self.weight = node._saved_weight.detach()
+        self.space = tuple(shape(self.children[0]) or ())[1:]
+        self.out = tuple(shape(edge) or ())[1:]
+
+    def cost(self) -> float:
+        return float(self.d * math.prod(self.weight.shape[1:]))
+
+    def loads(self) -> int:
+        return self.weight.numel()
+
+    def pull(self, edge: Edge, rows: Columns, part: slice, like: Tensor, meter: Meter) -> Pulled:
+        node, count = self.node, part.stop - part.start
+        shared = rows.shared
+        width = self.widths[0]
+        if not shared:
+            meter.work += rows.m * self.cost()
+            meter.peak = max(meter.peak, rows.m * (self.d + width))
+        if like.is_meta:
+            base = like.new_empty((rows.m, width) if shared else (1, rows.m, width))
+            return [(self.children[0], Columns(rows.m, width, base))]
+        dense = rows.matrix(like) if shared else rows.passing(like, count)
+        given = dense.reshape(-1, *self.out)
+        got, _, _ = torch.ops.aten.convolution_backward(
+            given, given.new_empty(()).expand(given.shape[0], *self.space), self.weight, None,
+            list(node._saved_stride), list(node._saved_padding), list(node._saved_dilation),
+            bool(node._saved_transposed), list(node._saved_output_padding),
+            int(node._saved_groups), [True, False, False],
+        )  # fmt: skip
+        base = got.reshape(*dense.shape[:-1], width)
+        return [(self.children[0], Columns(rows.m, width, base, None, True))]
