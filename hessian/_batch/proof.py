@@ -13,7 +13,8 @@ from torch.autograd.graph import get_gradient_edge
 from hessian._batch.curvature import OutputCurvature
 from hessian._batch.reading import Reading, Task
 from hessian._routes._chain.chain import Chain
-from hessian._site.site import Site, sites
+from hessian._site.locate import sites
+from hessian._site.site import Site
 from hessian._tape.certificate import LINEAR, Affinity, affinity, sample_labels, uncoupled
 from hessian._tape.graph import Edge, Node, Tape, complex_valued
 from hessian._tape.opaque import refuse_opaque

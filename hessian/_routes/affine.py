@@ -22,7 +22,8 @@ from hessian._routes._chain.chain import Chain
 from hessian._runtime import workers as _workers
 from hessian._runtime.share import ALL, Share
 from hessian._site.contraction import Contraction
-from hessian._site.site import Site, sum_of_squares
+from hessian._site.site import Site
+from hessian._site.sums import sum_of_squares
 from hessian._tape.graph import Edge, shape
 
 Tick = Callable[[int], None]

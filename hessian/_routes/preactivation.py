@@ -19,7 +19,8 @@ from torch.autograd.graph import GradientEdge
 
 from hessian._loss.output_hessian import by_sample
 from hessian._runtime.share import ALL, Share
-from hessian._site.site import Positions, Site, second
+from hessian._site.site import Positions, Site
+from hessian._site.sums import second
 from hessian._tape.graph import Edge, refuse_undifferentiable, shape
 
 

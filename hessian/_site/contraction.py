@@ -28,7 +28,9 @@ from torch import Tensor
 
 from hessian._runtime.matrix_products import Rates, product, rates
 from hessian._site import kernel as _kernel
-from hessian._site.site import Positions, Site, squares_of_rows, sum_of_squares
+from hessian._site.embedding import squares_of_rows
+from hessian._site.site import Positions, Site
+from hessian._site.sums import sum_of_squares
 
 # Values of one tile on the CPU, in a last-level cache. Smaller ones cost more calls than they save.
 TILE = 2**20

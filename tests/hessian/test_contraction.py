@@ -12,7 +12,7 @@ from hessian._routes import sweep as _sweep
 from hessian._runtime import matrix_products as _product
 from hessian._site import contraction as _contraction
 from hessian._site.contraction import Contraction
-from hessian._site.site import sites
+from hessian._site.locate import sites
 from hessian._tape.graph import Tape
 from hessian._tape.operations import Layout
 

@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader, TensorDataset
 import hessian
 from hessian._batch import execute as _execute
 from hessian._routes import affine as _affine
-from hessian._site import site as _site
+from hessian._site import sums as _sums
 from hessian._site.site import Site
 
 from . import oracle
@@ -54,7 +54,7 @@ def test_uses_in_parallel_are_summed_inside_the_square(monkeypatch):
     x, y = inputs(5, torch.Generator().manual_seed(1)), torch.tensor([0, 1, 2, 3, 0])
     want = oracle.diagonal(model, F.cross_entropy, [(x, y)])
     oracle.assert_exact(hessian.diagonal(model, F.cross_entropy, (x, y)), want)
-    right = _site.sum_of_squares
+    right = _sums.sum_of_squares
 
     def apart(found, adjoints, *rest):
         for site, adjoint in zip(found, adjoints, strict=True):

@@ -120,7 +120,7 @@ MUTATIONS = [
     ),
     Mutation(
         "several uses of a parameter are squared apart",
-        "_site/site.py",
+        "_site/sums.py",
         "total = total + site.gradient(adjoint[some], place)",
         "total = (total.square() + site.gradient(adjoint[some], place).square()).sqrt()",
         "test_exactness.py test_random.py",
@@ -163,7 +163,7 @@ MUTATIONS = [
     ),
     Mutation(
         "an embedding's repeated rows do not meet",
-        "_site/site.py",
+        "_site/embedding.py",
         "sums = (curved * same.unsqueeze(1)).sum(3)  # [n, c, p]",
         "sums = curved.diagonal(dim1=2, dim2=3).clone()",
         "test_chain.py test_exactness.py test_modules.py",

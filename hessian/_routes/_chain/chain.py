@@ -33,7 +33,8 @@ from hessian._routes._chain.ghost import Ghost
 from hessian._routes._chain.steps.base import Step, Where
 from hessian._routes._chain.steps.by_node import ByNode
 from hessian._runtime.share import ALL, Share
-from hessian._site.site import Site, second
+from hessian._site.site import Site
+from hessian._site.sums import second
 from hessian._tape.graph import Edge, Node, Tape, shape
 from hessian._tape.operations import Label
 

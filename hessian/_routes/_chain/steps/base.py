@@ -19,7 +19,7 @@ from torch.autograd.graph import GradientEdge
 
 from hessian._loss.columns import Columns, Meter, Quadratic
 from hessian._loss.output_hessian import by_sample, from_samples
-from hessian._site.site import TRAFFIC
+from hessian._runtime.matrix_products import TRAFFIC
 from hessian._tape.graph import Edge, Node, shape
 from hessian._tape.operations import Label, Layout
 

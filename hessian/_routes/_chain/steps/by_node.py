@@ -17,7 +17,7 @@ from hessian._routes._chain.steps.base import (
     second_derivative,
     summed_to,
 )
-from hessian._site.site import TRAFFIC
+from hessian._runtime.matrix_products import TRAFFIC
 from hessian._tape.graph import Edge, Node
 
 

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from hessian._loss.columns import Columns, Meter, Quadratic
 from hessian._routes._chain.steps.base import Pulled, Sources, Step, Where
-from hessian._site.site import TRAFFIC
+from hessian._runtime.matrix_products import TRAFFIC
 from hessian._tape.graph import Edge, Node, shape
 
 

@@ -1,0 +1,85 @@
+"""Sums over samples at a site: of squared gradients, and of curvature between positions."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from hessian._runtime.matrix_products import product
+from hessian._runtime.workspace import scratch
+from hessian._site.embedding import second_of_rows
+from hessian._site.site import Site
+
+
+def second(
+    site: Site, curved: Tensor, part: slice, into: Tensor, memory: int, start: int = 0
+) -> None:
+    """Add Σ_n Σ_{p,q} U[k,p] U[k,q] · `curved` ``[n, c, p, q]`` for the samples in `part`.
+
+    `curved` is the curvature at the site between positions of channels start, start+1, …
+    """
+    at = site.positions
+    assert at is not None
+    if site.tokens is not None:
+        return second_of_rows(curved, site.tokens[part], into, start)
+    width, count = curved.shape[1:3]
+    inner = into.numel() // (at.groups * at.out)
+    if count == 1 and inner == 1:
+        factor = at.columns(part).flatten(1)
+        if at.out > 1:
+            factor = factor.repeat_interleave(at.out, 1)
+        square = factor[:, start : start + width].square()
+        into.view(-1)[start : start + width] += (curved[:, :, 0, 0] * square).sum(0)
+        return None
+    if inner == 1:  # a scale or shift: one channel for every entry
+        factor = at.columns(part).flatten(1, 2)
+        if at.out > 1:
+            factor = factor.repeat_interleave(at.out, 1)
+        factor = factor[:, start : start + width].unsqueeze(-1)
+        into.view(-1)[start : start + width] += ((curved @ factor) * factor).sum((0, 2, 3))
+        return None
+    stored = site.transposed and into.dim() == 2  # as [k, o]
+    rows = into.T if stored else into.view(at.groups * at.out, inner)
+    item = 3 * at.groups * inner * count * into.element_size()
+    chunk = max(1, min(part.stop - part.start, memory // max(1, item)))
+    for a in range(part.start, part.stop, chunk):
+        b = min(part.stop, a + chunk)
+        columns = at.columns(slice(a, b))  # [m, g, k, p]
+        first = start // at.out
+        last = (start + width - 1) // at.out
+        for g in range(first, last + 1):
+            low, high = max(start, g * at.out), min(start + width, (g + 1) * at.out)
+            u = columns[:, g]  # [m, k, p]
+            block = curved[a - part.start : b - part.start, low - start : high - start]
+            if count == 1:
+                square = torch.mul(u[..., 0], u[..., 0], out=scratch("squares", u.shape[:2], u))
+                rows[low:high] += product(block[:, :, 0, 0].T, square)
+                continue
+            for c in range(high - low):
+                rows[low + c] += ((u @ block[:, c]) * u).sum((0, 2))
+
+
+def sum_of_squares(
+    found: list[Site],
+    adjoints: list[Tensor],
+    weights: Tensor,
+    part: slice,
+    memory: int,
+    into: Tensor,
+) -> None:
+    """Add Σ_n λ_n (Σ_uses per-sample gradient)² to `into`, for the samples n in `part`.
+
+    Adjoints and weights are those of the part, taken a few samples at a time. Several uses are
+    summed before squaring: the parameter is one.
+    """
+    count = weights.shape[0]
+    working = max(1, into.numel()) * into.element_size() * (1 + sum(site.extra for site in found))
+    chunk = max(1, min(count, memory // working))
+    for start in range(0, count, chunk):
+        some = slice(start, min(count, start + chunk))
+        place = slice(part.start + some.start, part.start + some.stop)
+        total = found[0].gradient(adjoints[0][some], place)
+        for site, adjoint in zip(found[1:], adjoints[1:], strict=True):
+            total = total + site.gradient(adjoint[some], place)
+        flat = total.reshape(total.shape[0], -1)
+        into.view(-1).addmv_(flat.square_().T, weights[some])
