@@ -14,6 +14,8 @@
 """
 
 from hessian import testing as testing
+from hessian._batch.plan import Entry as Entry
+from hessian._batch.plan import Plan as Plan
 from hessian._coordinate import CoordinateMinima as CoordinateMinima
 from hessian._coordinate import CoordinateMinimum as CoordinateMinimum
 from hessian._coordinate import coordinate_minimum as coordinate_minimum
@@ -24,8 +26,6 @@ from hessian._estimate import Estimate as Estimate
 from hessian._estimate import estimate as estimate
 from hessian._operator import Hessian as Hessian
 from hessian._operator import operator as operator
-from hessian._plan import Entry as Entry
-from hessian._plan import Plan as Plan
 from hessian._radius import radius as radius
 from hessian._runtime.matrix_products import product as product
 from hessian._sample import Sample as Sample

@@ -18,9 +18,9 @@ from hessian._call.lending import lend, refuse_uninitialised
 from hessian._call.objective import Objective
 from hessian._call.thaw import whole
 from hessian._descent import Found, Search
+from hessian._runtime.entries import entries
 from hessian._runtime.ledger import Guard, owe, settled
 from hessian._runtime.progress import ticker
-from hessian._sample import entries
 
 # How far to look, in root mean squares of the tensor.
 REACH = 1000.0

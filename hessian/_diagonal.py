@@ -8,12 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from hessian._batch.plan import Plan
 from hessian._batch.whole_or_parts import planned
 from hessian._call import data as _data
 from hessian._call.batches import scale, walk
 from hessian._call.lending import lend
 from hessian._call.thaw import whole
-from hessian._plan import Plan
 from hessian._runtime.distributed import Facts, joined, size_of
 from hessian._runtime.ledger import Guard
 from hessian._runtime.progress import ticker

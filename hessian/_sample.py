@@ -9,12 +9,13 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from hessian._batch.plan import Plan
 from hessian._batch.whole_or_parts import planned
 from hessian._call import data as _data
 from hessian._call.batches import scale, walk
 from hessian._call.lending import lend, refuse_uninitialised
 from hessian._call.thaw import whole
-from hessian._plan import Plan
+from hessian._runtime.entries import entries
 from hessian._runtime.ledger import Guard
 from hessian._runtime.progress import ticker
 
@@ -162,16 +163,3 @@ def sample(
     assert plan is not None
     result.plan = plan
     return result
-
-
-def entries(numel: int, wanted: int, generator: torch.Generator | None) -> Tensor:
-    """`wanted` different numbers below `numel`, ascending."""
-    if wanted >= numel:
-        return torch.arange(numel, device="cpu")
-    if numel <= 2**20:
-        return torch.randperm(numel, generator=generator, device="cpu")[:wanted].sort().values
-    found = torch.randint(numel, (wanted,), generator=generator, device="cpu").unique()
-    while len(found) < wanted:
-        more = torch.randint(numel, (wanted - len(found),), generator=generator, device="cpu")
-        found = torch.cat([found, more]).unique()
-    return found

@@ -55,8 +55,27 @@ def test_the_check_sees_an_offence(tmp_path):
     assert offences("theory", imported(bad)) == {"torch.nn"}
 
 
+# The stages of `hessian`, from what all rest on to what the public functions rest on: each imports
+# from those before it only.
+STAGES = (
+    "_runtime",
+    "_tape",
+    "_call",
+    "_loss",
+    "_site",
+    "_routes/_chain/steps",
+    "_routes/_chain",
+    "_routes",
+    "_batch",
+    "_verification",
+    "_estimators",
+)
 # What each folder of a package may import of the others; what stands on top may import all.
 INNER = {
+    "hessian": {
+        f"hessian/{folder}": {f"hessian/{before}" for before in STAGES[:number]}
+        for number, folder in enumerate(STAGES)
+    },
     "sim": {
         "sim/data": set(),
         "sim/models": set(),
@@ -153,8 +172,7 @@ def test_a_folder_that_imports_against_the_direction_is_seen():
     assert inner_offences("sim.data._load", {"sim.training", "sim.training.train"}, table)
 
 
-# The inside of `hessian` is being cut anew; it joins this list with its folders.
-@pytest.mark.parametrize("package", ["theory", "paper_checks", "sim"])
+@pytest.mark.parametrize("package", sorted(OURS))
 def test_no_module_imports_one_that_imports_it(package):
     """At no depth of the code, for types alone either: each file can be read before its users."""
     assert circles(graph(ROOT, package)) == []
@@ -220,3 +238,12 @@ def test_a_circle_is_seen_wherever_it_is_closed(tmp_path):
     assert circles(graph(tmp_path, "p")) == [["p.a", "p.b", "p.c"]]
     (package / "c.py").write_text("x = 1\n")
     assert circles(graph(tmp_path, "p")) == []
+
+
+def test_every_folder_of_hessian_is_a_stage():
+    folders = {str(f.parent.relative_to(ROOT)) for f in (ROOT / "hessian").rglob("*.py")}
+    assert folders - {"hessian", "hessian/testing"} == set(INNER["hessian"])
+    table = INNER["hessian"]
+    assert inner_offences("hessian._loss.factor", {"hessian._batch.plan"}, table)
+    assert inner_offences("hessian._loss.factor", {"hessian._tape.graph"}, table) == set()
+    assert inner_offences("hessian._loss.factor", {"hessian._sample"}, table)

@@ -17,11 +17,11 @@ from torch import Tensor
 from hessian._batch.curvature import BLOCKS, output_curvature
 from hessian._batch.execute import Caller, Execution, repeated, ticks
 from hessian._batch.links import Links
+from hessian._batch.plan import Plan
 from hessian._batch.planner import choose
 from hessian._batch.proof import Proof, located, prove
 from hessian._batch.reading import ONCE, Reading, Task, read_loss
 from hessian._call.objective import Objective, Start
-from hessian._plan import Plan
 from hessian._site.site import Site
 from hessian._tape.graph import is_leaf, size
 from hessian._tape.operations import Layout, Mark

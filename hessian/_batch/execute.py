@@ -12,13 +12,13 @@ from torch.autograd.graph import GradientEdge
 
 from hessian._batch.comparison import repeats
 from hessian._batch.links import Links
+from hessian._batch.plan import SHARING, Plan
 from hessian._batch.prices import HVP, Prices
 from hessian._batch.proof import Proof, located
 from hessian._batch.reading import Reading, Task
 from hessian._call.objective import AGAIN
 from hessian._loss import factor as _factor
 from hessian._loss import output_hessian as _loss
-from hessian._plan import SHARING, Plan
 from hessian._routes import affine as _affine
 from hessian._routes import parameter as _parameter
 from hessian._routes import preactivation as _preactivation

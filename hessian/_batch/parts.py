@@ -27,6 +27,7 @@ from torch import Tensor
 from hessian._batch.analysis import TAPES, Analysis, analysed, planned
 from hessian._batch.curvature import OutputCurvature, curved
 from hessian._batch.curvature import by_sample as curvature_by_sample
+from hessian._batch.plan import Plan
 from hessian._batch.proof import prove
 from hessian._batch.reading import Output, Reading, Task
 from hessian._batch.rehearsal import rehearse
@@ -36,7 +37,6 @@ from hessian._call.draws import Draws, NotInParts
 from hessian._call.objective import Start
 from hessian._call.thaw import Thaw, only
 from hessian._loss.output_hessian import by_sample, from_samples
-from hessian._plan import Plan
 
 
 @dataclass(frozen=True)

@@ -8,10 +8,10 @@ from collections.abc import Mapping
 from torch import Tensor
 
 from hessian._batch.links import Links, links
+from hessian._batch.plan import Entry, Plan
 from hessian._batch.prices import HVP, PREACTIVATION, Prices
 from hessian._batch.proof import Proof
 from hessian._batch.reading import Reading, Task
-from hessian._plan import Entry, Plan
 from hessian._tape.graph import Edge
 
 CHAIN = "samples stay apart, every operation above has a known step; above it "

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from hessian._batch.curvature import BLOCKS
+from hessian._batch.plan import Entry
 from hessian._batch.proof import APART, Proof
 from hessian._batch.reading import Reading, Task
-from hessian._plan import Entry
 from hessian._routes import preactivation as _preactivation
 
 PREACTIVATION = "linear in it at one site, samples stay apart; above it "

@@ -24,8 +24,8 @@ from hessian._call.objective import Objective
 from hessian._call.state import cast
 from hessian._call.written import put_back
 from hessian._routes import parameter as _parameter
+from hessian._runtime.entries import entries as drawn
 from hessian._runtime.ledger import owe, settled
-from hessian._sample import entries as drawn
 from hessian._tape.graph import is_leaf
 from hessian._verification.frozen import frozen
 from hessian._verification.values import Values, shares

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from hessian._call import data as _data
 from hessian._call.batches import scale, walk
 from hessian._call.lending import lend
+from hessian._runtime.entries import entries as drawn
 from hessian._runtime.ledger import Guard
-from hessian._sample import entries as drawn
 from hessian._verification.differences import Difference
 from hessian._verification.frozen import frozen
 from hessian._verification.values import Values, plain, shares

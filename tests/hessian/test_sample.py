@@ -94,7 +94,7 @@ def test_quantiles_of_too_small_a_sample_are_unbounded():
 
 
 def test_a_large_parameter_is_drawn_without_replacement():
-    from hessian._sample import entries
+    from hessian._runtime.entries import entries
 
     index = entries(2**20 + 5, 1000, torch.Generator().manual_seed(0))
     assert len(index) == index.unique().numel() == 1000
