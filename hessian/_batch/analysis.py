@@ -24,7 +24,7 @@ from hessian._batch.reading import ONCE, Reading, Task, read_loss
 from hessian._call.objective import Objective, Start
 from hessian._site.site import Site
 from hessian._tape.graph import is_leaf, size
-from hessian._tape.operations import Layout, Mark
+from hessian._tape.layouts import Layout, Mark
 
 # Working set in multiples of the forward tape under a double backward; see also `ONCE`.
 TAPES = 6

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from hessian._loss.output_hessian import by_sample
-from hessian._tape.operations import Layout
+from hessian._tape.layouts import Layout
 
 LAST = "the loss depends on what the model was called with last"
 OTHER = "the model gives some samples other outputs than it gives all of them"

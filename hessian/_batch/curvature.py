@@ -15,7 +15,7 @@ from hessian._loss import factor as _factor
 from hessian._loss import output_hessian as _loss
 from hessian._loss.columns import Quadratic
 from hessian._tape.certificate import LINEAR
-from hessian._tape.operations import Layout, candidates
+from hessian._tape.layouts import Layout, candidates
 
 # Bytes for an entry of the loss's second derivative: itself, and its factorisation in float64.
 BLOCKS = 32

@@ -17,8 +17,8 @@ from hessian._site.locate import sites
 from hessian._site.site import Site
 from hessian._tape.certificate import LINEAR, Affinity, affinity, sample_labels, uncoupled
 from hessian._tape.graph import Edge, Node, Tape, complex_valued
+from hessian._tape.layouts import Label, Layout, candidates
 from hessian._tape.opaque import refuse_opaque
-from hessian._tape.operations import Label, Layout, candidates
 
 APART = "samples are not proved to stay apart above it"
 

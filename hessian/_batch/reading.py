@@ -23,8 +23,8 @@ from hessian._loss import output_hessian as _loss
 from hessian._tape import hidden as _hidden
 from hessian._tape.certificate import LINEAR, loss_labels, separable
 from hessian._tape.graph import Edge, Node, Tape, refuse_undifferentiable, size
+from hessian._tape.layouts import Layout
 from hessian._tape.opaque import refuse_opaque
-from hessian._tape.operations import Layout
 
 # Working set in multiples of the forward tape where there are only adjoints beside it.
 ONCE = 3

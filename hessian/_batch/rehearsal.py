@@ -34,7 +34,7 @@ from hessian._call.state import Randomness
 from hessian._loss.output_hessian import by_sample, from_samples
 from hessian._runtime.ledger import owe, settled
 from hessian._tape import hidden as _hidden
-from hessian._tape.operations import Layout
+from hessian._tape.layouts import Layout
 
 # Steps in units of a tensor's root mean square; the smaller ones where the larger overflow.
 STEPS = (0.1, 0.01, 0.001)

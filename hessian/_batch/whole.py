@@ -34,7 +34,7 @@ from hessian._call.state import Randomness
 from hessian._loss.columns import Quadratic
 from hessian._loss.output_hessian import Products, by_sample, from_samples
 from hessian._tape import hidden as _hidden
-from hessian._tape.operations import Layout, candidates
+from hessian._tape.layouts import Layout, candidates
 
 OTHERWISE = "the model returns something else for a part"
 

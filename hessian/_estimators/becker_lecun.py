@@ -15,6 +15,7 @@ methods (1989), equations 11 to 13; LeCun's "Optimal brain damage" (1990).
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -26,32 +27,9 @@ from hessian._loss.factor import Factor
 from hessian._loss.output_hessian import by_sample, from_samples
 from hessian._routes._chain.steps.base import call
 from hessian._tape.graph import Edge, Node, Tape, is_leaf, operation, shape, title
-from hessian._tape.operations import BATCH_NORMS
+from hessian._tape.operations import known
 
 Inputs = list[Tensor | None]
-
-
-def _names(text: str) -> frozenset[str]:
-    return frozenset(text.split())
-
-
-# Entries move or are added: every coefficient is 1 or 0, and the squares are what they are.
-_MOVE = _names(
-    """View UnsafeView ReshapeAlias Reshape T Transpose Permute Expand Squeeze Unsqueeze Select
-    Slice Narrow Split SplitWithSizes Unbind Cat Stack Sum Clone Alias ToCopy Index IndexSelect
-    Gather ConstantPadNd ReflectionPad1D ReflectionPad2D ReflectionPad3D ReplicationPad1D
-    ReplicationPad2D ReplicationPad3D UpsampleNearest1D UpsampleNearest2D UpsampleNearest3D
-    Embedding Repeat Flip Roll Diagonal Tril Triu Unfold Im2Col Col2Im PixelShuffle PixelUnshuffle
-    MaxPool2DWithIndices MaxPool3DWithIndices AdaptiveMaxPool2D AdaptiveMaxPool3D Amax Amin
-    Maximum Minimum Where MaskedFill"""
-)
-# y_i = φ_i(x_i)
-_ELEMENTWISE = _names(
-    """Neg Relu LeakyRelu Threshold Hardtanh Clamp ClampMin ClampMax Abs Hardshrink Softshrink
-    NativeDropout Tanh Sigmoid Gelu Silu Softplus Elu Celu Mish Exp Exp2 Expm1 Log Log2 Log10 Log1P
-    Pow Sqrt Rsqrt Reciprocal Sin Cos Tan Asin Acos Atan Sinh Cosh Erf LogSigmoid Hardswish
-    Hardsigmoid"""
-)
 
 
 def diagonal(analysis: Analysis, factor: Factor) -> dict[str, Tensor]:
@@ -110,7 +88,7 @@ def _diagonals(factor: Factor, analysis: Analysis) -> list[Tensor]:
 
 def _slopes(analysis: Analysis, outputs: list[Tensor], tape: Tape) -> dict[Node, Tensor]:
     """∂L/∂a behind every elementwise operation."""
-    nodes = [node for node in tape.order if operation(node) in _ELEMENTWISE]
+    nodes = [node for node in tape.order if _rule(node) == "entry"]
     if not nodes:
         return {}
     gradients = analysis.slopes
@@ -123,36 +101,25 @@ def _slopes(analysis: Analysis, outputs: list[Tensor], tape: Tape) -> dict[Node,
 
 def _inputs(node: Node, given: dict[int, Tensor], slopes: dict[Node, Tensor]) -> Inputs:
     """What the inputs of an operation get of the diagonals at its outputs."""
-    name, out = operation(node), given.get(0)
-    if name in _MOVE:
+    rule, out = _rule(node), given.get(0)
+    # Entries move or are added: every coefficient is 1 or 0, and the squares are what they are.
+    if rule == "move":
         parts = [call(node, i, h) for i, h in given.items()]
         return [_total(values) for values in zip(*parts, strict=True)]
-    if out is None:
+    if out is None or (rule != "entry" and rule not in _RULES):
         raise _refusal(node)
     with torch.no_grad():
-        if name in _ELEMENTWISE or (name == "Mul" and len(node.next_functions) == 1):
-            return _elementwise(node, out, slopes.get(node))
-        if name in ("Add", "Sub", "Rsub"):
-            alpha = float(getattr(node, "_saved_alpha", 1.0)) ** 2
-            return [out, out * alpha] if name != "Rsub" else [out * alpha, out]
-        if name == "Mul":
-            return [
-                None if child is None or other is None else out * other.square()
-                for (child, _), other in zip(
-                    node.next_functions, (node._saved_other, node._saved_self), strict=False
-                )
-            ]
-        if name == "Div" and (len(node.next_functions) == 1 or node.next_functions[1][0] is None):
-            return [out / node._saved_other.square()]
-        if name in ("Mean", "AvgPool2D", "AvgPool3D", "AdaptiveAvgPool2D", "AdaptiveAvgPool3D"):
-            return [None if v is None else v * _share(node) for v in call(node, 0, out)]
-        if name in ("Addmm", "Mm", "Bmm", "Linear"):
-            return _product(node, name, out)
-        if name == "Convolution":
-            return _convolution(node, out)
-        if name in BATCH_NORMS and not getattr(node, "_saved_training", True):
-            return _batch_norm(node, out)
-    raise _refusal(node)
+        if rule == "entry":
+            return _entry(node, out, slopes.get(node))
+        return _RULES[rule](node, out)
+
+
+def _rule(node: Node) -> str:
+    """The name of an operation's rule, by its row."""
+    row = known(node)
+    if row is not None and row.diagonal == "factor" and len(node.next_functions) == 1:
+        return "entry"  # a product with a number
+    return "" if row is None else row.diagonal
 
 
 def _total(values: tuple[Tensor | None, ...]) -> Tensor | None:
@@ -168,7 +135,7 @@ def _refusal(node: Node) -> ValueError:
     )
 
 
-def _elementwise(node: Node, out: Tensor, slope: Tensor | None) -> Inputs:
+def _entry(node: Node, out: Tensor, slope: Tensor | None) -> Inputs:
     ones = torch.ones_like(out)
     first = call(node, 0, ones)[0]
     if first is None:
@@ -184,6 +151,29 @@ def _elementwise(node: Node, out: Tensor, slope: Tensor | None) -> Inputs:
                 )  # fmt: skip
                 value = value if second is None else value + second
     return [value]
+
+
+def _sum(node: Node, out: Tensor) -> Inputs:
+    alpha = float(getattr(node, "_saved_alpha", 1.0)) ** 2
+    return [out * alpha, out] if operation(node) == "Rsub" else [out, out * alpha]
+
+
+def _factor(node: Node, out: Tensor) -> Inputs:
+    others = (node._saved_other, node._saved_self)
+    return [
+        None if child is None or other is None else out * other.square()
+        for (child, _), other in zip(node.next_functions, others, strict=False)
+    ]
+
+
+def _quotient(node: Node, out: Tensor) -> Inputs:
+    if len(node.next_functions) > 1 and node.next_functions[1][0] is not None:
+        raise _refusal(node)
+    return [out / node._saved_other.square()]
+
+
+def _mean(node: Node, out: Tensor) -> Inputs:
+    return [None if v is None else v * _share(node) for v in call(node, 0, out)]
 
 
 def _share(node: Node) -> float:
@@ -206,7 +196,8 @@ def _share(node: Node) -> float:
     return 1 / math.prod(kernel * dims if len(kernel) == 1 else kernel)
 
 
-def _product(node: Node, name: str, out: Tensor) -> Inputs:
+def _product(node: Node, out: Tensor) -> Inputs:
+    name = operation(node)
     if name == "Linear":
         x, w = node._saved_input, node._saved_weight
         rows = out.reshape(-1, out.shape[-1])
@@ -245,6 +236,8 @@ def _convolution(node: Node, out: Tensor) -> Inputs:
 
 def _batch_norm(node: Node, out: Tensor) -> Inputs:
     """Running statistics: a factor and a shift for each channel."""
+    if getattr(node, "_saved_training", True):
+        raise _refusal(node)
     x = node._saved_input
     eps = getattr(node, "_saved_eps", None)
     eps = node._saved_epsilon if eps is None else eps
@@ -259,3 +252,15 @@ def _batch_norm(node: Node, out: Tensor) -> Inputs:
         out.sum(rest),
     ]
     return values[: len(node.next_functions)]
+
+
+# By the rule that an operation's row names.
+_RULES: dict[str, Callable[[Node, Tensor], Inputs]] = {
+    "sum": _sum,
+    "factor": _factor,
+    "quotient": _quotient,
+    "mean": _mean,
+    "product": _product,
+    "convolution": _convolution,
+    "batch norm": _batch_norm,
+}

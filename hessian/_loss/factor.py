@@ -19,7 +19,7 @@ from torch import Tensor
 
 from hessian._loss import softmax as _softmax_of
 from hessian._loss.columns import Quadratic
-from hessian._tape.operations import Layout
+from hessian._tape.layouts import Layout
 
 NOT_FINITE = "its second derivative with respect to the model's output is not finite"
 CHECK = "check the loss at this output (a square root or logarithm at zero, an overflow)"

@@ -13,7 +13,8 @@ from torch import Tensor
 
 from hessian._loss.columns import Quadratic
 from hessian._tape.graph import Edge, Node, Tape, complex_valued, operation, shape
-from hessian._tape.operations import Layout, keeps_flat_order
+from hessian._tape.layouts import Layout
+from hessian._tape.operations import keeps_flat_order
 
 # Past this size a dense factorisation of one block costs more than it can save.
 LARGEST_BLOCK = 2048

@@ -8,7 +8,7 @@ from torch import Tensor
 from hessian._loss.output_hessian import by_sample
 from hessian._site.site import Positions, Site
 from hessian._tape.graph import Node, operation, shape
-from hessian._tape.operations import Layout
+from hessian._tape.layouts import Layout
 
 
 def dense(node: Node, layout: Layout, n: int, transposed: bool) -> Site:

@@ -8,7 +8,7 @@ from torch import Tensor
 from hessian._loss.output_hessian import by_sample
 from hessian._site.site import Positions, Site
 from hessian._tape.graph import Node
-from hessian._tape.operations import Layout
+from hessian._tape.layouts import Layout
 
 
 def embedding(node: Node, layout: Layout, weight: tuple[int, ...], n: int) -> Site | None:

@@ -11,7 +11,8 @@ from hessian._site.embedding import embedding
 from hessian._site.shared import broadcast, channel, normalised
 from hessian._site.site import Site
 from hessian._tape.graph import Edge, Node, Tape, is_transpose, operation
-from hessian._tape.operations import BATCH_NORMS, Label, Layout
+from hessian._tape.layouts import Label, Layout
+from hessian._tape.operations import BATCH_NORMS
 
 
 class Use(NamedTuple):

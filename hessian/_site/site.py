@@ -17,7 +17,7 @@ from torch import Tensor
 
 from hessian._runtime.matrix_products import product
 from hessian._tape.graph import Edge, shape
-from hessian._tape.operations import Layout
+from hessian._tape.layouts import Layout
 
 # (adjoint of the output with samples first [m, q, ...], slice of samples) → [m, *shared shape]
 PerSample = Callable[[Tensor, slice], Tensor]

@@ -15,17 +15,14 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from hessian._tape.graph import Edge, Node, Tape, operation, shape, title
+from hessian._tape.layouts import Label, Layout, Mark, candidates
 from hessian._tape.operations import (
-    CURVED,
-    LOSSES,
-    Label,
-    Layout,
-    Mark,
-    candidates,
     demand,
     dependence,
     elementwise,
+    is_loss,
     keeps_flat_order,
+    known,
 )
 
 
@@ -67,9 +64,9 @@ def affinity(tape: Tape, leaves: list[Node]) -> Affinity:
         name = title(node)
         if rule is None:
             if total:
-                known = operation(node) in CURVED or operation(node) in LOSSES
+                listed = known(node) is not None
                 refuse(
-                    total & ~bad, f"{name} is {'not affine' if known else 'not a known operation'}"
+                    total & ~bad, f"{name} is {'not affine' if listed else 'not a known operation'}"
                 )
             bad |= total
         else:
@@ -151,7 +148,7 @@ LINEAR = "linear"
 
 def _jointly_linear(node: Node) -> bool:
     rule = dependence(node)
-    if rule is None or operation(node) in LOSSES:
+    if rule is None or is_loss(node):
         return False
     on_tape = [child is not None for child, _ in node.next_functions]
     at = {i for i, present in enumerate(on_tape) if present}
@@ -196,7 +193,7 @@ def loss_labels(tape: Tape, n: int) -> dict[Edge, Label | str]:
 def _enter(node: Node, index: int, n: int) -> list[Label]:
     """Labels of the inputs of a curved operation whose output the loss is affine in."""
     dims = shape((node, index)) or ()
-    if operation(node) in LOSSES:  # reduced inside: look at what goes in
+    if is_loss(node):  # reduced inside: look at what goes in
         for child, nr in node.next_functions:
             if child is not None:
                 dims = shape((child, nr)) or ()
@@ -238,7 +235,7 @@ def separable(tape: Tape, labels: dict[Edge, Label | str], leaf: Node) -> bool:
             state[node] = given[0]
         elif (
             labels.get((node, 0)) == LINEAR
-            and operation(node) in LOSSES
+            and is_loss(node)
             and entries
             and aligned
             and not others

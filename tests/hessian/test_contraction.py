@@ -14,7 +14,7 @@ from hessian._site import contraction as _contraction
 from hessian._site.contraction import Contraction
 from hessian._site.locate import sites
 from hessian._tape.graph import Tape
-from hessian._tape.operations import Layout
+from hessian._tape.layouts import Layout
 
 from . import oracle
 from .networks import build

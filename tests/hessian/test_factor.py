@@ -12,7 +12,7 @@ import hessian
 from hessian._loss import factor as _factor
 from hessian._loss import softmax as _softmax
 from hessian._loss.columns import Columns, Meter, Quadratic
-from hessian._tape.operations import Layout
+from hessian._tape.layouts import Layout
 
 from . import oracle
 

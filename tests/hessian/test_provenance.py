@@ -6,22 +6,12 @@ import torch.nn.functional as F
 from torch import nn
 
 import hessian
-from hessian._estimators import becker_lecun as _becker_lecun
 from hessian._tape import graph as _tape
-from hessian._tape import operations as _operations
+from hessian._tape.operations import OPERATIONS
 
 from . import by_value, oracle
 
-LISTED = sorted(
-    set(_operations._AFFINE)
-    | set(_operations._RULES)
-    | set(_operations.CURVED)
-    | set(_operations.LOSSES)
-    | set(_operations.BATCH_NORMS)
-    | set(_becker_lecun._MOVE)
-    | set(_becker_lecun._ELEMENTWISE)
-    | {"AccumulateGrad", "Error", "LogSoftmax", "CopySlices"}
-)
+LISTED = sorted({*OPERATIONS, "AccumulateGrad", "Error", "LogSoftmax", "CopySlices"})
 
 
 def imposter(name):

@@ -7,7 +7,7 @@ from torch import nn
 
 import hessian
 from hessian._batch import rehearsal as _rehearsal
-from hessian._tape.operations import candidates
+from hessian._tape.layouts import candidates
 
 from . import oracle
 

@@ -10,7 +10,7 @@ from hessian._loss import output_hessian as _loss
 from hessian._loss.columns import Columns, Meter, Quadratic
 from hessian._tape.certificate import LINEAR, loss_labels
 from hessian._tape.graph import Tape
-from hessian._tape.operations import Layout
+from hessian._tape.layouts import Layout
 
 from . import oracle
 

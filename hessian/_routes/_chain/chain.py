@@ -36,7 +36,7 @@ from hessian._runtime.share import ALL, Share
 from hessian._site.site import Site
 from hessian._site.sums import second
 from hessian._tape.graph import Edge, Node, Tape, shape
-from hessian._tape.operations import Label
+from hessian._tape.layouts import Label
 
 CACHE = 2**23
 

@@ -21,7 +21,7 @@ from hessian._loss.columns import Columns, Meter, Quadratic
 from hessian._loss.output_hessian import by_sample, from_samples
 from hessian._runtime.matrix_products import TRAFFIC
 from hessian._tape.graph import Edge, Node, shape
-from hessian._tape.operations import Label, Layout
+from hessian._tape.layouts import Label, Layout
 
 Pulled = list[tuple[Edge, Columns]]
 Sources = list[tuple[Quadratic, list[tuple[Edge, Columns]]]]

@@ -11,16 +11,7 @@ from torch import Tensor
 from hessian._loss.columns import Columns, Meter
 from hessian._routes._chain.steps.base import Pulled, Sources, Step, Where
 from hessian._tape.graph import Edge, shape
-from hessian._tape.operations import Layout
-
-# Operations whose backward gives every input a gradient of the output's shape, which autograd's
-# engine then sums to the input's own.
-UNREDUCED = frozenset(
-    {
-        *("Add", "Sub", "Rsub", "Mul", "Div", "Where", "Maximum", "Minimum"),
-        *("Addcmul", "Addcdiv", "Expand"),
-    }
-)
+from hessian._tape.layouts import Layout
 
 
 def summed_axes(edge: Edge, child: Edge, where: Where) -> tuple[int, ...] | None:

@@ -1,0 +1,206 @@
+"""Where samples lie in the inputs of an operation, given where they lie in its output.
+
+One rule a kind of operation; `hessian._tape.operations` says which operation has which. A rule
+gives the label that each input must carry for the operation not to mix samples: `Mark.CONFLICT`
+where it does not know.
+"""
+
+from __future__ import annotations
+
+import enum
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from hessian._tape.graph import Node, operation
+
+
+class Layout(NamedTuple):
+    """Where `n` samples lie: index along `axis` = (a·n + sample)·inner + b, with a < outer."""
+
+    axis: int
+    outer: int = 1
+    inner: int = 1
+
+
+class Mark(enum.Enum):
+    """What a tensor can be instead of laid out by samples."""
+
+    SHARED = "shared by all samples"
+    CONFLICT = "mixes samples, or not known not to"
+
+
+Label = Layout | Mark
+Shape = tuple[int, ...]
+
+# (node, layout of the output, its shape, shapes of the inputs, samples) → labels of the inputs
+Rule = Callable[[Node, Layout, Shape, list[Shape], int], list[Label]]
+
+
+def candidates(dims: Shape, n: int) -> list[Layout]:
+    """Layouts a tensor of this shape can have, axis 0 and exact sizes first."""
+    found = [Layout(a, 1, s // n) for a, s in enumerate(dims) if s and s % n == 0]
+    return sorted(found, key=lambda lay: (lay.axis != 0, lay.inner != 1))
+
+
+def _axes(value: Any, ndim: int) -> set[int]:
+    """Saved dimensions as non-negative integers; autograd keeps negative ones as unsigned."""
+    items = value if isinstance(value, list | tuple) else [value]
+    axes = set()
+    for item in items:
+        axis = int(item)
+        axis = axis - 2**64 if axis >= 2**63 else axis
+        axes.add(axis % ndim if ndim else 0)
+    return axes
+
+
+def _broadcast(layout: Layout, out: Shape, given: Shape) -> Label:
+    axis = layout.axis - (len(out) - len(given))
+    if axis < 0:
+        return Mark.SHARED
+    if given[axis] == out[layout.axis]:
+        return layout._replace(axis=axis)
+    return Mark.SHARED if given[axis] == 1 else Mark.CONFLICT
+
+
+def _reshape(layout: Layout, out: Shape, given: Shape, n: int) -> Label:
+    if not math.prod(given):  # nothing lies anywhere
+        return next(iter(candidates(given, n)), Mark.CONFLICT)
+    # In both shapes sample = (flat index // stride) % n; a view keeps the flat index.
+    stride = layout.inner * math.prod(out[layout.axis + 1 :])
+    for axis, size in enumerate(given):
+        later = math.prod(given[axis + 1 :])
+        if later and stride % later == 0 and size % (n * (stride // later)) == 0 and size >= n:
+            inner = stride // later
+            return Layout(axis, size // (n * inner), inner)
+    return Mark.CONFLICT
+
+
+def broadcast(node: Node, lay: Layout, out: Shape, dims: list[Shape], n: int) -> list[Label]:
+    return [_broadcast(lay, out, d) for d in dims]
+
+
+def reshape(node: Node, lay: Layout, out: Shape, dims: list[Shape], n: int) -> list[Label]:
+    return [_reshape(lay, out, d, n) for d in dims]
+
+
+def permute(node: Node, lay: Layout, out: Shape, dims: list[Shape], n: int) -> list[Label]:
+    if operation(node) == "Permute":
+        order = [int(d) for d in node._saved_dims]
+        source = _axes(order[lay.axis], len(out)).pop()
+        return [lay._replace(axis=source)]
+    if operation(node) == "T":
+        a, b = 0, len(out) - 1
+    else:
+        a = _axes(node._saved_dim0, len(out)).pop()
+        b = _axes(node._saved_dim1, len(out)).pop()
+    axis = {a: b, b: a}.get(lay.axis, lay.axis)
+    return [lay._replace(axis=axis)]
+
+
+def along_axis(node: Node, lay: Layout, out: Shape, dims: list[Shape], n: int) -> list[Label]:
+    axis = _axes(node._saved_dim, len(out)).pop()
+    whole = operation(node) in ("Slice", "Narrow") and dims[0] == out
+    return [Mark.CONFLICT if axis == lay.axis and not whole else lay] * len(dims)
+
+
+def without_axis(node: Node, lay: Layout, out: Shape, dims: list[Shape], n: int) -> list[Label]:
+    axis = _axes(node._saved_dim, len(dims[0])).pop()
+    return [lay._replace(axis=lay.axis + (lay.axis >= axis))]
+
+
+def with_axis(node: Node, lay: Layout, out: Shape, dims: list[Shape], n: int) -> list[Label]:
+    axis = _axes(node._saved_dim, len(out)).pop()
+    if axis == lay.axis:
+        return [Mark.CONFLICT] * len(dims)
+    return [lay._replace(axis=lay.axis - (lay.axis > axis))] * len(dims)
+
+
+def reduced(node: Node, lay: Layout, out: Shape, dims: list[Shape], n: int) -> list[Label]:
+    gone = getattr(node, "_saved_dim", None)
+    given = dims[0]
+    if gone is None or gone == []:
+        return [Mark.CONFLICT]
+    axes = _axes(gone, len(given))
+    if getattr(node, "_saved_keepdim", False):
+        axis = lay.axis
+    else:
+        axis = [a for a in range(len(given)) if a not in axes][lay.axis]
+    return [Mark.CONFLICT if axis in axes else lay._replace(axis=axis)]
+
+
+def padded(node: Node, lay: Layout, out: Shape, dims: list[Shape], n: int) -> list[Label]:
+    return [lay if dims[0][lay.axis] == out[lay.axis] else Mark.CONFLICT]
+
+
+def spatial(axes: int) -> Rule:
+    """The rule of an operation on images, whose last `axes` axes belong to one."""
+
+    def rule(node: Node, lay: Layout, out: Shape, dims: list[Shape], n: int) -> list[Label]:
+        return [lay if lay.axis < len(out) - axes else Mark.CONFLICT] * len(dims)
+
+    return rule
+
+
+def led(node: Node, lay: Layout, out: Shape, dims: list[Shape], n: int) -> list[Label]:
+    return [lay if lay.axis == 0 else Mark.CONFLICT] * len(dims)
+
+
+def repeated(node: Node, lay: Layout, out: Shape, dims: list[Shape], n: int) -> list[Label]:
+    axis = lay.axis - (len(out) - len(dims[0]))
+    if axis < 0:
+        return [Mark.SHARED]
+    if dims[0][axis] == out[lay.axis]:
+        return [lay._replace(axis=axis)]
+    # Copies follow each other: where a sample's entries are whole copies, all share the one.
+    return [Mark.SHARED if lay.inner % dims[0][axis] == 0 else Mark.CONFLICT]
+
+
+def channels(node: Node, lay: Layout, out: Shape, dims: list[Shape], n: int) -> list[Label]:
+    return [lay if lay.axis == 0 else Mark.CONFLICT, Mark.SHARED, Mark.SHARED][: len(dims)]
+
+
+def normalised(node: Node, lay: Layout, out: Shape, dims: list[Shape], n: int) -> list[Label]:
+    if operation(node) == "NativeGroupNorm":
+        kept = lay.axis == 0
+    else:
+        kept = lay.axis < len(out) - len(node._saved_normalized_shape)
+    label: Label = lay if kept else Mark.CONFLICT
+    return [label, Mark.SHARED, Mark.SHARED][: len(dims)]
+
+
+def looked_up(node: Node, lay: Layout, out: Shape, dims: list[Shape], n: int) -> list[Label]:
+    return [Mark.SHARED if lay.axis < len(out) - 1 else Mark.CONFLICT]
+
+
+def _product(lay: Layout, rank: int) -> list[Label]:
+    """Labels of A and B in A @ B with matrices in the last two of `rank` axes."""
+    if lay.axis < rank - 2:
+        return [lay, lay]
+    return [lay, Mark.SHARED] if lay.axis == rank - 2 else [Mark.SHARED, lay]
+
+
+def matrices(node: Node, lay: Layout, out: Shape, dims: list[Shape], n: int) -> list[Label]:
+    pair = _product(lay, len(out))
+    return pair if len(dims) == 2 else [_broadcast(lay, out, dims[0]), *pair]
+
+
+def classes(node: Node, lay: Layout, out: Shape, dims: list[Shape], n: int) -> list[Label]:
+    # Without a reduction the class axis 1 is gone and the others keep their order.
+    kept = len(out) == len(dims[0]) - 1
+    return [lay._replace(axis=lay.axis + (lay.axis >= 1)) if kept else Mark.CONFLICT]
+
+
+def last_axis(node: Node, lay: Layout, out: Shape, dims: list[Shape], n: int) -> list[Label]:
+    kept = lay.axis < len(out) - 1
+    label: Label = lay if kept else Mark.CONFLICT
+    return [label, Mark.SHARED, Mark.SHARED][: len(dims)]
+
+
+def batch_normalised(node: Node, lay: Layout, out: Shape, dims: list[Shape], n: int) -> list[Label]:
+    """A batch norm mixes samples by its statistics, unless each sample has channels of its own."""
+    if lay.axis == 1:  # instance norm
+        own: Label = lay._replace(axis=0)
+        return [lay, own, own][: len(dims)]
+    mixed = getattr(node, "_saved_training", True)
+    return [Mark.CONFLICT if mixed else lay, Mark.SHARED, Mark.SHARED][: len(dims)]
