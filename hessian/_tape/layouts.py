@@ -12,6 +12,8 @@ import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import torch
+
 from hessian._tape.graph import Node, operation
 
 
@@ -100,7 +102,7 @@ def permute(node: Node, lay: Layout, out: Shape, dims: list[Shape], n: int) -> l
 
 def along_axis(node: Node, lay: Layout, out: Shape, dims: list[Shape], n: int) -> list[Label]:
     axis = _axes(node._saved_dim, len(out)).pop()
-    whole = operation(node) in ("Slice", "Narrow") and dims[0] == out
+    whole = operation(node) == "Slice" and dims[0] == out
     return [Mark.CONFLICT if axis == lay.axis and not whole else lay] * len(dims)
 
 
@@ -204,3 +206,72 @@ def batch_normalised(node: Node, lay: Layout, out: Shape, dims: list[Shape], n: 
         return [lay, own, own][: len(dims)]
     mixed = getattr(node, "_saved_training", True)
     return [Mark.CONFLICT if mixed else lay, Mark.SHARED, Mark.SHARED][: len(dims)]
+
+
+def among_axes(node: Node, lay: Layout, out: Shape, dims: list[Shape], n: int) -> list[Label]:
+    """Entries that move along some axes: a flip, a roll, a quarter turn."""
+    axes = _axes(node._saved_dims, len(out))  # none: through the whole tensor
+    return [lay if axes and lay.axis not in axes else Mark.CONFLICT]
+
+
+def indexed(node: Node, lay: Layout, out: Shape, dims: list[Shape], n: int) -> list[Label]:
+    """``x[:, i]`` and the like: axes that are not indexed stay as they are.
+
+    The axes of the index come where the indexed ones were, or first where these are not neighbours.
+    """
+    indices = node._saved_indices
+    if any(index is not None and index.dtype == torch.bool for index in indices):
+        return [Mark.CONFLICT]  # a mask takes several axes
+    axes = [axis for axis, index in enumerate(indices) if index is not None]
+    new = max(indices[axis].dim() for axis in axes)
+    left = [axis for axis in range(len(dims[0])) if axis not in axes]
+    together = axes[-1] - axes[0] + 1 == len(axes)
+    start = sum(axis < axes[0] for axis in left) if together else 0
+    places: list[int | None] = [*left[:start], *[None] * new, *left[start:]]
+    source = places[lay.axis]
+    return [Mark.CONFLICT if source is None else lay._replace(axis=source)]
+
+
+def on_diagonal(node: Node, lay: Layout, out: Shape, dims: list[Shape], n: int) -> list[Label]:
+    """The diagonal of two axes comes last, and they are gone."""
+    rank = len(dims[0])
+    gone = _axes([node._saved_dim1, node._saved_dim2], rank)
+    left = [axis for axis in range(rank) if axis not in gone]
+    return [lay._replace(axis=left[lay.axis]) if lay.axis < len(left) else Mark.CONFLICT]
+
+
+def windowed(node: Node, lay: Layout, out: Shape, dims: list[Shape], n: int) -> list[Label]:
+    """Windows along one axis, whose entries come last."""
+    axis = _axes(node._saved_dimension, len(dims[0])).pop()
+    return [lay if lay.axis not in (axis, len(out) - 1) else Mark.CONFLICT]
+
+
+def matrix_vector(node: Node, lay: Layout, out: Shape, dims: list[Shape], n: int) -> list[Label]:
+    """A v, with or without a summand before it: samples are rows of A."""
+    return [*(_broadcast(lay, out, d) for d in dims[:-2]), lay, Mark.SHARED]
+
+
+def outer_product(node: Node, lay: Layout, out: Shape, dims: list[Shape], n: int) -> list[Label]:
+    """c + u vᵀ: samples are entries of u or of v."""
+    pair: list[Label] = [lay, Mark.SHARED] if lay.axis == 0 else [Mark.SHARED, lay]
+    pair = [label if isinstance(label, Mark) else label._replace(axis=0) for label in pair]
+    return [_broadcast(lay, out, dims[0]), *pair]
+
+
+def summed_products(node: Node, lay: Layout, out: Shape, dims: list[Shape], n: int) -> list[Label]:
+    """c + Σ_b A_b B_b: samples are rows of every A, or columns of every B."""
+    axis = lay._replace(axis=lay.axis + 1)
+    pair: list[Label] = [axis, Mark.SHARED] if lay.axis == 0 else [Mark.SHARED, axis]
+    return [_broadcast(lay, out, dims[0]), *pair]
+
+
+def trilinear(node: Node, lay: Layout, out: Shape, dims: list[Shape], n: int) -> list[Label]:
+    """Σ a b c over some axes, each factor being expanded along others."""
+    expanded = [set(map(int, getattr(node, f"_saved_expand{k}"))) for k in (1, 2, 3)]
+    rank = max(len(d) + len(axes) for d, axes in zip(dims, expanded, strict=True))
+    left = [axis for axis in range(rank) if axis not in _axes(node._saved_sumdim, rank)]
+    axis = left[lay.axis]
+    return [
+        Mark.SHARED if axis in axes else lay._replace(axis=axis - sum(a < axis for a in axes))
+        for axes in expanded
+    ]
