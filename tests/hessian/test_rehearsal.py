@@ -6,6 +6,7 @@ import torch.nn.functional as F
 from torch import nn
 
 import hessian
+from hessian._batch import comparison as _comparison
 from hessian._batch import rehearsal as _rehearsal
 from hessian._tape.layouts import candidates
 
@@ -234,10 +235,10 @@ def test_weights_at_which_the_model_has_no_outputs():
 def test_what_the_loss_listens_to(dtype):
     values = torch.tensor([[1.0, 100.0, -1e9], [3.0, 100.0, -1e9]], dtype=dtype)
     slope = torch.tensor([[1.0, 0.01, 0.0], [1.0, 0.03, 0.0]], dtype=dtype)
-    size = _rehearsal.listened(values, slope)
+    size = _comparison.listened(values, slope)
     every = (1 + 3 + 1 + 3) / 2.04
     assert torch.allclose(size, torch.tensor([[2.0, every, every]], dtype=dtype))
-    assert torch.equal(_rehearsal.listened(values[:, :1], slope[:, :1] * 0), size[:, :1])
+    assert torch.equal(_comparison.listened(values[:, :1], slope[:, :1] * 0), size[:, :1])
     inf = torch.tensor([[1.0, -float("inf")]], dtype=dtype)
     assert _rehearsal.alike(inf, inf, torch.ones(1, 2, dtype=dtype))
     assert not _rehearsal.alike(inf, -inf, torch.ones(1, 2, dtype=dtype))
