@@ -240,16 +240,16 @@ def test_what_the_loss_listens_to(dtype):
     assert torch.allclose(size, torch.tensor([[2.0, every, every]], dtype=dtype))
     assert torch.equal(_comparison.listened(values[:, :1], slope[:, :1] * 0), size[:, :1])
     inf = torch.tensor([[1.0, -float("inf")]], dtype=dtype)
-    assert _rehearsal.alike(inf, inf, torch.ones(1, 2, dtype=dtype))
-    assert not _rehearsal.alike(inf, -inf, torch.ones(1, 2, dtype=dtype))
-    assert not _rehearsal.alike(inf, inf + 1e-3, torch.ones(1, 2, dtype=dtype))
+    assert _comparison.alike(inf, inf, torch.ones(1, 2, dtype=dtype))
+    assert not _comparison.alike(inf, -inf, torch.ones(1, 2, dtype=dtype))
+    assert not _comparison.alike(inf, inf + 1e-3, torch.ones(1, 2, dtype=dtype))
 
 
 @pytest.mark.parametrize(
     ("owner", "name", "wrong"),
     [
         (_rehearsal, "_move", lambda parameters, step: None),  # no other weights
-        (_rehearsal.Rows, "has", lambda self, output, part: True),  # no comparison
+        (_comparison.Rows, "has", lambda self, output, part: True),  # no comparison
         (_rehearsal, "LEAST", 0.0),  # what is zero stays zero
     ],
 )
