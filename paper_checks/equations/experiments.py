@@ -6,40 +6,18 @@ derived are then evaluated at the same point, by `paper_checks.equations.checks`
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from math import exp, log, pi, sqrt
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-Array = NDArray[np.float64]
+from paper_checks.equations.evidence import Array, Evidence, Z, mean_evidence, median_evidence
 
-# Three standard errors: about one experiment in 400 would miss by chance, and seeds are fixed.
-Z = 3.0
 _BATCH, _SIGMA, _A, _B, _C, _LR = 16, 1.5, 1.5, 0.5, 2.0, 0.1
 # Memory: a batch of 16 for each of so many means is 26 MB.
 _MOST_MEANS = 200_000
 # A thousand layers of 2000 entries, for their typical rate.
 _LAYER_ENTRIES = 2_000_000
-
-
-@dataclass(frozen=True)
-class Evidence:
-    """A measured quantity with half the width of its interval.
-
-    `at` gives theory's symbols their values; `read` turns a sympy object, with those values, into
-    the predicted number where the object is no expression; `limit` is the prediction itself where
-    the equation is a statement without a value. `others` are further measurements worth telling.
-    """
-
-    quantity: str
-    measured: float
-    half: float
-    at: Mapping[str, float] = field(default_factory=dict)
-    read: Callable[[Any], Any] | None = None
-    limit: float | None = None
-    others: tuple[tuple[str, float], ...] = ()
 
 
 def means(draws: int, generator: np.random.Generator) -> Array:
@@ -63,22 +41,6 @@ def circle_radius(loss: Callable[[float], float], w: float, apart: float = 1e-3)
 
 def _parabola(w: float) -> float:
     return _A * (w - _B) ** 2 + _C
-
-
-def _mean_evidence(quantity: str, values: Array, at: Mapping[str, float]) -> Evidence:
-    half = Z * float(values.std()) / sqrt(values.size)
-    return Evidence(quantity, float(values.mean()), half, at)
-
-
-def _median_evidence(
-    quantity: str, values: Array, at: Mapping[str, float], **more: Any
-) -> Evidence:
-    """The median with the interval of order statistics, which needs no density."""
-    ordered = np.sort(values)
-    reach = int(np.ceil(Z * sqrt(values.size) / 2))
-    middle = values.size // 2
-    low, high = ordered[middle - reach], ordered[middle + reach]
-    return Evidence(quantity, float(np.median(ordered)), float(high - low) / 2, at, **more)
 
 
 def _spread_of_sum(statement: Any) -> Any:
@@ -125,7 +87,7 @@ def density_mass(draws: int, generator: np.random.Generator) -> Evidence:
 
 def mean_abs(draws: int, generator: np.random.Generator) -> Evidence:
     """Equation 4: the mean absolute batch gradient."""
-    return _mean_evidence(
+    return mean_evidence(
         "E|g| of batches of 16 gradients, σ = 1.5",
         np.abs(means(draws, generator)),
         {"n": _BATCH, "sigma": _SIGMA},
@@ -149,7 +111,7 @@ def descent_step(draws: int, generator: np.random.Generator) -> Evidence:
 
 def mean_abs_step(draws: int, generator: np.random.Generator) -> Evidence:
     """Equation 6: the mean absolute step."""
-    return _mean_evidence(
+    return mean_evidence(
         "E|Δw| for batches of 16, σ = 1.5, lr = 0.1",
         np.abs(_LR * means(draws, generator)),
         {"n": _BATCH, "sigma": _SIGMA, "lr": _LR},
@@ -175,7 +137,7 @@ def mean_loss_decrease(draws: int, generator: np.random.Generator) -> Evidence:
     curvature = 2.0
     slopes = means(draws, generator)
     moved = -_LR * slopes
-    found = _mean_evidence(
+    found = mean_evidence(
         "mean decrease of the batch's loss, n = 16, σ = 1.5, lr = 0.1, h = 2",
         -(slopes * moved + curvature / 2 * moved**2),
         {"n": _BATCH, "sigma": _SIGMA, "lr": _LR, "h": curvature},
@@ -323,7 +285,7 @@ def layer_median(draws: int, generator: np.random.Generator) -> Evidence:
         for k, part in enumerate(parts, 1)
     )
     absolute = float(np.median(np.abs(w)) / np.median(np.abs(g)))
-    return _median_evidence(
+    return median_evidence(
         "median |w/g| of independent Gaussian weights (2) and gradients (0.5)",
         np.abs(w / g),
         {"s_w": _S_W, "s_g": _S_G},
@@ -335,7 +297,7 @@ def decayed_median(draws: int, generator: np.random.Generator) -> Evidence:
     """Equation 22: the same with weight decay."""
     w, g = _layer(draws, generator)
     absolute = float(np.median(np.abs(w)) / (np.median(np.abs(g)) + _BETA * np.median(np.abs(w))))
-    return _median_evidence(
+    return median_evidence(
         "median |w/(g + βw)| of independent Gaussian weights (2) and gradients (0.5), β = 0.3",
         np.abs(w / (g + _BETA * w)),
         {"s_w": _S_W, "s_g": _S_G, "beta": _BETA},
@@ -365,7 +327,7 @@ def harmonic_mean(draws: int, generator: np.random.Generator) -> Evidence:
     w, g = _layer(_LAYER_ENTRIES, generator)
     inverse = np.abs(g / w)
     before, after = (
-        _median_evidence("", inverse[: inverse.size // p * p].reshape(-1, p).mean(1), {})
+        median_evidence("", inverse[: inverse.size // p * p].reshape(-1, p).mean(1), {})
         for p in (small, large)
     )
     unit = log(large / small)
@@ -415,7 +377,7 @@ def distance_spread(draws: int, generator: np.random.Generator) -> Evidence:
 
 def mean_abs_distance(draws: int, generator: np.random.Generator) -> Evidence:
     """Equation 28: the mean absolute distance to the batch's minimum."""
-    return _mean_evidence(
+    return mean_evidence(
         "E|w - b|, b each batch's minimum, n = 16, σ = 1.5, a = 1.5",
         np.abs(_distances(draws, generator)),
         {"n": _BATCH, "sigma": _SIGMA, "a": _A},
