@@ -84,6 +84,26 @@ def test_a_recipe_is_followed(title, followed, tmp_path):
     run(tmp_path, "pytest", "-q", "-p", "no:cacheprovider", *files)
 
 
+def test_the_recipe_of_an_operation_is_followed(tmp_path):
+    """Without the row the route is not proved; with it the network of the recipe passes."""
+    for part in ("hessian", "tests/hessian"):
+        skipped = shutil.ignore_patterns("__pycache__")
+        shutil.copytree(ROOT / part, tmp_path / part, ignore=skipped)
+    for name in ("pyproject.toml", "tests/conftest.py"):
+        shutil.copy(ROOT / name, tmp_path / name)
+    files, (row, network) = recipe("Adding an operation")
+    assert not files
+    change(tmp_path, network)
+    tests = ("pytest", "-q", "-p", "no:cacheprovider", "tests/hessian/test_operations.py")
+    with pytest.raises(AssertionError, match="is not proved to be exact"):
+        run(tmp_path, *tests, "-k", "erfcx or Erfcx")
+    change(tmp_path, row)
+    run(tmp_path, *tests, "-k", "erfcx or Erfcx")
+    touched = [text.split()[1] for text in (row, network)]
+    run(tmp_path, "ruff", "check", *touched)
+    run(tmp_path, "ruff", "format", "--check", *touched)
+
+
 @pytest.mark.slow
 def test_the_rule_of_the_recipe_passes_the_suite_of_all_rules(followed, tmp_path):
     followed("Adding an optimizer rule")

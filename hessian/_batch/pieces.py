@@ -1,9 +1,9 @@
 """A batch's loss as a sum of losses of its parts, where the tape of the whole would be too large.
 
 What is linear in the Hessian (its product with a vector, its entries, the estimates of its
-diagonal) is a sum over parts of the samples, each on a tape of its own, as `_parts` has it: the
-loss is the user's, of the whole batch, with the outputs of all other samples held. What the loss
-adds by itself in a parameter is counted once, and is a diagonal.
+diagonal) is a sum over parts of the samples, each on a tape of its own, as `_batch.parts` has it:
+the loss is the user's, of the whole batch, with the outputs of all other samples held. What the
+loss adds by itself in a parameter is counted once, and is a diagonal.
 """
 
 from __future__ import annotations

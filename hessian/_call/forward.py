@@ -1,10 +1,10 @@
 """A call of the user's model or loss: what is done differently inside, and what it may hold.
 
-A few operations have no second derivative in torch (`_replacements`), or write to a parameter on
-their way (`_written`). Inside an exact computation they are replaced by equal expressions that
-have one, and what was written is noted, so that it can be put back. Hooks that a call puts on
-gradients end with it (`_hooks`). The size of the tape is watched as it grows: where it would exceed
-a limit the call is broken off (`TooLarge`) and the batch taken in parts instead.
+A few operations have no second derivative in torch (`_call.replacements`), or write to a parameter
+on their way (`_call.written`). Inside an exact computation they are replaced by equal expressions
+that have one, and what was written is noted, so that it can be put back. Hooks that a call puts on
+gradients end with it (`_call.hooks`). The size of the tape is watched as it grows: where it would
+exceed a limit the call is broken off (`TooLarge`) and the batch taken in parts instead.
 """
 
 from __future__ import annotations

@@ -121,7 +121,7 @@ def _diagonal(values: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _softmax(form: Quadratic, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """-t (diag(p) - ppᵀ) at every position, by the closed form of `_softmax`."""
+    """-t (diag(p) - ppᵀ) at every position, by the closed form of `_loss.softmax`."""
     assert form.shares is not None
     shares, t = form.shares.to(torch.float64), form.values.to(torch.float64)
     (n, width), q = shares.shape, form.values.shape[1]

@@ -1,11 +1,11 @@
 """All columns of a few samples, pulled back together from the outputs to every site.
 
 One walk down the tape carries rows ``[m, r, d]`` (m samples, r columns, d entries of a sample's
-tensor) through the steps that the chain route knows (`_step`): columns fold into the batch axis and
-no gradient of a weight is formed on the way. How many samples and columns come at a time follows
-from the memory allowed, not from the batch. Where what is alive outgrows the cache the samples are
-split, and each part goes on down by itself: near the loss, where weights are large and rows short,
-all samples share one reading of a weight.
+tensor) through the steps that the chain route knows (`_routes._chain.steps`): columns fold into the
+batch axis and no gradient of a weight is formed on the way. How many samples and columns come at a
+time follows from the memory allowed, not from the batch. Where what is alive outgrows the cache the
+samples are split, and each part goes on down by itself: near the loss, where weights are large and
+rows short, all samples share one reading of a weight.
 """
 
 from __future__ import annotations

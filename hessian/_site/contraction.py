@@ -14,7 +14,7 @@ and those pairs that the shift leaves inside the image. Work does not grow with 
 
 Which one costs less goes both ways by an order of magnitude: columns against positions, and a
 product's speed against that of memory. It is decided by how fast the device does what
-(`_product.rates`).
+(`_runtime.matrix_products.rates`).
 """
 
 from __future__ import annotations

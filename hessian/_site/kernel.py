@@ -1,9 +1,9 @@
 """A fused kernel for the squares of a convolution's per-sample gradients on a GPU.
 
-`batched_squares` in `_contraction` writes [samples, columns, entries] to memory, by parts, squares
-it there and reads it again. Here a program keeps one tile of entries in registers: it forms the
-product over positions for one sample and column after another, and adds up the squares. Which of
-the two is faster depends on the shape; `squares` measures that on the first call for a shape.
+`batched_squares` in `_site.contraction` writes [samples, columns, entries] to memory, by parts,
+squares it there and reads it again. Here a program keeps one tile of entries in registers: it forms
+the product over positions for one sample and column after another, and adds up the squares. Which
+of the two is faster depends on the shape; `squares` measures that on the first call for a shape.
 
 Triton is optional. The portable form is the kernel's oracle, and what runs without it.
 """

@@ -1,7 +1,8 @@
 """The check of a diagonal at random entries: by values of the loss, and by a double backward.
 
-The values know no autograd (`_differences`, `_values`); the double backward is torch's own in
-float64, sharper where the two agree. What they say together gives an entry its word.
+The values know no autograd (`_verification.differences`, `_verification.values`); the double
+backward is torch's own in float64, sharper where the two agree. What they say together gives an
+entry its word.
 """
 
 from __future__ import annotations
