@@ -603,7 +603,7 @@ def test_the_readmes_table_has_both_columns(made, tmp_path):
         "|---|---|---|---|",
         f"| fig4: {here.title} | holds: 0.5 | contradicted: 1.5 [1, 2] | differs |",
         "| fig7: E\\|g\\| | contradicted: 0.5 |  |  |",
-        f"| fig10: {here.title} | holds: 0.5 | inconclusive (3 of 64 runs) |  |",
+        f"| fig10: {here.title} | holds: 50 points | inconclusive (3 of 64 runs) |  |",
     ]
     page = tmp_path / "README.md"
     page.write_text(f"a\n{summary.BEGIN}\nold\n{summary.END}\nb\n", encoding="utf-8")
