@@ -12,6 +12,9 @@ Each answer defaults to *not proved*.
 
 from __future__ import annotations
 
+import functools
+import operator
+from collections.abc import Iterator
 from typing import NamedTuple
 
 from hessian._tape.graph import Edge, Node, Tape, operation, shape, title
@@ -60,25 +63,9 @@ def affinity(tape: Tape, leaves: list[Node]) -> Affinity:
         for child, d in zip(inputs, dep, strict=True):
             total |= d
             bad |= curved.get(child, 0) if child is not None else 0
-        rule = dependence(node)
-        name = title(node)
-        if rule is None:
-            if total:
-                listed = known(node) is not None
-                refuse(
-                    total & ~bad, f"{name} is {'not affine' if listed else 'not a known operation'}"
-                )
-            bad |= total
-        else:
-            for i in rule.nonlinear:
-                if i < len(dep) and dep[i]:
-                    refuse(dep[i] & ~bad, f"{name} is not affine in its input")
-                    bad |= dep[i]
-            for i, j in rule.products:
-                both = dep[i] & dep[j] if max(i, j) < len(dep) else 0
-                if both:
-                    refuse(both & ~bad, f"{name} multiplies two values that both depend on it")
-                    bad |= both
+        for leafset, why in _lost(node, dep):
+            refuse(leafset & ~bad, why)
+            bad |= leafset
         depends[node], curved[node] = total, bad
 
     reached = bad = 0
@@ -89,6 +76,24 @@ def affinity(tape: Tape, leaves: list[Node]) -> Affinity:
         frozenset(leaf for leaf, mask in bit.items() if reached & mask),
         {leaf: refusal[leaf] for leaf, mask in bit.items() if bad & mask},
     )
+
+
+def _lost(node: Node, depends: list[int]) -> Iterator[tuple[int, str]]:
+    """Leaves that an operation is not affine in, by what its inputs depend on, and why."""
+    rule, name = dependence(node), title(node)
+    if rule is None:
+        everything = functools.reduce(operator.or_, depends, 0)
+        if everything:
+            why = "not affine" if known(node) is not None else "not a known operation"
+            yield everything, f"{name} is {why}"
+        return
+    for i in rule.nonlinear:
+        if i < len(depends) and depends[i]:
+            yield depends[i], f"{name} is not affine in its input"
+    for i, j in rule.products:
+        both = depends[i] & depends[j] if max(i, j) < len(depends) else 0
+        if both:
+            yield both, f"{name} multiplies two values that both depend on it"
 
 
 def _join(of: dict[Edge, Label], edge: Edge, label: Label) -> None:
