@@ -161,27 +161,27 @@ def coordinate_minimum(
         ticker(progress) as bar,
     ):
         index = {name: drawn[name] for name in objective.parameters}
-        bar.expect(sum(len(at) for at in index.values()), 0)
+        bar.expect(sum(len(places) for places in index.values()), 0)
         items, g, h, lanes = _here(objective, data, dtype, weight, index)
         factor = scale([batch.a for batch in items], weight)
         line = _Line(objective, items, factor, lanes)
         result.loss = line.value()
-        for name, at in index.items():
+        for name, places in index.items():
             p = objective.parameters[name].detach()
             size = float(p.double().square().mean().sqrt())
             far = reach or REACH * (size or 1.0)
             eps = torch.finfo(p.dtype).eps
             span = Search(
-                _Lanes(line, name, at), factor * g[name], factor * h[name], result.loss, far,
+                _Lanes(line, name, places), factor * g[name], factor * h[name], result.loss, far,
                 size or 1.0, tolerance or eps**0.5, 16 * eps * (abs(result.loss) or 1.0), most,
             )  # fmt: skip
             end: Found = span.lowest(points) if search == "lowest" else span.nearest()
             result[name] = CoordinateMinimum(
-                at, p.reshape(-1)[at].clone(), end.displacement.to(p.dtype),
+                places, p.reshape(-1)[places].clone(), end.displacement.to(p.dtype),
                 span.newton.to(p.dtype), end.decrease.to(p.dtype), end.kink,
                 span.g.to(p.dtype), span.h.to(p.dtype), far, end.converged,
             )  # fmt: skip
-            bar.tick(len(at))
+            bar.tick(len(places))
         result.evaluations = line.evaluations
     return result
 
@@ -219,16 +219,16 @@ def _here(
     items: list[Batch] = []
     lanes = LANES
     g, h = (
-        {name: torch.zeros(len(at), device="cpu").double() for name, at in index.items()}
+        {name: torch.zeros(len(places), device="cpu").double() for name, places in index.items()}
         for _ in range(2)
     )
     for batch in walk(objective, data, dtype, weight):
         analysis = planned(batch, index)
         lanes = min(lanes, objective.memory // (4 * analysis.tape_bytes + 1))
         second, first = analysis.run(lambda _: None)
-        for name, at in index.items():
+        for name, places in index.items():
             for total, values in ((g, first), (h, second)):
-                total[name] += batch.a * values[name].reshape(-1)[at].cpu().double()
+                total[name] += batch.a * values[name].reshape(-1)[places].cpu().double()
         items.append(batch)
     return items, g, h, max(1, lanes)
 
@@ -252,20 +252,20 @@ class _Line:
         output = self.objective.output(batch.inputs, batch.index)
         return self.objective.unchecked(output, batch.targets, batch.index).reshape(())
 
-    def __call__(self, name: str, at: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+    def __call__(self, name: str, places: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
         """Values and slopes at displacements t of the flat entries `at`, float64 on the CPU."""
-        self.evaluations += len(at)
-        if self.lanes > 1 and len(at) > 1:
+        self.evaluations += len(places)
+        if self.lanes > 1 and len(places) > 1:
             try:
-                found = self._together(name, at, t)
+                found = self._together(name, places, t)
             except (RuntimeError, NotImplementedError, ValueError, TypeError):
                 self.lanes = 1  # an operation without a batching rule, or state that changes
             else:
-                if name in self._compared or self._agrees(name, at, t, found):
+                if name in self._compared or self._agrees(name, places, t, found):
                     return found
                 self.lanes = 1  # another dropout draw, a forward that keeps its own copies
         values, slopes = zip(
-            *(self._one(name, i, s) for i, s in zip(at.tolist(), t.tolist(), strict=True)),
+            *(self._one(name, i, s) for i, s in zip(places.tolist(), t.tolist(), strict=True)),
             strict=True,
         )
         double = torch.float64
@@ -274,12 +274,14 @@ class _Line:
             torch.tensor(slopes, dtype=double, device="cpu"),
         )
 
-    def _agrees(self, name: str, at: Tensor, t: Tensor, found: tuple[Tensor, Tensor]) -> bool:
-        value, slope = self._one(name, int(at[0]), float(t[0]))
+    def _agrees(self, name: str, places: Tensor, t: Tensor, values: tuple[Tensor, Tensor]) -> bool:
+        value, slope = self._one(name, int(places[0]), float(t[0]))
         exact = torch.tensor([value, slope], dtype=torch.float64, device="cpu")
-        got = torch.stack([found[0][0], found[1][0]])
+        together = torch.stack([values[0][0], values[1][0]])
         loose = 1e3 * torch.finfo(self.objective.parameters[name].dtype).eps
-        if torch.allclose(got, exact, rtol=loose, atol=loose * (1 + abs(value)), equal_nan=True):
+        if torch.allclose(
+            together, exact, rtol=loose, atol=loose * (1 + abs(value)), equal_nan=True
+        ):
             self._compared.add(name)
         return name in self._compared
 
@@ -305,14 +307,14 @@ class _Line:
         self.objective.written.restore()  # before, as it holds the displaced entry
         p.data[place] = value
 
-    def _together(self, name: str, at: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+    def _together(self, name: str, places: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
         parameter = self.objective.parameters[name]
         p = parameter.detach()
-        lanes = torch.arange(len(at), device=p.device)
-        moved = p.reshape(1, -1).repeat(len(at), 1)
-        moved[lanes, at] += t.to(p)
+        lanes = torch.arange(len(places), device=p.device)
+        moved = p.reshape(1, -1).repeat(len(places), 1)
+        moved[lanes, places] += t.to(p)
         moved = moved.view(-1, *p.shape)
-        values, slopes = (torch.zeros(len(at), device="cpu").double() for _ in range(2))
+        values, slopes = (torch.zeros(len(places), device="cpu").double() for _ in range(2))
         whole = _Whole(self.objective)
         with settled():
             owe(_as_now(self.objective.model, parameter))
@@ -326,7 +328,9 @@ class _Line:
 
                 g, v = vmap(grad_and_value(loss), randomness="same")(moved)
                 values += batch.a * v.detach().cpu().double()
-                slopes += batch.a * g.reshape(len(at), -1)[lanes, at].detach().cpu().double()
+                slopes += (
+                    batch.a * g.reshape(len(places), -1)[lanes, places].detach().cpu().double()
+                )
         return self.factor * values, self.factor * slopes
 
 
@@ -361,13 +365,13 @@ class _Whole(nn.Module):
 class _Lanes:
     """The line of one parameter's drawn entries, some of them at a time."""
 
-    def __init__(self, line: _Line, name: str, at: Tensor) -> None:
-        self.line, self.name, self.at = line, name, at
+    def __init__(self, line: _Line, name: str, places: Tensor) -> None:
+        self.line, self.name, self.at = line, name, places
 
     def __call__(self, lanes: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
         size = max(1, self.line.lanes)
         parts = [
-            self.line(self.name, self.at[some.to(self.at.device)], s)
-            for some, s in zip(lanes.split(size), t.split(size), strict=True)
+            self.line(self.name, self.at[few.to(self.at.device)], s)
+            for few, s in zip(lanes.split(size), t.split(size), strict=True)
         ]
         return torch.cat([v for v, _ in parts]), torch.cat([g for _, g in parts])

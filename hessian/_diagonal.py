@@ -191,20 +191,20 @@ def diagonal(
                 weights.append(batch.a)
                 # In units of the first batch's weight: a single batch is not passed over again.
                 unit = weights[0] or 1.0
-                for kept, new in ((h, h_b), (g, g_b)):
+                for total, new in ((h, h_b), (g, g_b)):
                     for name, tensor in new.items():
-                        if name in kept:
-                            kept[name].add_(tensor, alpha=batch.a / unit)
+                        if name in total:
+                            total[name].add_(tensor, alpha=batch.a / unit)
                         else:
-                            kept[name] = tensor if batch.a == unit else tensor.mul_(batch.a / unit)
+                            total[name] = tensor if batch.a == unit else tensor.mul_(batch.a / unit)
                 samples += analysis.samples
-        mine = Facts(sum(weights), value, samples, size_of(objective.parameters) if group else 0.0)
-        every = team.meet(mine)
+        facts = Facts(sum(weights), value, samples, size_of(objective.parameters) if group else 0.0)
+        every = team.meet(facts)
         factor = scale([every.weight], weight)
-        alone = len(weights) == 1 and every.weight == mine.weight
+        alone = len(weights) == 1 and every.weight == facts.weight
         whole = 1.0 if weight is None and alone else factor * (weights[0] or 1.0)
-        for kept in (h, g):
-            for tensor in kept.values():
+        for total in (h, g):
+            for tensor in total.values():
                 if whole != 1.0:
                     tensor.mul_(whole)
         team.sum(h.values())

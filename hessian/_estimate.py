@@ -149,7 +149,7 @@ def estimate(
         )
     _data.check_generator(generator)
     generator = generator or torch.Generator().manual_seed(0)
-    kept = list(data) if isinstance(data, Iterator) else data
+    batches = list(data) if isinstance(data, Iterator) else data
     mean: dict[str, Tensor] = {}
     spread: dict[str, Tensor] = {}
     result = Estimate()
@@ -172,7 +172,7 @@ def estimate(
                 int(torch.randint(2**62, (), generator=generator, device="cpu"))
                 for _ in range(together)
             ]
-            for one in _pass(objective, kept, dtype, weight, kind, seeds, division):
+            for one in _pass(objective, batches, dtype, weight, kind, seeds, division):
                 count += 1
                 for name, value in one.items():  # Welford's update
                     if name not in mean:
@@ -270,12 +270,12 @@ def _by_columns(
         return _of_columns(analysis, kind, noise, weight)
 
     extra: Extra = blocks_bytes if kind != "empirical-fisher" else lambda _: 0.0
-    found, own = gathered(batch, take, division, extra)
+    estimates, loss_diagonal = gathered(batch, take, division, extra)
     if kind != "empirical-fisher":
-        for one in found:
-            for name, term in own.items():
+        for one in estimates:
+            for name, term in loss_diagonal.items():
                 one[name] = one[name] + term
-    return found
+    return estimates
 
 
 def _of_columns(
@@ -311,8 +311,8 @@ def _of_columns(
             'use kind="hutchinson", or leave the parameter out with names='
         )
     if not used:
-        own = {} if kind == "empirical-fisher" else analysis.separable_terms()
-        return [_zeros(parameters) | own for _ in noise]
+        loss_diagonal = {} if kind == "empirical-fisher" else analysis.separable_terms()
+        return [_zeros(parameters) | loss_diagonal for _ in noise]
     n = analysis.samples
     outputs = [output.tensor for output in used]
     if kind == "empirical-fisher":
@@ -320,13 +320,13 @@ def _of_columns(
         count = 1.0 if weight == "sum" else float(of_all(analysis))
         ones = gradients[0].new_full((1, n), count)
         factors = [Factor([g.unsqueeze(0) for g in gradients], ones)]
-        own = {}
+        loss_diagonal = {}
     else:
         form, mc = output_form(analysis), kind == "gauss-newton-mc"
         exact = spectrum(analysis, form) if mc else factored(analysis, form)
         factors = [_random(exact, analysis, one) for one in noise] if mc else [exact]
-        own = analysis.separable_terms()
-    found = []
+        loss_diagonal = analysis.separable_terms()
+    estimates = []
     for factor in factors:
         if kind == "becker-lecun":
             result = _becker_lecun.diagonal(analysis, factor)
@@ -340,10 +340,10 @@ def _of_columns(
                 _affine.by_sites(
                     outputs, factor, targets, proof.chain, objective.memory, lambda _: None
                 )
-        for name, term in own.items():
+        for name, term in loss_diagonal.items():
             result[name] += term
-        found.append(result)
-    return found
+        estimates.append(result)
+    return estimates
 
 
 def _zeros(parameters: dict[str, Tensor]) -> dict[str, Tensor]:

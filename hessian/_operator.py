@@ -95,7 +95,7 @@ def operator(
         >>> (h @ np.eye(2)).tolist()
         [[8.0, 4.0], [4.0, 2.0]]
     """
-    kept = list(data) if isinstance(data, Iterator) else data
+    batches = list(data) if isinstance(data, Iterator) else data
     with Guard(), lend(model, loss, "auto", forward, names, memory, dtype) as objective:
         parameters = objective.parameters
         start, firsts = Randomness(objective.devices()), objective.firsts
@@ -124,14 +124,16 @@ def operator(
             total = [torch.zeros_like(p, requires_grad=False) for p in wanted]
             weights: list[float] = []
             samples, division = 0, Division()
-            for batch in bar.over(walk(objective, kept, dtype, weight)):
-                found, own = added(batch, lambda v: list(product(v, wanted, parts)), division)
-                for into, h in zip(total, found, strict=True):
+            for batch in bar.over(walk(objective, batches, dtype, weight)):
+                products, loss_diagonal = added(
+                    batch, lambda v: list(product(v, wanted, parts)), division
+                )
+                for into, h in zip(total, products, strict=True):
                     if h is not None:
                         into.add_(h, alpha=batch.a)
                 for into, v, name in zip(total, parts, objective.parameters, strict=True):
-                    if name in own:
-                        into.addcmul_(own[name], v, value=batch.a)
+                    if name in loss_diagonal:
+                        into.addcmul_(loss_diagonal[name], v, value=batch.a)
                 weights.append(batch.a)
                 samples += batch.samples
             flat = torch.cat([t.reshape(-1) for t in total]) * scale(weights, weight)

@@ -151,15 +151,15 @@ def sample(
                 plan = plan or analysis.plan
                 bar.expect(analysis.ticks(), batch.index)
                 h, _ = analysis.run(bar.tick)
-                for name, at in index.items():
-                    part = batch.a * h[name].reshape(-1)[at]
+                for name, places in index.items():
+                    part = batch.a * h[name].reshape(-1)[places]
                     total[name] = total[name] + part if name in total else part
                 weights.append(batch.a)
         result = Samples()
-        for name, at in index.items():
+        for name, places in index.items():
             values = total[name] * scale(weights, weight)
             values = objective.returned({name: values}, "second derivative")[name]
-            result[name] = Sample(at, values, objective.parameters[name].numel())
+            result[name] = Sample(places, values, objective.parameters[name].numel())
     assert plan is not None
     result.plan = plan
     return result

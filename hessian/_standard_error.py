@@ -68,7 +68,7 @@ class Spread:
                     f"({error}); {REMEDY}"
                 ) from error
             (gradient,) = _gradients(alone, 1, batch.index)
-            own = {name: h.clone() for name, h in alone.separable_terms().items()}
+            loss_diagonal = {name: h.clone() for name, h in alone.separable_terms().items()}
             size = float(gradient.square().sum())
             a = float((share * gradient).sum()) / size if size else float("nan")
             if size and float((share - a * gradient).norm()) > loose * largest:
@@ -77,7 +77,7 @@ class Spread:
                     f"derivative that it has in the batch; {REMEDY}"
                 )
             h, _ = alone.run(lambda _: None)
-            for name, term in own.items():
+            for name, term in loss_diagonal.items():
                 h[name] -= term
                 self.own[name] = term
             if size:
@@ -108,11 +108,11 @@ class Spread:
             raise ValueError(
                 f"standard_error needs at least two samples, got {self.count}; pass more data"
             )
-        found = {}
+        errors = {}
         top = max((float(v.abs().max()) for v in h.values() if v.numel()), default=0.0)
         for name, value in h.items():
             if name not in self.sum:
-                found[name] = torch.zeros_like(value)
+                errors[name] = torch.zeros_like(value)
                 continue
             rest = value - self.own[name] if name in self.own else value
             gap = float((factor * self.sum[name] - rest).abs().max()) if value.numel() else 0.0
@@ -124,8 +124,8 @@ class Spread:
                 )
             center = self.sum[name] / self.total
             square = self.moment[name] + self.mass * (self.mean[name] - center).square()
-            found[name] = factor * (square * (self.count / (self.count - 1))).sqrt()
-        return found
+            errors[name] = factor * (square * (self.count / (self.count - 1))).sqrt()
+        return errors
 
 
 def _gradients(analysis: Analysis | Parts, n: int, index: int) -> list[Tensor]:

@@ -87,8 +87,8 @@ class Analysis:
         twice = methods & {"preactivation", "parameter"}
         need = (TAPES if twice else ONCE) * self.on_tape()
         pairs = [
-            at.count**2 for name, uses in self.proof.sites.items() for site in uses
-            if (at := site.positions) is not None
+            positions.count**2 for name, uses in self.proof.sites.items() for site in uses
+            if (positions := site.positions) is not None
             and (site.tokens is not None or self.plan[name].method == "preactivation")
         ]  # fmt: skip
         need += 2 * item * max(pairs, default=0)

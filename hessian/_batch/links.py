@@ -112,11 +112,13 @@ def _choices(
     alone = _Prediction(prices, bent) if several and bent else whole
     contracted = [0.0, *itertools.accumulate(contractions[name] for name in bent)]
     rest = columns if every else 0.0
-    found = [_Choice(below[0] + rest, 0, False, 0, alone.meter)]
+    choices = [_Choice(below[0] + rest, 0, False, 0, alone.meter)]
     if alone.fits:
         for k in range(1, len(bent) + 1):
             top = alone.passes[bent[k - 1]]
-            found.append(_Choice(top + contracted[k] + below[k] + rest, k, False, top, alone.meter))
+            choices.append(
+                _Choice(top + contracted[k] + below[k] + rest, k, False, top, alone.meter)
+            )
     if straight and whole.fits:
         rest = columns if set(straight) != set(every) else 0.0
         lowest, rest_contracted = (
@@ -132,30 +134,30 @@ def _choices(
                 + below[k]
                 + rest
             )
-            found.append(_Choice(cost, k, True, max(top, lowest), whole.meter))
-    return found
+            choices.append(_Choice(cost, k, True, max(top, lowest), whole.meter))
+    return choices
 
 
 def _below(prices: Prices, names: list[str]) -> list[int]:
     """What the parameters from number k on cost by other methods, which share a site's products."""
     shared: dict[Edge, int] = {}
-    total, found = 0, [0]
+    total, costs = 0, [0]
     for name in reversed(names):
         edge, other = prices.proof.sites[name][0].edge, prices.otherwise(name)
         total += max(0, other - shared.get(edge, 0))
         shared[edge] = max(other, shared.get(edge, 0))
-        found.append(total)
-    return found[::-1]
+        costs.append(total)
+    return costs[::-1]
 
 
 def _contraction(prices: Prices, name: str) -> float:
     """Passes' worth of work at a site of several positions, each of which meets each."""
-    at = prices.proof.sites[name][0].positions
+    positions = prices.proof.sites[name][0].positions
     assert prices.proof.chain is not None
-    if at is None or at.count == 1:
+    if positions is None or positions.count == 1:
         return 0.0
     return (
-        at.count**2
+        positions.count**2
         * prices.task.objective.parameters[name].numel()
         / prices.proof.chain.pass_work()
     )
@@ -170,8 +172,8 @@ def _columns(prices: Prices, straight: list[str]) -> float:
         return 2.0 * sum(prices.task.objective.parameters[name].numel() for name in straight)
     each = 0.0
     for name in straight:
-        at = prices.proof.sites[name][0].positions
-        each += 0.0 if at is None else _contraction(prices, name) / at.count
+        positions = prices.proof.sites[name][0].positions
+        each += 0.0 if positions is None else _contraction(prices, name) / positions.count
     form = prices.proof.curvature.form
     block = 0.0 if form is None or form.kind != "full" else float(form.values.shape[1])
     return (

@@ -66,8 +66,8 @@ def _over_parts(
         whole = Whole(Task(objective, inputs, targets, batch.index, Start(objective)))
         slices, _ = divided(whole, extra)
         batch.end = batch.end or whole.reading.end
-        for some in slices:
-            take(analysed_part(whole, some))
+        for samples in slices:
+            take(analysed_part(whole, samples))
     except (NotInParts, ValueError) as error:
         division.note(1, str(error))
         return None
@@ -126,10 +126,10 @@ def _added(
         nonlocal total
         total = _plus(total, take(connected(part)))
 
-    own = _over_parts(batch, inputs, targets, add, division)
-    if own is None:
+    loss_diagonal = _over_parts(batch, inputs, targets, add, division)
+    if loss_diagonal is None:
         return take(_value(batch, inputs, targets, None)), {}
-    return total, own
+    return total, loss_diagonal
 
 
 Diagonals = list[dict[str, Tensor]]
@@ -149,9 +149,9 @@ def gathered(
 def _gathered(
     batch: Batch, take: Callable[[Analysis], Diagonals], division: Division, extra: Extra
 ) -> tuple[Diagonals, dict[str, Tensor]]:
-    given = (batch.objective, batch.inputs, batch.targets, batch.index)
+    arguments = (batch.objective, batch.inputs, batch.targets, batch.index)
     try:
-        analysis = analysed(*given, bounded=True, start=batch.start)
+        analysis = analysed(*arguments, bounded=True, start=batch.start)
         batch.end = analysis.reading.end
         n = analysis.samples
         if n > 1 and n * (analysis.need() + extra(analysis)) > batch.objective.memory:
@@ -170,11 +170,11 @@ def _gathered(
                 into[name] = into[name] + value
         total = total or [dict(one) for one in new]
 
-    own = _over_parts(batch, batch.inputs, batch.targets, add, division, extra)
-    if own is not None:
-        return total, own
+    loss_diagonal = _over_parts(batch, batch.inputs, batch.targets, add, division, extra)
+    if loss_diagonal is not None:
+        return total, loss_diagonal
     batch.start.rewind()
-    analysis = analysed(*given, start=batch.start)
+    analysis = analysed(*arguments, start=batch.start)
     batch.end = analysis.reading.end
     return take(analysis), {}
 
@@ -209,7 +209,7 @@ def _value(batch: Batch, inputs: Any, targets: Any, most: int | None) -> Tensor:
 def _plus(total: Sum, new: Sum) -> Sum:
     if not total:
         return new
-    found: Sum = []
+    sums: Sum = []
     for old, term in zip(total, new, strict=True):
-        found.append(term if old is None else old if term is None else old + term)
-    return found
+        sums.append(term if old is None else old if term is None else old + term)
+    return sums

@@ -104,11 +104,11 @@ class Plan:
         shared = {
             e.method: e.backward for e in self.entries if e.method in ("affine", "columns", "chain")
         }
-        own = sum(e.backward for e in self.entries if e.method == "parameter")
+        by_entries = sum(e.backward for e in self.entries if e.method == "parameter")
         separable = any(e.method == "separable" for e in self.entries)
-        at = {e.site: e.backward for e in self.entries if e.method == "preactivation"}
-        gradients = 1 + len(at) + (own > 0)
-        each = gradients + sum(shared.values()) + sum(at.values()) + own
+        by_site = {e.site: e.backward for e in self.entries if e.method == "preactivation"}
+        gradients = 1 + len(by_site) + (by_entries > 0)
+        each = gradients + sum(shared.values()) + sum(by_site.values()) + by_entries
         return self.parts * each + 2 * separable
 
     def __str__(self) -> str:

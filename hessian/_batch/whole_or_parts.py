@@ -24,22 +24,22 @@ def planned(batch: Batch, sampled: Mapping[str, Tensor] | None = None) -> Analys
 
 def _planned(batch: Batch, sampled: Mapping[str, Tensor] | None) -> Analysis | Parts:
     objective, why = batch.objective, ""
-    given = (objective, batch.inputs, batch.targets, batch.index)
+    arguments = (objective, batch.inputs, batch.targets, batch.index)
     try:
-        analysis: Analysis | Parts = analysed(*given, sampled, bounded=True, start=batch.start)
+        analysis: Analysis | Parts = analysed(*arguments, sampled, bounded=True, start=batch.start)
     except TooLarge:
         why = "too large"  # beyond this block nothing holds the tape that was begun
     if why:
         batch.start.rewind()
         try:
-            analysis = Parts(Whole(Task(*given, Start(objective), sampled or {})))
+            analysis = Parts(Whole(Task(*arguments, Start(objective), sampled or {})))
         except (NotInParts, ValueError) as error:
             why = str(error)
         else:
             why = ""
     if why:  # what is wrong with the data or the method is said here, of the whole batch
         batch.start.rewind()
-        analysis = analysed(*given, sampled)
+        analysis = analysed(*arguments, sampled)
         analysis.plan = dataclasses.replace(analysis.plan, held=why)
     batch.end = analysis.reading.end
     return analysis

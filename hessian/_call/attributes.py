@@ -54,10 +54,10 @@ class Attributes:
         for owner in parts:
             if isinstance(owner, LazyModuleMixin):  # turns into another module
                 continue
-            own = vars(owner)
-            self._owners.append((owner, type(owner), own.copy()))
-            for name in own.keys() - _INTERNAL:
-                value = own[name]
+            attributes = vars(owner)
+            self._owners.append((owner, type(owner), attributes.copy()))
+            for name in attributes.keys() - _INTERNAL:
+                value = attributes[name]
                 if type(value) not in _ATOMS:
                     self._note(value, 0)
 
@@ -66,11 +66,11 @@ class Attributes:
         for owner, kind, values in self._owners:
             if type(owner) is not kind:
                 continue
-            own = vars(owner)
-            own.update(values)
-            if len(own) != len(values):
-                for name in own.keys() - values.keys():
-                    del own[name]
+            attributes = vars(owner)
+            attributes.update(values)
+            if len(attributes) != len(values):
+                for name in attributes.keys() - values.keys():
+                    del attributes[name]
         for undo in self._undo:
             undo()
 

@@ -78,21 +78,21 @@ class Draws(TorchDispatchMode):
         if name in _SIZED:
             drawn = func(list(whole), *args[1:], **kwargs)
             return self._cut(drawn, tuple(args[0]))
-        given = args[0] if args and isinstance(args[0], Tensor) else None
-        if given is not None and tuple(given.shape) == whole:
+        source = args[0] if args and isinstance(args[0], Tensor) else None
+        if source is not None and tuple(source.shape) == whole:
             return func(*args, **kwargs)  # no sample has a share of its own
-        if given is not None and name in _LIKE:
-            drawn = func(given.new_empty_strided(whole, strides), *args[1:], **kwargs)
-            return self._cut(drawn, tuple(given.shape))
-        if given is not None and name in _IN_PLACE and not any(
+        if source is not None and name in _LIKE:
+            drawn = func(source.new_empty_strided(whole, strides), *args[1:], **kwargs)
+            return self._cut(drawn, tuple(source.shape))
+        if source is not None and name in _IN_PLACE and not any(
             isinstance(a, Tensor) for a in (*args[1:], *kwargs.values())
         ):  # fmt: skip
-            drawn = func(given.new_empty_strided(whole, strides), *args[1:], **kwargs)
-            return given.copy_(self._cut(drawn, tuple(given.shape)))
-        if given is not None and name == "native_dropout":
-            _, mask = func(given.new_empty_strided(whole, strides).fill_(1.0), *args[1:], **kwargs)
-            mask = self._cut(mask, tuple(given.shape))
-            return given * mask / (1.0 - float(args[1])), mask
+            drawn = func(source.new_empty_strided(whole, strides), *args[1:], **kwargs)
+            return source.copy_(self._cut(drawn, tuple(source.shape)))
+        if source is not None and name == "native_dropout":
+            _, mask = func(source.new_empty_strided(whole, strides).fill_(1.0), *args[1:], **kwargs)
+            mask = self._cut(mask, tuple(source.shape))
+            return source * mask / (1.0 - float(args[1])), mask
         raise NotInParts(f"random numbers drawn by {name} cannot be made again for a part")
 
     def _cut(self, drawn: Tensor, shape: tuple[int, ...]) -> Tensor:
@@ -110,6 +110,6 @@ class Draws(TorchDispatchMode):
 
 
 def _first(result: Any) -> Tensor:
-    found = result[0] if isinstance(result, tuple | list) else result
-    assert isinstance(found, Tensor)
-    return found
+    first = result[0] if isinstance(result, tuple | list) else result
+    assert isinstance(first, Tensor)
+    return first

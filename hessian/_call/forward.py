@@ -79,9 +79,9 @@ class Watch(TorchFunctionMode):
         return result
 
     def _count(self, result: Any) -> None:
-        found = result if isinstance(result, tuple | list) else (result,)
+        results = result if isinstance(result, tuple | list) else (result,)
         stack: list[Node] = [
-            t.grad_fn for t in found if isinstance(t, Tensor) and t.grad_fn is not None
+            t.grad_fn for t in results if isinstance(t, Tensor) and t.grad_fn is not None
         ]
         while stack:
             node = stack.pop()

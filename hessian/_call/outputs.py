@@ -38,8 +38,8 @@ class _Object:
 
     def same(self, other: _Object) -> bool:
         """Whether the other one has the same type and contents, whatever its tensors."""
-        mine, its = ((o.place, type(o.sample), o.names) for o in (self, other))
-        return mine == its and self.form.same(other.form)
+        ours, theirs = ((o.place, type(o.sample), o.names) for o in (self, other))
+        return ours == theirs and self.form.same(other.form)
 
 
 @dataclass(frozen=True)
@@ -61,17 +61,17 @@ class Form:
         """The output with these leaves in place of its own."""
         if not self.objects:
             return tree_unflatten(list(leaves), self.spec)
-        rest, upper, at = list(leaves), [], 0
+        rest, upper, position = list(leaves), [], 0
         opened = {o.place: o for o in self.objects}
         for place in range(self.spec.num_leaves):
             if place in opened:
                 one = opened[place]
                 count = _count(one.form)
-                upper.append(_with(one, one.form.rebuilt(rest[at : at + count])))
-                at += count
+                upper.append(_with(one, one.form.rebuilt(rest[position : position + count])))
+                position += count
             else:
-                upper.append(rest[at])
-                at += 1
+                upper.append(rest[position])
+                position += 1
         return tree_unflatten(upper, self.spec)
 
 

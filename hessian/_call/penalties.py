@@ -55,27 +55,27 @@ def _layer_norm(node: Node) -> Callable[..., Gradients]:
     axes = list(range(-len(node._saved_normalized_shape), 0))
     rstd = node._saved_result2
 
-    def hook(given: Gradients, out: Gradients) -> Gradients:
+    def hook(gradients: Gradients, out: Gradients) -> Gradients:
         x, w = node._saved_input, node._saved_weight
-        return _centred(given, out[0], x, w, axes, list(range(x.dim() - len(axes))), rstd)
+        return _centred(gradients, out[0], x, w, axes, list(range(x.dim() - len(axes))), rstd)
 
     return hook
 
 
 def _batch_norm(node: Node) -> Callable[..., Gradients]:
-    def hook(given: Gradients, out: Gradients) -> Gradients:
+    def hook(gradients: Gradients, out: Gradients) -> Gradients:
         x, w = node._saved_input, node._saved_weight
         axes = [0, *range(2, x.dim())]
         channels = (1, -1, *[1] * (x.dim() - 2))
         w = None if w is None else w.view(channels)
         rstd = node._saved_result2.view(channels)
-        return _centred(given, out[0], x, w, axes, axes, rstd)
+        return _centred(gradients, out[0], x, w, axes, axes, rstd)
 
     return hook
 
 
 def _centred(
-    given: Gradients,
+    gradients: Gradients,
     g: Tensor | None,
     x: Tensor,
     w: Tensor | None,
@@ -85,7 +85,7 @@ def _centred(
 ) -> Gradients:
     """Gradients of w (x - mean)/deviation + b in x, w and b; `given` says which are wanted."""
     if g is None:
-        return given
+        return gradients
     kind, x, g = x.dtype, x.to(rstd.dtype), g.to(rstd.dtype)
     centred = x - x.mean(axes, keepdim=True)
     variance = centred.square().mean(axes, keepdim=True)
@@ -93,14 +93,14 @@ def _centred(
     eps = rstd.detach().pow(-2) - variance.detach()
     scale = (variance + eps).rsqrt()
     normal = centred * scale
-    found: list[Tensor | None] = [None] * len(given)
-    if given[0] is not None:
+    found: list[Tensor | None] = [None] * len(gradients)
+    if gradients[0] is not None:
         u = g if w is None else g * w
         mean, along = u.mean(axes, keepdim=True), (u * normal).mean(axes, keepdim=True)
         found[0] = (scale * (u - mean - normal * along)).to(kind)
     for i, values in ((1, g * normal), (2, g)):
-        if i < len(given) and (own := given[i]) is not None:
-            found[i] = values.sum(samples).reshape(own.shape).to(own.dtype)
+        if i < len(gradients) and (gradient := gradients[i]) is not None:
+            found[i] = values.sum(samples).reshape(gradient.shape).to(gradient.dtype)
     return tuple(found)
 
 

@@ -79,8 +79,8 @@ def _embedding_bag(
     else:
         assert offsets is not None
         bags = len(offsets) - int(include_last_offset)
-        at = torch.arange(len(input), device=input.device)
-        bag = torch.bucketize(at, offsets[:bags], right=True) - 1
+        positions = torch.arange(len(input), device=input.device)
+        bag = torch.bucketize(positions, offsets[:bags], right=True) - 1
         total = rows.new_zeros((bags, rows.shape[-1])).index_add(0, bag, scaled)
         count = rows.new_zeros((bags, 1)).index_add(0, bag, share)
     return total if mode == "sum" else total / count.clamp_min(1)

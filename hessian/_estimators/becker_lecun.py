@@ -39,7 +39,7 @@ def diagonal(analysis: Analysis, factor: Factor) -> dict[str, Tensor]:
         ValueError: an operation between a parameter and the outputs has no diagonal rule.
     """
     parameters = analysis.task.objective.parameters
-    found = {name: torch.zeros_like(p, requires_grad=False) for name, p in parameters.items()}
+    diagonals = {name: torch.zeros_like(p, requires_grad=False) for name, p in parameters.items()}
     outputs = [output.tensor for output in analysis.reading.used]
     tape = Tape.of(outputs)
     names = {id(p): name for name, p in parameters.items()}
@@ -51,17 +51,19 @@ def diagonal(analysis: Analysis, factor: Factor) -> dict[str, Tensor]:
     for node in tape.order:
         if is_leaf(node):
             if (node, 0) in h and id(node.variable) in names:
-                found[names[id(node.variable)]] += h[(node, 0)]
+                diagonals[names[id(node.variable)]] += h[(node, 0)]
             continue
-        given = {i: h.pop((node, i)) for i in range(len(node._input_metadata)) if (node, i) in h}
-        if not given:
+        at_outputs = {
+            i: h.pop((node, i)) for i in range(len(node._input_metadata)) if (node, i) in h
+        }
+        if not at_outputs:
             continue
         for (child, index), value in zip(
-            node.next_functions, _inputs(node, given, slopes), strict=False
+            node.next_functions, _inputs(node, at_outputs, slopes), strict=False
         ):
             if child is not None and value is not None:
                 _add(h, (child, index), value.detach())
-    return found
+    return diagonals
 
 
 def _add(h: dict[Edge, Tensor], edge: Edge, value: Tensor) -> None:
@@ -73,7 +75,7 @@ def _add(h: dict[Edge, Tensor], edge: Edge, value: Tensor) -> None:
 
 def _diagonals(factor: Factor, analysis: Analysis) -> list[Tensor]:
     """diag Σ_c λ_c S_c S_cᵀ in every output."""
-    n, found = analysis.samples, []
+    n, diagonals = analysis.samples, []
     for columns, layout, output in zip(
         factor.columns, analysis.layouts, analysis.reading.used, strict=True
     ):
@@ -82,8 +84,8 @@ def _diagonals(factor: Factor, analysis: Analysis) -> list[Tensor]:
             parts = by_sample(columns[c], layout, n).square()
             parts = parts * weights.view(-1, *[1] * (parts.dim() - 1))
             total += from_samples(parts, layout, n, total.shape)
-        found.append(total)
-    return found
+        diagonals.append(total)
+    return diagonals
 
 
 def _slopes(analysis: Analysis, outputs: list[Tensor], tape: Tape) -> dict[Node, Tensor]:
@@ -92,19 +94,21 @@ def _slopes(analysis: Analysis, outputs: list[Tensor], tape: Tape) -> dict[Node,
     if not nodes:
         return {}
     gradients = analysis.slopes
-    got = torch.autograd.grad(
+    gradients_behind = torch.autograd.grad(
         outputs, [GradientEdge(node, 0) for node in nodes], gradients,
         retain_graph=True, allow_unused=True,
     )  # fmt: skip
-    return {node: g.detach() for node, g in zip(nodes, got, strict=True) if g is not None}
+    return {
+        node: g.detach() for node, g in zip(nodes, gradients_behind, strict=True) if g is not None
+    }
 
 
-def _inputs(node: Node, given: dict[int, Tensor], slopes: dict[Node, Tensor]) -> Inputs:
+def _inputs(node: Node, at_outputs: dict[int, Tensor], slopes: dict[Node, Tensor]) -> Inputs:
     """What the inputs of an operation get of the diagonals at its outputs."""
-    rule, out = _rule(node), given.get(0)
+    rule, out = _rule(node), at_outputs.get(0)
     # Entries move or are added: every coefficient is 1 or 0, and the squares are what they are.
     if rule == "move":
-        parts = [call(node, i, h) for i, h in given.items()]
+        parts = [call(node, i, h) for i, h in at_outputs.items()]
         return [_total(values) for values in zip(*parts, strict=True)]
     if out is None or (rule != "entry" and rule not in _RULES):
         raise _refusal(node)
@@ -178,14 +182,14 @@ def _mean(node: Node, out: Tensor) -> Inputs:
 
 def _share(node: Node) -> float:
     """The coefficient of a mean, the same for all its entries."""
-    given, result = shape(node.next_functions[0]) or (), shape((node, 0)) or ()
+    input_shape, result = shape(node.next_functions[0]) or (), shape((node, 0)) or ()
     name = operation(node)
     if name == "Mean":
-        return math.prod(result) / math.prod(given)
+        return math.prod(result) / math.prod(input_shape)
     if name.startswith("Adaptive"):
-        if any(a % b for a, b in zip(given, result, strict=True)):
+        if any(a % b for a, b in zip(input_shape, result, strict=True)):
             raise _refusal(node)  # windows of different sizes
-        return math.prod(result) / math.prod(given)
+        return math.prod(result) / math.prod(input_shape)
     if node._saved_divisor_override is not None:
         return 1 / float(node._saved_divisor_override)
     padded = any(int(p) for p in node._saved_padding)
@@ -224,14 +228,14 @@ def _convolution(node: Node, out: Tensor) -> Inputs:
     def sizes(values: Any) -> list[int]:
         return [int(v) for v in values]
 
-    got = torch.ops.aten.convolution_backward(
+    gradients = torch.ops.aten.convolution_backward(
         out, x.square(), w.square(), [int(w.shape[0])] if needs[2] else None,
         sizes(node._saved_stride), sizes(node._saved_padding), sizes(node._saved_dilation),
         bool(node._saved_transposed), sizes(node._saved_output_padding), int(node._saved_groups),
         [needs[0], needs[1], False],
     )  # fmt: skip
     bias = out.sum([0, *range(2, out.dim())]) if needs[2] else None
-    return [got[0] if needs[0] else None, got[1] if needs[1] else None, bias]
+    return [gradients[0] if needs[0] else None, gradients[1] if needs[1] else None, bias]
 
 
 def _batch_norm(node: Node, out: Tensor) -> Inputs:

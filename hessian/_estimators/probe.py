@@ -60,19 +60,19 @@ def hutchinson(batch: Batch, probes: Sequence[Probe], division: Division) -> lis
             for name, h in zip(parameters, multiply(list(z.values())), strict=True)
         ]
 
-    every, own = added(batch, take, division)
-    found = []
+    every, loss_diagonal = added(batch, take, division)
+    estimates = []
     for k in range(len(probes)):
-        some = every[k * len(parameters) : (k + 1) * len(parameters)]
-        found.append(
+        products = every[k * len(parameters) : (k + 1) * len(parameters)]
+        estimates.append(
             {
                 name: torch.zeros_like(p, requires_grad=False) if h is None else h
-                for (name, p), h in zip(parameters.items(), some, strict=True)
+                for (name, p), h in zip(parameters.items(), products, strict=True)
             }
         )
-        for name, term in own.items():  # z ⊙ (own ⊙ z)
-            found[-1][name] = found[-1][name] + term
-    return found
+        for name, term in loss_diagonal.items():  # z ⊙ (own ⊙ z)
+            estimates[-1][name] = estimates[-1][name] + term
+    return estimates
 
 
 class _Product:
@@ -142,11 +142,13 @@ def preactivation(
     def extra(analysis: Analysis) -> float:  # the tape of the analysis, columns and probes
         return analysis.need() / 3 + blocks_bytes(analysis)
 
-    found, own = gathered(batch, lambda b: _preactivation(b, fixed, noise), division, extra)
-    for one in found:
-        for name, term in own.items():
+    estimates, loss_diagonal = gathered(
+        batch, lambda b: _preactivation(b, fixed, noise), division, extra
+    )
+    for one in estimates:
+        for name, term in loss_diagonal.items():
             one[name] = one[name] + term
-    return found
+    return estimates
 
 
 def blocks_bytes(analysis: Analysis) -> float:
@@ -168,7 +170,7 @@ def _preactivation(
     factor = None if form is None else factored(analysis, form)
     leaves = [output.cut for output in analysis.reading.used]
     most = None if form is None else _factor.leading(form, leaves, analysis.layouts, LEADING)
-    own = analysis.separable_terms()
+    loss_diagonal = analysis.separable_terms()
     output, value = analysis.repeated()
     # What needs no probe, and then what every probe adds to it.
     base = {name: torch.zeros_like(p, requires_grad=False) for name, p in parameters.items()}
@@ -189,13 +191,13 @@ def _preactivation(
             for c in range(factor.rank):
                 a = by_sample(factor.columns[leaf][c], site.layout, n)
                 _contract(site, a, a, factor.weights[c], n, memory, base[name])
-        for name, term in own.items():
+        for name, term in loss_diagonal.items():
             if name not in places.rest:
                 base[name] += term
     inner: list[Any] = [GradientEdge(*edge) for edge in edges]
     multiply = _Product(value, [*inner, *(parameters[name] for name in places.rest)])
-    found = []
-    for given, generator in zip(fixed, noise, strict=True):
+    estimates = []
+    for signs_of, generator in zip(fixed, noise, strict=True):
         probe: list[Tensor | None] = [
             None
             if g is None
@@ -204,23 +206,23 @@ def _preactivation(
             )
             for k, g in enumerate(multiply.gradients[: len(edges)])
         ]
-        got = multiply([*probe, *(given[name] for name in places.rest)])
+        products = multiply([*probe, *(signs_of[name] for name in places.rest)])
         result = {name: b.clone() for name, b in base.items()}
         with torch.no_grad():
-            at = {
+            probed = {
                 edge: (by_sample(v, layouts[edge], n), by_sample(h, layouts[edge], n))
-                for edge, v, h in zip(edges, probe, got, strict=False)
+                for edge, v, h in zip(edges, probe, products, strict=False)
                 if v is not None and h is not None
             }
-            _remainder(at, known)
+            _remainder(probed, known)
             for name, site in places.inner.items():
-                if site.edge in at:
-                    _contract(site, *at[site.edge], None, n, memory, result[name])
-            for name, h in zip(places.rest, got[len(edges) :], strict=True):
+                if site.edge in probed:
+                    _contract(site, *probed[site.edge], None, n, memory, result[name])
+            for name, h in zip(places.rest, products[len(edges) :], strict=True):
                 if h is not None:
-                    result[name] = given[name] * h
-        found.append(result)
-    return found
+                    result[name] = signs_of[name] * h
+        estimates.append(result)
+    return estimates
 
 
 def factored(analysis: Analysis, form: Quadratic | None = None) -> Factor:
@@ -273,8 +275,8 @@ def _of_part(analysis: Analysis, part: Part) -> Quadratic:
 def _places(analysis: Analysis, output: Any, known: bool) -> _Places:
     parameters = analysis.task.objective.parameters
     coupled = {name for name in analysis.reading.direct if name not in analysis.reading.separable}
-    found = analysis.relocated(output) if analysis.proof.sites else {}
-    single = {k: s[0] for k, s in found.items() if len(s) == 1 and k not in coupled}
+    sites = analysis.relocated(output) if analysis.proof.sites else {}
+    single = {k: s[0] for k, s in sites.items() if len(s) == 1 and k not in coupled}
     outputs = analysis.reading.used_of(output)
     roots = [(e.node, e.output_nr) for e in map(get_gradient_edge, outputs)]
     used = Tape.of(outputs).consumers  # an output that other outputs are made of is not an end
@@ -294,28 +296,28 @@ def _pulled_back(
     known: Known = []
     for c in range(factor.rank if factor is not None and edges else 0):
         assert factor is not None
-        got = torch.autograd.grad(
+        gradients = torch.autograd.grad(
             places.outputs, [GradientEdge(*edge) for edge in edges],
             [columns[c] for columns in factor.columns], retain_graph=True, allow_unused=True,
         )  # fmt: skip
         adjoints = {
             edge: by_sample(g, layouts[edge], n)
-            for edge, g in zip(edges, got, strict=True)
+            for edge, g in zip(edges, gradients, strict=True)
             if g is not None
         }
         known.append((adjoints, factor.weights[c]))
     return known
 
 
-def _remainder(at: dict[Edge, tuple[Tensor, Tensor]], known: Known) -> None:
+def _remainder(probed: dict[Edge, tuple[Tensor, Tensor]], known: Known) -> None:
     """Take Σ_c λ_c a_c (a_c·ε) from every product Hε, a_c and ε over all sites of a sample."""
     for adjoints, weights in known:
-        both = [edge for edge in at if edge in adjoints]
-        dot = sum((adjoints[edge] * at[edge][0]).flatten(1).sum(1) for edge in both)
+        both = [edge for edge in probed if edge in adjoints]
+        dot = sum((adjoints[edge] * probed[edge][0]).flatten(1).sum(1) for edge in both)
         for edge in both:
-            a, (probe, h) = adjoints[edge], at[edge]
+            a, (probe, h) = adjoints[edge], probed[edge]
             # Not in place: autograd may return one tensor for two sites in a row.
-            at[edge] = probe, h - a * (weights * dot).view(-1, *[1] * (a.dim() - 1))
+            probed[edge] = probe, h - a * (weights * dot).view(-1, *[1] * (a.dim() - 1))
 
 
 def _contract(

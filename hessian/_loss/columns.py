@@ -166,8 +166,8 @@ class Quadratic:
 
     def size(self) -> int:
         """Values held per sample."""
-        held = self.values.numel() + (0 if self.shares is None else self.shares.numel())
-        return held // max(1, self.values.shape[0])
+        entries = self.values.numel() + (0 if self.shares is None else self.shares.numel())
+        return entries // max(1, self.values.shape[0])
 
     def matrix(self) -> Tensor:
         """The form written out, ``[n, m, m]``; all kinds but pairs are asked for it."""
@@ -176,12 +176,12 @@ class Quadratic:
             return torch.diag_embed(v)
         if self.kind == "full":
             return v
-        shares, own = self._shares(), self._own()
-        full = own.unsqueeze(2) * -shares.unsqueeze(1)
+        shares, diagonal = self._shares(), self._own()
+        full = diagonal.unsqueeze(2) * -shares.unsqueeze(1)
         if v.shape[1] > 1:
             assert self.spots is not None
             full *= self.spots.unsqueeze(1) == self.spots
-        full.diagonal(dim1=1, dim2=2).copy_(own * self._complements())
+        full.diagonal(dim1=1, dim2=2).copy_(diagonal * self._complements())
         return full
 
     def _shares(self) -> Tensor:
@@ -202,9 +202,9 @@ class Quadratic:
         if q == 1:
             return _softmax.complements(p)
         order = _softmax.order_of(self.spots, p.shape[1], q, p)
-        found = torch.empty_like(p)
-        found[:, order] = _softmax.complements(p[:, order])
-        return found
+        complements = torch.empty_like(p)
+        complements[:, order] = _softmax.complements(p[:, order])
+        return complements
 
     @cached_property
     def _sharp(self) -> Tensor | None:
@@ -223,21 +223,21 @@ class Quadratic:
         assert base is not None
         order = _softmax.order_of(self.spots, columns.m, q, base)
         each = max(1, _softmax.CHUNK // max(1, columns.m * columns.d))
-        for some in samples.split(each):
-            p = self._shares()[some].to(torch.float64)[:, order]
-            rows = (base if base.dim() == 2 else base[some]).to(torch.float64)
+        for few in samples.split(each):
+            p = self._shares()[few].to(torch.float64)[:, order]
+            rows = (base if base.dim() == 2 else base[few]).to(torch.float64)
             later = _softmax.tails(p)
             rows = _softmax.contrasts(p, later, rows[..., order, :])
-            weights = _softmax.weights(p, later) * -self.values[some].to(torch.float64).unsqueeze(2)
-            yield some, rows.flatten(1, 2), weights.flatten(1)
+            weights = _softmax.weights(p, later) * -self.values[few].to(torch.float64).unsqueeze(2)
+            yield few, rows.flatten(1, 2), weights.flatten(1)
 
     def _means(self, columns: Columns) -> Tensor:
         """Σ_{i in s} p_i B_i of a softmax's form, without `scale`: ``[n, q, d]``."""
         shares, q = self._shares().unsqueeze(1), self.values.shape[1]
         if q > 1:
             assert self.spots is not None
-            at = torch.arange(q, device=shares.device)
-            shares = shares * (self.spots == at.unsqueeze(1))
+            positions = torch.arange(q, device=shares.device)
+            shares = shares * (self.spots == positions.unsqueeze(1))
         return columns.left(shares)
 
     def _halves(self, columns: Columns) -> tuple[Tensor, Tensor]:
@@ -263,28 +263,28 @@ class Quadratic:
             return v.new_empty((1, d))
         if self.kind == "full":
             if columns.base is None:
-                got = v.diagonal(dim1=1, dim2=2)
+                values = v.diagonal(dim1=1, dim2=2)
             else:
-                got = columns.left(v).mul_(columns.base).sum(1)
+                values = columns.left(v).mul_(columns.base).sum(1)
         elif self.kind == "pair":
             a, b = self._halves(columns)
             both = a * b
-            got = 2 * (v @ both if both.dim() == 2 else (v.unsqueeze(1) @ both)[:, 0])
+            values = 2 * (v @ both if both.dim() == 2 else (v.unsqueeze(1) @ both)[:, 0])
         elif self.kind == "softmax":
-            got = self._own()
+            values = self._own()
             if columns.base is None:
-                got = got * self._complements()
+                values = values * self._complements()
             else:
-                got = _weighted_squares(got, columns.base)
+                values = _weighted_squares(values, columns.base)
                 means = self._means(columns).square_()
-                got = got + (means[:, 0] * v if v.shape[1] == 1 else
+                values = values + (means[:, 0] * v if v.shape[1] == 1 else
                              (v.unsqueeze(1) @ means)[:, 0])  # fmt: skip
                 sharp = self._sharp
-                for some, rows, w in () if sharp is None else self._contrasts(columns, sharp):
-                    got[some] = (w.unsqueeze(1) @ rows.square_())[:, 0].to(got.dtype)
+                for few, rows, w in () if sharp is None else self._contrasts(columns, sharp):
+                    values[few] = (w.unsqueeze(1) @ rows.square_())[:, 0].to(values.dtype)
         else:
-            got = v if columns.base is None else _weighted_squares(v, columns.base)
-        return got if columns.scale is None else got * columns.scale.square()
+            values = v if columns.base is None else _weighted_squares(v, columns.base)
+        return values if columns.scale is None else values * columns.scale.square()
 
     def blocks(self, columns: Columns, place: Tensor, meter: Meter) -> Tensor:
         """Bᵀ Q B between entries `place` ``[c, p]`` of the same c: ``[n, c, p, p]``."""
@@ -295,43 +295,43 @@ class Quadratic:
         if v.is_meta:
             return v.new_empty((1, c, p, p))
         if columns.identity and self.kind == "full":
-            got = v[:, place.unsqueeze(2), place.unsqueeze(1)]
+            values = v[:, place.unsqueeze(2), place.unsqueeze(1)]
         elif columns.identity and self.kind == "softmax":
-            own, shares = self._own()[:, place], self._shares()[:, place]
-            got = own.unsqueeze(3) * -shares.unsqueeze(2)
+            diagonal, shares = self._own()[:, place], self._shares()[:, place]
+            values = diagonal.unsqueeze(3) * -shares.unsqueeze(2)
             if v.shape[1] > 1:
                 assert self.spots is not None
                 spots = self.spots[place]
-                got *= spots.unsqueeze(2) == spots.unsqueeze(1)
-            got.diagonal(dim1=2, dim2=3).copy_(own * self._complements()[:, place])
+                values *= spots.unsqueeze(2) == spots.unsqueeze(1)
+            values.diagonal(dim1=2, dim2=3).copy_(diagonal * self._complements()[:, place])
         elif columns.identity and self.kind == "diagonal":
-            got = torch.diag_embed(v[:, place])
+            values = torch.diag_embed(v[:, place])
         else:
             base = columns.matrix(v)
             picked = base[..., place].transpose(-3, -2)  # [.., c, m, p]
             if self.kind == "full":
                 left = columns.left(v)[..., place].transpose(-3, -2)
-                got = left.transpose(-1, -2) @ picked
+                values = left.transpose(-1, -2) @ picked
             elif self.kind == "pair":
                 half = m // 2
                 a, b = picked[..., :half, :], picked[..., half:, :]
-                got = (a * v.view(n, 1, half, 1)).transpose(-1, -2) @ b
-                got = got + got.transpose(-1, -2)
+                values = (a * v.view(n, 1, half, 1)).transpose(-1, -2) @ b
+                values = values + values.transpose(-1, -2)
             else:
                 weights = self._own() if self.kind == "softmax" else v
-                got = (picked * weights.view(n, 1, -1, 1)).transpose(-1, -2) @ picked
+                values = (picked * weights.view(n, 1, -1, 1)).transpose(-1, -2) @ picked
                 if self.kind == "softmax":
                     means = self._means(columns)[..., place].transpose(-3, -2)  # [n, c, q, p]
-                    got += (means * v.view(n, 1, -1, 1)).transpose(-1, -2) @ means
+                    values += (means * v.view(n, 1, -1, 1)).transpose(-1, -2) @ means
                     sharp = self._sharp
-                    for some, rows, w in () if sharp is None else self._contrasts(columns, sharp):
+                    for few, rows, w in () if sharp is None else self._contrasts(columns, sharp):
                         x = rows[..., place].transpose(1, 2)  # [n, c, r, p]
-                        square = (x * w.view(len(some), 1, -1, 1)).transpose(-1, -2) @ x
-                        got[some] = square.to(got.dtype)
+                        square = (x * w.view(len(few), 1, -1, 1)).transpose(-1, -2) @ x
+                        values[few] = square.to(values.dtype)
         if columns.scale is not None:
             scale = columns.scale[:, place]
-            got = got.mul_(scale.unsqueeze(3)).mul_(scale.unsqueeze(2))
-        return got
+            values = values.mul_(scale.unsqueeze(3)).mul_(scale.unsqueeze(2))
+        return values
 
     def gram(self, columns: Columns, meter: Meter) -> Tensor:
         """Bᵀ Q B, ``[n, d, d]``."""
@@ -342,25 +342,25 @@ class Quadratic:
         if v.is_meta:
             return v.new_empty((1, d, d))
         if self.kind == "full":
-            got = v if columns.identity else _transposed_times(columns.left(v), columns)
+            product = v if columns.identity else _transposed_times(columns.left(v), columns)
         elif self.kind == "pair":
             a, b = self._halves(columns)
-            got = _transposed_times(a * v.unsqueeze(-1), Columns(m // 2, d, b))
-            got = got + got.transpose(1, 2)
+            product = _transposed_times(a * v.unsqueeze(-1), Columns(m // 2, d, b))
+            product = product + product.transpose(1, 2)
         elif columns.base is None:
-            got = self.matrix()
+            product = self.matrix()
         elif self.kind == "softmax":
-            got = _transposed_times(columns.base * self._own().unsqueeze(-1), columns)
+            product = _transposed_times(columns.base * self._own().unsqueeze(-1), columns)
             means = self._means(columns)
-            got = got + (means * v.unsqueeze(2)).transpose(1, 2) @ means
+            product = product + (means * v.unsqueeze(2)).transpose(1, 2) @ means
             sharp = self._sharp
-            for some, rows, w in () if sharp is None else self._contrasts(columns, sharp):
-                got[some] = ((rows * w.unsqueeze(2)).transpose(1, 2) @ rows).to(got.dtype)
+            for few, rows, w in () if sharp is None else self._contrasts(columns, sharp):
+                product[few] = ((rows * w.unsqueeze(2)).transpose(1, 2) @ rows).to(product.dtype)
         else:
-            got = _transposed_times(columns.base * v.unsqueeze(-1), columns)
+            product = _transposed_times(columns.base * v.unsqueeze(-1), columns)
         if columns.scale is not None:
-            got = got * columns.scale.unsqueeze(2) * columns.scale.unsqueeze(1)
-        return got.expand(n, d, d)
+            product = product * columns.scale.unsqueeze(2) * columns.scale.unsqueeze(1)
+        return product.expand(n, d, d)
 
 
 def _weighted_squares(weights: Tensor, rows: Tensor) -> Tensor:

@@ -33,22 +33,24 @@ class Products:
     def __call__(self, vectors: Sequence[Tensor], many: bool = False) -> list[Tensor]:
         if not self.live:
             return [torch.zeros_like(v) for v in vectors]
-        got = torch.autograd.grad(
+        products = torch.autograd.grad(
             self.live, self.leaves, [vectors[i] for i in self.index],
             retain_graph=True, allow_unused=True, is_grads_batched=many,
         )  # fmt: skip
-        return [torch.zeros_like(v) if g is None else g for g, v in zip(got, vectors, strict=True)]
+        return [
+            torch.zeros_like(v) if g is None else g for g, v in zip(products, vectors, strict=True)
+        ]
 
     def batch(self, vectors: Sequence[Tensor]) -> Iterator[list[Tensor]]:
         """Products with several vectors, stacked along a leading axis."""
         try:
-            got = self(vectors, many=True)
+            products = self(vectors, many=True)
         except (RuntimeError, NotImplementedError):  # an operation without a batching rule
             for row in range(len(vectors[0])):
                 yield self([v[row] for v in vectors])
             return
         for row in range(len(vectors[0])):
-            yield [g[row] for g in got]
+            yield [g[row] for g in products]
 
 
 def by_sample(tensor: Tensor, layout: Layout, n: int) -> Tensor:
@@ -82,14 +84,15 @@ def blocks_by_sample(
     for i, size in enumerate(sizes):
         units = torch.eye(size, dtype=leaves[i].dtype, device=leaves[i].device)
         for first in range(0, size, UNITS):
-            some = units[first : first + UNITS]
-            vectors = [leaf.new_zeros((len(some), *leaf.shape)) for leaf in leaves]
-            spread = some.unsqueeze(1).expand(len(some), n, size)
-            for row in range(len(some)):
+            few = units[first : first + UNITS]
+            vectors = [leaf.new_zeros((len(few), *leaf.shape)) for leaf in leaves]
+            spread = few.unsqueeze(1).expand(len(few), n, size)
+            for row in range(len(few)):
                 vectors[i][row] = from_samples(spread[row], layouts[i], n, leaves[i].shape)
-            for row, got in enumerate(hvp.batch(vectors)):
+            for row, product in enumerate(hvp.batch(vectors)):
                 parts = [
-                    by_sample(g, lay, n).reshape(n, -1) for g, lay in zip(got, layouts, strict=True)
+                    by_sample(g, lay, n).reshape(n, -1)
+                    for g, lay in zip(product, layouts, strict=True)
                 ]
                 blocks[:, :, start + first + row] = torch.cat(parts, 1)
         start += size
@@ -107,9 +110,11 @@ def log_softmax(tape: Tape, linear: Callable[[Edge], bool], leaf: Node) -> Edge 
         if operation(node) == "LogSoftmax":
             axis = int(node._saved_dim)
             axis = axis - 2**64 if axis >= 2**63 else axis
-            out, given = shape((node, 0)), shape((leaf, 0))
-            last = out and given and axis % len(out) == len(out) - 1 and out[-1] == given[-1]
-            same = (out == given or last) and not complex_valued((node, 0))
+            out, leaf_shape = shape((node, 0)), shape((leaf, 0))
+            last = (
+                out and leaf_shape and axis % len(out) == len(out) - 1 and out[-1] == leaf_shape[-1]
+            )
+            same = (out == leaf_shape or last) and not complex_valued((node, 0))
             return (node, 0) if same and linear((node, 0)) else None
         if operation(node) != "Clone" and not keeps_flat_order(node):
             return None
@@ -132,8 +137,10 @@ def softmax_form(node: Node, adjoint: Tensor, leaf: Tensor, lay: Layout, n: int)
     spots = by_sample(number.reshape(leaf.shape), lay, n).reshape(n, -1)
     # Every sample has its positions in the same order, under numbers of its own.
     first, place = spots[0].unique(return_inverse=True)
-    at = torch.zeros_like(first).scatter_(0, place, torch.arange(len(place), device=place.device))
-    return Quadratic("softmax", total.reshape(-1)[spots[:, at]], shares, place)
+    ranks = torch.zeros_like(first).scatter_(
+        0, place, torch.arange(len(place), device=place.device)
+    )
+    return Quadratic("softmax", total.reshape(-1)[spots[:, ranks]], shares, place)
 
 
 def rows(gradients: Sequence[Tensor], leaves: Sequence[Tensor]) -> Iterator[Tensor]:
@@ -150,6 +157,6 @@ def dense(gradients: Sequence[Tensor], leaves: Sequence[Tensor]) -> Tensor:
     """H over all output entries, ``[D, D]`` in float64, D the number of output entries."""
     width = sum(leaf.numel() for leaf in leaves)
     matrix = leaves[0].new_zeros((width, width), dtype=torch.float64)
-    for at, row in enumerate(rows(gradients, leaves)):
-        matrix[at] = row
+    for number, row in enumerate(rows(gradients, leaves)):
+        matrix[number] = row
     return matrix

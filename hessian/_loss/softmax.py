@@ -39,26 +39,26 @@ def weights(p: Tensor, later: Tensor) -> Tensor:
 def complements(p: Tensor) -> Tensor:
     """1 - p for p that sum to one along the last axis."""
     rest = 1 - p
-    top, at = p.max(-1, keepdim=True)
+    top, place = p.max(-1, keepdim=True)
     if not bool((top > 0.5).any()):
         return rest
-    others = p.scatter(-1, at, 0.0).sum(-1, keepdim=True)
-    return rest.scatter(-1, at, torch.where(top > 0.5, others, 1 - top))
+    others = p.scatter(-1, place, 0.0).sum(-1, keepdim=True)
+    return rest.scatter(-1, place, torch.where(top > 0.5, others, 1 - top))
 
 
 def columns(p: Tensor, later: Tensor, dtype: torch.dtype) -> Tensor:
     """e_k - m_k for p ``[n, classes]``: ``[n, classes - 1, classes]``."""
     n, classes = p.shape
-    found = torch.empty((n, classes - 1, classes), dtype=dtype, device=p.device)
-    at = torch.arange(classes - 1, device=p.device)
+    contrasts = torch.empty((n, classes - 1, classes), dtype=dtype, device=p.device)
+    classes_but_last = torch.arange(classes - 1, device=p.device)
     each = max(1, CHUNK // max(1, classes * classes))
     for start in range(0, n, each):
         part = slice(start, start + each)
         below = later[part].unsqueeze(2)
         ratio = torch.where(below > 0, p[part].unsqueeze(1) / -below, 0.0).triu_(1)
-        ratio[:, at, at] = 1.0
-        found[part] = ratio
-    return found
+        ratio[:, classes_but_last, classes_but_last] = 1.0
+        contrasts[part] = ratio
+    return contrasts
 
 
 def contrasts(p: Tensor, later: Tensor, rows: Tensor) -> Tensor:

@@ -79,10 +79,10 @@ def by_sites(
         squares = _Squares(targets, weights, chunk, memory)
         mine = share.of(factor.rank)
         for start in range(mine.start, mine.stop, chunk):
-            some = slice(start, min(mine.stop, start + chunk))
-            _by_engine(outputs, factor, squares, some)
-            squares.close(slice(0, n), some)
-            tick(some.stop - some.start)
+            few = slice(start, min(mine.stop, start + chunk))
+            _by_engine(outputs, factor, squares, few)
+            squares.close(slice(0, n), few)
+            tick(few.stop - few.start)
         squares.finish()
 
 
@@ -107,26 +107,26 @@ def _by_lanes(
         lanes -= 1
     work = _sweep.Sweep(chain, [site.edge for site in sites], tops, memory, share, lanes)
     work.prepare()
-    found = [_Squares(targets, weights, work.columns, memory // work.lanes)]
+    sums = [_Squares(targets, weights, work.columns, memory // work.lanes)]
     for _ in range(1, work.lanes):
-        own = [
+        lane_targets = [
             t if postponed(t.sites) else replace(t, into=torch.zeros_like(t.into)) for t in targets
         ]
-        found.append(_Squares(own, weights, work.columns, memory // work.lanes))
+        sums.append(_Squares(lane_targets, weights, work.columns, memory // work.lanes))
     done = [0] * work.lanes
     told = 0
 
     def job(lane: int) -> _workers.Job:
-        squares = found[lane]
+        squares = sums[lane]
 
         def run(check: _workers.Check) -> None:
-            def meet(edge: Edge, rows: Tensor, part: slice, some: slice) -> None:
+            def meet(edge: Edge, rows: Tensor, part: slice, columns: slice) -> None:
                 check()
-                squares.meet(edge, rows, part, some)
+                squares.meet(edge, rows, part, columns)
 
-            def ended(part: slice, some: slice) -> None:
+            def ended(part: slice, columns: slice) -> None:
                 nonlocal told
-                done[lane] += (part.stop - part.start) * (some.stop - some.start)
+                done[lane] += (part.stop - part.start) * (columns.stop - columns.start)
                 if lane == 0:  # the calling thread speaks for all
                     now = sum(done) // work.n
                     tick(now - told)
@@ -138,9 +138,9 @@ def _by_lanes(
 
     _workers.run([job(lane) for lane in range(work.lanes)])
     tick(sum(done) // work.n - told)
-    for other in found[1:]:
-        found[0].join(other)
-    found[0].finish()
+    for other in sums[1:]:
+        sums[0].join(other)
+    sums[0].finish()
 
 
 def postponed(sites: Sequence[Site]) -> bool:
@@ -154,11 +154,11 @@ def _by_engine(outputs: Sequence[Tensor], factor: Factor, squares: _Squares, som
     n = int(factor.weights.shape[1])
     adjoints: dict[Edge, list[Tensor]] = {}
     for c in range(some.start, some.stop):
-        got = torch.autograd.grad(
+        gradients = torch.autograd.grad(
             list(outputs), [GradientEdge(*edge) for edge in edges],
             [columns[c] for columns in factor.columns], retain_graph=True, allow_unused=True,
         )  # fmt: skip
-        for edge, g in zip(edges, got, strict=True):
+        for edge, g in zip(edges, gradients, strict=True):
             if g is not None:
                 adjoints.setdefault(edge, []).append(by_sample(g, squares.layouts[edge], n))
     for edge, rows in adjoints.items():
@@ -179,25 +179,25 @@ class _Squares:
         for target in targets:
             if len(target.sites) == 1:
                 site = target.sites[0]
-                found = Contraction(site, target.into, rank, memory, target.fresh)
-                self.alone.setdefault(site.edge, []).append(found)
+                contraction = Contraction(site, target.into, rank, memory, target.fresh)
+                self.alone.setdefault(site.edge, []).append(contraction)
         self.awaited = {site.edge for t in self.several for site in t.sites}
         self.kept: dict[Edge, Tensor] = {}
 
-    def meet(self, edge: Edge, rows: Tensor, part: slice, some: slice) -> None:
+    def meet(self, edge: Edge, rows: Tensor, part: slice, columns: slice) -> None:
         """Columns `some` of the samples in `part` at a site, ``[m, c, ...]``."""
         layout, dims = self.layouts[edge], shape(edge)
         assert dims is not None
         rest = [s for a, s in enumerate(dims) if a != layout.axis]
         rows = rows.reshape(*rows.shape[:2], layout.outer * layout.inner, *rest)
         for contraction in self.alone.get(edge, ()):
-            contraction.add(rows, self.weights[part, some], part)
+            contraction.add(rows, self.weights[part, columns], part)
         if edge in self.awaited:
             self.kept[edge] = rows
 
-    def close(self, part: slice, some: slice) -> None:
+    def close(self, part: slice, columns: slice) -> None:
         """All sites were met: sum the uses of one parameter inside its square."""
-        weights = self.weights[part, some]
+        weights = self.weights[part, columns]
         for target in self.several:
             used = [site for site in target.sites if site.edge in self.kept]
             for c in range(weights.shape[1] if used else 0):
@@ -209,18 +209,18 @@ class _Squares:
 
     def join(self, other: _Squares) -> None:
         """Take over what another one, with tensors of its own, has collected."""
-        for mine, its in zip(self.every, other.every, strict=True):
-            if its.into is not mine.into:
-                its.finish()
-                mine.into += its.into
-            mine.kept += its.kept
+        for ours, theirs in zip(self.every, other.every, strict=True):
+            if theirs.into is not ours.into:
+                theirs.finish()
+                ours.into += theirs.into
+            ours.kept += theirs.kept
         for target, its_target in zip(self.several, other.several, strict=True):
             target.into.add_(its_target.into)
 
     @property
     def every(self) -> list[Contraction]:
         """The contractions of all parameters with one use."""
-        return [found for several in self.alone.values() for found in several]
+        return [contraction for several in self.alone.values() for contraction in several]
 
     def finish(self) -> None:
         """Complete what the contractions put off."""
@@ -250,11 +250,11 @@ def by_columns(
     one sample; ``None`` where the factor couples samples already.
     """
     n = 1 if split is None else int(factor.weights.shape[1])
-    mine = share.of(factor.rank * n)
+    numbers = share.of(factor.rank * n)
     each = 2 * tape_bytes + sum(p.numel() * p.element_size() for p in parameters)
     chunk = max(1, min(factor.rank * n, memory // max(1, each)))
-    for start in range(mine.start, mine.stop, chunk):
-        jobs = [(k // n, k % n) for k in range(start, min(mine.stop, start + chunk))]
+    for start in range(numbers.start, numbers.stop, chunk):
+        jobs = [(k // n, k % n) for k in range(start, min(numbers.stop, start + chunk))]
         if split is None:
             cotangents = [torch.stack([cols[c] for c, _ in jobs]) for cols in factor.columns]
             weights = torch.stack([factor.weights[c] for c, _ in jobs])
@@ -264,8 +264,8 @@ def by_columns(
                 for leaf, cols in enumerate(factor.columns)
             ]
             weights = torch.stack([factor.weights[c, s] for c, s in jobs])
-        for got, scale in _pull_back(outputs, parameters, cotangents, weights):
-            for tensor, g in zip(into, got, strict=True):
+        for gradients, scale in _pull_back(outputs, parameters, cotangents, weights):
+            for tensor, g in zip(into, gradients, strict=True):
                 if g is not None:
                     tensor.add_(torch.tensordot(scale, g.square(), 1))
         tick(len(jobs))
@@ -281,11 +281,11 @@ def _pull_back(
     rows = int(weights.shape[0])
     if rows > 1:
         try:
-            got = torch.autograd.grad(
+            gradients = torch.autograd.grad(
                 list(outputs), list(parameters), list(cotangents),
                 retain_graph=True, allow_unused=True, is_grads_batched=True,
             )  # fmt: skip
-            return [(got, weights)]
+            return [(gradients, weights)]
         except (RuntimeError, NotImplementedError):
             pass  # an operation without a batching rule
     result: list[tuple[tuple[Tensor | None, ...], Tensor]] = []

@@ -47,11 +47,11 @@ def by_entries(
                 target.zero_()
                 tick(len(entries))
                 continue
-            mine = share.of(len(entries))
-            target[: mine.start].zero_()
-            target[mine.stop :].zero_()
-            some, place = entries[mine], target[mine]
-            _entries(gradient, parameter, some, place, tape_bytes, memory, tick)
+            numbers = share.of(len(entries))
+            target[: numbers.start].zero_()
+            target[numbers.stop :].zero_()
+            wanted_entries, place = entries[numbers], target[numbers]
+            _entries(gradient, parameter, wanted_entries, place, tape_bytes, memory, tick)
     except NotImplementedError:
         raise
     except RuntimeError as error:
@@ -99,7 +99,7 @@ def _batched(gradient: Tensor, parameter: Tensor, entries: Tensor) -> Tensor:
     rows = torch.arange(len(entries), device=parameter.device)
     units = gradient.new_zeros((len(entries), gradient.numel()))
     units[rows, entries] = 1.0
-    (got,) = torch.autograd.grad(
+    (products,) = torch.autograd.grad(
         gradient,
         parameter,
         units.view(len(entries), *gradient.shape),
@@ -107,14 +107,16 @@ def _batched(gradient: Tensor, parameter: Tensor, entries: Tensor) -> Tensor:
         allow_unused=True,
         is_grads_batched=True,
     )
-    if got is None:
+    if products is None:
         return gradient.new_zeros(len(entries))
-    return got.reshape(len(entries), -1)[rows, entries].detach()
+    return products.reshape(len(entries), -1)[rows, entries].detach()
 
 
 def single(gradient: Tensor, parameter: Tensor, entry: int) -> Tensor:
     """d²L/dw² at one flat entry, from the gradient with its graph."""
     unit = torch.zeros_like(gradient, memory_format=torch.contiguous_format)
     unit.view(-1)[entry] = 1.0
-    (got,) = torch.autograd.grad(gradient, parameter, unit, retain_graph=True, allow_unused=True)
-    return gradient.new_zeros(()) if got is None else got.reshape(-1)[entry].detach()
+    (product,) = torch.autograd.grad(
+        gradient, parameter, unit, retain_graph=True, allow_unused=True
+    )
+    return gradient.new_zeros(()) if product is None else product.reshape(-1)[entry].detach()

@@ -62,10 +62,10 @@ def by_site(
         curved = gradient.new_zeros((n, stop - start, count, count))
         jobs = share.among([(c, q) for c in range(stop - start) for q in range(count)])
         for first in range(0, len(jobs), rows):
-            some = jobs[first : first + rows]
-            for (c, q), product in zip(some, _along(gradient, edge, part, some), strict=True):
+            few = jobs[first : first + rows]
+            for (c, q), product in zip(few, _along(gradient, edge, part, few), strict=True):
                 curved[:, c, :, q] = product[part[:, c]]
-            tick(len(some))
+            tick(len(few))
         with torch.no_grad():
             for use, into in targets:
                 second(use, curved, slice(0, n), into, memory, start)
@@ -93,16 +93,16 @@ def _along(gradient: Tensor, edge: Edge, place: Tensor, jobs: Sequence[tuple[int
     shaped = units.view(len(jobs), *gradient.shape)
     if len(jobs) > 1:
         try:
-            (got,) = torch.autograd.grad(
+            (products,) = torch.autograd.grad(
                 gradient, [GradientEdge(*edge)], shaped,
                 retain_graph=True, allow_unused=True, is_grads_batched=True,
             )  # fmt: skip
-            return units.zero_() if got is None else got.reshape(len(jobs), -1).detach()
+            return units.zero_() if products is None else products.reshape(len(jobs), -1).detach()
         except (RuntimeError, NotImplementedError):
             pass  # an operation without a batching rule
     for row in range(len(jobs)):
-        (got,) = torch.autograd.grad(
+        (products,) = torch.autograd.grad(
             gradient, [GradientEdge(*edge)], shaped[row], retain_graph=True, allow_unused=True
         )
-        units[row] = 0.0 if got is None else got.reshape(-1).detach()
+        units[row] = 0.0 if products is None else products.reshape(-1).detach()
     return units

@@ -80,18 +80,18 @@ class Sweep:
 
     def _alive(self) -> list[int]:
         """Values per sample and column alive at each node: rows, and what a step makes of them."""
-        where, found = self.chain.where, []
+        where, values = self.chain.where, []
         alive: dict[Edge, int] = {edge: top.shape[2] for edge, top in self.tops.items()}
         for node, step in self.nodes:
-            mine = [(node, i) for i in self.chain.outputs.get(node, [0])]
+            outputs = [(node, i) for i in self.chain.outputs.get(node, [0])]
             children = [] if step is None else [c for c in step.children if c[0] in self.needed]
             for child in children:
                 alive[child] = where.width(child)
             # Twice: rows with a factor for each entry are written out first.
-            found.append(sum(alive.values()) + sum(alive.get(e, 0) for e in mine))
-            for edge in mine:
+            values.append(sum(alive.values()) + sum(alive.get(e, 0) for e in outputs))
+            for edge in outputs:
                 alive.pop(edge, None)
-        return [max(1, size) for size in found]
+        return [max(1, size) for size in values]
 
     def prepare(self) -> None:
         """Read what the steps need off the tape."""
@@ -110,25 +110,25 @@ class Sweep:
         for start in range(self.mine.start + within.start, stop, most):
             part = slice(start, min(stop, start + most))
             for first in range(self.some.start, self.some.stop, self.columns):
-                some = slice(first, min(self.some.stop, first + self.columns))
-                m = some.stop - some.start
+                columns = slice(first, min(self.some.stop, first + self.columns))
+                m = columns.stop - columns.start
                 rows = {
-                    edge: Columns(m, top.shape[2], top[part, some])
+                    edge: Columns(m, top.shape[2], top[part, columns])
                     for edge, top in self.tops.items()
                 }
-                self._walk(rows, 0, part, some, meet, ended, close is not None)
+                self._walk(rows, 0, part, columns, meet, ended, close is not None)
                 if close is not None:
-                    close(part, some)
+                    close(part, columns)
 
     def _walk(
         self,
         rows: dict[Edge, Columns],
         at: int,
         part: slice,
-        some: slice,
+        columns: slice,
         meet: Meet,
         ended: Ended,
-        kept: bool,
+        split: bool,
     ) -> None:
         """Go down from node number `at` on; `rows` is used up.
 
@@ -141,27 +141,27 @@ class Sweep:
                 pieces = -(-count // self.most[number])
                 for i in range(pieces):
                     a, b = count * i // pieces, count * (i + 1) // pieces
-                    few = {edge: held.of(slice(a, b)) for edge, held in rows.items()}
+                    few = {edge: columns_at.of(slice(a, b)) for edge, columns_at in rows.items()}
                     within = slice(part.start + a, part.start + b)
-                    self._walk(few, number, within, some, meet, ended, kept)
+                    self._walk(few, number, within, columns, meet, ended, split)
                 return
             node, step = self.nodes[number]
             for index in self.chain.outputs.get(node, [0]):
                 edge = (node, index)
-                held = rows.pop(edge, None)
-                if held is None:
+                columns_at = rows.pop(edge, None)
+                if columns_at is None:
                     continue
                 if edge in self.sites:
-                    held = held.written(like, count)
-                    assert held.base is not None
-                    meet(edge, held.base, part, some)
-                    held = held.shared_by(2 if kept else 1)
+                    columns_at = columns_at.written(like, count)
+                    assert columns_at.base is not None
+                    meet(edge, columns_at.base, part, columns)
+                    columns_at = columns_at.shared_by(2 if split else 1)
                 if step is None:
                     continue
-                for child, got in step.pull(edge, held, part, like, meter):
+                for child, pulled in step.pull(edge, columns_at, part, like, meter):
                     if child[0] in self.needed:
-                        _add(rows, child, got, count)
-        ended(part, some)
+                        _add(rows, child, pulled, count)
+        ended(part, columns)
 
 
 def _add(alive: dict[Edge, Columns], edge: Edge, rows: Columns, count: int) -> None:

@@ -44,9 +44,9 @@ class Team:
         """The memory of the process that has least, by which all cut alike."""
         return memory
 
-    def meet(self, mine: Facts) -> Facts:
+    def meet(self, facts: Facts) -> Facts:
         """What all processes found together."""
-        return mine
+        return facts
 
     def sum(self, tensors: Iterable[Tensor]) -> None:
         """Add up over processes, in place."""
@@ -66,19 +66,19 @@ class Processes(Team):
         self.met = False
 
     def least(self, memory: int) -> int:
-        found = [f for f in self._heard(memory) if isinstance(f, int)]
+        numbers = [f for f in self._heard(memory) if isinstance(f, int)]
         self.met = False  # all are well, and will meet again
-        return min(found)
+        return min(numbers)
 
-    def _heard(self, mine: Facts | int) -> list[Facts | int]:
+    def _heard(self, message: Facts | int) -> list[Facts | int]:
         """What all say, if none has failed."""
-        found = self._exchange(mine)
-        for rank, other in enumerate(found):
+        messages = self._exchange(message)
+        for rank, other in enumerate(messages):
             if isinstance(other, str):
                 raise RuntimeError(
                     f"group: process {rank} of {self.size} failed, so there is no result: {other}"
                 )
-        return [f for f in found if not isinstance(f, str)]
+        return [f for f in messages if not isinstance(f, str)]
 
     def meet(self, mine: Facts) -> Facts:
         facts = [f for f in self._heard(mine) if isinstance(f, Facts)]
@@ -111,12 +111,12 @@ class Processes(Team):
             text = (str(error).strip() or type(error).__name__).splitlines()[0]
             self._exchange(f"{type(error).__name__}: {text}")
 
-    def _exchange(self, mine: Facts | int | str) -> list[Facts | int | str]:
+    def _exchange(self, message: Facts | int | str) -> list[Facts | int | str]:
         self.met = True
-        found: list[Any] = [None] * self.size
+        messages: list[Any] = [None] * self.size
         with self._alive():
-            dist.all_gather_object(found, mine, group=self.group)
-        return found
+            dist.all_gather_object(messages, message, group=self.group)
+        return messages
 
     def sum(self, tensors: Iterable[Tensor]) -> None:
         with self._alive():

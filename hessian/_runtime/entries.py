@@ -12,8 +12,8 @@ def entries(numel: int, wanted: int, generator: torch.Generator | None) -> Tenso
         return torch.arange(numel, device="cpu")
     if numel <= 2**20:
         return torch.randperm(numel, generator=generator, device="cpu")[:wanted].sort().values
-    found = torch.randint(numel, (wanted,), generator=generator, device="cpu").unique()
-    while len(found) < wanted:
-        more = torch.randint(numel, (wanted - len(found),), generator=generator, device="cpu")
-        found = torch.cat([found, more]).unique()
-    return found
+    numbers = torch.randint(numel, (wanted,), generator=generator, device="cpu").unique()
+    while len(numbers) < wanted:
+        more = torch.randint(numel, (wanted - len(numbers),), generator=generator, device="cpu")
+        numbers = torch.cat([numbers, more]).unique()
+    return numbers

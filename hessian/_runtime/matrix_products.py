@@ -108,12 +108,12 @@ def _agrees() -> bool:
         a = torch.arange(64 * 96, device="cpu", dtype=torch.float32).sin().view(64, 96)
         b = torch.arange(96 * 48, device="cpu", dtype=torch.float32).cos().view(96, 48)
         try:
-            got, want = _onednn(a.t().contiguous().t(), b), a @ b
+            product_here, want = _onednn(a.t().contiguous().t(), b), a @ b
         except (AttributeError, RuntimeError, TypeError, NotImplementedError):
             return False
         # Rounding of sums of k products grows as √k·eps, with room for another order of summation.
         slack = 16 * torch.finfo(a.dtype).eps * a.shape[1] ** 0.5
-        return bool((got - want).abs().max() <= slack * want.abs().max())
+        return bool((product_here - want).abs().max() <= slack * want.abs().max())
 
 
 @lru_cache(maxsize=64)

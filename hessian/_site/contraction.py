@@ -91,12 +91,12 @@ class Contraction:
         if self.pairs and not s.is_cuda:
             chunk = min(chunk, max(LEAST, TILE // each))
         for start in range(0, m, chunk):
-            some = slice(start, min(m, start + chunk))
-            place = slice(part.start + some.start, part.start + some.stop)
+            few = slice(start, min(m, start + chunk))
+            place = slice(part.start + few.start, part.start + few.stop)
             if self.pairs:
-                self._pairs(self.at, s[some], weights[some], place)
+                self._pairs(self.at, s[few], weights[few], place)
             else:
-                self._squares(self.at, s[some], weights[some], place)
+                self._squares(self.at, s[few], weights[few], place)
         return None
 
     def finish(self) -> None:
@@ -137,8 +137,8 @@ class Contraction:
         squared = _weighted(sums.square_().flatten(2), weights).sum((0, 1))
         self.into.view(-1).add_(squared)
 
-    def _squares(self, at: Positions, s: Tensor, weights: Tensor, part: slice) -> None:
-        u = at.columns(part)  # [m, g, k, p]
+    def _squares(self, positions: Positions, s: Tensor, weights: Tensor, part: slice) -> None:
+        u = positions.columns(part)  # [m, g, k, p]
         into = self._by_group()
         m, c, g, o, p = s.shape
         if into.is_cuda:
@@ -159,15 +159,15 @@ class Contraction:
                 _accumulate(tile, weights[i], into[group, :, k : k + width])
         return None
 
-    def _pairs(self, at: Positions, s: Tensor, weights: Tensor, part: slice) -> None:
+    def _pairs(self, positions: Positions, s: Tensor, weights: Tensor, part: slice) -> None:
         m, _, g, o, _ = s.shape
-        assert at.inputs is not None
-        x = at.inputs(part).permute(1, 2, 3, 0).contiguous()  # [g, c, r, m]
+        assert positions.inputs is not None
+        x = positions.inputs(part).permute(1, 2, 3, 0).contiguous()  # [g, c, r, m]
         if self.ways is None:
-            self.ways = _ways(at, x.shape[2])
+            self.ways = _ways(positions, x.shape[2])
         t = self._outputs_products(s, weights)  # [pair, m, g·o]
         xx = self._inputs_products(x)  # [g, c, pair, m]
-        found = []
+        blocks = []
         for picked, place in self.ways.offsets:
             # In their own order pairs need not be copied. A place of the kernel that only ever
             # meets padding has none at all.
@@ -183,8 +183,8 @@ class Contraction:
                 got = product(right[0], left[:, 0]).T.unsqueeze(0)
             else:
                 got = (right @ left.transpose(0, 1)).transpose(1, 2)
-            found.append(got)
-        total = torch.stack(found)  # [a, g, o, c]
+            blocks.append(got)
+        total = torch.stack(blocks)  # [a, g, o, c]
         self.total = total if self.total is None else self.total.add_(total)
 
     def _outputs_products(self, s: Tensor, weights: Tensor) -> Tensor:
@@ -254,14 +254,20 @@ class Ways:
     offsets: list[tuple[Tensor, Tensor]]
 
 
-def _ways(at: Positions | None, r: int) -> Ways:
-    assert at is not None
-    assert at.taps is not None
-    known = (r, at.count, at.taps.device, tuple(at.taps.shape), tuple(at.taps.flatten().tolist()))
+def _ways(positions: Positions | None, r: int) -> Ways:
+    assert positions is not None
+    assert positions.taps is not None
+    known = (
+        r,
+        positions.count,
+        positions.taps.device,
+        tuple(positions.taps.shape),
+        tuple(positions.taps.flatten().tolist()),
+    )
     if known not in _KNOWN:
         if len(_KNOWN) >= 32:
             _KNOWN.clear()
-        _KNOWN[known] = _find_ways(at.taps, at.count, r)
+        _KNOWN[known] = _find_ways(positions.taps, positions.count, r)
     return _KNOWN[known]
 
 
@@ -321,10 +327,10 @@ def batched_squares(s: Tensor, u: Tensor, weights: Tensor, into: Tensor, room: i
         part = slice(start, min(m, start + chunk))
         left = u[part]
         for first in range(0, c, columns):
-            some = slice(first, min(c, first + columns))
-            rows = s[part, some].transpose(1, 2)  # [m, g, c, o, p]
+            few = slice(first, min(c, first + columns))
+            rows = s[part, few].transpose(1, 2)  # [m, g, c, o, p]
             wanted = rows.shape[:4]
-            rows, scale = rows.flatten(2, 3), weights[part, some]
+            rows, scale = rows.flatten(2, 3), weights[part, few]
             if k < rows.shape[2]:  # many rows and few columns come out slower
                 tile = torch.matmul(left, rows.transpose(2, 3)).square_()
                 tile = tile.view(len(left), g, k, *wanted[2:]).mul_(scale[:, None, None, :, None])
@@ -339,25 +345,25 @@ def _weighted(values: Tensor, weights: Tensor) -> Tensor:
     return values.mul_(weights.unsqueeze(-1))
 
 
-def _inside(at: Positions) -> list[int]:
+def _inside(positions: Positions) -> list[int]:
     """For each kernel offset, the pairs of positions that stay inside the input."""
-    assert at.taps is not None
-    counts = (at.taps >= 0).sum(1).tolist()
+    assert positions.taps is not None
+    counts = (positions.taps >= 0).sum(1).tolist()
     return [n * (n + 1) // 2 for n in counts]
 
 
-def _pair_values(at: Positions, inner: int, rank: int) -> int:
+def _pair_values(positions: Positions, inner: int, rank: int) -> int:
     """Values per sample that the pair form holds."""
-    channels = inner // len(_inside(at))
-    p, most = at.count, max(_inside(at))
+    channels = inner // len(_inside(positions))
+    p, most = positions.count, max(_inside(positions))
     outputs = 2 * rank * p + p * (p + 1) // 2 + most + (p * p if rank > SUMMED else 0)
-    return at.groups * (outputs * at.out + (4 * p + 2 * most + p * p // 2) * channels)
+    return positions.groups * (outputs * positions.out + (4 * p + 2 * most + p * p // 2) * channels)
 
 
-def _pairs_pay(at: Positions, inner: int, rank: int, speed: Rates) -> bool:
+def _pairs_pay(positions: Positions, inner: int, rank: int, speed: Rates) -> bool:
     """Whether pairs cost less than squares, in seconds per sample and group."""
-    o, p, pairs = at.out, at.count, sum(_inside(at))
-    channels = inner // len(_inside(at))
+    o, p, pairs = positions.out, positions.count, sum(_inside(positions))
+    channels = inner // len(_inside(positions))
     squares = rank * p * o * inner / speed.product + rank * o * inner / speed.square
     squares += p * inner / speed.move
     product_ = pairs * o * channels / speed.product

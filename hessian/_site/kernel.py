@@ -103,18 +103,18 @@ def beats(s: Tensor, u: Tensor, weights: Tensor, into: Tensor, portable: Any) ->
     """Whether the kernel is faster than `portable` on this shape, measured the first time."""
     key = (tuple(s.shape[1:]) + tuple(u.shape[2:]), s.dtype, torch.cuda.get_device_name(s.device))
     if key not in _faster:
-        some = min(len(s), 64)
-        given = s[:some], u[:some], weights[:some], torch.zeros_like(into)
-        _faster[key] = _milliseconds(fused_squares, given) < _milliseconds(portable, given)
+        few = min(len(s), 64)
+        arguments = s[:few], u[:few], weights[:few], torch.zeros_like(into)
+        _faster[key] = _milliseconds(fused_squares, arguments) < _milliseconds(portable, arguments)
     return _faster[key]
 
 
-def _milliseconds(run: Any, given: tuple[Tensor, ...]) -> float:
-    run(*given)  # compiles
+def _milliseconds(run: Any, arguments: tuple[Tensor, ...]) -> float:
+    run(*arguments)  # compiles
     start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
     start.record()
     for _ in range(3):
-        run(*given)
+        run(*arguments)
     end.record()
     end.synchronize()
     return float(start.elapsed_time(end))

@@ -74,13 +74,13 @@ def _spread(
     """Positions of a broadcast scale or shift: for each entry, the places it is spread over."""
     full = [s for a, s in enumerate(out) if a != layout.axis]
     weight = (1,) * (len(full) - len(weight)) + weight
-    kept = [i + 2 for i, s in enumerate(weight) if s != 1]
+    own_axes = [i + 2 for i, s in enumerate(weight) if s != 1]
     summed = [i + 2 for i, s in enumerate(weight) if s == 1]
     groups = math.prod(weight)
     count = layout.outer * layout.inner * math.prod(full[i - 2] for i in summed)
 
     def places(values: Tensor) -> Tensor:  # [m, q, *] → [m, groups, 1, p]
-        return values.permute(0, *kept, 1, *summed).reshape(values.shape[0], groups, 1, count)
+        return values.permute(0, *own_axes, 1, *summed).reshape(values.shape[0], groups, 1, count)
 
     ones = scale * _ones(node)
 

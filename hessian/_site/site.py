@@ -77,12 +77,12 @@ class Site:
 
         ``[c, p]``: the parameters read curvature between entries of the same c only.
         """
-        at, dims = self.positions, shape(self.edge)
-        assert at is not None
+        positions, dims = self.positions, shape(self.edge)
+        assert positions is not None
         assert dims is not None
         axis, outer, inner = self.layout
         rest = [s for a, s in enumerate(dims) if a != axis]
         index = torch.arange(outer * inner * math.prod(rest), device="cpu").view(
             1, outer * inner, *rest
         )
-        return at.rows(index)[0].flatten(0, 1)
+        return positions.rows(index)[0].flatten(0, 1)

@@ -18,37 +18,37 @@ def second(
 
     `curved` is the curvature at the site between positions of channels start, start+1, …
     """
-    at = site.positions
-    assert at is not None
+    positions = site.positions
+    assert positions is not None
     if site.tokens is not None:
         return second_of_rows(curved, site.tokens[part], into, start)
     width, count = curved.shape[1:3]
-    inner = into.numel() // (at.groups * at.out)
+    inner = into.numel() // (positions.groups * positions.out)
     if count == 1 and inner == 1:
-        factor = at.columns(part).flatten(1)
-        if at.out > 1:
-            factor = factor.repeat_interleave(at.out, 1)
+        factor = positions.columns(part).flatten(1)
+        if positions.out > 1:
+            factor = factor.repeat_interleave(positions.out, 1)
         square = factor[:, start : start + width].square()
         into.view(-1)[start : start + width] += (curved[:, :, 0, 0] * square).sum(0)
         return None
     if inner == 1:  # a scale or shift: one channel for every entry
-        factor = at.columns(part).flatten(1, 2)
-        if at.out > 1:
-            factor = factor.repeat_interleave(at.out, 1)
+        factor = positions.columns(part).flatten(1, 2)
+        if positions.out > 1:
+            factor = factor.repeat_interleave(positions.out, 1)
         factor = factor[:, start : start + width].unsqueeze(-1)
         into.view(-1)[start : start + width] += ((curved @ factor) * factor).sum((0, 2, 3))
         return None
     stored = site.transposed and into.dim() == 2  # as [k, o]
-    rows = into.T if stored else into.view(at.groups * at.out, inner)
-    item = 3 * at.groups * inner * count * into.element_size()
+    rows = into.T if stored else into.view(positions.groups * positions.out, inner)
+    item = 3 * positions.groups * inner * count * into.element_size()
     chunk = max(1, min(part.stop - part.start, memory // max(1, item)))
     for a in range(part.start, part.stop, chunk):
         b = min(part.stop, a + chunk)
-        columns = at.columns(slice(a, b))  # [m, g, k, p]
-        first = start // at.out
-        last = (start + width - 1) // at.out
+        columns = positions.columns(slice(a, b))  # [m, g, k, p]
+        first = start // positions.out
+        last = (start + width - 1) // positions.out
         for g in range(first, last + 1):
-            low, high = max(start, g * at.out), min(start + width, (g + 1) * at.out)
+            low, high = max(start, g * positions.out), min(start + width, (g + 1) * positions.out)
             u = columns[:, g]  # [m, k, p]
             block = curved[a - part.start : b - part.start, low - start : high - start]
             if count == 1:
@@ -60,7 +60,7 @@ def second(
 
 
 def sum_of_squares(
-    found: list[Site],
+    uses: list[Site],
     adjoints: list[Tensor],
     weights: Tensor,
     part: slice,
@@ -73,13 +73,13 @@ def sum_of_squares(
     summed before squaring: the parameter is one.
     """
     count = weights.shape[0]
-    working = max(1, into.numel()) * into.element_size() * (1 + sum(site.extra for site in found))
+    working = max(1, into.numel()) * into.element_size() * (1 + sum(site.extra for site in uses))
     chunk = max(1, min(count, memory // working))
     for start in range(0, count, chunk):
-        some = slice(start, min(count, start + chunk))
-        place = slice(part.start + some.start, part.start + some.stop)
-        total = found[0].gradient(adjoints[0][some], place)
-        for site, adjoint in zip(found[1:], adjoints[1:], strict=True):
-            total = total + site.gradient(adjoint[some], place)
+        few = slice(start, min(count, start + chunk))
+        place = slice(part.start + few.start, part.start + few.stop)
+        total = uses[0].gradient(adjoints[0][few], place)
+        for site, adjoint in zip(uses[1:], adjoints[1:], strict=True):
+            total = total + site.gradient(adjoint[few], place)
         flat = total.reshape(total.shape[0], -1)
-        into.view(-1).addmv_(flat.square_().T, weights[some])
+        into.view(-1).addmv_(flat.square_().T, weights[few])

@@ -156,9 +156,9 @@ def _jointly_linear(node: Node) -> bool:
     if rule is None or is_loss(node):
         return False
     on_tape = [child is not None for child, _ in node.next_functions]
-    at = {i for i, present in enumerate(on_tape) if present}
-    multiplied = any(i in at and j in at for i, j in rule.products)
-    return not multiplied and not at & set(rule.nonlinear)
+    inputs = {i for i, present in enumerate(on_tape) if present}
+    multiplied = any(i in inputs and j in inputs for i, j in rule.products)
+    return not multiplied and not inputs & set(rule.nonlinear)
 
 
 def loss_labels(tape: Tape, n: int) -> dict[Edge, Label | str]:
@@ -224,8 +224,8 @@ def separable(tape: Tape, labels: dict[Edge, Label | str], leaf: Node) -> bool:
     for node in reversed(tape.order):
         if node is leaf:
             continue
-        given = [state[child] for child, _ in node.next_functions if child in state]
-        if not given:
+        states = [state[child] for child, _ in node.next_functions if child in state]
+        if not states:
             continue
         others = [c for c, _ in node.next_functions if c is not None and c not in state]
         dims = shape((node, 0))
@@ -233,11 +233,11 @@ def separable(tape: Tape, labels: dict[Edge, Label | str], leaf: Node) -> bool:
         same = dims is not None and all(
             shape((c, nr)) == dims for c, nr in node.next_functions if c in state
         )
-        entries = all(kind == "entries" for kind, _ in given)
-        aligned = len({token for _, token in given}) == 1
+        entries = all(kind == "entries" for kind, _ in states)
+        aligned = len({token for _, token in states}) == 1
         linear = labels.get((node, 0)) == LINEAR and _jointly_linear(node)
         if entries and aligned and not others and elementwise(node) and same:
-            state[node] = given[0]
+            state[node] = states[0]
         elif (
             labels.get((node, 0)) == LINEAR
             and is_loss(node)
@@ -246,7 +246,7 @@ def separable(tape: Tape, labels: dict[Edge, Label | str], leaf: Node) -> bool:
             and not others
             and len({shape((c, nr)) for c, nr in node.next_functions if c in state}) == 1
         ):  # a pointwise loss, reduced or not
-            state[node] = given[0] if same else ("sum", 0)
+            state[node] = states[0] if same else ("sum", 0)
         elif entries and keeps_flat_order(node) and not others:
             state[node] = state[first]
         elif entries and operation(node) in ("T", "Transpose", "Permute"):

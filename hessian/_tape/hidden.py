@@ -39,7 +39,7 @@ def older(
     """
     wanted, made = {id(p) for p in parameters}, {t.grad_fn for t in outputs} - {None}
     leads: set[Node] = set()
-    found = []
+    nodes = []
     for node in reversed(tape.order):
         if is_leaf(node):
             if id(node.variable) in wanted:
@@ -50,8 +50,8 @@ def older(
         leads.add(node)
         number = getattr(node, "_sequence_nr", None)
         if node in made or (number is not None and number() < start):
-            found.append(node)
-    return found
+            nodes.append(node)
+    return nodes
 
 
 def equal(value: Tensor, other: Tensor) -> bool:

@@ -41,8 +41,8 @@ Rule = Callable[[Node, Layout, Shape, list[Shape], int], list[Label]]
 
 def candidates(dims: Shape, n: int) -> list[Layout]:
     """Layouts a tensor of this shape can have, axis 0 and exact sizes first."""
-    found = [Layout(a, 1, s // n) for a, s in enumerate(dims) if s and s % n == 0]
-    return sorted(found, key=lambda lay: (lay.axis != 0, lay.inner != 1))
+    layouts = [Layout(a, 1, s // n) for a, s in enumerate(dims) if s and s % n == 0]
+    return sorted(layouts, key=lambda lay: (lay.axis != 0, lay.inner != 1))
 
 
 def _axes(value: Any, ndim: int) -> set[int]:
@@ -56,22 +56,22 @@ def _axes(value: Any, ndim: int) -> set[int]:
     return axes
 
 
-def _broadcast(layout: Layout, out: Shape, given: Shape) -> Label:
-    axis = layout.axis - (len(out) - len(given))
+def _broadcast(layout: Layout, out: Shape, input_shape: Shape) -> Label:
+    axis = layout.axis - (len(out) - len(input_shape))
     if axis < 0:
         return Mark.SHARED
-    if given[axis] == out[layout.axis]:
+    if input_shape[axis] == out[layout.axis]:
         return layout._replace(axis=axis)
-    return Mark.SHARED if given[axis] == 1 else Mark.CONFLICT
+    return Mark.SHARED if input_shape[axis] == 1 else Mark.CONFLICT
 
 
-def _reshape(layout: Layout, out: Shape, given: Shape, n: int) -> Label:
-    if not math.prod(given):  # nothing lies anywhere
-        return next(iter(candidates(given, n)), Mark.CONFLICT)
+def _reshape(layout: Layout, out: Shape, input_shape: Shape, n: int) -> Label:
+    if not math.prod(input_shape):  # nothing lies anywhere
+        return next(iter(candidates(input_shape, n)), Mark.CONFLICT)
     # In both shapes sample = (flat index // stride) % n; a view keeps the flat index.
     stride = layout.inner * math.prod(out[layout.axis + 1 :])
-    for axis, size in enumerate(given):
-        later = math.prod(given[axis + 1 :])
+    for axis, size in enumerate(input_shape):
+        later = math.prod(input_shape[axis + 1 :])
         if later and stride % later == 0 and size % (n * (stride // later)) == 0 and size >= n:
             inner = stride // later
             return Layout(axis, size // (n * inner), inner)
@@ -120,14 +120,14 @@ def with_axis(node: Node, lay: Layout, out: Shape, dims: list[Shape], n: int) ->
 
 def reduced(node: Node, lay: Layout, out: Shape, dims: list[Shape], n: int) -> list[Label]:
     gone = getattr(node, "_saved_dim", None)
-    given = dims[0]
+    input_shape = dims[0]
     if gone is None or gone == []:
         return [Mark.CONFLICT]
-    axes = _axes(gone, len(given))
+    axes = _axes(gone, len(input_shape))
     if getattr(node, "_saved_keepdim", False):
         axis = lay.axis
     else:
-        axis = [a for a in range(len(given)) if a not in axes][lay.axis]
+        axis = [a for a in range(len(input_shape)) if a not in axes][lay.axis]
     return [Mark.CONFLICT if axis in axes else lay._replace(axis=axis)]
 
 
@@ -164,10 +164,10 @@ def channels(node: Node, lay: Layout, out: Shape, dims: list[Shape], n: int) -> 
 
 def normalised(node: Node, lay: Layout, out: Shape, dims: list[Shape], n: int) -> list[Label]:
     if operation(node) == "NativeGroupNorm":
-        kept = lay.axis == 0
+        stays = lay.axis == 0
     else:
-        kept = lay.axis < len(out) - len(node._saved_normalized_shape)
-    label: Label = lay if kept else Mark.CONFLICT
+        stays = lay.axis < len(out) - len(node._saved_normalized_shape)
+    label: Label = lay if stays else Mark.CONFLICT
     return [label, Mark.SHARED, Mark.SHARED][: len(dims)]
 
 
@@ -189,21 +189,21 @@ def matrices(node: Node, lay: Layout, out: Shape, dims: list[Shape], n: int) -> 
 
 def classes(node: Node, lay: Layout, out: Shape, dims: list[Shape], n: int) -> list[Label]:
     # Without a reduction the class axis 1 is gone and the others keep their order.
-    kept = len(out) == len(dims[0]) - 1
-    return [lay._replace(axis=lay.axis + (lay.axis >= 1)) if kept else Mark.CONFLICT]
+    stays = len(out) == len(dims[0]) - 1
+    return [lay._replace(axis=lay.axis + (lay.axis >= 1)) if stays else Mark.CONFLICT]
 
 
 def last_axis(node: Node, lay: Layout, out: Shape, dims: list[Shape], n: int) -> list[Label]:
-    kept = lay.axis < len(out) - 1
-    label: Label = lay if kept else Mark.CONFLICT
+    stays = lay.axis < len(out) - 1
+    label: Label = lay if stays else Mark.CONFLICT
     return [label, Mark.SHARED, Mark.SHARED][: len(dims)]
 
 
 def batch_normalised(node: Node, lay: Layout, out: Shape, dims: list[Shape], n: int) -> list[Label]:
     """A batch norm mixes samples by its statistics, unless each sample has channels of its own."""
     if lay.axis == 1:  # instance norm
-        own: Label = lay._replace(axis=0)
-        return [lay, own, own][: len(dims)]
+        channels: Label = lay._replace(axis=0)
+        return [lay, channels, channels][: len(dims)]
     mixed = getattr(node, "_saved_training", True)
     return [Mark.CONFLICT if mixed else lay, Mark.SHARED, Mark.SHARED][: len(dims)]
 

@@ -176,16 +176,16 @@ class Check:
 
     def _double(self, batch: Batch, inputs: object, targets: object) -> tuple[Tensor, Tensor]:
         """Double backward, and which entries lie below a function with a backward of its own."""
-        own: set[int] = set()
+        own_leaves: set[int] = set()
 
         def take(value: Tensor) -> Sum:
-            own.update(_below_own_functions(value))
+            own_leaves.update(_below_own_functions(value))
             return self._take(value)
 
         # In parts where the tape of all exceeds the memory, as twice the size it may here.
         terms, extra = added(batch, take, Division(), inputs, targets)
         parameters = self.objective.parameters
-        below = [id(parameters[name]) in own for _, name, _ in self._entries()]
+        below = [id(parameters[name]) in own_leaves for _, name, _ in self._entries()]
         return self._flat(terms, extra), torch.tensor(below, device="cpu")
 
     def _flat(self, terms: Sum, extra: Mapping[str, Tensor]) -> Tensor:

@@ -124,9 +124,9 @@ def assert_exact(
     small = sum(p.numel() for p in parameters.values()) <= SMALL
     if not _data._is_pair(data):
         data = list(_data.batches(data))  # every run walks through the same batches
-    given: dict[str, Any] = {"forward": forward, "dtype": dtype, "weight": weight}
+    arguments: dict[str, Any] = {"forward": forward, "dtype": dtype, "weight": weight}
     wanted = tuple(methods) if methods else METHOD_CHOICES if small else ("auto",)
-    runs = dict(_runs(model, loss, data, list(parameters), wanted, memory or 1, given))
+    runs = dict(_runs(model, loss, data, list(parameters), wanted, memory or 1, arguments))
     scales = _scales(runs)
     if tolerance is None:
         tolerance = max(torch.finfo(h.dtype).eps for r in runs.values() for h in r.values()) ** 0.5
@@ -155,14 +155,14 @@ def _runs(
     names: list[str],
     methods: Sequence[str],
     memory: int,
-    given: dict[str, Any],
+    arguments: dict[str, Any],
 ) -> Iterator[tuple[str, Diagonal]]:
     """The diagonal by every method, of the parameters that it is proved for, and in parts."""
     for method in methods:
-        served = names if method == "auto" else _proved(model, loss, data, names, method, given)
+        served = names if method == "auto" else _proved(model, loss, data, names, method, arguments)
         if served:
-            yield method, diagonal(model, loss, data, method=method, names=served, **given)
-    yield "auto in parts", diagonal(model, loss, data, names=names, memory=memory, **given)
+            yield method, diagonal(model, loss, data, method=method, names=served, **arguments)
+    yield "auto in parts", diagonal(model, loss, data, names=names, memory=memory, **arguments)
 
 
 def _proved(
@@ -171,7 +171,7 @@ def _proved(
     data: Any,
     names: list[str],
     method: str,
-    given: dict[str, Any],
+    arguments: dict[str, Any],
 ) -> list[str]:
     """The parameters that a method is not refused for, on any batch."""
     batches = [data] if _data._is_pair(data) else [[pair] for pair in data]
@@ -179,7 +179,7 @@ def _proved(
     def serves(some: list[str]) -> bool:
         try:
             for analysis in batches:
-                plan(model, loss, analysis, method=method, names=some, **given)
+                plan(model, loss, analysis, method=method, names=some, **arguments)
         except ValueError:
             return False
         return True

@@ -116,7 +116,7 @@ def differences(
     dtype = None if double else torch.float64
     with Guard(), lend(model, loss, "auto", forward, names, None, dtype) as objective:
         index = chosen(objective.parameters, entries, seed)
-        sums = [_Sum(name, entry) for name, at in index.items() for entry in at]
+        sums = [_Sum(name, entry) for name, places in index.items() for entry in places]
         weights, value, evaluations = [], 0.0, 0
         for batch in walk(objective, data, dtype, weight):
             values = Values(batch, batch.inputs, batch.targets)
@@ -142,15 +142,15 @@ def chosen(parameters: Mapping[str, Tensor], entries: Entries, seed: int) -> dic
     if entries == "all":
         return {name: list(range(size)) for name, size in sizes.items()}
     if isinstance(entries, Mapping):
-        for name, at in entries.items():
+        for name, places in entries.items():
             if name not in sizes:
                 raise ValueError(f"entries: {name!r} is not one of the parameters looked at")
-            if any(not 0 <= int(i) < sizes[name] for i in at):
+            if any(not 0 <= int(i) < sizes[name] for i in places):
                 raise ValueError(
                     f"entries: {name!r} has {sizes[name]} entries; give flat ones from 0 to "
                     f"{sizes[name] - 1}"
                 )
-        return {name: [int(i) for i in at] for name, at in entries.items()}
+        return {name: [int(i) for i in places] for name, places in entries.items()}
     if not isinstance(entries, int) or isinstance(entries, bool) or entries < 1:
         raise ValueError(
             f'entries must be a number of entries >= 1, "all" or a mapping from parameter names '

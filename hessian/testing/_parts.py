@@ -150,10 +150,10 @@ class Rows(nn.Module):
         index = (x.detach() * 1.5 + 2).round().clamp(0, 4).long()
         if self.how == "bag":
             w = self.rows.weight  # what torch has no second derivative for, by hand
-            found = self.rows(index) if Rows.bags else w[index].mean(1)
+            looked_up = self.rows(index) if Rows.bags else w[index].mean(1)
         else:
-            found = self.rows(index).sum(1)
-        return x + found
+            looked_up = self.rows(index).sum(1)
+        return x + looked_up
 
     bags = False
 

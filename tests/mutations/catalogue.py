@@ -78,7 +78,7 @@ MUTATIONS = [
     Mutation(
         "a loss that multiplies two outputs is linear in them",
         "_tape/certificate.py",
-        "return not multiplied and not at & set(rule.nonlinear)",
+        "return not multiplied and not inputs & set(rule.nonlinear)",
         "return not at & set(rule.nonlinear)",
         "test_exactness.py test_diagonal.py test_random.py",
     ),
@@ -121,8 +121,8 @@ MUTATIONS = [
     Mutation(
         "several uses of a parameter are squared apart",
         "_site/sums.py",
-        "total = total + site.gradient(adjoint[some], place)",
-        "total = (total.square() + site.gradient(adjoint[some], place).square()).sqrt()",
+        "total = total + site.gradient(adjoint[few], place)",
+        "total = (total.square() + site.gradient(adjoint[few], place).square()).sqrt()",
         "test_exactness.py test_random.py",
     ),
     Mutation(
@@ -143,8 +143,8 @@ MUTATIONS = [
     Mutation(
         "layer norm's Jacobian leaves out the variance",
         "_routes/_chain/steps/norms.py",
-        "got = (base - base.mean(-1, keepdim=True)).sub_(hat * share)",
-        "got = (base - base.mean(-1, keepdim=True)).sub_(0 * hat * share)",
+        "pulled = (base - base.mean(-1, keepdim=True)).sub_(hat * share)",
+        "pulled = (base - base.mean(-1, keepdim=True)).sub_(0 * hat * share)",
         "test_chain.py test_exactness.py",
     ),
     Mutation(
@@ -186,8 +186,8 @@ MUTATIONS = [
     Mutation(
         "single products read a neighbour's entry",
         "_routes/parameter.py",
-        "got.reshape(-1)[entry].detach()",
-        "got.reshape(-1)[entry - 1].detach()",
+        "product.reshape(-1)[entry].detach()",
+        "product.reshape(-1)[entry - 1].detach()",
         "test_diagonal.py test_random.py test_exactness.py",
     ),
     # ------------------------------------------------------------------ batches, parts, loaders
@@ -230,8 +230,8 @@ MUTATIONS = [
     Mutation(
         "what is taken exactly is probed again",
         "_estimators/probe.py",
-        "at[edge] = probe, h - a * (weights * dot)",
-        "at[edge] = probe, h - 0 * a * (weights * dot)",
+        "probed[edge] = probe, h - a * (weights * dot)",
+        "probed[edge] = probe, h - 0 * a * (weights * dot)",
         "test_estimate.py",
     ),
     Mutation(
@@ -251,8 +251,8 @@ MUTATIONS = [
     Mutation(
         "sampled values are those of the next entry",
         "_sample.py",
-        "part = batch.a * h[name].reshape(-1)[at]",
-        "part = batch.a * h[name].reshape(-1).roll(-1)[at]",
+        "part = batch.a * h[name].reshape(-1)[places]",
+        "part = batch.a * h[name].reshape(-1).roll(-1)[places]",
         "test_sample.py",
     ),
     # --------------------------------------------------------------- state and precision
@@ -346,7 +346,7 @@ MUTATIONS = [
         "_call/objective.py",
         "        self._written.restore()\n        (randomness",
         "        (randomness",
-        "test_replacements.py test_hooks.py",
+        "test_written.py",
     ),
     # ------------------------------------------------------------------- outputs and parts
     Mutation(

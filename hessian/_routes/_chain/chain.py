@@ -90,8 +90,8 @@ class Chain:
             for consumer, _ in self.tape.consumers[node]:
                 why = self.blocked.get(consumer)
                 if why is None and consumer in self.outputs:
-                    found = self._step(consumer)
-                    why = found if isinstance(found, str) else None
+                    step = self._step(consumer)
+                    why = step if isinstance(step, str) else None
                 if why is not None:
                     break
             self.blocked[node] = why
@@ -105,12 +105,12 @@ class Chain:
 
     def pass_work(self) -> float:
         """Multiplications per sample of one backward pass through what the route knows."""
-        known = [found.cost() for found in self.steps.values() if isinstance(found, Step)]
+        known = [step.cost() for step in self.steps.values() if isinstance(step, Step)]
         return max(1.0, sum(known))
 
     def together(self) -> bool:
         """Whether an operation on the way takes all samples of the batch at once."""
-        return any(isinstance(found, ByNode) and found.children for found in self.steps.values())
+        return any(isinstance(step, ByNode) and step.children for step in self.steps.values())
 
     def predict(
         self, sites: list[Site], widths: list[int], loss: Quadratic | None
@@ -122,14 +122,14 @@ class Chain:
         meter = Meter()
         ghost = cast(Tensor, Ghost())
         reached: dict[Edge, float] = {}
-        at = {site.edge: site for site in sites}
+        by_edge = {site.edge: site for site in sites}
 
-        def note(edge: Edge, found: Callable[[Tensor], Tensor]) -> None:
-            found(at[edge].place)
+        def note(edge: Edge, curvature: Callable[[Tensor], Tensor]) -> None:
+            curvature(by_edge[edge].place)
             reached[edge] = meter.work
 
         empty = None if loss is None else loss.emptied(ghost)
-        self._sweep(list(at), empty, widths, slice(0, 1), ghost, meter, note)
+        self._sweep(list(by_edge), empty, widths, slice(0, 1), ghost, meter, note)
         return meter, [reached.get(site.edge, meter.work) for site in sites]
 
     # ----------------------------------------------------------------- run
@@ -154,12 +154,12 @@ class Chain:
         """
         needed = self.above([site.edge for site, _ in targets])
         for node in needed:
-            found = self.steps.get(node)
-            if isinstance(found, Step):
-                up = adjoints.get(found.edge)
-                if found.curved and up is None:
-                    up = like.new_zeros(shape(found.edge) or ())
-                found.prepare(None if up is None else up.detach())
+            step = self.steps.get(node)
+            if isinstance(step, Step):
+                up = adjoints.get(step.edge)
+                if step.curved and up is None:
+                    up = like.new_zeros(shape(step.edge) or ())
+                step.prepare(None if up is None else up.detach())
         by_edge: dict[Edge, list[tuple[Site, Tensor]]] = {}
         for site, into in targets:
             by_edge.setdefault(site.edge, []).append((site, into))
@@ -168,13 +168,13 @@ class Chain:
         room = (memory - 2 * meter.shared * like.element_size()) / 3
         # What is larger than a processor's cache is slower to fetch than to compute in parts.
         chunk = max(1, min(self.n, int((room if like.is_cuda else min(room, CACHE)) / each)))
-        mine = share.of(self.n)
-        for start in range(mine.start, mine.stop, chunk):
-            part = slice(start, min(mine.stop, start + chunk))
+        samples = share.of(self.n)
+        for start in range(samples.start, samples.stop, chunk):
+            part = slice(start, min(samples.stop, start + chunk))
 
-            def meet(edge: Edge, found: Callable[[Tensor], Tensor], part: slice = part) -> None:
+            def meet(edge: Edge, step: Callable[[Tensor], Tensor], part: slice = part) -> None:
                 for site, into in by_edge[edge]:
-                    second(site, found(site.place), part, into, memory)
+                    second(site, step(site.place), part, into, memory)
 
             with torch.no_grad():
                 self._sweep(
@@ -186,11 +186,11 @@ class Chain:
     def bent(self, sites: list[Site]) -> list[Edge]:
         """Outputs of curved operations on the way to some sites."""
         needed = self.above([site.edge for site in sites])
-        at = {site.edge[0] for site in sites}
+        nodes = {site.edge[0] for site in sites}
         return [
-            found.edge for node in self.tape.order if node in needed
-            if isinstance(found := self.steps.get(node), Step) and found.curved
-            if node not in at or any(child in needed for child, _ in found.children)
+            step.edge for node in self.tape.order if node in needed
+            if isinstance(step := self.steps.get(node), Step) and step.curved
+            if node not in nodes or any(child in needed for child, _ in step.children)
         ]  # fmt: skip
 
     def above(self, edges: list[Edge]) -> set[Node]:
@@ -220,30 +220,30 @@ class Chain:
         policy = _Policy(nodes, self.steps, sites)
         sources = [] if loss is None else [self._loss(loss, widths, like, needed)]
         count = part.stop - part.start
-        for at, node in enumerate(nodes):
-            mine = [(node, i) for i in self.outputs.get(node, [0])]
-            alive = [e for e in mine if any(e in s.columns for s in sources)]
-            if len(mine) == 1 and alive:
-                sources = policy.collapse(sources, alive[0], at, like, meter)
-            for edge in mine:
+        for number, node in enumerate(nodes):
+            outputs = [(node, i) for i in self.outputs.get(node, [0])]
+            alive = [e for e in outputs if any(e in s.columns for s in sources)]
+            if len(outputs) == 1 and alive:
+                sources = policy.collapse(sources, alive[0], number, like, meter)
+            for edge in outputs:
                 if edge in sites:
                     meet(edge, _Found([s for s in sources if edge in s.columns], edge, count,
                                       self.where.width(edge), like, meter))  # fmt: skip
-            found = self.steps.get(node)
-            below = isinstance(found, Step) and any(c[0] in needed for c in found.children)
+            step = self.steps.get(node)
+            below = isinstance(step, Step) and any(c[0] in needed for c in step.children)
             for source in sources:
                 for edge in alive:
                     rows = source.columns.pop(edge, None)
                     if rows is None or not below:
                         continue
-                    assert isinstance(found, Step)
-                    for child, got in found.pull(edge, rows, part, like, meter):
+                    assert isinstance(step, Step)
+                    for child, pulled in step.pull(edge, rows, part, like, meter):
                         if child[0] in needed:
-                            _add(source.columns, child, got, like, count)
+                            _add(source.columns, child, pulled, like, count)
             sources = [s for s in sources if s.columns]
             if below:
-                assert isinstance(found, Step)
-                for quadratic, columns in found.sources(part, like):
+                assert isinstance(step, Step)
+                for quadratic, columns in step.sources(part, like):
                     fresh: dict[Edge, Columns] = {}
                     for child, rows in columns:
                         if child[0] in needed:
@@ -284,26 +284,28 @@ class _Found:
         self.known: list[tuple[Tensor, Tensor]] = []
         self.whole: Tensor | None = None
 
-    def __call__(self, at: Tensor) -> Tensor:
+    def __call__(self, place: Tensor) -> Tensor:
         for seen, value in self.known:
-            if seen is at or (seen.shape == at.shape and torch.equal(seen, at)):
+            if seen is place or (seen.shape == place.shape and torch.equal(seen, place)):
                 return value
-        channels, count = at.shape
+        channels, count = place.shape
         if count == 1:
             if self.whole is None:
                 parts = (s.quadratic.diagonal(s.columns[self.edge], self.meter)
                          for s in self.sources)  # fmt: skip
                 self.whole = self._total(parts, (self.n, self.d))
-            got = self.whole
-            if not self.like.is_meta and not _in_order(at, self.d):
-                got = got[:, at[:, 0]]
+            values = self.whole
+            if not self.like.is_meta and not _in_order(place, self.d):
+                values = values[:, place[:, 0]]
         else:
-            parts = (s.quadratic.blocks(s.columns[self.edge], at, self.meter) for s in self.sources)
-            got = self._total(parts, (self.n, channels, count, count))
+            parts = (
+                s.quadratic.blocks(s.columns[self.edge], place, self.meter) for s in self.sources
+            )
+            values = self._total(parts, (self.n, channels, count, count))
         if count == 1 and not self.like.is_meta:
-            got = got.view(self.n, channels, 1, 1)
-        self.known.append((at, got))
-        return got
+            values = values.view(self.n, channels, 1, 1)
+        self.known.append((place, values))
+        return values
 
     def _total(self, parts: Iterator[Tensor], shape: tuple[int, ...]) -> Tensor:
         total: Tensor | None = None
@@ -312,9 +314,9 @@ class _Found:
         return self.like.new_zeros(shape) if total is None or self.like.is_meta else total
 
 
-def _in_order(at: Tensor, d: int) -> bool:
+def _in_order(place: Tensor, d: int) -> bool:
     """Whether places ``[c, 1]`` are 0, 1, … d-1."""
-    return len(at) == d and torch.equal(at[:, 0], torch.arange(d, device=at.device))
+    return len(place) == d and torch.equal(place[:, 0], torch.arange(d, device=place.device))
 
 
 def _add(columns: dict[Edge, Columns], edge: Edge, rows: Columns, like: Tensor, n: int) -> None:
@@ -332,18 +334,18 @@ class _Policy:
     def __init__(
         self, nodes: list[Node], steps: Mapping[Node, Step | str], sites: set[Edge]
     ) -> None:
-        found = [s if isinstance(s := steps.get(node), Step) else None for node in nodes]
-        costs = [0.0 if s is None else s.cost() for s in found]
+        known_steps = [s if isinstance(s := steps.get(node), Step) else None for node in nodes]
+        costs = [0.0 if s is None else s.cost() for s in known_steps]
         # The last site's own operation is not pulled through.
-        at = {node for node, _ in sites}
-        last = max((i for i, node in enumerate(nodes) if node in at), default=len(nodes))
+        site_nodes = {node for node, _ in sites}
+        last = max((i for i, node in enumerate(nodes) if node in site_nodes), default=len(nodes))
         size = len(nodes)
         self.below, self.apart, self.joint, self.squares = ([0.0] * (size + 1) for _ in range(4))
         # Where the first and the second operation from here on is that writes rows out.
         self.hop, self.second = [size] * (size + 1), [size] * (size + 1)
         dense = False
         for i in range(size - 1, -1, -1):
-            s, cost = found[i], costs[i] if i < last else 0.0
+            s, cost = known_steps[i], costs[i] if i < last else 0.0
             live = s is not None and i < last
             self.below[i] = self.below[i + 1] + cost
             self.hop[i], self.second[i] = self.hop[i + 1], self.second[i + 1]
@@ -362,7 +364,7 @@ class _Policy:
             self.squares[i] = self.squares[i + 1] + squares
 
     def collapse(
-        self, sources: list[Source], edge: Edge, at: int, like: Tensor, meter: Meter
+        self, sources: list[Source], edge: Edge, number: int, like: Tensor, meter: Meter
     ) -> list[Source]:
         here = [s for s in sources if s.only(edge)]
         if not here:
@@ -370,14 +372,14 @@ class _Policy:
         rest = [s for s in sources if not s.only(edge)]
         plain = [s for s in here if s.columns[edge].identity]
         rows = sum(s.columns[edge].m for s in here if not s.columns[edge].identity)
-        if rows and self._pays(here, edge, at):
+        if rows and self._pays(here, edge, number):
             return [*rest, self._merged(here, edge, like, meter)]
         if len(plain) > 1 or (plain and plain[0].columns[edge].scale is not None):
             others = [s for s in here if not s.columns[edge].identity]
             return [*rest, *others, self._merged(plain, edge, like, meter)]
         return sources
 
-    def _pays(self, here: list[Source], edge: Edge, at: int) -> bool:
+    def _pays(self, here: list[Source], edge: Edge, number: int) -> bool:
         d = here[0].columns[edge].d
         now = apart = 0.0
         for s in here:
@@ -385,13 +387,13 @@ class _Policy:
             m = rows.m
             full = s.quadratic.kind == "full"
             if rows.identity:
-                apart += m * self.below[self.second[at]]
+                apart += m * self.below[self.second[number]]
             else:
                 shared = rows.base is not None and rows.base.dim() == 2
                 now += m * d * d + (m * m * d if full else 0)
-                apart += m * self.below[self.hop[at] if shared else at]
-            apart += m * m * self.squares[at] if full else 0
-        return now + self.joint[at] < apart + self.apart[at]
+                apart += m * self.below[self.hop[number] if shared else number]
+            apart += m * m * self.squares[number] if full else 0
+        return now + self.joint[number] < apart + self.apart[number]
 
     def _merged(self, here: list[Source], edge: Edge, like: Tensor, meter: Meter) -> Source:
         d = here[0].columns[edge].d

@@ -105,10 +105,10 @@ class Where:
 def call(node: Node, index: int, adjoint: Tensor) -> list[Tensor | None]:
     """The node's own vector-Jacobian product, for one of its outputs."""
     outputs = len(node._input_metadata)
-    given: list[Any] = [None] * outputs
-    given[index] = adjoint
-    got = node(*given)
-    return list(got) if isinstance(got, tuple) else [got]
+    adjoints: list[Any] = [None] * outputs
+    adjoints[index] = adjoint
+    gradients = node(*adjoints)
+    return list(gradients) if isinstance(gradients, tuple) else [gradients]
 
 
 def summed_to(gradient: Tensor, child: Edge) -> Tensor:
@@ -132,8 +132,8 @@ def second_derivative(
         first = summed_to(first, node.next_functions[slot])
         child = GradientEdge(*node.next_functions[slot])
         along = torch.ones_like(first) if along is None else along
-        (got,) = torch.autograd.grad(first, [child], along, retain_graph=True, allow_unused=True)
-    return got
+        (second,) = torch.autograd.grad(first, [child], along, retain_graph=True, allow_unused=True)
+    return second
 
 
 def block_diagonal(blocks: Tensor) -> Tensor:

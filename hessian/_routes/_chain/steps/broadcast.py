@@ -19,14 +19,20 @@ def summed_axes(edge: Edge, child: Edge, where: Where) -> tuple[int, ...] | None
 
     ``None`` where the input is not the output's own samples, broadcast.
     """
-    out, given = shape(edge), shape(child)
-    layout, own = where.layout(edge), where.layout(child)
-    if out is None or given is None or layout is None or own is None or len(given) > len(out):
+    out, input_shape = shape(edge), shape(child)
+    layout, input_layout = where.layout(edge), where.layout(child)
+    if (
+        out is None
+        or input_shape is None
+        or layout is None
+        or input_layout is None
+        or len(input_shape) > len(out)
+    ):
         return None
-    lead = len(out) - len(given)
-    if own != Layout(layout.axis - lead, layout.outer, layout.inner):
+    lead = len(out) - len(input_shape)
+    if input_layout != Layout(layout.axis - lead, layout.outer, layout.inner):
         return None
-    padded = (1,) * lead + given
+    padded = (1,) * lead + input_shape
     if any(g not in (1, o) for g, o in zip(padded, out, strict=True)):
         return None
     rest = [a for a in range(len(out)) if a != layout.axis]
@@ -57,8 +63,8 @@ class Broadcast(Step):
 
     def pull(self, edge: Edge, rows: Columns, part: slice, like: Tensor, meter: Meter) -> Pulled:
         meter.work += super().cost() * rows.m
-        got = self.whole.pull(edge, rows, part, like, meter)
-        return [(child, self._summed(child, r, part, like)) for child, r in got]
+        pulled = self.whole.pull(edge, rows, part, like, meter)
+        return [(child, self._summed(child, r, part, like)) for child, r in pulled]
 
     def sources(self, part: slice, like: Tensor) -> Sources:
         return [

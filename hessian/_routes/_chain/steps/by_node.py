@@ -36,15 +36,15 @@ class ByNode(Step):
         where = self.where
 
         def one(row: Tensor) -> tuple[Tensor, ...]:
-            got = call(self.node, edge[1], where.restored(row, edge))
-            found = []
+            gradients = call(self.node, edge[1], where.restored(row, edge))
+            adjoints = []
             for slot, child, width in zip(self.data, self.children, self.widths, strict=True):
-                g = got[slot]
-                found.append(
+                g = gradients[slot]
+                adjoints.append(
                     row.new_zeros((where.n, width)) if g is None
                     else where.flat(summed_to(g, child), child)
                 )  # fmt: skip
-            return tuple(found)
+            return tuple(adjoints)
 
         return one
 
@@ -62,16 +62,16 @@ class ByNode(Step):
                 (child, Columns(m, w, like.new_empty((1, m, w))))
                 for child, w in zip(self.children, self.widths, strict=True)
             ]
-        given = rows.dense(like, count).transpose(0, 1)
+        written = rows.dense(like, count).transpose(0, 1)
         if count != n:
-            full = given.new_zeros((m, n, d))
-            full[:, part] = given
-            given = full
+            full = written.new_zeros((m, n, d))
+            full[:, part] = written
+            written = full
         with torch.no_grad():
-            got = self._every(edge, given)
+            pulled = self._every(edge, written)
         return [
             (child, Columns(m, w, g[:, part].transpose(0, 1).reshape(count, m, w)))
-            for child, w, g in zip(self.children, self.widths, got, strict=True)
+            for child, w, g in zip(self.children, self.widths, pulled, strict=True)
         ]
 
     def _every(self, edge: Edge, rows: Tensor) -> tuple[Tensor, ...]:
@@ -96,7 +96,9 @@ class ByNode(Step):
             unit = like.new_zeros((self.where.n, d))
             unit[:, j] = 1.0
             along = self.where.restored(unit, child)
-            got = second_derivative(self.node, self.edge, self.data[0], self.up, along)
-            columns.append(unit.zero_() if got is None else self.where.flat(got.detach(), child))
+            second = second_derivative(self.node, self.edge, self.data[0], self.up, along)
+            columns.append(
+                unit.zero_() if second is None else self.where.flat(second.detach(), child)
+            )
         full = torch.stack([c[part] for c in columns], 1)
         return [(Quadratic("full", full), [(child, Columns(d, d))])]

@@ -48,11 +48,11 @@ class Elementwise(Step):
         meta = node._input_metadata[index]
         ones = torch.ones(tuple(meta.shape), dtype=meta.dtype, device=meta.device)
         with torch.no_grad():
-            got = call(node, index, ones)
+            gradients = call(node, index, ones)
         # At the output's size, also where an input is smaller (`broadcast`).
         self.factor = [
             None
-            if (g := got[slot]) is None
+            if (g := gradients[slot]) is None
             else self.where.flat(g.detach().expand_as(ones), self.edge)
             for slot in self.data
         ]

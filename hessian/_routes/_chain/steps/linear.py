@@ -45,8 +45,10 @@ class Linear(Step):
             if rows.scale is not None:
                 base = base * rows.scale.unsqueeze(2)
         else:
-            given = rows.matrix(like) if shared else rows.passing(like, part.stop - part.start)
-            base = product(given.reshape(-1, self.o), self.weight).view(*given.shape[:-1], width)
+            written = rows.matrix(like) if shared else rows.passing(like, part.stop - part.start)
+            base = product(written.reshape(-1, self.o), self.weight).view(
+                *written.shape[:-1], width
+            )
         return [(self.children[0], Columns(m, width, base, None, not shared and not rows.identity))]
 
 
@@ -78,12 +80,12 @@ class Convolution(Step):
             base = like.new_empty((rows.m, width) if shared else (1, rows.m, width))
             return [(self.children[0], Columns(rows.m, width, base))]
         dense = rows.matrix(like) if shared else rows.passing(like, count)
-        given = dense.reshape(-1, *self.out)
-        got, _, _ = torch.ops.aten.convolution_backward(
-            given, given.new_empty(()).expand(given.shape[0], *self.space), self.weight, None,
+        images = dense.reshape(-1, *self.out)
+        pulled, _, _ = torch.ops.aten.convolution_backward(
+            images, images.new_empty(()).expand(images.shape[0], *self.space), self.weight, None,
             list(node._saved_stride), list(node._saved_padding), list(node._saved_dilation),
             bool(node._saved_transposed), list(node._saved_output_padding),
             int(node._saved_groups), [True, False, False],
         )  # fmt: skip
-        base = got.reshape(*dense.shape[:-1], width)
+        base = pulled.reshape(*dense.shape[:-1], width)
         return [(self.children[0], Columns(rows.m, width, base, None, True))]

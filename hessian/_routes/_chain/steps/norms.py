@@ -54,9 +54,9 @@ class LayerNorm(Step):
             base = base * self.weight
         hat = self.hat[part].unsqueeze(1)
         share = (base * hat).mean(-1, keepdim=True)
-        got = (base - base.mean(-1, keepdim=True)).sub_(hat * share)
-        got.mul_(self.rate[part].unsqueeze(1))
-        return [(self.children[0], Columns(rows.m, self.d, got.reshape(count, rows.m, self.d)))]
+        pulled = (base - base.mean(-1, keepdim=True)).sub_(hat * share)
+        pulled.mul_(self.rate[part].unsqueeze(1))
+        return [(self.children[0], Columns(rows.m, self.d, pulled.reshape(count, rows.m, self.d)))]
 
     def sources(self, part: slice, like: Tensor) -> Sources:
         d, v, child = self.d, self.v, self.children[0]

@@ -37,12 +37,12 @@ class MaxPool(Step):
         meter.peak = max(meter.peak, rows.m * (self.d + width))
         if like.is_meta:
             return [(self.children[0], Columns(rows.m, width, like.new_empty((1, rows.m, width))))]
-        given = rows.dense(like, count).reshape(count, rows.m, -1, self.spots)
-        index = self.node._saved_result1[part].reshape(count, 1, -1, self.spots).expand_as(given)
-        got = given.new_zeros((*given.shape[:3], self.space))
+        windows = rows.dense(like, count).reshape(count, rows.m, -1, self.spots)
+        index = self.node._saved_result1[part].reshape(count, 1, -1, self.spots).expand_as(windows)
+        pulled = windows.new_zeros((*windows.shape[:3], self.space))
         if self.apart:
-            got.scatter_(3, index, given)
+            pulled.scatter_(3, index, windows)
         else:
-            got.scatter_add_(3, index, given)
-        got = got.view(count, rows.m, width)
-        return [(self.children[0], Columns(rows.m, width, got, None, True))]
+            pulled.scatter_add_(3, index, windows)
+        pulled = pulled.view(count, rows.m, width)
+        return [(self.children[0], Columns(rows.m, width, pulled, None, True))]
