@@ -14,7 +14,7 @@ from hessian._call import data as _data
 from hessian._call.batches import scale, walk
 from hessian._call.lending import lend
 from hessian._call.thaw import whole
-from hessian._runtime.distributed import Facts, joined, size_of
+from hessian._runtime.distributed import Totals, joined, size_of
 from hessian._runtime.ledger import Guard
 from hessian._runtime.progress import ticker
 from hessian._standard_error import Spread
@@ -198,7 +198,9 @@ def diagonal(
                         else:
                             total[name] = tensor if batch.a == unit else tensor.mul_(batch.a / unit)
                 samples += analysis.samples
-        facts = Facts(sum(weights), value, samples, size_of(objective.parameters) if group else 0.0)
+        facts = Totals(
+            sum(weights), value, samples, size_of(objective.parameters) if group else 0.0
+        )
         every = team.meet(facts)
         factor = scale([every.weight], weight)
         alone = len(weights) == 1 and every.weight == facts.weight

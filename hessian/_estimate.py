@@ -24,7 +24,7 @@ from hessian._estimators.probe import (
     hutchinson,
     output_form,
     preactivation,
-    signs,
+    rademacher,
     spectrum,
 )
 from hessian._loss import output_hessian as _loss
@@ -231,7 +231,7 @@ def _pass(
     weights: list[float] = []
     noise = [torch.Generator().manual_seed(seed) for seed in seeds]
     fixed = [
-        {name: signs(p.shape, one, p) for name, p in objective.parameters.items()}
+        {name: rademacher(p.shape, one, p) for name, p in objective.parameters.items()}
         for one in noise
         if kind in ("hutchinson", "preactivation")
     ]

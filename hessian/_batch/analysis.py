@@ -14,9 +14,9 @@ from typing import Any
 
 from torch import Tensor
 
+from hessian._batch.chain_choice import ChainChoice
 from hessian._batch.curvature import BLOCKS, output_curvature
 from hessian._batch.execute import Caller, Execution, repeated, ticks
-from hessian._batch.links import Links
 from hessian._batch.plan import Plan
 from hessian._batch.planner import choose
 from hessian._batch.proof import Proof, located, prove
@@ -42,7 +42,7 @@ class Analysis:
     reading: Reading
     proof: Proof
     plan: Plan
-    links: Links | None
+    chain_choice: ChainChoice | None
 
     @property
     def loss(self) -> Tensor:
@@ -93,8 +93,8 @@ class Analysis:
         ]  # fmt: skip
         need += 2 * item * max(pairs, default=0)
         need += BLOCKS * self.proof.curvature.width**2
-        if self.links is not None and chain is not None and chain.together():
-            need += item * self.links.meter.peak
+        if self.chain_choice is not None and chain is not None and chain.together():
+            need += item * self.chain_choice.meter.peak
         return need
 
     def separable_terms(self) -> dict[str, Tensor]:
@@ -122,7 +122,7 @@ class Analysis:
     def run(self, tick: Callable[[int], None]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """The diagonal and the gradient of this batch's loss; once, for the tapes end with it."""
         return Execution(
-            self.task, self.caller, self.reading, self.proof, self.plan, self.links, tick
+            self.task, self.caller, self.reading, self.proof, self.plan, self.chain_choice, tick
         ).run()
 
 
@@ -150,7 +150,7 @@ def analysed(
 
 def planned(task: Task, caller: Caller, reading: Reading, proof: Proof) -> Analysis:
     """The analysis with its plan."""
-    plan, links = choose(task, reading, proof)
-    analysis = Analysis(task, caller, reading, proof, plan, links)
+    plan, choose_chain = choose(task, reading, proof)
+    analysis = Analysis(task, caller, reading, proof, plan, choose_chain)
     task.check(analysis.need())
     return analysis

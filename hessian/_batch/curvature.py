@@ -13,7 +13,7 @@ from torch import Tensor
 from hessian._batch.reading import Output, Reading, Task
 from hessian._loss import factor as _factor
 from hessian._loss import output_hessian as _loss
-from hessian._loss.columns import Quadratic
+from hessian._loss.quadratic import Quadratic
 from hessian._tape.certificate import LINEAR
 from hessian._tape.layouts import Layout, candidates
 

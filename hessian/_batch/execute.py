@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import GradientEdge
 
+from hessian._batch.chain_choice import ChainChoice
 from hessian._batch.comparison import repeats
-from hessian._batch.links import Links
 from hessian._batch.plan import SHARING, Plan
 from hessian._batch.prices import HVP, Prices
 from hessian._batch.proof import Proof, located
@@ -76,7 +76,7 @@ class Execution:
     reading: Reading
     proof: Proof
     plan: Plan
-    links: Links | None
+    chain_choice: ChainChoice | None
     tick: Tick
 
     def run(self) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
@@ -89,15 +89,15 @@ class Execution:
             )
             for name, p in parameters.items()
         }
-        bent = self._bent_edges()
-        gradient, adjoints = self._gradient(bent)
+        curved_edges = self._bent_edges()
+        gradient, adjoints = self._gradient(curved_edges)
         if self.task.objective.share.rank == 0:
             for name, term in self.reading.separable_terms(parameters).items():
                 if self.plan[name].method != "parameter":
                     into[name] += term
         with torch.no_grad():
             self._by_columns(into, fresh)
-        self._chained(into, dict(zip(bent, adjoints, strict=True)))
+        self._chained(into, dict(zip(curved_edges, adjoints, strict=True)))
         endless = _factor.NOT_FINITE in curvature.refusal
         del curvature
         # The tapes go before another one is built.
@@ -131,9 +131,11 @@ class Execution:
 
     def _bent_edges(self) -> list[Edge]:
         """Where the chain route needs adjoints."""
-        if self.proof.chain is None or self.links is None:
+        if self.proof.chain is None or self.chain_choice is None:
             return []
-        return self.proof.chain.bent([self.proof.sites[name][0] for name in self.links.names])
+        return self.proof.chain.curved_edges(
+            [self.proof.sites[name][0] for name in self.chain_choice.names]
+        )
 
     def _gradient(self, edges: list[Edge]) -> tuple[dict[str, Tensor], list[Tensor | None]]:
         """dL/dw, and dL/dt for other tensors of the tape."""
@@ -222,9 +224,9 @@ class Execution:
 
     def _chained(self, into: Mapping[str, Tensor], adjoints: Mapping[Edge, Tensor | None]) -> None:
         names, chain, proof = self._names("chain"), self.proof.chain, self.proof
-        if not names or chain is None or self.links is None:
+        if not names or chain is None or self.chain_choice is None:
             return
-        passes, share_done = self.links.passes, 0.0
+        passes, share_done = self.chain_choice.passes, 0.0
 
         def progress(share: float) -> None:
             nonlocal share_done
@@ -235,7 +237,7 @@ class Execution:
         chain.run(
             [(proof.sites[name][0], into[name]) for name in names],
             proof.curvature.form, Prices(self.task, self.reading, proof).widths(), adjoints,
-            self.reading.outputs[0].values, objective.memory, self.links.meter, progress,
+            self.reading.outputs[0].values, objective.memory, self.chain_choice.meter, progress,
             objective.share,
         )  # fmt: skip
 

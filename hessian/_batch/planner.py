@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from hessian._batch.links import Links, links
+from hessian._batch.chain_choice import ChainChoice, choose_chain
 from hessian._batch.plan import Entry, Plan
 from hessian._batch.prices import HVP, PREACTIVATION, Prices
 from hessian._batch.proof import Proof
@@ -17,7 +17,7 @@ from hessian._tape.graph import Edge
 CHAIN = "samples stay apart, every operation above has a known step; above it "
 
 
-def choose(task: Task, reading: Reading, proof: Proof) -> tuple[Plan, Links | None]:
+def choose(task: Task, reading: Reading, proof: Proof) -> tuple[Plan, ChainChoice | None]:
     """The plan, and what the chain route is chosen for.
 
     Raises:
@@ -25,7 +25,7 @@ def choose(task: Task, reading: Reading, proof: Proof) -> tuple[Plan, Links | No
         TooLarge: see `Task`.
     """
     prices, method = Prices(task, reading, proof), task.objective.method
-    chained = links(prices) if method in ("auto", "chain") else None
+    chained = choose_chain(prices) if method in ("auto", "chain") else None
     entries = {
         name: _link(prices, name, p, chained)
         if chained is not None and name in chained.names
@@ -42,7 +42,7 @@ def choose(task: Task, reading: Reading, proof: Proof) -> tuple[Plan, Links | No
     return Plan(tuple(entries.values()), task.samples, rank), chained
 
 
-def _link(prices: Prices, name: str, parameter: Tensor, chained: Links) -> Entry:
+def _link(prices: Prices, name: str, parameter: Tensor, chained: ChainChoice) -> Entry:
     why = prices.proof.affine.refusal.get(prices.proof.leaf_nodes[name])
     reason = CHAIN + (why or "nothing is curved")
     return Entry(name, tuple(parameter.shape), "chain", reason, 1, chained.passes)

@@ -31,8 +31,8 @@ from hessian._call import data as _data
 from hessian._call import outputs as _outputs
 from hessian._call.draws import Draws, NotInParts
 from hessian._call.state import Randomness
-from hessian._loss.columns import Quadratic
 from hessian._loss.output_hessian import Products, by_sample, from_samples
+from hessian._loss.quadratic import Quadratic
 from hessian._tape import hidden as _hidden
 from hessian._tape.layouts import Layout, candidates
 
@@ -104,13 +104,13 @@ class Whole:
         self._reading = reading
         if set(reading.direct) - reading.separable:
             raise NotInParts("the loss reads a parameter in a way that is not a sum over entries")
-        bent = curved(reading)
-        if bent:
-            layouts = proved_layouts(self.task, bent)
+        curved_outputs = curved(reading)
+        if curved_outputs:
+            layouts = proved_layouts(self.task, curved_outputs)
             if layouts is None:
                 raise NotInParts("the loss couples samples")
-            self.curvature = OutputCurvature(bent, layouts)
-            self.known = {o.place: lay for o, lay in zip(bent, layouts, strict=True)}
+            self.curvature = OutputCurvature(curved_outputs, layouts)
+            self.known = {o.place: lay for o, lay in zip(curved_outputs, layouts, strict=True)}
 
     def _call(self, part: list[Any], outputs: list[Output], again: dict[int, int]) -> LossCall:
         """The loss of outputs that are cut off the tape."""

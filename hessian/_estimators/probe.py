@@ -27,9 +27,9 @@ from hessian._batch.pieces import Division, Sum, added, gathered, is_first
 from hessian._call.batches import Batch
 from hessian._loss import factor as _factor
 from hessian._loss import output_hessian as _loss
-from hessian._loss.columns import Quadratic
 from hessian._loss.factor import Factor
 from hessian._loss.output_hessian import by_sample, from_samples
+from hessian._loss.quadratic import Quadratic
 from hessian._site.site import Site
 from hessian._tape.graph import Edge, Tape, refuse_undifferentiable
 
@@ -39,7 +39,7 @@ LEADING = 2
 WIDEST = 512
 
 
-def signs(shape: Any, generator: torch.Generator, like: Tensor) -> Tensor:
+def rademacher(shape: Any, generator: torch.Generator, like: Tensor) -> Tensor:
     """Independent ±1 with probability one half each."""
     bits = torch.randint(0, 2, tuple(shape), generator=generator, device="cpu")
     return (2 * bits - 1).to(device=like.device, dtype=like.dtype)
@@ -130,7 +130,7 @@ class Noise:
         while len(self._streams) <= place:
             seed = int(torch.randint(2**62, (), generator=self._source, device="cpu"))
             self._streams.append(torch.Generator().manual_seed(seed))
-        return signs((n, width), self._streams[place], like)
+        return rademacher((n, width), self._streams[place], like)
 
 
 def preactivation(

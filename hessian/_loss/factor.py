@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from hessian._loss import softmax as _softmax_of
-from hessian._loss.columns import Quadratic
+from hessian._loss.quadratic import Quadratic
 from hessian._tape.layouts import Layout
 
 NOT_FINITE = "its second derivative with respect to the model's output is not finite"

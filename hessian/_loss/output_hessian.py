@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 import torch
 from torch import Tensor
 
-from hessian._loss.columns import Quadratic
+from hessian._loss.quadratic import Quadratic
 from hessian._tape.graph import Edge, Node, Tape, complex_valued, operation, shape
 from hessian._tape.layouts import Layout
 from hessian._tape.operations import keeps_flat_order

@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 
 from torch import Tensor
 
-from hessian._loss.columns import Columns, Meter
+from hessian._loss.quadratic import Cost, JacobianRows
 from hessian._routes._chain.chain import Chain
 from hessian._routes._chain.steps.base import Step
 from hessian._routes._chain.steps.by_node import ByNode
@@ -113,7 +113,7 @@ class Sweep:
                 columns = slice(first, min(self.some.stop, first + self.columns))
                 m = columns.stop - columns.start
                 rows = {
-                    edge: Columns(m, top.shape[2], top[part, columns])
+                    edge: JacobianRows(m, top.shape[2], top[part, columns])
                     for edge, top in self.tops.items()
                 }
                 self._walk(rows, 0, part, columns, meet, ended, close is not None)
@@ -122,7 +122,7 @@ class Sweep:
 
     def _walk(
         self,
-        rows: dict[Edge, Columns],
+        rows: dict[Edge, JacobianRows],
         at: int,
         part: slice,
         columns: slice,
@@ -134,7 +134,7 @@ class Sweep:
 
         `kept` says that `meet` may hold on to what it is given.
         """
-        meter, like = Meter(), next(iter(self.tops.values()))
+        meter, like = Cost(), next(iter(self.tops.values()))
         count = part.stop - part.start
         for number in range(at, len(self.nodes)):
             if count > self.most[number]:
@@ -164,7 +164,7 @@ class Sweep:
         ended(part, columns)
 
 
-def _add(alive: dict[Edge, Columns], edge: Edge, rows: Columns, count: int) -> None:
+def _add(alive: dict[Edge, JacobianRows], edge: Edge, rows: JacobianRows, count: int) -> None:
     have = alive.get(edge)
     if have is None:
         alive[edge] = rows

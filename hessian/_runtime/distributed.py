@@ -25,7 +25,7 @@ SPLITS = ("work", "data")
 
 
 @dataclass
-class Facts:
+class Totals:
     """What a process found: Σ a_b, Σ a_b loss_b, its samples, and Σ|w| of the parameters."""
 
     weight: float
@@ -44,7 +44,7 @@ class Team:
         """The memory of the process that has least, by which all cut alike."""
         return memory
 
-    def meet(self, facts: Facts) -> Facts:
+    def meet(self, facts: Totals) -> Totals:
         """What all processes found together."""
         return facts
 
@@ -70,7 +70,7 @@ class Processes(Team):
         self.met = False  # all are well, and will meet again
         return min(numbers)
 
-    def _heard(self, message: Facts | int) -> list[Facts | int]:
+    def _heard(self, message: Totals | int) -> list[Totals | int]:
         """What all say, if none has failed."""
         messages = self._exchange(message)
         for rank, other in enumerate(messages):
@@ -80,8 +80,8 @@ class Processes(Team):
                 )
         return [f for f in messages if not isinstance(f, str)]
 
-    def meet(self, mine: Facts) -> Facts:
-        facts = [f for f in self._heard(mine) if isinstance(f, Facts)]
+    def meet(self, mine: Totals) -> Totals:
+        facts = [f for f in self._heard(mine) if isinstance(f, Totals)]
         first = facts[0]
         for rank, other in enumerate(facts):  # all processes find the same, and stop together
             if not _close(other.parameters, first.parameters):
@@ -100,7 +100,7 @@ class Processes(Team):
                 )
         if not self.splits_data:
             return first
-        return Facts(
+        return Totals(
             math.fsum(f.weight for f in facts), math.fsum(f.value for f in facts),
             sum(f.samples for f in facts), first.parameters,
         )  # fmt: skip
@@ -111,7 +111,7 @@ class Processes(Team):
             text = (str(error).strip() or type(error).__name__).splitlines()[0]
             self._exchange(f"{type(error).__name__}: {text}")
 
-    def _exchange(self, message: Facts | int | str) -> list[Facts | int | str]:
+    def _exchange(self, message: Totals | int | str) -> list[Totals | int | str]:
         self.met = True
         messages: list[Any] = [None] * self.size
         with self._alive():

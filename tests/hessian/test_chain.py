@@ -7,7 +7,7 @@ from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 import hessian
-from hessian._loss.columns import Columns, Meter, Quadratic
+from hessian._loss.quadratic import Cost, JacobianRows, Quadratic
 
 from . import oracle
 
@@ -244,7 +244,7 @@ def test_quadratic_forms_in_every_form_of_rows(kind, form, scaled):
     rows = (torch.eye(m, dtype=double) if base is None else base).expand(n, m, d)
     rows = rows if scale is None else rows * scale.unsqueeze(1)
     want = rows.transpose(1, 2) @ matrix @ rows
-    columns, quadratic, meter = Columns(m, d, base, scale), Quadratic(kind, values), Meter()
+    columns, quadratic, meter = JacobianRows(m, d, base, scale), Quadratic(kind, values), Cost()
     assert torch.allclose(quadratic.gram(columns, meter), want, rtol=1e-12)
     diagonal = want.diagonal(dim1=1, dim2=2)
     assert torch.allclose(quadratic.diagonal(columns, meter), diagonal, rtol=1e-12)

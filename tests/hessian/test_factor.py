@@ -11,7 +11,7 @@ from torch import nn
 import hessian
 from hessian._loss import factor as _factor
 from hessian._loss import softmax as _softmax
-from hessian._loss.columns import Columns, Meter, Quadratic
+from hessian._loss.quadratic import Cost, JacobianRows, Quadratic
 from hessian._tape.layouts import Layout
 
 from . import oracle
@@ -74,15 +74,15 @@ def test_a_softmax_keeps_the_relative_accuracy_of_every_entry(name, sign):
     root = want.diagonal(dim1=1, dim2=2).abs().sqrt()
     assert float((gap - 20 * 6e-8 * root.unsqueeze(2) * root.unsqueeze(1)).max()) <= 1e-37
     for rows in (None, torch.randn(width, 4)):
-        taken = Columns(width, width if rows is None else 4, rows)
+        taken = JacobianRows(width, width if rows is None else 4, rows)
         base = torch.eye(width).double() if rows is None else rows.double()
         exact = torch.einsum("ia,nij,jb->nab", base, want, base)
         size = root @ base.abs()
-        got = form.diagonal(taken, Meter()).double()
+        got = form.diagonal(taken, Cost()).double()
         gap = (got - exact.diagonal(dim1=1, dim2=2)).abs()
         assert float((gap - 2e-6 * size.square()).max()) <= 1e-37
         place = torch.arange(taken.d).view(1, -1)
-        for got in (form.gram(taken, Meter()), form.blocks(taken, place, Meter())[:, 0]):
+        for got in (form.gram(taken, Cost()), form.blocks(taken, place, Cost())[:, 0]):
             gap = (got.double() - exact).abs() - 2e-6 * size.unsqueeze(2) * size.unsqueeze(1)
             assert float(gap.max()) <= 1e-37
 

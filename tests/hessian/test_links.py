@@ -7,7 +7,7 @@ from torch import nn
 
 import hessian
 import sim
-from hessian._batch import links as _links
+from hessian._batch import choose_chain as _links
 
 from . import oracle
 

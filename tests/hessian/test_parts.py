@@ -8,7 +8,7 @@ from torch import nn
 import hessian
 from hessian._batch import parts as _parts
 from hessian._call import draws as _draws
-from hessian._loss import columns as _columns
+from hessian._loss import quadratic as _quadratic
 from hessian._runtime import matrix_products as _product
 
 from . import oracle
@@ -303,7 +303,7 @@ def test_a_second_derivative_of_the_loss_above_the_bound_is_said(n, classes, los
 # --------------------------------------------------------------------------------- mutations
 
 
-def _first_sample(self, part, right=_columns.Quadratic.of):
+def _first_sample(self, part, right=_quadratic.Quadratic.of):
     return right(self, slice(0, part.stop - part.start))
 
 
@@ -315,7 +315,11 @@ def _shifted(self, drawn, shape):
     ("owner", "name", "wrong"),
     [
         (_draws.Draws, "_cut", _shifted),  # another sample's dropout mask
-        (_columns.Quadratic, "of", _first_sample),  # another sample's second derivative of the loss
+        (
+            _quadratic.Quadratic,
+            "of",
+            _first_sample,
+        ),  # another sample's second derivative of the loss
         (_parts.Whole, "own", lambda self: ({}, {})),  # the loss's own term forgotten
     ],
 )

@@ -10,7 +10,7 @@ from hessian import _estimate
 from hessian._batch import parts as _parts
 from hessian._batch import pieces as _pieces
 from hessian._estimators import probe as _probe
-from hessian._loss import columns as _columns
+from hessian._loss import quadratic as _quadratic
 
 from . import oracle
 from .live import Live
@@ -259,8 +259,8 @@ def _restarted(self, place, n, width, like, right=_probe.Noise.draw):
     [
         (_probe.Noise, "draw", _restarted, ["preactivation", "gauss-newton-mc"]),
         (  # the first samples' second derivative of the loss
-            _columns.Quadratic, "of",
-            lambda self, part, right=_columns.Quadratic.of: right(
+            _quadratic.Quadratic, "of",
+            lambda self, part, right=_quadratic.Quadratic.of: right(
                 self, slice(0, part.stop - part.start)),
             ["preactivation", "gauss-newton", "gauss-newton-mc", "becker-lecun"],
         ),

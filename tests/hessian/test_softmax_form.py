@@ -7,7 +7,7 @@ from torch import nn
 
 import hessian
 from hessian._loss import output_hessian as _loss
-from hessian._loss.columns import Columns, Meter, Quadratic
+from hessian._loss.quadratic import Cost, JacobianRows, Quadratic
 from hessian._tape.certificate import LINEAR, loss_labels
 from hessian._tape.graph import Tape
 from hessian._tape.layouts import Layout
@@ -54,18 +54,18 @@ def test_all_that_is_asked_of_the_form(q, shuffled, rows):
     base = {"shared": draw(m, d), "own": draw(n, m, d), "scaled": draw(m, d)}.get(rows)
     d = m if base is None else d
     scale = draw(n, d) if rows.startswith("scaled") else None
-    columns = Columns(m, d, base, scale)
+    columns = JacobianRows(m, d, base, scale)
     full = written(quadratic)
     assert torch.allclose(quadratic.matrix(), full, rtol=1e-13, atol=1e-15)
     b = columns.dense(full, n)
     want = b.transpose(1, 2) @ full @ b
     close = {"rtol": 1e-12, "atol": 1e-13}
-    assert torch.allclose(quadratic.gram(columns, Meter()), want, **close)
+    assert torch.allclose(quadratic.gram(columns, Cost()), want, **close)
     diagonal = want.diagonal(dim1=1, dim2=2)
-    assert torch.allclose(quadratic.diagonal(columns, Meter()), diagonal, **close)
+    assert torch.allclose(quadratic.diagonal(columns, Cost()), diagonal, **close)
     place = torch.randperm(d, generator=G)[: d // 3 * 3].view(-1, 3)
     blocks = want[:, place.unsqueeze(2), place.unsqueeze(1)]
-    assert torch.allclose(quadratic.blocks(columns, place, Meter()), blocks, **close)
+    assert torch.allclose(quadratic.blocks(columns, place, Cost()), blocks, **close)
     part = quadratic.of(slice(1, 3)).matrix()
     assert torch.equal(part, quadratic.matrix()[1:3])
 

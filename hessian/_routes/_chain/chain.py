@@ -27,9 +27,9 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from hessian._loss.columns import Columns, Meter, Quadratic
+from hessian._loss.quadratic import Cost, JacobianRows, Quadratic
 from hessian._routes._chain.choose import step
-from hessian._routes._chain.ghost import Ghost
+from hessian._routes._chain.shape_only import ShapeOnly
 from hessian._routes._chain.steps.base import Step, Where
 from hessian._routes._chain.steps.by_node import ByNode
 from hessian._runtime.share import ALL, Share
@@ -46,7 +46,7 @@ class Source:
     """A quadratic form above, and its Jacobian rows at the tensors reached so far."""
 
     quadratic: Quadratic
-    columns: dict[Edge, Columns]
+    columns: dict[Edge, JacobianRows]
 
     def only(self, edge: Edge) -> bool:
         """Whether everything below it goes through `edge`."""
@@ -114,13 +114,13 @@ class Chain:
 
     def predict(
         self, sites: list[Site], widths: list[int], loss: Quadratic | None
-    ) -> tuple[Meter, list[float]]:
+    ) -> tuple[Cost, list[float]]:
         """The cost of a run on these sites, and the work done when each of them is reached.
 
         Runs the same sweep on tensors without data.
         """
-        meter = Meter()
-        ghost = cast(Tensor, Ghost())
+        meter = Cost()
+        ghost = cast(Tensor, ShapeOnly())
         reached: dict[Edge, float] = {}
         by_edge = {site.edge: site for site in sites}
 
@@ -142,14 +142,14 @@ class Chain:
         adjoints: Mapping[Edge, Tensor | None],
         like: Tensor,
         memory: int,
-        meter: Meter,
+        meter: Cost,
         tick: Callable[[float], None],
         share: Share = ALL,
     ) -> None:
         """Add d²L/dw² of the parameters met at the sites to the tensors beside them.
 
         `loss` is the loss's second derivative in the outputs, those of `widths` joined together (0
-        for one the loss is linear in), `adjoints` its gradient in the tensors that `bent` names,
+        for one the loss is linear in), `adjoints` its gradient in the tensors that `curved_edges` names,
         `meter` what `predict` said.
         """
         needed = self.above([site.edge for site, _ in targets])
@@ -179,11 +179,11 @@ class Chain:
             with torch.no_grad():
                 self._sweep(
                     list(by_edge), None if loss is None else loss.of(part), widths, part,
-                    like, Meter(), meet,
+                    like, Cost(), meet,
                 )  # fmt: skip
             tick((part.stop - part.start) / self.n)
 
-    def bent(self, sites: list[Site]) -> list[Edge]:
+    def curved_edges(self, sites: list[Site]) -> list[Edge]:
         """Outputs of curved operations on the way to some sites."""
         needed = self.above([site.edge for site in sites])
         nodes = {site.edge[0] for site in sites}
@@ -211,7 +211,7 @@ class Chain:
         widths: list[int],
         part: slice,
         like: Tensor,
-        meter: Meter,
+        meter: Cost,
         meet: Callable[[Edge, Callable[[Tensor], Tensor]], None],
     ) -> None:
         needed = self.above(edges)
@@ -227,8 +227,9 @@ class Chain:
                 sources = policy.collapse(sources, alive[0], number, like, meter)
             for edge in outputs:
                 if edge in sites:
-                    meet(edge, _Found([s for s in sources if edge in s.columns], edge, count,
-                                      self.where.width(edge), like, meter))  # fmt: skip
+                    above = [s for s in sources if edge in s.columns]
+                    width = self.where.width(edge)
+                    meet(edge, _SiteCurvature(above, edge, count, width, like, meter))
             step = self.steps.get(node)
             below = isinstance(step, Step) and any(c[0] in needed for c in step.children)
             for source in sources:
@@ -244,7 +245,7 @@ class Chain:
             if below:
                 assert isinstance(step, Step)
                 for quadratic, columns in step.sources(part, like):
-                    fresh: dict[Edge, Columns] = {}
+                    fresh: dict[Edge, JacobianRows] = {}
                     for child, rows in columns:
                         if child[0] in needed:
                             _add(fresh, child, rows, like, count)
@@ -256,28 +257,28 @@ class Chain:
 
     def _loss(self, loss: Quadratic, widths: list[int], like: Tensor, needed: set[Node]) -> Source:
         total = sum(widths)
-        columns: dict[Edge, Columns] = {}
+        columns: dict[Edge, JacobianRows] = {}
         start = 0
         for edge, width in zip(self.roots, widths, strict=True):
             if width == 0 or edge[0] not in needed:
                 start += width
                 continue
-            rows = Columns(total, width)
+            rows = JacobianRows(total, width)
             if width != total:
                 base = like.new_zeros((total, width))
                 if not like.is_meta:
                     base[start : start + width].fill_diagonal_(1.0)
-                rows = Columns(total, width, base)
+                rows = JacobianRows(total, width, base)
             _add(columns, edge, rows, like, loss.values.shape[0])
             start += width
         return Source(loss, columns)
 
 
-class _Found:
+class _SiteCurvature:
     """The curvature at one site's output: asked with a `place`, gives ``[n, c, p, p]``."""
 
     def __init__(
-        self, sources: list[Source], edge: Edge, n: int, d: int, like: Tensor, meter: Meter
+        self, sources: list[Source], edge: Edge, n: int, d: int, like: Tensor, meter: Cost
     ) -> None:
         self.sources, self.edge, self.n, self.d = sources, edge, n, d
         self.like, self.meter = like, meter
@@ -319,7 +320,9 @@ def _in_order(place: Tensor, d: int) -> bool:
     return len(place) == d and torch.equal(place[:, 0], torch.arange(d, device=place.device))
 
 
-def _add(columns: dict[Edge, Columns], edge: Edge, rows: Columns, like: Tensor, n: int) -> None:
+def _add(
+    columns: dict[Edge, JacobianRows], edge: Edge, rows: JacobianRows, like: Tensor, n: int
+) -> None:
     have = columns.get(edge)
     columns[edge] = rows if have is None else have.plus(rows, like, n)
 
@@ -364,7 +367,7 @@ class _Policy:
             self.squares[i] = self.squares[i + 1] + squares
 
     def collapse(
-        self, sources: list[Source], edge: Edge, number: int, like: Tensor, meter: Meter
+        self, sources: list[Source], edge: Edge, number: int, like: Tensor, meter: Cost
     ) -> list[Source]:
         here = [s for s in sources if s.only(edge)]
         if not here:
@@ -395,7 +398,7 @@ class _Policy:
             apart += m * m * self.squares[number] if full else 0
         return now + self.joint[number] < apart + self.apart[number]
 
-    def _merged(self, here: list[Source], edge: Edge, like: Tensor, meter: Meter) -> Source:
+    def _merged(self, here: list[Source], edge: Edge, like: Tensor, meter: Cost) -> Source:
         d = here[0].columns[edge].d
         flat = all(s.columns[edge].identity and s.quadratic.kind == "diagonal" for s in here)
         total: Tensor | None = None
@@ -415,4 +418,4 @@ class _Policy:
                 total = part if total is None or like.is_meta else total + part
         assert total is not None
         kind = "diagonal" if flat else "full"
-        return Source(Quadratic(kind, total), {edge: Columns(d, d)})
+        return Source(Quadratic(kind, total), {edge: JacobianRows(d, d)})

@@ -17,14 +17,14 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import GradientEdge
 
-from hessian._loss.columns import Columns, Meter, Quadratic
 from hessian._loss.output_hessian import by_sample, from_samples
+from hessian._loss.quadratic import Cost, JacobianRows, Quadratic
 from hessian._runtime.matrix_products import TRAFFIC
 from hessian._tape.graph import Edge, Node, shape
 from hessian._tape.layouts import Label, Layout
 
-Pulled = list[tuple[Edge, Columns]]
-Sources = list[tuple[Quadratic, list[tuple[Edge, Columns]]]]
+Pulled = list[tuple[Edge, JacobianRows]]
+Sources = list[tuple[Quadratic, list[tuple[Edge, JacobianRows]]]]
 
 
 class Step:
@@ -60,7 +60,9 @@ class Step:
     def prepare(self, adjoint: Tensor | None) -> None:
         """Read what is needed off the tape; `adjoint` is dL/dy where the operation is curved."""
 
-    def pull(self, edge: Edge, rows: Columns, part: slice, like: Tensor, meter: Meter) -> Pulled:
+    def pull(
+        self, edge: Edge, rows: JacobianRows, part: slice, like: Tensor, meter: Cost
+    ) -> Pulled:
         """Rows at an output edge, carried to the inputs."""
         raise NotImplementedError
 

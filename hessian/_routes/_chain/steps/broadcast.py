@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from hessian._loss.columns import Columns, Meter
+from hessian._loss.quadratic import Cost, JacobianRows
 from hessian._routes._chain.steps.base import Pulled, Sources, Step, Where
 from hessian._tape.graph import Edge, shape
 from hessian._tape.layouts import Layout
@@ -61,7 +61,9 @@ class Broadcast(Step):
     def prepare(self, adjoint: Tensor | None) -> None:
         self.whole.prepare(adjoint)
 
-    def pull(self, edge: Edge, rows: Columns, part: slice, like: Tensor, meter: Meter) -> Pulled:
+    def pull(
+        self, edge: Edge, rows: JacobianRows, part: slice, like: Tensor, meter: Cost
+    ) -> Pulled:
         meter.work += super().cost() * rows.m
         pulled = self.whole.pull(edge, rows, part, like, meter)
         return [(child, self._summed(child, r, part, like)) for child, r in pulled]
@@ -72,15 +74,15 @@ class Broadcast(Step):
             for form, columns in self.whole.sources(part, like)
         ]
 
-    def _summed(self, child: Edge, rows: Columns, part: slice, like: Tensor) -> Columns:
+    def _summed(self, child: Edge, rows: JacobianRows, part: slice, like: Tensor) -> JacobianRows:
         axes, width = self.axes[child], self.where.width(child)
         if not axes or rows.d != self.d:  # nothing to sum, or the node did so
             return rows
         shared = rows.shared
         if like.is_meta:
-            return Columns(rows.m, width, like.new_empty((*[1] * (not shared), rows.m, width)))
+            return JacobianRows(rows.m, width, like.new_empty((*[1] * (not shared), rows.m, width)))
         base = rows.matrix(like) if shared else rows.dense(like, part.stop - part.start)
         lead = base.shape[:-1]
         full = base.reshape(*lead, *self.dims)
         total = full.sum([len(lead) + a for a in axes])
-        return Columns(rows.m, width, total.reshape(*lead, width), None, True)
+        return JacobianRows(rows.m, width, total.reshape(*lead, width), None, True)

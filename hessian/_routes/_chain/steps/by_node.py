@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from hessian._loss.columns import Columns, Meter, Quadratic
+from hessian._loss.quadratic import Cost, JacobianRows, Quadratic
 from hessian._routes._chain.steps.base import (
     Pulled,
     Sources,
@@ -51,7 +51,9 @@ class ByNode(Step):
     def cost(self) -> float:
         return 4.0 * TRAFFIC * (self.d + sum(self.widths))
 
-    def pull(self, edge: Edge, rows: Columns, part: slice, like: Tensor, meter: Meter) -> Pulled:
+    def pull(
+        self, edge: Edge, rows: JacobianRows, part: slice, like: Tensor, meter: Cost
+    ) -> Pulled:
         count, n, m = part.stop - part.start, self.where.n, rows.m
         d = self.where.width(edge)
         # The node knows all samples only: those outside the part ride along as zeros.
@@ -59,7 +61,7 @@ class ByNode(Step):
         meter.peak = max(meter.peak, m * (d + sum(self.widths)) * 2)
         if like.is_meta:
             return [
-                (child, Columns(m, w, like.new_empty((1, m, w))))
+                (child, JacobianRows(m, w, like.new_empty((1, m, w))))
                 for child, w in zip(self.children, self.widths, strict=True)
             ]
         written = rows.dense(like, count).transpose(0, 1)
@@ -70,7 +72,7 @@ class ByNode(Step):
         with torch.no_grad():
             pulled = self._every(edge, written)
         return [
-            (child, Columns(m, w, g[:, part].transpose(0, 1).reshape(count, m, w)))
+            (child, JacobianRows(m, w, g[:, part].transpose(0, 1).reshape(count, m, w)))
             for child, w, g in zip(self.children, self.widths, pulled, strict=True)
         ]
 
@@ -89,7 +91,7 @@ class ByNode(Step):
             return []
         d, child = self.widths[0], self.children[0]
         if like.is_meta:
-            return [(Quadratic("full", like.new_empty((1, d, d))), [(child, Columns(d, d))])]
+            return [(Quadratic("full", like.new_empty((1, d, d))), [(child, JacobianRows(d, d))])]
         assert self.up is not None
         columns = []
         for j in range(d):
@@ -101,4 +103,4 @@ class ByNode(Step):
                 unit.zero_() if second is None else self.where.flat(second.detach(), child)
             )
         full = torch.stack([c[part] for c in columns], 1)
-        return [(Quadratic("full", full), [(child, Columns(d, d))])]
+        return [(Quadratic("full", full), [(child, JacobianRows(d, d))])]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from hessian._loss.columns import Columns, Meter, Quadratic
+from hessian._loss.quadratic import Cost, JacobianRows, Quadratic
 from hessian._routes._chain.steps.base import Pulled, Sources, Step, Where, call, second_derivative
 from hessian._runtime.matrix_products import TRAFFIC
 from hessian._tape.graph import Edge, Node, operation
@@ -25,7 +25,9 @@ class Same(Step):
     def cost(self) -> float:
         return 0.0
 
-    def pull(self, edge: Edge, rows: Columns, part: slice, like: Tensor, meter: Meter) -> Pulled:
+    def pull(
+        self, edge: Edge, rows: JacobianRows, part: slice, like: Tensor, meter: Cost
+    ) -> Pulled:
         return [
             (child, rows.shared_by(len(self.children)).times(factor, like))
             for child, factor in zip(self.children, self.factors, strict=True)
@@ -62,7 +64,9 @@ class Elementwise(Step):
             if second is not None:
                 self.second = self.where.flat(second.detach(), self.children[0])
 
-    def pull(self, edge: Edge, rows: Columns, part: slice, like: Tensor, meter: Meter) -> Pulled:
+    def pull(
+        self, edge: Edge, rows: JacobianRows, part: slice, like: Tensor, meter: Cost
+    ) -> Pulled:
         if like.is_meta:
             factor = like.new_empty((1, self.d))
             meter.work += TRAFFIC * rows.size() * len(self.children)
@@ -81,7 +85,7 @@ class Elementwise(Step):
             values = None if self.second is None else self.second[part]
         if values is None:
             return []
-        return [(Quadratic("diagonal", values), [(self.children[0], Columns(width, width))])]
+        return [(Quadratic("diagonal", values), [(self.children[0], JacobianRows(width, width))])]
 
 
 class Saturating(Elementwise):
@@ -110,7 +114,9 @@ class Rectified(Elementwise):
     def prepare(self, adjoint: Tensor | None) -> None:
         self.result = self.where.flat(self.node._saved_result.detach(), self.edge)
 
-    def pull(self, edge: Edge, rows: Columns, part: slice, like: Tensor, meter: Meter) -> Pulled:
+    def pull(
+        self, edge: Edge, rows: JacobianRows, part: slice, like: Tensor, meter: Cost
+    ) -> Pulled:
         if like.is_meta:
             return super().pull(edge, rows, part, like, meter)
         return [(self.children[0], rows.scaled((self.result[part] > 0).to(like.dtype)))]

@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from hessian._loss.columns import Columns, Meter
+from hessian._loss.quadratic import Cost, JacobianRows
 from hessian._routes._chain.steps.base import Pulled, Step, Where
 from hessian._runtime.matrix_products import product
 from hessian._tape.graph import Edge, Node, operation, shape
@@ -31,7 +31,9 @@ class Linear(Step):
     def loads(self) -> int:
         return self.weight.numel()
 
-    def pull(self, edge: Edge, rows: Columns, part: slice, like: Tensor, meter: Meter) -> Pulled:
+    def pull(
+        self, edge: Edge, rows: JacobianRows, part: slice, like: Tensor, meter: Cost
+    ) -> Pulled:
         q, m = self.d // self.o, rows.m
         width = q * self.k
         shared = rows.shared
@@ -49,7 +51,9 @@ class Linear(Step):
             base = product(written.reshape(-1, self.o), self.weight).view(
                 *written.shape[:-1], width
             )
-        return [(self.children[0], Columns(m, width, base, None, not shared and not rows.identity))]
+        return [
+            (self.children[0], JacobianRows(m, width, base, None, not shared and not rows.identity))
+        ]
 
 
 class Convolution(Step):
@@ -69,7 +73,9 @@ class Convolution(Step):
     def loads(self) -> int:
         return self.weight.numel()
 
-    def pull(self, edge: Edge, rows: Columns, part: slice, like: Tensor, meter: Meter) -> Pulled:
+    def pull(
+        self, edge: Edge, rows: JacobianRows, part: slice, like: Tensor, meter: Cost
+    ) -> Pulled:
         node, count = self.node, part.stop - part.start
         shared = rows.shared
         width = self.widths[0]
@@ -78,7 +84,7 @@ class Convolution(Step):
             meter.peak = max(meter.peak, rows.m * (self.d + width))
         if like.is_meta:
             base = like.new_empty((rows.m, width) if shared else (1, rows.m, width))
-            return [(self.children[0], Columns(rows.m, width, base))]
+            return [(self.children[0], JacobianRows(rows.m, width, base))]
         dense = rows.matrix(like) if shared else rows.passing(like, count)
         images = dense.reshape(-1, *self.out)
         pulled, _, _ = torch.ops.aten.convolution_backward(
@@ -88,4 +94,4 @@ class Convolution(Step):
             int(node._saved_groups), [True, False, False],
         )  # fmt: skip
         base = pulled.reshape(*dense.shape[:-1], width)
-        return [(self.children[0], Columns(rows.m, width, base, None, True))]
+        return [(self.children[0], JacobianRows(rows.m, width, base, None, True))]

@@ -6,7 +6,7 @@ import math
 
 from torch import Tensor
 
-from hessian._loss.columns import Columns, Meter, Quadratic
+from hessian._loss.quadratic import Cost, JacobianRows, Quadratic
 from hessian._routes._chain.steps.base import Pulled, Sources, Step, Where, block_diagonal
 from hessian._runtime.matrix_products import TRAFFIC
 from hessian._tape.graph import Edge, Node
@@ -43,12 +43,14 @@ class LayerNorm(Step):
     def cost(self) -> float:
         return 4.0 * TRAFFIC * self.d
 
-    def pull(self, edge: Edge, rows: Columns, part: slice, like: Tensor, meter: Meter) -> Pulled:
+    def pull(
+        self, edge: Edge, rows: JacobianRows, part: slice, like: Tensor, meter: Cost
+    ) -> Pulled:
         count = part.stop - part.start
         meter.work += 4 * TRAFFIC * rows.m * self.d
         meter.peak = max(meter.peak, 3 * rows.m * self.d)
         if like.is_meta:
-            return [(self.children[0], Columns(rows.m, self.d, rows.dense(like, 1)))]
+            return [(self.children[0], JacobianRows(rows.m, self.d, rows.dense(like, 1)))]
         base = rows.dense(like, count).reshape(count, rows.m, -1, self.v)
         if self.weight is not None:
             base = base * self.weight
@@ -56,12 +58,14 @@ class LayerNorm(Step):
         share = (base * hat).mean(-1, keepdim=True)
         pulled = (base - base.mean(-1, keepdim=True)).sub_(hat * share)
         pulled.mul_(self.rate[part].unsqueeze(1))
-        return [(self.children[0], Columns(rows.m, self.d, pulled.reshape(count, rows.m, self.d)))]
+        return [
+            (self.children[0], JacobianRows(rows.m, self.d, pulled.reshape(count, rows.m, self.d)))
+        ]
 
     def sources(self, part: slice, like: Tensor) -> Sources:
         d, v, child = self.d, self.v, self.children[0]
         if like.is_meta:
-            return [(Quadratic("full", like.new_empty((1, d, d))), [(child, Columns(d, d))])]
+            return [(Quadratic("full", like.new_empty((1, d, d))), [(child, JacobianRows(d, d))])]
         hat, rate, up = self.hat[part], self.rate[part].unsqueeze(-1), self.up[part]
         share = (up * hat).sum(-1, keepdim=True)
         pu = up - up.mean(-1, keepdim=True) - hat * (share / v)
@@ -69,4 +73,4 @@ class LayerNorm(Step):
         p = hat.unsqueeze(-1) * hat.unsqueeze(-2) / -v - 1 / v
         p.diagonal(dim1=-2, dim2=-1).add_(1.0)
         block = (outer + outer.transpose(-1, -2) + share.unsqueeze(-1) * p) * (rate**2 / -v)
-        return [(Quadratic("full", block_diagonal(block)), [(child, Columns(d, d))])]
+        return [(Quadratic("full", block_diagonal(block)), [(child, JacobianRows(d, d))])]

@@ -6,7 +6,7 @@ import math
 
 from torch import Tensor
 
-from hessian._loss.columns import Columns, Meter
+from hessian._loss.quadratic import Cost, JacobianRows
 from hessian._routes._chain.steps.base import Pulled, Step, Where
 from hessian._runtime.matrix_products import TRAFFIC
 from hessian._tape.graph import Edge, Node, operation, shape
@@ -31,12 +31,16 @@ class MaxPool(Step):
     def cost(self) -> float:
         return TRAFFIC * (self.d + self.widths[0])
 
-    def pull(self, edge: Edge, rows: Columns, part: slice, like: Tensor, meter: Meter) -> Pulled:
+    def pull(
+        self, edge: Edge, rows: JacobianRows, part: slice, like: Tensor, meter: Cost
+    ) -> Pulled:
         width, count = self.widths[0], part.stop - part.start
         meter.work += TRAFFIC * rows.m * (self.d + width)
         meter.peak = max(meter.peak, rows.m * (self.d + width))
         if like.is_meta:
-            return [(self.children[0], Columns(rows.m, width, like.new_empty((1, rows.m, width))))]
+            return [
+                (self.children[0], JacobianRows(rows.m, width, like.new_empty((1, rows.m, width))))
+            ]
         windows = rows.dense(like, count).reshape(count, rows.m, -1, self.spots)
         index = self.node._saved_result1[part].reshape(count, 1, -1, self.spots).expand_as(windows)
         pulled = windows.new_zeros((*windows.shape[:3], self.space))
@@ -45,4 +49,4 @@ class MaxPool(Step):
         else:
             pulled.scatter_add_(3, index, windows)
         pulled = pulled.view(count, rows.m, width)
-        return [(self.children[0], Columns(rows.m, width, pulled, None, True))]
+        return [(self.children[0], JacobianRows(rows.m, width, pulled, None, True))]

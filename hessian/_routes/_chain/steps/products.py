@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from hessian._loss.columns import Columns, Meter, Quadratic
+from hessian._loss.quadratic import Cost, JacobianRows, Quadratic
 from hessian._routes._chain.steps.base import Pulled, Sources, Step, Where
 from hessian._runtime.matrix_products import TRAFFIC
 from hessian._tape.graph import Edge, Node, shape
@@ -34,7 +34,9 @@ class Product(Step):
     def rows(self) -> int:
         return 2 * self.d
 
-    def pull(self, edge: Edge, rows: Columns, part: slice, like: Tensor, meter: Meter) -> Pulled:
+    def pull(
+        self, edge: Edge, rows: JacobianRows, part: slice, like: Tensor, meter: Cost
+    ) -> Pulled:
         meter.work += 2 * TRAFFIC * rows.size()
         if like.is_meta:
             factor = like.new_empty((1, self.d))
@@ -85,7 +87,9 @@ class Batched(Step):
     def rows(self) -> int:
         return sum(self.widths)
 
-    def pull(self, edge: Edge, rows: Columns, part: slice, like: Tensor, meter: Meter) -> Pulled:
+    def pull(
+        self, edge: Edge, rows: JacobianRows, part: slice, like: Tensor, meter: Cost
+    ) -> Pulled:
         count, m = part.stop - part.start, rows.m
         wa, wb = self.widths
         meter.work += 2 * m * self.h * self.i * self.j * self.k
@@ -98,8 +102,8 @@ class Batched(Step):
             left = left.reshape(count, m, wa)
             right = (self.a[part].unsqueeze(1).transpose(-1, -2) @ base).reshape(count, m, wb)
         return [
-            (self.children[0], Columns(m, wa, left)),
-            (self.children[1], Columns(m, wb, right)),
+            (self.children[0], JacobianRows(m, wa, left)),
+            (self.children[1], JacobianRows(m, wb, right)),
         ]
 
     def sources(self, part: slice, like: Tensor) -> Sources:
@@ -122,10 +126,10 @@ class Batched(Step):
         return [(Quadratic("full", full), rows)]
 
 
-def _halves(d: int, other: int, first: bool, like: Tensor) -> Columns:
+def _halves(d: int, other: int, first: bool, like: Tensor) -> JacobianRows:
     """Rows of a source that reads two tensors: the identity on one of them, zero elsewhere."""
     base = like.new_zeros((d + other, d))
     start = 0 if first else other
     if not like.is_meta:
         base[start : start + d].fill_diagonal_(1.0)
-    return Columns(d + other, d, base)
+    return JacobianRows(d + other, d, base)

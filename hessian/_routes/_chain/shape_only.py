@@ -11,7 +11,7 @@ import math
 Shape = tuple[int, ...]
 
 
-class Ghost:
+class ShapeOnly:
     """A shape that takes the place of a tensor of one sample."""
 
     is_meta = True
@@ -27,8 +27,8 @@ class Ghost:
         """Number of values."""
         return math.prod(self.shape)
 
-    def new_empty(self, shape: Shape) -> Ghost:
+    def new_empty(self, shape: Shape) -> ShapeOnly:
         """Another one."""
-        return Ghost(*shape)
+        return ShapeOnly(*shape)
 
     new_zeros = new_empty

@@ -12,7 +12,7 @@ import itertools
 from dataclasses import dataclass
 
 from hessian._batch.prices import Prices
-from hessian._loss.columns import Meter
+from hessian._loss.quadratic import Cost
 from hessian._tape.graph import Edge
 
 # With fewer columns the affine route is near its least: not even a prediction would pay.
@@ -24,12 +24,12 @@ SPECTRUM = 9
 
 
 @dataclass(frozen=True)
-class Links:
+class ChainChoice:
     """What the chain route is chosen for, its passes, and what a sample takes."""
 
     names: tuple[str, ...]
     passes: int
-    meter: Meter
+    meter: Cost
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class _Choice:
     count: int
     affine: bool
     passes: int
-    meter: Meter
+    meter: Cost
 
 
 class _Prediction:
@@ -62,7 +62,7 @@ class _Prediction:
         self.fits = self.bytes <= prices.task.objective.bound
 
 
-def links(prices: Prices) -> Links | None:
+def choose_chain(prices: Prices) -> ChainChoice | None:
     """The parameters that the chain route serves best, ``None`` where there are none."""
     if prices.proof.chain is None:
         return None
@@ -71,16 +71,16 @@ def links(prices: Prices) -> Links | None:
         name for name in prices.proof.leaf_nodes
         if (name not in prices.reading.direct or name in prices.reading.separable)
     ]  # fmt: skip
-    bent = [name for name in able if prices.proof.leaf_nodes[name] in refused]
+    curved = [name for name in able if prices.proof.leaf_nodes[name] in refused]
     most = prices.proof.curvature.most
     few = not prices.proof.curvature.outputs or (most is not None and most <= FEW)
-    if auto and not bent and few:
+    if auto and not curved and few:
         return None
     able = [name for name in able if prices.unlinked(name) is None]
     order = prices.proof.chain.order
     able.sort(key=lambda name: order[prices.proof.sites[name][0].edge[0]])
-    bent = [name for name in able if prices.proof.leaf_nodes[name] in refused]
-    if not able or (auto and not bent and few):
+    curved = [name for name in able if prices.proof.leaf_nodes[name] in refused]
+    if not able or (auto and not curved and few):
         return None
     whole = _Prediction(prices, able)
     if not auto:
@@ -90,32 +90,32 @@ def links(prices: Prices) -> Links | None:
                 f"needs about {whole.bytes} bytes for a single sample; "
                 "raise memory=, or use method='auto'"
             )
-        return Links(tuple(able), whole.passes[able[-1]], whole.meter)
-    straight = [name for name in able if name not in set(bent)]
-    best = min(_choices(prices, bent, straight, whole), key=lambda choice: choice.cost)
-    served = [*bent[: best.count], *(straight if best.affine else [])]
-    return Links(tuple(served), best.passes, best.meter) if served else None
+        return ChainChoice(tuple(able), whole.passes[able[-1]], whole.meter)
+    straight = [name for name in able if name not in set(curved)]
+    best = min(_choices(prices, curved, straight, whole), key=lambda choice: choice.cost)
+    served = [*curved[: best.count], *(straight if best.affine else [])]
+    return ChainChoice(tuple(served), best.passes, best.meter) if served else None
 
 
 def _choices(
-    prices: Prices, bent: list[str], straight: list[str], whole: _Prediction
+    prices: Prices, curved: list[str], straight: list[str], whole: _Prediction
 ) -> list[_Choice]:
     """A prefix from the loss down, the part below it being left to other methods."""
-    below = _below(prices, bent)
+    below = _below(prices, curved)
     every = [
         name for name, node in prices.proof.leaf_nodes.items()
         if node in prices.proof.affine.reaches and node not in prices.proof.affine.refusal
     ]  # fmt: skip
-    contractions = {name: _contraction(prices, name) for name in (*bent, *straight)}
+    contractions = {name: _contraction(prices, name) for name in (*curved, *straight)}
     columns = _columns(prices, straight)
     several = any(contractions[name] for name in straight)
-    alone = _Prediction(prices, bent) if several and bent else whole
-    contracted = [0.0, *itertools.accumulate(contractions[name] for name in bent)]
+    alone = _Prediction(prices, curved) if several and curved else whole
+    contracted = [0.0, *itertools.accumulate(contractions[name] for name in curved)]
     rest = columns if every else 0.0
     choices = [_Choice(below[0] + rest, 0, False, 0, alone.meter)]
     if alone.fits:
-        for k in range(1, len(bent) + 1):
-            top = alone.passes[bent[k - 1]]
+        for k in range(1, len(curved) + 1):
+            top = alone.passes[curved[k - 1]]
             choices.append(
                 _Choice(top + contracted[k] + below[k] + rest, k, False, top, alone.meter)
             )
@@ -125,8 +125,8 @@ def _choices(
             whole.passes[straight[-1]],
             sum(contractions[name] for name in straight),
         )
-        for k in range(len(bent) + 1):
-            top = whole.passes[bent[k - 1]] if k else 0
+        for k in range(len(curved) + 1):
+            top = whole.passes[curved[k - 1]] if k else 0
             cost = (
                 top
                 + contracted[k]

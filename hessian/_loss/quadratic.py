@@ -22,7 +22,7 @@ from hessian._runtime.workspace import scratch
 
 
 @dataclass
-class Meter:
+class Cost:
     """Multiplications per sample, and the largest number of values alive at once.
 
     `peak` is per sample, `shared` what all samples have in common.
@@ -34,7 +34,7 @@ class Meter:
 
 
 @dataclass
-class Columns:
+class JacobianRows:
     """Jacobian rows ``[m, d]`` of every sample: `base` ∘ `scale`.
 
     `base` is ``None`` (the identity), ``[m, d]`` (the same for all samples) or ``[n, m, d]``;
@@ -61,31 +61,31 @@ class Columns:
         """Values held per sample; rows that all share are held once, like a weight."""
         return 0 if self.base is None or self.base.dim() == 2 else self.m * self.d
 
-    def of(self, part: slice) -> Columns:
+    def of(self, part: slice) -> JacobianRows:
         """Those of some samples."""
         base = self.base if self.base is None or self.base.dim() == 2 else self.base[part]
         scale = None if self.scale is None else self.scale[part]
-        return Columns(self.m, self.d, base, scale, self.fresh)
+        return JacobianRows(self.m, self.d, base, scale, self.fresh)
 
     def common(self) -> int:
         """Values held once for all samples."""
         return self.m * self.d if self.base is not None and self.base.dim() == 2 else 0
 
-    def scaled(self, factor: Tensor) -> Columns:
+    def scaled(self, factor: Tensor) -> JacobianRows:
         """With entry j of the tensor multiplied by `factor` ``[n, d]``."""
         scale = factor if self.scale is None or factor.is_meta else self.scale * factor
-        return Columns(self.m, self.d, self.base, scale, self.fresh)
+        return JacobianRows(self.m, self.d, self.base, scale, self.fresh)
 
-    def shared_by(self, users: int) -> Columns:
+    def shared_by(self, users: int) -> JacobianRows:
         """The same for one of several users."""
         return self if users == 1 else replace(self, fresh=False)
 
-    def times(self, number: float, like: Tensor) -> Columns:
+    def times(self, number: float, like: Tensor) -> JacobianRows:
         """Multiplied by a number."""
         if number == 1.0:
             return self
         base = self.matrix(like)
-        return Columns(self.m, self.d, base if like.is_meta else base * number, self.scale)
+        return JacobianRows(self.m, self.d, base if like.is_meta else base * number, self.scale)
 
     def matrix(self, like: Tensor) -> Tensor:
         """The rows without `scale`, ``[m, d]`` or ``[n, m, d]``."""
@@ -111,24 +111,24 @@ class Columns:
         into = scratch("rows", (n, self.m, self.d), like)
         return torch.mul(self.matrix(like), self.scale.unsqueeze(1), out=into)
 
-    def written(self, like: Tensor, n: int) -> Columns:
+    def written(self, like: Tensor, n: int) -> JacobianRows:
         """The same rows written out, in place where nothing else holds them."""
         if self.fresh and self.base is not None and self.base.dim() == 3:
             base = self.base
             if self.scale is not None:
                 base *= self.scale.unsqueeze(1)
-            return Columns(self.m, self.d, base, None, True)
-        return Columns(self.m, self.d, self.dense(like, n))
+            return JacobianRows(self.m, self.d, base, None, True)
+        return JacobianRows(self.m, self.d, self.dense(like, n))
 
-    def plus(self, other: Columns, like: Tensor, n: int) -> Columns:
+    def plus(self, other: JacobianRows, like: Tensor, n: int) -> JacobianRows:
         """The sum of two sets of rows."""
         if like.is_meta:
             shared = self.shared and other.shared
             shape = (self.m, self.d) if shared else (1, self.m, self.d)
-            return Columns(self.m, self.d, like.new_empty(shape))
+            return JacobianRows(self.m, self.d, like.new_empty(shape))
         if self.shared and other.shared:
-            return Columns(self.m, self.d, self.matrix(like) + other.matrix(like))
-        return Columns(self.m, self.d, self.dense(like, n) + other.dense(like, n))
+            return JacobianRows(self.m, self.d, self.matrix(like) + other.matrix(like))
+        return JacobianRows(self.m, self.d, self.dense(like, n) + other.dense(like, n))
 
     def left(self, matrix: Tensor) -> Tensor:
         """`matrix` ``[n, a, m]`` times the rows without `scale`: ``[n, a, d]``."""
@@ -213,7 +213,7 @@ class Quadratic:
         return sharp.nonzero()[:, 0] if bool(sharp.any()) else None
 
     def _contrasts(
-        self, columns: Columns, samples: Tensor
+        self, columns: JacobianRows, samples: Tensor
     ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         """Samples, rows ``[n, r, d]`` without `scale` and weights ``[n, r]``, in float64.
 
@@ -231,7 +231,7 @@ class Quadratic:
             weights = _softmax.weights(p, later) * -self.values[few].to(torch.float64).unsqueeze(2)
             yield few, rows.flatten(1, 2), weights.flatten(1)
 
-    def _means(self, columns: Columns) -> Tensor:
+    def _means(self, columns: JacobianRows) -> Tensor:
         """Σ_{i in s} p_i B_i of a softmax's form, without `scale`: ``[n, q, d]``."""
         shares, q = self._shares().unsqueeze(1), self.values.shape[1]
         if q > 1:
@@ -240,12 +240,12 @@ class Quadratic:
             shares = shares * (self.spots == positions.unsqueeze(1))
         return columns.left(shares)
 
-    def _halves(self, columns: Columns) -> tuple[Tensor, Tensor]:
+    def _halves(self, columns: JacobianRows) -> tuple[Tensor, Tensor]:
         base = columns.matrix(self.values)
         half = columns.m // 2
         return base[..., :half, :], base[..., half:, :]
 
-    def _work(self, columns: Columns, each: int) -> float:
+    def _work(self, columns: JacobianRows, each: int) -> float:
         """Multiplications before rows meet rows, and `each` for every one of them."""
         m, d = columns.m, columns.d
         if columns.identity:
@@ -255,7 +255,7 @@ class Quadratic:
             return float(m * each + q * (m * d + each))
         return float(m * each + (m * m * d if self.kind == "full" else 0))
 
-    def diagonal(self, columns: Columns, meter: Meter) -> Tensor:
+    def diagonal(self, columns: JacobianRows, meter: Cost) -> Tensor:
         """The diagonal of Bᵀ Q B, ``[n, d]``."""
         v, d = self.values, columns.d
         meter.work += self._work(columns, d)
@@ -286,7 +286,7 @@ class Quadratic:
             values = v if columns.base is None else _weighted_squares(v, columns.base)
         return values if columns.scale is None else values * columns.scale.square()
 
-    def blocks(self, columns: Columns, place: Tensor, meter: Meter) -> Tensor:
+    def blocks(self, columns: JacobianRows, place: Tensor, meter: Cost) -> Tensor:
         """Bᵀ Q B between entries `place` ``[c, p]`` of the same c: ``[n, c, p, p]``."""
         v, m, (c, p) = self.values, columns.m, place.shape
         n = v.shape[0]
@@ -333,7 +333,7 @@ class Quadratic:
             values = values.mul_(scale.unsqueeze(3)).mul_(scale.unsqueeze(2))
         return values
 
-    def gram(self, columns: Columns, meter: Meter) -> Tensor:
+    def gram(self, columns: JacobianRows, meter: Cost) -> Tensor:
         """Bᵀ Q B, ``[n, d, d]``."""
         v, m, d = self.values, columns.m, columns.d
         n = v.shape[0]
@@ -345,7 +345,7 @@ class Quadratic:
             product = v if columns.identity else _transposed_times(columns.left(v), columns)
         elif self.kind == "pair":
             a, b = self._halves(columns)
-            product = _transposed_times(a * v.unsqueeze(-1), Columns(m // 2, d, b))
+            product = _transposed_times(a * v.unsqueeze(-1), JacobianRows(m // 2, d, b))
             product = product + product.transpose(1, 2)
         elif columns.base is None:
             product = self.matrix()
@@ -369,7 +369,7 @@ def _weighted_squares(weights: Tensor, rows: Tensor) -> Tensor:
     return product(weights, square) if rows.dim() == 2 else (weights.unsqueeze(1) @ square)[:, 0]
 
 
-def _transposed_times(left: Tensor, columns: Columns) -> Tensor:
+def _transposed_times(left: Tensor, columns: JacobianRows) -> Tensor:
     """Lᵀ B for L ``[n, m, d]`` and the rows B without scale."""
     assert columns.base is not None
     turned = left.transpose(1, 2)
