@@ -319,7 +319,7 @@ def _shifted(self, drawn, shape):
             _quadratic.Quadratic,
             "of",
             _first_sample,
-        ),  # another sample's second derivative of the loss
+        ),  # another sample's second derivative
         (_parts.Whole, "own", lambda self: ({}, {})),  # the loss's own term forgotten
     ],
 )

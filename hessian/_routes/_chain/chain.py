@@ -149,8 +149,8 @@ class Chain:
         """Add d²L/dw² of the parameters met at the sites to the tensors beside them.
 
         `loss` is the loss's second derivative in the outputs, those of `widths` joined together (0
-        for one the loss is linear in), `adjoints` its gradient in the tensors that `curved_edges` names,
-        `meter` what `predict` said.
+        for one the loss is linear in), `adjoints` its gradient in the tensors that `curved_edges`
+        names, `meter` what `predict` said.
         """
         needed = self.above([site.edge for site, _ in targets])
         for node in needed:
