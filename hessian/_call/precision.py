@@ -70,10 +70,8 @@ class Precision:
             if self._wider(wide) and value.requires_grad:
                 raise Mixed(torch.float64)
             return value.to(self.dtype if name in _REAL_TYPES else self.complex, **kwargs)
-        if name == "type" and len(args) == 2 and not isinstance(args[1], torch.dtype):
-            kind = args[1] if isinstance(args[1], str) else getattr(args[1], "__name__", "")
-            if kind.endswith(("HalfTensor", "BFloat16Tensor", "FloatTensor", "DoubleTensor")):
-                return self.cast(args[0]).to(self.dtype)
+        if name == "type" and _is_real_type(args):
+            return self.cast(args[0]).to(self.dtype)
         if name == "view" and len(args) == 2 and isinstance(args[1], torch.dtype):
             return self._reinterpreted(args[0], args[1])
         if name == "to" and (eighth := _eighth((*args[1:], *kwargs.values()))):
@@ -177,6 +175,14 @@ class Precision:
         dtype = kwargs.get("dtype") or (args[0].dtype if name in _DRAWN_LIKE else self.dtype)
         dtype = self.drawn if dtype is self.dtype else dtype  # that of a tensor held to it
         return self._result(run(*args, **{**kwargs, "dtype": dtype}))
+
+
+def _is_real_type(args: tuple[Any, ...]) -> bool:
+    """Whether ``tensor.type(kind)`` asks for one of the old kinds of real tensors."""
+    if len(args) != 2 or isinstance(args[1], torch.dtype):
+        return False
+    kind = args[1] if isinstance(args[1], str) else getattr(args[1], "__name__", "")
+    return kind.endswith(("HalfTensor", "BFloat16Tensor", "FloatTensor", "DoubleTensor"))
 
 
 def _eighth(values: Iterable[Any]) -> torch.dtype | None:

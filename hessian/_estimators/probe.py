@@ -181,16 +181,7 @@ def _preactivation(
     layouts = {site.edge: site.layout for site in places.inner.values()}
     known = _pulled_back(places, most, edges, layouts, n)
     with torch.no_grad():
-        for name, site in places.inner.items():
-            for adjoints, weights in known:
-                if site.edge in adjoints:
-                    a = adjoints[site.edge]
-                    _contract(site, a, a, weights, n, memory, base[name])
-        for name, (site, leaf) in places.top.items():
-            assert factor is not None
-            for c in range(factor.rank):
-                a = by_sample(factor.columns[leaf][c], site.layout, n)
-                _contract(site, a, a, factor.weights[c], n, memory, base[name])
+        _exactly(places, known, factor, n, memory, base)
         for name, term in loss_diagonal.items():
             if name not in places.rest:
                 base[name] += term
@@ -223,6 +214,22 @@ def _preactivation(
                     result[name] = signs_of[name] * h
         estimates.append(result)
     return estimates
+
+
+def _exactly(
+    places: _Places, known: Known, factor: Factor | None, n: int, memory: int, into: Probe
+) -> None:
+    """Add what needs no probe: the leading columns inside, and all of them at outputs."""
+    for name, site in places.inner.items():
+        for adjoints, weights in known:
+            if site.edge in adjoints:
+                a = adjoints[site.edge]
+                _contract(site, a, a, weights, n, memory, into[name])
+    for name, (site, leaf) in places.top.items():
+        assert factor is not None
+        for c in range(factor.rank):
+            a = by_sample(factor.columns[leaf][c], site.layout, n)
+            _contract(site, a, a, factor.weights[c], n, memory, into[name])
 
 
 def factored(analysis: Analysis, form: Quadratic | None = None) -> Factor:

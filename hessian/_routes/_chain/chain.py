@@ -30,7 +30,7 @@ from torch import Tensor
 from hessian._loss.quadratic import Cost, JacobianRows, Quadratic
 from hessian._routes._chain.choose import step
 from hessian._routes._chain.shape_only import ShapeOnly
-from hessian._routes._chain.steps.base import Step, Where
+from hessian._routes._chain.steps.base import Pulled, Step, Where
 from hessian._routes._chain.steps.by_node import ByNode
 from hessian._runtime.share import ALL, Share
 from hessian._site.site import Site
@@ -231,26 +231,17 @@ class Chain:
                     width = self.where.width(edge)
                     meet(edge, _SiteCurvature(above, edge, count, width, like, meter))
             step = self.steps.get(node)
-            below = isinstance(step, Step) and any(c[0] in needed for c in step.children)
+            if not isinstance(step, Step) or not any(c[0] in needed for c in step.children):
+                step = None  # nothing below asks for rows
             for source in sources:
                 for edge in alive:
                     rows = source.columns.pop(edge, None)
-                    if rows is None or not below:
-                        continue
-                    assert isinstance(step, Step)
-                    for child, pulled in step.pull(edge, rows, part, like, meter):
-                        if child[0] in needed:
-                            _add(source.columns, child, pulled, like, count)
+                    if rows is not None and step is not None:
+                        pulled = step.pull(edge, rows, part, like, meter)
+                        _into(source.columns, pulled, needed, like, count)
             sources = [s for s in sources if s.columns]
-            if below:
-                assert isinstance(step, Step)
-                for quadratic, columns in step.sources(part, like):
-                    fresh: dict[Edge, JacobianRows] = {}
-                    for child, rows in columns:
-                        if child[0] in needed:
-                            _add(fresh, child, rows, like, count)
-                    if fresh:
-                        sources.append(Source(quadratic, fresh))
+            if step is not None:
+                sources += _own(step, part, needed, like, count)
             meter.peak = max(meter.peak, sum(s.size() for s in sources))
             common = sum(c.common() for s in sources for c in s.columns.values())
             meter.shared = max(meter.shared, common)
@@ -318,6 +309,30 @@ class _SiteCurvature:
 def _in_order(place: Tensor, d: int) -> bool:
     """Whether places ``[c, 1]`` are 0, 1, … d-1."""
     return len(place) == d and torch.equal(place[:, 0], torch.arange(d, device=place.device))
+
+
+def _into(
+    columns: dict[Edge, JacobianRows],
+    pulled: Pulled,
+    needed: set[Node],
+    like: Tensor,
+    n: int,
+) -> None:
+    """Add rows at the inputs of an operation to a source's, where they are needed."""
+    for child, rows in pulled:
+        if child[0] in needed:
+            _add(columns, child, rows, like, n)
+
+
+def _own(step: Step, part: slice, needed: set[Node], like: Tensor, n: int) -> list[Source]:
+    """The sources that an operation's own curvature gives."""
+    sources = []
+    for quadratic, pulled in step.sources(part, like):
+        columns: dict[Edge, JacobianRows] = {}
+        _into(columns, pulled, needed, like, n)
+        if columns:
+            sources.append(Source(quadratic, columns))
+    return sources
 
 
 def _add(
