@@ -59,7 +59,7 @@ MUTATIONS = [
         "_tape/layouts.py",
         "return [Mark.CONFLICT if axis in axes else lay._replace(axis=axis)]",
         "return [lay._replace(axis=axis)]",
-        "test_exactness.py test_certificate.py test_random.py",
+        "test_operations.py",
     ),
     Mutation(
         "a softmax along the samples keeps them apart",
