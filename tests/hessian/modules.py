@@ -310,8 +310,8 @@ for kind, options in {
     "mask": {"attn_mask": torch.tensor([[True, False, True]] * 3)},
 }.items():  # fmt: skip
     add(f"fused-{kind}", chain(lambda o=options: Fused(**o)), (3, 4), "0.q.weight", "CP")
-add("bilinear", chain(lambda: Bilinear(False)), (4,), "0.below.weight", "A")
-add("bilinear-twice", chain(lambda: Bilinear(True)), (4,), "0.below.weight", "-")
+add("bilinear", chain(lambda: Bilinear(False)), (4,), "0.below.weight", "ACP")
+add("bilinear-twice", chain(lambda: Bilinear(True)), (4,), "0.below.weight", "P")
 add("einsum", chain(Einsum), (4,), "0.a", "A")
 add("spectrum", chain(Spectrum), (4,), "0.inner.weight", "-")
 add("modulus", chain(Modulus), (4,), "0.inner.weight", "P")

@@ -129,13 +129,15 @@ class TestEstimates:
         context.store.put("training-tuned", build, {"measurements": {}, "seconds": 1.0})
         assert estimates([build("fig1")], context)[0].seconds < 1
 
-    def test_more_work_takes_longer(self):
+    @pytest.mark.parametrize(
+        "name",
+        ["fig10", *(pytest.param(f"fig{k}", marks=pytest.mark.slow) for k in (1, 5, 11, 16))],
+    )
+    def test_more_work_takes_longer(self, name):
         quick = profile("quick", "digits")
-        long = Context(replace(quick, epochs=100 * quick.epochs))
-        short = Context(quick)
-        for name in ("fig1", "fig5", "fig10", "fig11", "fig16"):
-            few, many = (estimates([build(name)], c)[0].seconds for c in (short, long))
-            assert many > 5 * few
+        contexts = Context(quick), Context(replace(quick, epochs=100 * quick.epochs))
+        few, many = (estimates([build(name)], context)[0].seconds for context in contexts)
+        assert many > 5 * few
 
     def test_every_need_is_something_that_is_measured(self):
         context = Context(profile("quick", "digits"))
