@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import torch
@@ -47,7 +48,7 @@ class Task:
     sampled: Mapping[str, Tensor] = field(default_factory=dict)
     bounded: bool = False
 
-    @property
+    @cached_property
     def samples(self) -> int:
         """Number of samples in the batch."""
         return _data.size(self.inputs)
