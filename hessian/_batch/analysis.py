@@ -8,21 +8,17 @@ run       the diagonal
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor
 
-from hessian._batch.chain_choice import ChainChoice
 from hessian._batch.curvature import BLOCKS, output_curvature
-from hessian._batch.execute import Caller, Execution, repeated, ticks
-from hessian._batch.plan import Plan
+from hessian._batch.execute import Caller, Execution, ticks
 from hessian._batch.planner import choose
-from hessian._batch.proof import Proof, located, prove
+from hessian._batch.proof import Proof, prove
 from hessian._batch.reading import ONCE, Reading, Task, read_loss
 from hessian._call.objective import Objective, Start
-from hessian._site.site import Site
 from hessian._tape.graph import is_leaf, size
 from hessian._tape.layouts import Layout, Mark
 
@@ -30,19 +26,8 @@ from hessian._tape.layouts import Layout, Mark
 TAPES = 6
 
 
-@dataclass
-class Analysis:
-    """What is known of a batch, up to its plan; `run` carries the plan out.
-
-    `caller` calls the user's model and loss again: the task itself, or a part of a batch.
-    """
-
-    task: Task
-    caller: Caller
-    reading: Reading
-    proof: Proof
-    plan: Plan
-    chain_choice: ChainChoice | None
+class Analysis(Execution):
+    """What is known of a batch, up to its plan, for all that ask; `run` carries the plan out."""
 
     @property
     def loss(self) -> Tensor:
@@ -101,29 +86,9 @@ class Analysis:
         """Diagonal of the loss's own term in parameters whose entries it keeps apart."""
         return self.reading.separable_terms(self.task.objective.parameters)
 
-    def repeated(self) -> tuple[Any, Tensor]:
-        """Output and loss of another call, on a tape that connects them with the parameters."""
-        return repeated(self.task, self.caller, self.reading)
-
-    def relocated(self, output: Any) -> dict[str, list[Site]]:
-        """The sites on the tape of another, equal output."""
-        outputs, parameters = self.reading.used_of(output), self.task.objective.parameters
-        return located(parameters, outputs, self.proof.layouts, self.samples).sites
-
-    def release(self) -> None:
-        """Let go of the tapes."""
-        self.reading.release()
-        self.proof.release()
-
     def ticks(self) -> int:
         """Units of progress that `run` will report."""
         return ticks(self.plan)
-
-    def run(self, tick: Callable[[int], None]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """The diagonal and the gradient of this batch's loss; once, for the tapes end with it."""
-        return Execution(
-            self.task, self.caller, self.reading, self.proof, self.plan, self.chain_choice, tick
-        ).run()
 
 
 def analysed(

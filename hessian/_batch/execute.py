@@ -69,7 +69,10 @@ def ticks(plan: Plan) -> int:
 
 @dataclass
 class Execution:
-    """One batch's plan on its way."""
+    """A batch that was read, proved and planned: what its plan is carried out on.
+
+    `caller` calls the user's model and loss again: the task itself, or a part of a batch.
+    """
 
     task: Task
     caller: Caller
@@ -77,10 +80,9 @@ class Execution:
     proof: Proof
     plan: Plan
     chain_choice: ChainChoice | None
-    tick: Tick
 
-    def run(self) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """The diagonal and the gradient; the tapes that were read are gone afterwards."""
+    def run(self, tick: Tick) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """The diagonal and the gradient of this batch's loss; once, for the tapes end with it."""
         parameters, curvature = self.task.objective.parameters, self.proof.curvature
         fresh = self._written_once()
         into = {
@@ -89,24 +91,37 @@ class Execution:
             )
             for name, p in parameters.items()
         }
-        curved_edges = self._bent_edges()
+        curved_edges = self._curved_edges()
         gradient, adjoints = self._gradient(curved_edges)
         if self.task.objective.share.rank == 0:
             for name, term in self.reading.separable_terms(parameters).items():
                 if self.plan[name].method != "parameter":
                     into[name] += term
         with torch.no_grad():
-            self._by_columns(into, fresh)
-        self._chained(into, dict(zip(curved_edges, adjoints, strict=True)))
+            self._by_columns(into, fresh, tick)
+        self._chained(into, dict(zip(curved_edges, adjoints, strict=True)), tick)
         endless = _factor.NOT_FINITE in curvature.refusal
         del curvature
         # The tapes go before another one is built.
-        self.reading.release()
-        self.proof.release()
-        self._by_products(into)
+        self.release()
+        self._by_products(into, tick)
         if endless and not all(bool(h.isfinite().all()) for h in into.values()):
             raise ValueError(f"loss: {_factor.NOT_FINITE}; {_factor.CHECK}")
         return into, gradient
+
+    def repeated(self) -> tuple[Any, Tensor]:
+        """Output and loss of another call, on a tape that connects them with the parameters."""
+        return repeated(self.task, self.caller, self.reading)
+
+    def relocated(self, output: Any) -> dict[str, list[Site]]:
+        """The sites on the tape of another, equal output."""
+        outputs, parameters = self.reading.used_of(output), self.task.objective.parameters
+        return located(parameters, outputs, self.proof.layouts, self.task.samples).sites
+
+    def release(self) -> None:
+        """Let go of the tapes."""
+        self.reading.release()
+        self.proof.release()
 
     def _names(self, method: str) -> list[str]:
         return [entry.name for entry in self.plan if entry.method == method]
@@ -129,7 +144,7 @@ class Execution:
 
     # ---------------------------------------------------------------- gradient
 
-    def _bent_edges(self) -> list[Edge]:
+    def _curved_edges(self) -> list[Edge]:
         """Where the chain route needs adjoints."""
         if self.proof.chain is None or self.chain_choice is None:
             return []
@@ -181,7 +196,7 @@ class Execution:
 
     # ------------------------------------------------------------------ routes
 
-    def _by_columns(self, into: Mapping[str, Tensor], fresh: set[str]) -> None:
+    def _by_columns(self, into: Mapping[str, Tensor], fresh: set[str], tick: Tick) -> None:
         """The affine route, and columns that serve parameters without a site."""
         at_sites, rest = self._names("affine"), self._names("columns")
         if not at_sites and not rest:
@@ -197,13 +212,13 @@ class Execution:
             if self.plan[name].backward
         ]
         _affine.by_sites(
-            outputs, factor, targets, proof.chain, objective.memory, self.tick, objective.share
+            outputs, factor, targets, proof.chain, objective.memory, tick, objective.share
         )
         if not rest or not factor.rank:
             return
         _affine.by_columns(
             outputs, factor, [objective.parameters[name] for name in rest],
-            [into[name] for name in rest], proof.tape_bytes, objective.memory, self.tick,
+            [into[name] for name in rest], proof.tape_bytes, objective.memory, tick,
             self._of_sample(), objective.share,
         )  # fmt: skip
 
@@ -222,7 +237,9 @@ class Execution:
 
         return split
 
-    def _chained(self, into: Mapping[str, Tensor], adjoints: Mapping[Edge, Tensor | None]) -> None:
+    def _chained(
+        self, into: Mapping[str, Tensor], adjoints: Mapping[Edge, Tensor | None], tick: Tick
+    ) -> None:
         names, chain, proof = self._names("chain"), self.proof.chain, self.proof
         if not names or chain is None or self.chain_choice is None:
             return
@@ -231,7 +248,7 @@ class Execution:
         def progress(share: float) -> None:
             nonlocal share_done
             before, share_done = round(share_done * passes), share_done + share
-            self.tick(round(share_done * passes) - before)
+            tick(round(share_done * passes) - before)
 
         objective = self.task.objective
         chain.run(
@@ -241,15 +258,15 @@ class Execution:
             objective.share,
         )  # fmt: skip
 
-    def _by_products(self, into: Mapping[str, Tensor]) -> None:
+    def _by_products(self, into: Mapping[str, Tensor], tick: Tick) -> None:
         """Hessian-vector products, on a tape that connects the loss with the parameters."""
         at_sites, entries = self._names("preactivation"), self._names("parameter")
         if not at_sites and not entries:
             return
         task, objective = self.task, self.task.objective
         parameters, memory = objective.parameters, objective.memory
-        output, value = repeated(task, self.caller, self.reading)
-        sites = self._relocated(output) if at_sites else {}
+        output, value = self.repeated()
+        sites = self.relocated(output) if at_sites else {}
         if not value.requires_grad:
             return
         size = Tape.of([value]).bytes()
@@ -259,7 +276,7 @@ class Execution:
             shared.setdefault(site.edge, []).append((site, into[name]))
         for edge, targets in shared.items():
             _preactivation.by_site(
-                value, edge, targets, task.samples, size, memory, self.tick, objective.share
+                value, edge, targets, task.samples, size, memory, tick, objective.share
             )
         if not entries:
             return
@@ -269,15 +286,7 @@ class Execution:
             for name in entries
         ]
         wanted = [parameters[name] for name in entries]
-        _parameter.by_entries(
-            value, wanted, results, size, memory, self.tick, index, objective.share
-        )
+        _parameter.by_entries(value, wanted, results, size, memory, tick, index, objective.share)
         if index is not None:
             for name, flat, values in zip(entries, index, results, strict=True):
                 into[name].view(-1)[flat] = values
-
-    def _relocated(self, output: Any) -> dict[str, list[Site]]:
-        """The sites on the tape of another, equal output."""
-        outputs = self.reading.used_of(output)
-        parameters = self.task.objective.parameters
-        return located(parameters, outputs, self.proof.layouts, self.task.samples).sites
