@@ -253,16 +253,16 @@ class _Line:
         return self.objective.unchecked(output, batch.targets, batch.index).reshape(())
 
     def __call__(self, name: str, places: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
-        """Values and slopes at displacements t of the flat entries `at`, float64 on the CPU."""
+        """Values and slopes at displacements t of the flat entries `places`, float64 on the CPU."""
         self.evaluations += len(places)
         if self.lanes > 1 and len(places) > 1:
             try:
-                found = self._together(name, places, t)
+                together = self._together(name, places, t)
             except (RuntimeError, NotImplementedError, ValueError, TypeError):
                 self.lanes = 1  # an operation without a batching rule, or state that changes
             else:
-                if name in self._compared or self._agrees(name, places, t, found):
-                    return found
+                if name in self._compared or self._agrees(name, places, t, together):
+                    return together
                 self.lanes = 1  # another dropout draw, a forward that keeps its own copies
         values, slopes = zip(
             *(self._one(name, i, s) for i, s in zip(places.tolist(), t.tolist(), strict=True)),
@@ -371,7 +371,7 @@ class _Lanes:
     def __call__(self, lanes: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
         size = max(1, self.line.lanes)
         parts = [
-            self.line(self.name, self.at[few.to(self.at.device)], s)
-            for few, s in zip(lanes.split(size), t.split(size), strict=True)
+            self.line(self.name, self.at[portion.to(self.at.device)], s)
+            for portion, s in zip(lanes.split(size), t.split(size), strict=True)
         ]
         return torch.cat([v for v, _ in parts]), torch.cat([g for _, g in parts])

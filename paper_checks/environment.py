@@ -40,7 +40,7 @@ def hardware() -> dict[str, Any]:
         cores = len(os.sched_getaffinity(0))
     else:
         cores = os.cpu_count() or 1
-    found: dict[str, Any] = {
+    machine: dict[str, Any] = {
         "system": platform.system(),
         "machine": platform.machine(),
         "processor": _processor(),
@@ -49,8 +49,8 @@ def hardware() -> dict[str, Any]:
     try:
         memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (AttributeError, OSError, ValueError):
-        return found
-    return found | {"memory_gib": round(memory / 2**30, 1)}
+        return machine
+    return machine | {"memory_gib": round(memory / 2**30, 1)}
 
 
 @lru_cache(maxsize=1)

@@ -83,7 +83,7 @@ def _centred(
     samples: list[int],
     rstd: Tensor,
 ) -> Gradients:
-    """Gradients of w (x - mean)/deviation + b in x, w and b; `given` says which are wanted."""
+    """Gradients of w (x - mean)/deviation + b in x, w and b; those that are wanted are not None."""
     if g is None:
         return gradients
     kind, x, g = x.dtype, x.to(rstd.dtype), g.to(rstd.dtype)
@@ -93,15 +93,15 @@ def _centred(
     eps = rstd.detach().pow(-2) - variance.detach()
     scale = (variance + eps).rsqrt()
     normal = centred * scale
-    found: list[Tensor | None] = [None] * len(gradients)
+    results: list[Tensor | None] = [None] * len(gradients)
     if gradients[0] is not None:
         u = g if w is None else g * w
         mean, along = u.mean(axes, keepdim=True), (u * normal).mean(axes, keepdim=True)
-        found[0] = (scale * (u - mean - normal * along)).to(kind)
+        results[0] = (scale * (u - mean - normal * along)).to(kind)
     for i, values in ((1, g * normal), (2, g)):
         if i < len(gradients) and (gradient := gradients[i]) is not None:
-            found[i] = values.sum(samples).reshape(gradient.shape).to(gradient.dtype)
-    return tuple(found)
+            results[i] = values.sum(samples).reshape(gradient.shape).to(gradient.dtype)
+    return tuple(results)
 
 
 _RULES: dict[str, Callable[[Node], Callable[..., Gradients]]] = {

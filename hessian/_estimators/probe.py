@@ -70,7 +70,7 @@ def hutchinson(batch: Batch, probes: Sequence[Probe], division: Division) -> lis
                 for (name, p), h in zip(parameters.items(), products, strict=True)
             }
         )
-        for name, term in loss_diagonal.items():  # z ⊙ (own ⊙ z)
+        for name, term in loss_diagonal.items():  # z ⊙ (diagonal ⊙ z)
             estimates[-1][name] = estimates[-1][name] + term
     return estimates
 

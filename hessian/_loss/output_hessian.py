@@ -84,10 +84,10 @@ def blocks_by_sample(
     for i, size in enumerate(sizes):
         units = torch.eye(size, dtype=leaves[i].dtype, device=leaves[i].device)
         for first in range(0, size, UNITS):
-            few = units[first : first + UNITS]
-            vectors = [leaf.new_zeros((len(few), *leaf.shape)) for leaf in leaves]
-            spread = few.unsqueeze(1).expand(len(few), n, size)
-            for row in range(len(few)):
+            portion = units[first : first + UNITS]
+            vectors = [leaf.new_zeros((len(portion), *leaf.shape)) for leaf in leaves]
+            spread = portion.unsqueeze(1).expand(len(portion), n, size)
+            for row in range(len(portion)):
                 vectors[i][row] = from_samples(spread[row], layouts[i], n, leaves[i].shape)
             for row, product in enumerate(hvp.batch(vectors)):
                 parts = [

@@ -223,13 +223,13 @@ class Quadratic:
         assert base is not None
         order = _softmax.order_of(self.spots, columns.m, q, base)
         each = max(1, _softmax.CHUNK // max(1, columns.m * columns.d))
-        for few in samples.split(each):
-            p = self._shares()[few].to(torch.float64)[:, order]
-            rows = (base if base.dim() == 2 else base[few]).to(torch.float64)
+        for part in samples.split(each):
+            p = self._shares()[part].to(torch.float64)[:, order]
+            rows = (base if base.dim() == 2 else base[part]).to(torch.float64)
             later = _softmax.tails(p)
             rows = _softmax.contrasts(p, later, rows[..., order, :])
-            weights = _softmax.weights(p, later) * -self.values[few].to(torch.float64).unsqueeze(2)
-            yield few, rows.flatten(1, 2), weights.flatten(1)
+            weights = _softmax.weights(p, later) * -self.values[part].to(torch.float64).unsqueeze(2)
+            yield part, rows.flatten(1, 2), weights.flatten(1)
 
     def _means(self, columns: JacobianRows) -> Tensor:
         """Σ_{i in s} p_i B_i of a softmax's form, without `scale`: ``[n, q, d]``."""
@@ -280,8 +280,8 @@ class Quadratic:
                 values = values + (means[:, 0] * v if v.shape[1] == 1 else
                              (v.unsqueeze(1) @ means)[:, 0])  # fmt: skip
                 sharp = self._sharp
-                for few, rows, w in () if sharp is None else self._contrasts(columns, sharp):
-                    values[few] = (w.unsqueeze(1) @ rows.square_())[:, 0].to(values.dtype)
+                for part, rows, w in () if sharp is None else self._contrasts(columns, sharp):
+                    values[part] = (w.unsqueeze(1) @ rows.square_())[:, 0].to(values.dtype)
         else:
             values = v if columns.base is None else _weighted_squares(v, columns.base)
         return values if columns.scale is None else values * columns.scale.square()
@@ -324,10 +324,10 @@ class Quadratic:
                     means = self._means(columns)[..., place].transpose(-3, -2)  # [n, c, q, p]
                     values += (means * v.view(n, 1, -1, 1)).transpose(-1, -2) @ means
                     sharp = self._sharp
-                    for few, rows, w in () if sharp is None else self._contrasts(columns, sharp):
+                    for part, rows, w in () if sharp is None else self._contrasts(columns, sharp):
                         x = rows[..., place].transpose(1, 2)  # [n, c, r, p]
-                        square = (x * w.view(len(few), 1, -1, 1)).transpose(-1, -2) @ x
-                        values[few] = square.to(values.dtype)
+                        square = (x * w.view(len(part), 1, -1, 1)).transpose(-1, -2) @ x
+                        values[part] = square.to(values.dtype)
         if columns.scale is not None:
             scale = columns.scale[:, place]
             values = values.mul_(scale.unsqueeze(3)).mul_(scale.unsqueeze(2))
@@ -354,8 +354,8 @@ class Quadratic:
             means = self._means(columns)
             product = product + (means * v.unsqueeze(2)).transpose(1, 2) @ means
             sharp = self._sharp
-            for few, rows, w in () if sharp is None else self._contrasts(columns, sharp):
-                product[few] = ((rows * w.unsqueeze(2)).transpose(1, 2) @ rows).to(product.dtype)
+            for part, rows, w in () if sharp is None else self._contrasts(columns, sharp):
+                product[part] = ((rows * w.unsqueeze(2)).transpose(1, 2) @ rows).to(product.dtype)
         else:
             product = _transposed_times(columns.base * v.unsqueeze(-1), columns)
         if columns.scale is not None:

@@ -79,10 +79,10 @@ def by_sites(
         squares = _Squares(targets, weights, chunk, memory)
         mine = share.of(factor.rank)
         for start in range(mine.start, mine.stop, chunk):
-            few = slice(start, min(mine.stop, start + chunk))
-            _by_engine(outputs, factor, squares, few)
-            squares.close(slice(0, n), few)
-            tick(few.stop - few.start)
+            portion = slice(start, min(mine.stop, start + chunk))
+            _by_engine(outputs, factor, squares, portion)
+            squares.close(slice(0, n), portion)
+            tick(portion.stop - portion.start)
         squares.finish()
 
 
@@ -185,7 +185,7 @@ class _Squares:
         self.kept: dict[Edge, Tensor] = {}
 
     def meet(self, edge: Edge, rows: Tensor, part: slice, columns: slice) -> None:
-        """Columns `some` of the samples in `part` at a site, ``[m, c, ...]``."""
+        """These columns of the samples in `part` at a site, ``[m, c, ...]``."""
         layout, dims = self.layouts[edge], shape(edge)
         assert dims is not None
         rest = [s for a, s in enumerate(dims) if a != layout.axis]

@@ -62,10 +62,10 @@ def by_site(
         curved = gradient.new_zeros((n, stop - start, count, count))
         jobs = share.among([(c, q) for c in range(stop - start) for q in range(count)])
         for first in range(0, len(jobs), rows):
-            few = jobs[first : first + rows]
-            for (c, q), product in zip(few, _along(gradient, edge, part, few), strict=True):
+            portion = jobs[first : first + rows]
+            for (c, q), product in zip(portion, _along(gradient, edge, part, portion), strict=True):
                 curved[:, c, :, q] = product[part[:, c]]
-            tick(len(few))
+            tick(len(portion))
         with torch.no_grad():
             for use, into in targets:
                 second(use, curved, slice(0, n), into, memory, start)

@@ -50,9 +50,9 @@ class Sweep:
         self.nodes: list[tuple[Node, Step | None]] = []
         for node in chain.tape.order:
             if node in self.needed:
-                found = chain.steps.get(node)
-                live = isinstance(found, Step) and any(c[0] in self.needed for c in found.children)
-                self.nodes.append((node, found if live and isinstance(found, Step) else None))
+                step = chain.steps.get(node)
+                live = isinstance(step, Step) and any(c[0] in self.needed for c in step.children)
+                self.nodes.append((node, step if live and isinstance(step, Step) else None))
         top = next(iter(tops.values()))
         self.n, self.rank = top.shape[:2]
         item = top.element_size()
@@ -128,11 +128,11 @@ class Sweep:
         columns: slice,
         meet: Meet,
         ended: Ended,
-        split: bool,
+        retained: bool,
     ) -> None:
         """Go down from node number `at` on; `rows` is used up.
 
-        `kept` says that `meet` may hold on to what it is given.
+        `retained` says that `meet` may hold on to what it is given.
         """
         meter, like = Cost(), next(iter(self.tops.values()))
         count = part.stop - part.start
@@ -141,24 +141,24 @@ class Sweep:
                 pieces = -(-count // self.most[number])
                 for i in range(pieces):
                     a, b = count * i // pieces, count * (i + 1) // pieces
-                    few = {edge: columns_at.of(slice(a, b)) for edge, columns_at in rows.items()}
+                    portion = {edge: jacobian.of(slice(a, b)) for edge, jacobian in rows.items()}
                     within = slice(part.start + a, part.start + b)
-                    self._walk(few, number, within, columns, meet, ended, split)
+                    self._walk(portion, number, within, columns, meet, ended, retained)
                 return
             node, step = self.nodes[number]
             for index in self.chain.outputs.get(node, [0]):
                 edge = (node, index)
-                columns_at = rows.pop(edge, None)
-                if columns_at is None:
+                jacobian = rows.pop(edge, None)
+                if jacobian is None:
                     continue
                 if edge in self.sites:
-                    columns_at = columns_at.written(like, count)
-                    assert columns_at.base is not None
-                    meet(edge, columns_at.base, part, columns)
-                    columns_at = columns_at.shared_by(2 if split else 1)
+                    jacobian = jacobian.written(like, count)
+                    assert jacobian.base is not None
+                    meet(edge, jacobian.base, part, columns)
+                    jacobian = jacobian.shared_by(2 if retained else 1)
                 if step is None:
                     continue
-                for child, pulled in step.pull(edge, columns_at, part, like, meter):
+                for child, pulled in step.pull(edge, jacobian, part, like, meter):
                     if child[0] in self.needed:
                         _add(rows, child, pulled, count)
         ended(part, columns)

@@ -36,8 +36,8 @@ def keep_within(memory: int) -> None:
     before = _limit
     owe(lambda: _allow(before))
     _limit = min(MOST, memory // SHARE)
-    for key, memory_of in list(_KEPT.held.items()):
-        if memory_of.numel() * memory_of.element_size() > _limit:
+    for key, buffer in list(_KEPT.held.items()):
+        if buffer.numel() * buffer.element_size() > _limit:
             del _KEPT.held[key]
 
 
@@ -52,7 +52,7 @@ def scratch(name: str, dims: Sequence[int], like: Tensor) -> Tensor:
     if like.device.type != "cpu" or size * like.element_size() > _limit:
         return like.new_empty(tuple(dims))
     key = (name, like.dtype)
-    memory_of = _KEPT.held.get(key)
-    if memory_of is None or memory_of.numel() < size:
-        memory_of = _KEPT.held[key] = like.new_empty(size)
-    return memory_of[:size].view(*dims)
+    buffer = _KEPT.held.get(key)
+    if buffer is None or buffer.numel() < size:
+        buffer = _KEPT.held[key] = like.new_empty(size)
+    return buffer[:size].view(*dims)

@@ -91,12 +91,12 @@ class Contraction:
         if self.pairs and not s.is_cuda:
             chunk = min(chunk, max(LEAST, TILE // each))
         for start in range(0, m, chunk):
-            few = slice(start, min(m, start + chunk))
-            place = slice(part.start + few.start, part.start + few.stop)
+            portion = slice(start, min(m, start + chunk))
+            place = slice(part.start + portion.start, part.start + portion.stop)
             if self.pairs:
-                self._pairs(self.at, s[few], weights[few], place)
+                self._pairs(self.at, s[portion], weights[portion], place)
             else:
-                self._squares(self.at, s[few], weights[few], place)
+                self._squares(self.at, s[portion], weights[portion], place)
         return None
 
     def finish(self) -> None:
@@ -327,10 +327,10 @@ def batched_squares(s: Tensor, u: Tensor, weights: Tensor, into: Tensor, room: i
         part = slice(start, min(m, start + chunk))
         left = u[part]
         for first in range(0, c, columns):
-            few = slice(first, min(c, first + columns))
-            rows = s[part, few].transpose(1, 2)  # [m, g, c, o, p]
+            portion = slice(first, min(c, first + columns))
+            rows = s[part, portion].transpose(1, 2)  # [m, g, c, o, p]
             wanted = rows.shape[:4]
-            rows, scale = rows.flatten(2, 3), weights[part, few]
+            rows, scale = rows.flatten(2, 3), weights[part, portion]
             if k < rows.shape[2]:  # many rows and few columns come out slower
                 tile = torch.matmul(left, rows.transpose(2, 3)).square_()
                 tile = tile.view(len(left), g, k, *wanted[2:]).mul_(scale[:, None, None, :, None])

@@ -103,8 +103,8 @@ def beats(s: Tensor, u: Tensor, weights: Tensor, into: Tensor, portable: Any) ->
     """Whether the kernel is faster than `portable` on this shape, measured the first time."""
     key = (tuple(s.shape[1:]) + tuple(u.shape[2:]), s.dtype, torch.cuda.get_device_name(s.device))
     if key not in _faster:
-        few = min(len(s), 64)
-        arguments = s[:few], u[:few], weights[:few], torch.zeros_like(into)
+        portion = min(len(s), 64)
+        arguments = s[:portion], u[:portion], weights[:portion], torch.zeros_like(into)
         _faster[key] = _milliseconds(fused_squares, arguments) < _milliseconds(portable, arguments)
     return _faster[key]
 

@@ -76,10 +76,10 @@ def sum_of_squares(
     working = max(1, into.numel()) * into.element_size() * (1 + sum(site.extra for site in uses))
     chunk = max(1, min(count, memory // working))
     for start in range(0, count, chunk):
-        few = slice(start, min(count, start + chunk))
-        place = slice(part.start + few.start, part.start + few.stop)
-        total = uses[0].gradient(adjoints[0][few], place)
+        portion = slice(start, min(count, start + chunk))
+        place = slice(part.start + portion.start, part.start + portion.stop)
+        total = uses[0].gradient(adjoints[0][portion], place)
         for site, adjoint in zip(uses[1:], adjoints[1:], strict=True):
-            total = total + site.gradient(adjoint[few], place)
+            total = total + site.gradient(adjoint[portion], place)
         flat = total.reshape(total.shape[0], -1)
-        into.view(-1).addmv_(flat.square_().T, weights[few])
+        into.view(-1).addmv_(flat.square_().T, weights[portion])

@@ -63,23 +63,23 @@ def merged(fields: Mapping[str, Any], sets: list[str], short: Mapping[str, Any])
     """
     from sim.training.config.options import put
 
-    found: dict[str, Any] = json.loads(json.dumps(fields, default=str))
-    given: dict[str, Any] = {}
+    result: dict[str, Any] = json.loads(json.dumps(fields, default=str))
+    from_sets: dict[str, Any] = {}
     for each in sets:
         name, equals, text = each.partition("=")
         if not equals or not all(name.strip().split(".")):
             raise InputError("--set", each, "give FIELD=VALUE, as in batch_size=512")
         try:
-            put(given, name.strip(), value(text))
-            put(found, name.strip(), value(text))
+            put(from_sets, name.strip(), value(text))
+            put(result, name.strip(), value(text))
         except ValueError as error:
             raise InputError("--set", each, str(error)) from None
-    for later in (given, short):
+    for later in (from_sets, short):
         # The length that is said last goes before one of the other kind.
         for name, other in (("epochs", "steps"), ("steps", "epochs")):
             if later.get(name) is not None and other not in later:
-                found.pop(other, None)
-    return {**found, **short}
+                result.pop(other, None)
+    return {**result, **short}
 
 
 def value(text: str) -> Any:
@@ -130,10 +130,10 @@ def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     >>> flat({"lr": [1], "discard": {"share": [0.1, 0.2]}})
     {'lr': [1], 'discard.share': [0.1, 0.2]}
     """
-    found: dict[str, Any] = {}
+    dotted: dict[str, Any] = {}
     for key, each in values.items():
         if isinstance(each, Mapping):
-            found |= flat(each, f"{prefix}{key}.")
+            dotted |= flat(each, f"{prefix}{key}.")
         else:
-            found[f"{prefix}{key}"] = each
-    return found
+            dotted[f"{prefix}{key}"] = each
+    return dotted

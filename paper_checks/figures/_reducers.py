@@ -96,16 +96,16 @@ def place(w: Any, g: Any, h: Any) -> dict[str, Any]:
     >>> place(np.array([2.0]), np.array([2.0]), np.array([1.0]))["share"]
     1.0
     """
-    found: dict[str, Any] = {}
+    shares: dict[str, Any] = {}
     for key, beta in (("", 0.0), ("_decayed", BETA)):
         usable = (w != 0) & (h + beta != 0) & (h != 0)
         b = np.abs(1 - (g[usable] / w[usable] + beta) / (h[usable] + beta))
-        found[f"count{key}"] = int(usable.sum())
-        found[f"share{key}"] = float((b < 1).mean()) if b.size else None
-        found[f"quantiles{key}"] = np.quantile(b, LEVELS).tolist() if b.size else None
+        shares[f"count{key}"] = int(usable.sum())
+        shares[f"share{key}"] = float((b < 1).mean()) if b.size else None
+        shares[f"quantiles{key}"] = np.quantile(b, LEVELS).tolist() if b.size else None
     usable = (w != 0) & (h != 0)
-    found["share_minimum"] = float((h[usable] > 0).mean()) if usable.any() else None
-    return found
+    shares["share_minimum"] = float((h[usable] > 0).mean()) if usable.any() else None
+    return shares
 
 
 def convergence(tensors: Mapping[str, tuple[Any, Any, Any]], seed: int) -> dict[str, Any]:

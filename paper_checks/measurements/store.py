@@ -41,10 +41,10 @@ class Store:
         if path is None or not path.exists():
             return None
         try:
-            found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+            stored: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         except (OSError, ValueError):
             return None
-        return found
+        return stored
 
     def put(self, name: str, make: Callable[..., Any], value: Mapping[str, Any]) -> None:
         """Keep `value` under `name`, whole or not at all."""

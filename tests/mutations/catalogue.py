@@ -121,8 +121,8 @@ MUTATIONS = [
     Mutation(
         "several uses of a parameter are squared apart",
         "_site/sums.py",
-        "total = total + site.gradient(adjoint[few], place)",
-        "total = (total.square() + site.gradient(adjoint[few], place).square()).sqrt()",
+        "total = total + site.gradient(adjoint[portion], place)",
+        "total = (total.square() + site.gradient(adjoint[portion], place).square()).sqrt()",
         "test_exactness.py test_random.py",
     ),
     Mutation(

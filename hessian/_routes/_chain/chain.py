@@ -172,9 +172,9 @@ class Chain:
         for start in range(samples.start, samples.stop, chunk):
             part = slice(start, min(samples.stop, start + chunk))
 
-            def meet(edge: Edge, step: Callable[[Tensor], Tensor], part: slice = part) -> None:
+            def meet(edge: Edge, curvature: Callable[[Tensor], Tensor], part: slice = part) -> None:
                 for site, into in by_edge[edge]:
-                    second(site, step(site.place), part, into, memory)
+                    second(site, curvature(site.place), part, into, memory)
 
             with torch.no_grad():
                 self._sweep(
