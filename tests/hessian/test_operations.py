@@ -81,6 +81,8 @@ MIXING = {
     "mask": lambda x: x[torch.ones(N, T, dtype=torch.bool)].view(N, T, D).roll(1, 0) + x,
     "diagonal": lambda x: x[:, :N].diagonal(0, 0, 1).T.unsqueeze(1) + x,
     "unfold": lambda x: x.unfold(0, N, 1).expand(N, T, D, N).flatten(2)[..., :D] + x,
+    "unfold positions": lambda x: x.reshape(N * T, D).unfold(0, 7, 1).reshape(N, 2, D * 7),
+    "unfold samples": lambda x: x.permute(1, 2, 0).unfold(2, N, 1).permute(3, 0, 1, 2),
     "kthvalue": lambda x: x + x.kthvalue(2, 0, keepdim=True)[0],
     "cummax": lambda x: x.cummax(0)[0],
     "cumprod": lambda x: x.cumprod(0),
@@ -152,33 +154,40 @@ def test_what_mixes_samples_is_never_taken_apart(name, bend):
         hessian.plan(model, F.cross_entropy, (x, y), method="chain", names=["first.weight"])
 
 
-class Vectors(nn.Module):
-    """Products of matrices and vectors with samples on either side, one weight each."""
+# Of ``[N, D]`` with weights v ``[D]`` and w ``[2, D, 3]``: samples on either side of a product.
+PRODUCTS = {
+    "mv": lambda z, v, w: torch.mv(z, v).unsqueeze(1),
+    "addmv": lambda z, v, w: torch.addmv(z[:, 0], z, v, alpha=0.5).unsqueeze(1),
+    "addr rows": lambda z, v, w: torch.addr(z, z[:, 0], v),
+    "addr columns": lambda z, v, w: torch.addr(z.T, v, z[:, 0]).T,
+    "addbmm rows": lambda z, v, w: torch.addbmm(z[:, :3], torch.stack([z, 2 * z]), w),
+    "addbmm columns": lambda z, v, w: torch.addbmm(z[:, :3].T, w.mT, torch.stack([z.T, 2 * z.T])).T,
+    "trilinear": lambda z, v, w: F.bilinear(z, z.detach().cos()[:, :3], w.repeat(1, 1, 1)),
+}
 
-    def __init__(self):
+
+class Vectors(nn.Module):
+    """A layer, the product with weights of its own, a layer."""
+
+    def __init__(self, operation):
         super().__init__()
         torch.manual_seed(0)
-        self.first = nn.Linear(3, D)
-        self.v, self.w = (nn.Parameter(torch.randn(D)) for _ in range(2))
-        self.many = nn.Parameter(torch.randn(2, D, 3))
-        self.bilinear = nn.Bilinear(D, 2, 3)
+        self.first, self.operation = nn.Linear(3, D), operation
+        self.v, self.w = nn.Parameter(torch.randn(D)), nn.Parameter(torch.randn(2, D, 3))
+        with torch.no_grad():
+            width = operation(torch.rand(N, D), self.v, self.w).shape[1]
+        self.last = nn.Linear(width, 3)
         self.double()
 
     def forward(self, x):
         z = torch.tanh(self.first(x[:, 0]))
-        column = torch.mv(z, self.v)
-        both = torch.addmv(column, z, self.w, alpha=0.5)
-        outer = torch.addr(z, both, self.v)
-        summed = torch.addbmm(z[:, :3], torch.stack([z, outer]), self.many)
-        return summed + self.bilinear(outer, z[:, :2])
+        return self.last(torch.tanh(self.operation(z, self.v, self.w)))
 
 
-def test_products_of_vectors():
-    x, y = data()
-    h = exact(Vectors())
-    assert h.plan.held == ""
-    parts = hessian.diagonal(Vectors(), F.cross_entropy, (x, y), memory=1)
-    oracle.assert_exact(parts, dict(h))
+@pytest.mark.parametrize("name", PRODUCTS)
+def test_products_keep_samples_apart(name):
+    h = exact(Vectors(PRODUCTS[name]))
+    assert h.plan["first.weight"].method in ("chain", "preactivation")
 
 
 def test_a_single_sample_and_a_mean_over_positions():
