@@ -6,6 +6,7 @@ import torch.nn.functional as F
 from torch import nn
 
 import hessian
+from hessian._tape.layouts import Layout, Mark, windowed
 from hessian._tape.operations import OPERATIONS
 from hessian.testing import assert_exact
 
@@ -188,6 +189,17 @@ class Vectors(nn.Module):
 def test_products_keep_samples_apart(name):
     h = exact(Vectors(PRODUCTS[name]))
     assert h.plan["first.weight"].method in ("chain", "preactivation")
+    x, y = data()
+    parts = hessian.diagonal(Vectors(PRODUCTS[name]), F.cross_entropy, (x, y), memory=1)
+    assert (parts.plan.held, parts.plan.parts) == ("", N)  # apart above every weight
+    oracle.assert_exact(parts, dict(h))
+
+
+def test_windows_along_the_samples_or_of_them():
+    """Neither the axis that is cut into windows nor that of their entries holds samples."""
+    node = torch.rand(6, 4, requires_grad=True).unfold(0, 3, 1).grad_fn
+    labels = [windowed(node, Layout(axis), (4, 4, 3), [(6, 4)], 4)[0] for axis in range(3)]
+    assert labels == [Mark.CONFLICT, Layout(1), Mark.CONFLICT]
 
 
 def test_a_single_sample_and_a_mean_over_positions():
