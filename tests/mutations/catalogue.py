@@ -62,6 +62,20 @@ MUTATIONS = [
         "test_operations.py",
     ),
     Mutation(
+        "an index along the samples keeps them apart",
+        "_tape/layouts.py",
+        "return [Mark.CONFLICT if source is None else lay._replace(axis=source)]",
+        "return [lay._replace(axis=source or 0)]",
+        "test_operations.py",
+    ),
+    Mutation(
+        "samples in the second factor of a sum of products are in the first",
+        "_tape/layouts.py",
+        "axis = lay._replace(axis=lay.axis + 1)",
+        "axis = lay",
+        "test_operations.py",
+    ),
+    Mutation(
         "a softmax along the samples keeps them apart",
         "_tape/layouts.py",
         "return [Mark.CONFLICT if axis == lay.axis and not whole else lay] * len(dims)",
