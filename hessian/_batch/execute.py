@@ -14,7 +14,7 @@ from hessian._batch.chain_choice import ChainChoice
 from hessian._batch.comparison import repeats
 from hessian._batch.plan import SHARING, Plan
 from hessian._batch.prices import HVP, Prices
-from hessian._batch.proof import Proof, located
+from hessian._batch.proof import Proof, located, nodes_of
 from hessian._batch.reading import Reading, Task
 from hessian._call.objective import AGAIN
 from hessian._loss import factor as _factor
@@ -115,8 +115,9 @@ class Execution:
 
     def relocated(self, output: Any) -> dict[str, list[Site]]:
         """The sites on the tape of another, equal output."""
-        outputs, parameters = self.reading.used_of(output), self.task.objective.parameters
-        return located(parameters, outputs, self.proof.layouts, self.task.samples).sites
+        tape = Tape.of(self.reading.used_of(output))
+        nodes = nodes_of(tape, self.task.objective.parameters)
+        return located(tape, nodes, self.proof.layouts, self.task.samples).sites
 
     def release(self) -> None:
         """Let go of the tapes."""

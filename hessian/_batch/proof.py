@@ -8,7 +8,6 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.autograd.graph import get_gradient_edge
 
 from hessian._batch.curvature import OutputCurvature
 from hessian._batch.reading import Reading, Task
@@ -86,7 +85,7 @@ def prove(
     tape = Tape.of(ends) if ends else Tape([])
     slopes = [output.slope.detach() for output in reading.used]
     refuse_opaque(tape, ends, slopes, objective.parameters)
-    leaf_nodes = _nodes(tape, objective.parameters)
+    leaf_nodes = nodes_of(tape, objective.parameters)
     affine = affinity(tape, list(leaf_nodes.values()))
     factored = objective.method in ("auto", "affine", "chain") and bool(leaf_nodes)
     curved = curvature() if factored else OutputCurvature(refusal="not needed")
@@ -94,21 +93,17 @@ def prove(
         layouts = _layouts(task, reading, curved)
     places, chain = Places({}, {}, [], {}), None
     if len(layouts) == len(ends):
-        places = located(objective.parameters, ends, layouts, task.samples)
-        roots = [(e.node, e.output_nr) for e in map(get_gradient_edge, ends)]
-        chain = Chain(tape, places.labels, roots, task.samples)
+        places = located(tape, leaf_nodes, layouts, task.samples)
+        chain = Chain(tape, places.labels, tape.roots, task.samples)
     return Proof(tape, tape.bytes(), leaf_nodes, affine, curved, layouts, places, chain)
 
 
-def located(
-    parameters: Mapping[str, Tensor], outputs: Sequence[Tensor], layouts: list[Layout], n: int
-) -> Places:
-    """Sites of the parameters whose samples stay apart, and what stands against the others."""
-    edges = [get_gradient_edge(t) for t in outputs]
-    roots = {(e.node, e.output_nr): lay for e, lay in zip(edges, layouts, strict=True)}
-    tape = Tape.of(list(outputs))
-    labels = sample_labels(tape, roots, n)
-    nodes = _nodes(tape, parameters)
+def located(tape: Tape, nodes: Mapping[str, Node], layouts: Sequence[Layout], n: int) -> Places:
+    """Sites of the parameters whose samples stay apart, and what stands against the others.
+
+    `nodes` are the parameters' on the tape, `layouts` where samples lie in its roots.
+    """
+    labels = sample_labels(tape, dict(zip(tape.roots, layouts, strict=True)), n)
     apart = uncoupled(tape, labels, list(nodes.values()))
     places = Places({}, {}, [name for name, node in nodes.items() if node not in apart], labels)
     with torch.no_grad():
@@ -124,7 +119,7 @@ def located(
     return places
 
 
-def _nodes(tape: Tape, parameters: Mapping[str, Tensor]) -> dict[str, Node]:
+def nodes_of(tape: Tape, parameters: Mapping[str, Tensor]) -> dict[str, Node]:
     """The nodes of the parameters that are on the tape."""
     leaves = tape.leaves()
     return {name: leaves[id(p)] for name, p in parameters.items() if id(p) in leaves and p.numel()}

@@ -209,8 +209,10 @@ class Quadratic:
     @cached_property
     def _sharp(self) -> Tensor | None:
         """Samples of which a softmax's form is not to be taken as a difference, if any."""
-        sharp = (self._shares() > _softmax.SHARP).any(1)
-        return sharp.nonzero()[:, 0] if bool(sharp.any()) else None
+        shares = self._shares()
+        if not shares.numel() or float(shares.max()) <= _softmax.SHARP:
+            return None
+        return (shares > _softmax.SHARP).any(1).nonzero()[:, 0]
 
     def _contrasts(
         self, columns: JacobianRows, samples: Tensor

@@ -39,9 +39,9 @@ def weights(p: Tensor, later: Tensor) -> Tensor:
 def complements(p: Tensor) -> Tensor:
     """1 - p for p that sum to one along the last axis."""
     rest = 1 - p
-    top, place = p.max(-1, keepdim=True)
-    if not bool((top > 0.5).any()):
+    if not p.numel() or float(p.max()) <= 0.5:
         return rest
+    top, place = p.max(-1, keepdim=True)
     others = p.scatter(-1, place, 0.0).sum(-1, keepdim=True)
     return rest.scatter(-1, place, torch.where(top > 0.5, others, 1 - top))
 

@@ -95,18 +95,13 @@ def is_transpose(node: Node) -> bool:
     return name == "T" or int(node._saved_dims[0]) % 2 == 1
 
 
-def element_size(edge: Edge) -> int:
-    """Bytes of one element of the tensor an edge stands for (8 where the tape does not say)."""
-    try:
-        return int(edge[0]._input_metadata[edge[1]].dtype.itemsize)
-    except (AttributeError, IndexError, RuntimeError, TypeError):
-        return 8
-
-
 def size(node: Node) -> int:
-    """Bytes of a node's first output."""
-    dims = shape((node, 0))
-    return 0 if dims is None else math.prod(dims) * element_size((node, 0))
+    """Bytes of a node's first output; 0 where the tape does not say."""
+    try:
+        output = node._input_metadata[0]
+        return math.prod(map(int, output.shape)) * int(output.dtype.itemsize)
+    except (AttributeError, IndexError, RuntimeError, TypeError):
+        return 0
 
 
 def complex_valued(edge: Edge) -> bool:

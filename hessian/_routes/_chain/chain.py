@@ -20,7 +20,7 @@ block-diagonal) made exact.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import cast
 
@@ -75,6 +75,7 @@ class Chain:
         self.steps: dict[Node, Step | str] = {}
         self.order = {node: i for i, node in enumerate(tape.order)}
         self.blocked: dict[Node, str | None] = {}
+        self.ways: dict[frozenset[Edge], tuple[set[Node], list[Node], _Policy]] = {}
 
     # ------------------------------------------------------------- proof
 
@@ -193,7 +194,7 @@ class Chain:
             if node not in nodes or any(child in needed for child, _ in step.children)
         ]  # fmt: skip
 
-    def above(self, edges: list[Edge]) -> set[Node]:
+    def above(self, edges: Iterable[Edge]) -> set[Node]:
         """Nodes that lie above one of the edges, or have one as output."""
         needed = {node for node, _ in edges}
         stack = list(needed)
@@ -214,10 +215,8 @@ class Chain:
         meter: Cost,
         meet: Callable[[Edge, Callable[[Tensor], Tensor]], None],
     ) -> None:
-        needed = self.above(edges)
-        nodes = [node for node in self.tape.order if node in needed]
-        sites = set(edges)
-        policy = _Policy(nodes, self.steps, sites)
+        sites = frozenset(edges)
+        needed, nodes, policy = self._way(sites)
         sources = [] if loss is None else [self._loss(loss, widths, like, needed)]
         count = part.stop - part.start
         for number, node in enumerate(nodes):
@@ -242,9 +241,21 @@ class Chain:
             sources = [s for s in sources if s.columns]
             if step is not None:
                 sources += _own(step, part, needed, like, count)
-            meter.peak = max(meter.peak, sum(s.size() for s in sources))
-            common = sum(c.common() for s in sources for c in s.columns.values())
-            meter.shared = max(meter.shared, common)
+            if like.is_meta:  # what the run itself takes was predicted
+                meter.peak = max(meter.peak, sum(s.size() for s in sources))
+                common = sum(c.common() for s in sources for c in s.columns.values())
+                meter.shared = max(meter.shared, common)
+
+    def _way(self, sites: frozenset[Edge]) -> tuple[set[Node], list[Node], _Policy]:
+        """The nodes above some sites, from the loss down, and when to collapse there.
+
+        The same for the prediction and for every chunk of the run.
+        """
+        if sites not in self.ways:
+            needed = self.above(sites)
+            nodes = [node for node in self.tape.order if node in needed]
+            self.ways[sites] = needed, nodes, _Policy(nodes, self.steps, sites)
+        return self.ways[sites]
 
     def _loss(self, loss: Quadratic, widths: list[int], like: Tensor, needed: set[Node]) -> Source:
         total = sum(widths)
@@ -350,7 +361,7 @@ class _Policy:
     """
 
     def __init__(
-        self, nodes: list[Node], steps: Mapping[Node, Step | str], sites: set[Edge]
+        self, nodes: list[Node], steps: Mapping[Node, Step | str], sites: Iterable[Edge]
     ) -> None:
         known_steps = [s if isinstance(s := steps.get(node), Step) else None for node in nodes]
         costs = [0.0 if s is None else s.cost() for s in known_steps]
