@@ -7,6 +7,7 @@ from torch import Tensor
 
 from sim import _arguments
 from sim.optimizers._layerwise import LayerWise, floored, norms
+from sim.optimizers._median import median
 from sim.optimizers._rule import Bucket, options
 from sim.optimizers._shards import spread_out, whole
 
@@ -104,11 +105,10 @@ class MCLR(LayerWise):
                 [whole(part, p) for part, p in zip(parts, bucket.parameters, strict=True)]
                 for parts in (weights, gradients)
             )
-        if group["grouping"] == "group":
-            weights, gradients = [_flat(weights)], [_flat(gradients)]
+        pairs = list(zip(weights, gradients, strict=True))
+        pools = [pairs] if group["grouping"] == "group" else [[pair] for pair in pairs]
         floor = group["floor"] if group["zero_norm"] == "floor" else 0.0
-        pairs = zip(weights, gradients, strict=True)
-        radius = torch.stack([_radius(w, g, beta, group["reading"], floor) for w, g in pairs])
+        radius = torch.stack([_radius(pool, beta, group["reading"], floor) for pool in pools])
         if group["zero_norm"] == "one":
             radius = torch.where((radius > 0) & radius.isfinite(), radius, 1.0)
         if group["limit"] is None or not floor:
@@ -122,39 +122,18 @@ class MCLR(LayerWise):
         return torch.minimum(radius, group["limit"] * lars)
 
 
-def _radius(w: Tensor, g: Tensor, beta: float, reading: str, floor: float) -> Tensor:
-    """Equation 22 in one of its readings, float64."""
+def _radius(pairs: list[tuple[Tensor, Tensor]], beta: float, reading: str, floor: float) -> Tensor:
+    """Equation 22 in one of its readings, over all entries of the pairs (w, g); float64."""
     if reading == "ratio":
-        size = w.abs().clamp(min=floor) if floor else w.abs()
-        ratio = (size / (g + beta * w).abs()).flatten()
-        ratio = ratio[~ratio.isnan()]
-        return median(ratio)
+
+        def ratio(w: Tensor, g: Tensor) -> Tensor:
+            size = w.abs().clamp(min=floor) if floor else w.abs()
+            return size / (g + beta * w).abs()
+
+        return median(pairs, ratio, without_nan=True)
+    weights, gradients = ([(pair[k],) for pair in pairs] for k in (0, 1))
     if reading == "absolute":
-        weight, gradient = median(w.abs()), median(g.abs())
+        weight, gradient = median(weights, torch.abs), median(gradients, torch.abs)
         return weight.clamp(min=floor) / (gradient + beta * weight)
-    weight, gradient = median(w), median(g)
+    weight, gradient = median(weights, torch.positive), median(gradients, torch.positive)
     return weight.abs().clamp(min=floor) / (gradient + beta * weight).abs()
-
-
-def median(values: Tensor) -> Tensor:
-    """The median, the mean of the middle two for an even count; float64, nan for none.
-
-    >>> median(torch.tensor([4.0, 1.0, 3.0, 2.0]))
-    tensor(2.5000, dtype=torch.float64)
-    """
-    flat = values.flatten()
-    count = flat.numel()
-    if count == 0:
-        return torch.full((), torch.nan, dtype=torch.float64, device=values.device)
-    # torch.median is the lower of the two, and unlike kthvalue it is deterministic on a GPU. The
-    # upper is the same again, or the next larger value.
-    low = flat.median()
-    if count % 2:
-        return low.double()
-    above = torch.where(flat > low, flat, torch.inf).min()
-    high = torch.where((flat <= low).sum() > count // 2, low, above)
-    return (low.double() + high.double()) / 2
-
-
-def _flat(tensors: list[Tensor]) -> Tensor:
-    return torch.cat([tensor.flatten() for tensor in tensors])

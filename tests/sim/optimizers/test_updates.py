@@ -225,7 +225,12 @@ MUTANTS = {
         "if False:\n            weight = ",
         "LARS",
     ),
-    "median of w": ("_mclr", "median(w.abs())", "median(w).abs()", "MCLR"),
+    "median of w": (
+        "_mclr",
+        "median(weights, torch.abs)",
+        "median(weights, torch.positive)",
+        "MCLR",
+    ),
     "no limit": ("_mclr", 'group["limit"] * lars', "1e9 * lars", "MCLR"),
     "sum for mean": ("_percent_delta", "count / total", "1.0 / total", "PercentDelta"),
     "no bias": ("_lamb", "(1 - second**t) ** 0.5", "(1 - second**t)", "LAMB"),
