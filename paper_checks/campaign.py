@@ -1,53 +1,19 @@
 """What the ledger holds of each sweep, what is left, how long it will take, and in which order."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from paper_checks.check import Check
 from paper_checks.ledger import MEASUREMENT, Ledger, Problem, Row
-from paper_checks.measurements.durations import (
-    TRAINING,
-    config_seconds,
-    duration,
-    key_seconds,
-    work,
-)
-from paper_checks.measurements.profile import RECORDED, profile
+from paper_checks.measurements.durations import config_seconds, duration, key_seconds, work
+from paper_checks.registry import IDS, rows_read
 
 if TYPE_CHECKING:
     from paper_checks.measurements.context import Context
     from paper_checks.measurements.training import Planned, Sweep
     from paper_checks.records import Records
     from sim.training import TrainConfig
-
-# What a check reads that is no sweep of its own.
-_SAME = {"sharp": "long"}
-_SNAPSHOTS = tuple(f"snapshot-{seed}" for seed in profile(RECORDED[0], "cifar10").seeds)
-_ENTRIES = tuple(f"entries-{seed}" for seed in profile(RECORDED[0], "cifar10").seeds)
-# The checks without training whose measurements are rows of the ledger, one each.
-MEASURED: Mapping[str, tuple[str, ...]] = {
-    "fig2": _SNAPSHOTS,
-    "fig3": ("fig3",),
-    "fig9": ("fig9",),
-    "fig-gaussian": ("fig-gaussian",),
-    "fig-radius": _ENTRIES,
-    "fig-b": _ENTRIES,
-    "fig-convergence": _ENTRIES[:1],
-    "claim-same-failure-conditions": _ENTRIES,
-    "claim-gradients-fall-to-zero": ("fig3",),
-    "claim-high-loss-larger-gradients": ("fig9",),
-    "claim-gaussian-initially": ("fig-gaussian",),
-    "claim-sigma-constant": ("fig-gaussian",),
-    "claim-squared-gradient-negligible": ("claim-squared-gradient",),
-    "claim-bias-factor-ten": _SNAPSHOTS,
-    "claim-distance-constant-curvature": _SNAPSHOTS,
-    "claim-sigma-of-the-layer": ("fig3",),
-    "claim-minimum-at-zero": _SNAPSHOTS,
-    "claim-majority-inaccurate": _SNAPSHOTS,
-    "claim-layer-statistics-usable": _SNAPSHOTS,
-    "claim-curvature-varies": _SNAPSHOTS,
-}
 
 
 @dataclass(frozen=True)
@@ -67,16 +33,6 @@ class Progress:
     def complete(self) -> bool:
         """Whether nothing is left."""
         return self.done == self.total
-
-
-def sweeps_of(name: str) -> tuple[str, ...]:
-    """The sweeps and measurements whose rows the check `name` reads; none without rows.
-
-    >>> sweeps_of("fig4"), sweeps_of("fig3"), sweeps_of("eq4")
-    (('first-epoch',), ('fig3',), ())
-    """
-    sweeps = TRAINING.get(name) or MEASURED.get(name, ())
-    return tuple(dict.fromkeys(_SAME.get(sweep, sweep) for sweep in sweeps))
 
 
 def rows_of(name: str, ledger: Ledger) -> list[Row]:
@@ -127,8 +83,7 @@ def progress(recorder: "Records", name: str, context: "Context") -> Progress:
         missing = left(recorder, SWEEPS[name], context)
         rest = sum(seconds(rows, run.arm.config, context) for run in missing)
     else:
-        # Entry by entry it is the same exact diagonal.
-        rest = 0.0 if done else key_seconds(name.replace("entries", "snapshot"), context)
+        rest = 0.0 if done else key_seconds(name, context)
     spent = sum(row.processor_seconds or row.seconds for row in rows)
     return Progress(name, done, total, rest, spent)
 
@@ -155,16 +110,14 @@ def _config(values: dict[str, object]) -> "TrainConfig":
 
 def asked(checks: Sequence[Check]) -> list[str]:
     """The sweeps that some checks read, each once."""
-    return list(dict.fromkeys(sweep for check in checks for sweep in sweeps_of(check.id)))
+    return list(dict.fromkeys(sweep for check in checks for sweep in check.rows))
 
 
 def ordered(checks: Sequence[Check], context: "Context") -> list[Progress]:
     """The sweeps of the checks, the most verdicts for an hour first."""
     recorder = _recorder(context)
     stages = [progress(recorder, name, context) for name in asked(checks)]
-    readers = {
-        stage.sweep: sum(stage.sweep in sweeps_of(check.id) for check in checks) for stage in stages
-    }
+    readers = {stage.sweep: sum(stage.sweep in check.rows for check in checks) for stage in stages}
     return sorted(stages, key=lambda stage: -readers[stage.sweep] / max(stage.seconds, 1.0))
 
 
@@ -174,13 +127,13 @@ def lines(checks: Sequence[Check], context: "Context") -> list[str]:
     by_name = {stage.sweep: stage for stage in stages}
     text = []
     for stage in stages:
-        readers = [check.id for check in checks if stage.sweep in sweeps_of(check.id)]
+        readers = [check.id for check in checks if stage.sweep in check.rows]
         text.append(
             f"{stage.sweep:12} {stage.done:3} of {stage.total:3} runs done"
             f" ({duration(stage.spent)}), {duration(stage.seconds):>9} left: {', '.join(readers)}"
         )
     for check in checks:
-        sweeps = [by_name[name] for name in sweeps_of(check.id)]
+        sweeps = [by_name[name] for name in check.rows]
         state = "done" if all(stage.complete for stage in sweeps) else "left"
         text.append(
             f"{check.id:32} {duration(sum(stage.spent + stage.seconds for stage in sweeps)):>9}, "
@@ -216,8 +169,11 @@ def admissible(recorder: "Records", context: "Context") -> dict[str, frozenset[s
 
 
 def once() -> tuple[str, ...]:
-    """The measurements that are one row each."""
-    return tuple(dict.fromkeys(name for names in MEASURED.values() for name in names))
+    """The measurements that are one row each, of all checks."""
+    from paper_checks.measurements.training import SWEEPS
+
+    read = dict.fromkeys(row for name in IDS for row in rows_read(name))
+    return tuple(name for name in read if name not in SWEEPS)
 
 
 def problems(context: "Context") -> list[Problem]:

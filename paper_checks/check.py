@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
+from paper_checks.shared import Measure, Shared
 from paper_checks.statements import Claim, digest
 
 Measurements = Mapping[str, Any]
@@ -41,10 +42,11 @@ class Drawing:
 class Check:
     """One statement of the paper and the way it is tested.
 
-    `measure(context)` returns JSON-able measurements; `judge(measurements)` is pure, so that a
-    stored measurement can be judged again; `draw(measurements)` returns a `Drawing` or is `None`.
-    `latex` holds the statement as printed where it is a formula. `criterion_hash` shows a criterion
-    that was changed after a run.
+    `measure(context)` returns JSON-able measurements and asks the context for no others than it
+    `reads`; `judge(measurements)` is pure, so that a stored measurement can be judged again;
+    `draw(measurements)` returns a `Drawing` or is `None`. `latex` holds the statement as printed
+    where it is a formula. `criterion_hash` shows a criterion that was changed after a run.
+    `recorded` says whether it may be judged by the ledger's rows too.
     """
 
     id: str
@@ -61,10 +63,25 @@ class Check:
     protocol: tuple[str, ...] = field(default=())
     criterion_hash: str = ""
     needs_data: bool = True
+    recorded: bool = True
 
     def __post_init__(self) -> None:
+        if not isinstance(self.measure, Measure):
+            object.__setattr__(self, "measure", Measure(self.measure, ()))
         if not self.criterion_hash:
             object.__setattr__(self, "criterion_hash", digest(self.statement, self.criterion))
+
+    @property
+    def reads(self) -> tuple[Shared, ...]:
+        """The shared measurements that it reads."""
+        return self.measure.reads if isinstance(self.measure, Measure) else ()
+
+    @property
+    def rows(self) -> tuple[str, ...]:
+        """The sweeps and measurements whose rows it reads; none where some have no rows."""
+        if not self.recorded or not all(shared.rows for shared in self.reads):
+            return ()
+        return tuple(dict.fromkeys(name for shared in self.reads for name in shared.rows))
 
 
 def check_of(claim: Claim, kind: str, module: Any) -> Check:
@@ -82,4 +99,5 @@ def check_of(claim: Claim, kind: str, module: Any) -> Check:
         protocol=module.PROTOCOL,
         criterion_hash=claim.hash,
         needs_data=getattr(module, "NEEDS_DATA", True),
+        recorded=getattr(module, "RECORDED", True),
     )

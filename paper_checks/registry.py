@@ -1,17 +1,12 @@
 """Every check by its id."""
 
 from collections.abc import Iterable
-from dataclasses import replace
 from difflib import get_close_matches
-from typing import TYPE_CHECKING, Any
 
 from paper_checks.check import Check
 from paper_checks.errors import InputError
 from paper_checks.figures import FIGURES, figure_check
 from paper_checks.statements import CLAIMS
-
-if TYPE_CHECKING:
-    from paper_checks.measurements.context import Context
 
 EQUATION_IDS = tuple(f"eq{label}" for label in range(1, 29))
 _PAPER = {*FIGURES, "fig2", "fig3"}
@@ -67,7 +62,7 @@ def build(name: str) -> Check:
     if name == "fig-law":
         from paper_checks.figures.fig_law import FIG_LAW
 
-        return replace(FIG_LAW, measure=_law)
+        return FIG_LAW
     if name in FIGURES:
         return figure_check(name)
     from paper_checks.claims import claim_check
@@ -75,7 +70,11 @@ def build(name: str) -> Check:
     return claim_check(name)
 
 
-def _law(context: "Context") -> dict[str, Any]:
-    from paper_checks.figures import fig_law
+def rows_read(name: str) -> tuple[str, ...]:
+    """The ledger's sweeps and measurements whose rows the check `name` reads; none without rows.
 
-    return context.shared("fig-law", fig_law.measure)
+    >>> rows_read("fig4"), rows_read("fig3"), rows_read("eq4")
+    (('first-epoch',), ('fig3',), ())
+    """
+    # Not an equation, whose check takes all of theory, nor what is said of a reader's own network.
+    return build(name).rows if name in FIGURE_IDS or name in CLAIMS else ()

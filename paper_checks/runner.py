@@ -14,7 +14,7 @@ from paper_checks.measurements.profile import RECORDED, usual_dataset
 from paper_checks.measurements.profile import profile as profile_named
 from paper_checks.measurements.store import source_path
 from paper_checks.monitor import Monitor, Silent
-from paper_checks.registry import IDS, build, resolve
+from paper_checks.registry import IDS, build, resolve, rows_read
 from paper_checks.result import (
     FULL,
     Result,
@@ -168,12 +168,10 @@ def _recorded_ids(only: str | Iterable[str] | None) -> list[str]:
 
     Raises `InputError` where one asked for has none.
     """
-    from paper_checks.campaign import sweeps_of
-
     ids = resolve(only)
-    others = [name for name in ids if not sweeps_of(name)]
+    others = [name for name in ids if not rows_read(name)]
     if only is not None and others:
-        known = ", ".join(name for name in IDS if sweeps_of(name))
+        known = ", ".join(name for name in IDS if rows_read(name))
         raise InputError("--only", others[0], f"has no runs in the ledger; those are: {known}")
     return [name for name in ids if name not in others]
 

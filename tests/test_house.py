@@ -113,7 +113,7 @@ BELOW = {
         f"paper_checks.{name}"
         for name in (
             *("check", "drawing", "environment", "errors", "numbers", "records", "result"),
-            *("statements", "statistics", "verdicts"),
+            *("shared", "statements", "statistics", "verdicts"),
         )
     ),
 }

@@ -2,10 +2,14 @@
 
 from typing import TYPE_CHECKING, Any
 
+from paper_checks.measurements.training import LONG_RUNS
+from paper_checks.shared import reads
+
 if TYPE_CHECKING:
     from paper_checks.measurements.context import Context
 
 
+@reads(LONG_RUNS)
 def measure(context: "Context") -> dict[str, Any]:
     """Accuracies at the end by series, n, rate and seed."""
     from paper_checks.measurements.training import long

@@ -6,7 +6,9 @@ from typing import TYPE_CHECKING, Any
 from paper_checks.check import Judgement, Measurements
 from paper_checks.claims._networks import PROTOCOL as NETWORKS
 from paper_checks.claims._networks import networks
+from paper_checks.measurements.context import SNAPSHOTS
 from paper_checks.numbers import short, spread
+from paper_checks.shared import reads
 from paper_checks.statistics import conclude, more, ratio, too_few, within
 
 if TYPE_CHECKING:
@@ -20,6 +22,7 @@ PROTOCOL = (
 )
 
 
+@reads(SNAPSHOTS)
 def measure(context: "Context") -> dict[str, Any]:
     """The median exact radius of every tensor."""
     return networks(context, ("radius_finite_q50",))

@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from paper_checks.check import Judgement, Measurements
-from paper_checks.figures.fig_minimum import counts_of, of_samples
+from paper_checks.figures.fig_minimum import MINIMA, counts_of, of_samples
 from paper_checks.numbers import points, short
+from paper_checks.shared import reads
 from paper_checks.statistics import conclude, more, proportion, too_few
 
 if TYPE_CHECKING:
@@ -21,6 +22,7 @@ PROTOCOL = (
 )
 
 
+@reads(MINIMA)
 def measure(context: "Context") -> dict[str, Any]:
     """The entries of fig-minimum."""
     from paper_checks.figures import fig_minimum

@@ -8,7 +8,9 @@ import numpy as np
 from paper_checks.check import Judgement, Measurements
 from paper_checks.claims._networks import PROTOCOL as NETWORKS
 from paper_checks.claims._networks import networks
+from paper_checks.measurements.context import SNAPSHOTS
 from paper_checks.numbers import points, short, spread
+from paper_checks.shared import reads
 from paper_checks.statistics import conclude, mean, more, ratio, too_few
 
 if TYPE_CHECKING:
@@ -21,6 +23,7 @@ PROTOCOL = (
 )
 
 
+@reads(SNAPSHOTS)
 def measure(context: "Context") -> dict[str, Any]:
     """Median, log mean and log variance of the exact radius in every tensor."""
     return networks(context, ("radius_finite_q50", "log_radius_mean", "log_radius_variance"))

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from paper_checks.check import Judgement, Measurements
 from paper_checks.numbers import points, short, spread
+from paper_checks.shared import Shared, reads
 from paper_checks.statistics import (
     Decision,
     Estimate,
@@ -42,6 +43,10 @@ PROTOCOL = (
 )
 
 
+ENDS = Shared.under("claim-eliminating-sharp-minima")
+
+
+@reads(ENDS)
 def measure(context: "Context") -> dict[str, Any]:
     """λ_max and test accuracy at the end by arm and seed."""
     return context.shared("claim-eliminating-sharp-minima", _measure)

@@ -4,8 +4,9 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from paper_checks.check import Judgement, Measurements
-from paper_checks.figures.fig_gaussian import layers
+from paper_checks.figures.fig_gaussian import LAYER_GRADIENTS, layers
 from paper_checks.numbers import short, spread
+from paper_checks.shared import reads
 from paper_checks.statistics import Ratio, conclude, in_parts, more, paired, ratio, too_few
 
 if TYPE_CHECKING:
@@ -17,6 +18,7 @@ PROTOCOL = (
 )
 
 
+@reads(LAYER_GRADIENTS)
 def measure(context: "Context") -> dict[str, Any]:
     """The rows of fig-gaussian."""
     from paper_checks.figures import fig_gaussian

@@ -5,7 +5,9 @@ from math import inf, sqrt
 from typing import TYPE_CHECKING, Any
 
 from paper_checks.check import Judgement, Measurements
+from paper_checks.figures.fig3 import FIG3_CURVES
 from paper_checks.numbers import short
+from paper_checks.shared import reads
 from paper_checks.statistics import Ratio, conclude, less, too_few
 
 if TYPE_CHECKING:
@@ -17,6 +19,7 @@ PROTOCOL = (
 )
 
 
+@reads(FIG3_CURVES)
 def measure(context: "Context") -> dict[str, Any]:
     """E|g| at every n, with its standard error."""
     from paper_checks.figures import fig3

@@ -4,7 +4,9 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from paper_checks.check import Judgement, Measurements
+from paper_checks.figures.fig9 import DISCARDED_BATCHES
 from paper_checks.numbers import short, spread
+from paper_checks.shared import reads
 from paper_checks.statistics import all_of, conclude, difference, in_parts, mean, more, too_few
 
 if TYPE_CHECKING:
@@ -17,6 +19,7 @@ PROTOCOL = (
 )
 
 
+@reads(DISCARDED_BATCHES)
 def measure(context: "Context") -> dict[str, Any]:
     """The rank correlations of each batch."""
     from paper_checks.figures import fig9

@@ -9,7 +9,9 @@ from paper_checks import drawing
 from paper_checks.check import Drawing, Judgement, Measurements
 from paper_checks.claims._networks import PROTOCOL as NETWORKS
 from paper_checks.claims._networks import networks
+from paper_checks.measurements.context import SNAPSHOTS
 from paper_checks.numbers import points, short, spread
+from paper_checks.shared import reads
 from paper_checks.statements import CLAIMS
 from paper_checks.statistics import any_of, at_least, conclude, mean, too_few
 
@@ -32,6 +34,7 @@ STATISTICS = {
 }
 
 
+@reads(SNAPSHOTS)
 def measure(context: "Context") -> dict[str, Any]:
     """The exact median radius and the four statistics of every tensor."""
     found = networks(

@@ -8,8 +8,9 @@ from paper_checks.figures._tuned import at_end, chosen, guarded, merit, series_o
 from paper_checks.figures.fig16 import PROTOCOL as TUNED
 from paper_checks.figures.fig16 import apart, arm, ends_told, untuned
 from paper_checks.figures.fig_cblr import NAMES, SUBSTITUTES
-from paper_checks.measurements.training import rules
+from paper_checks.measurements.training import RULE_RUNS, rules
 from paper_checks.numbers import points
+from paper_checks.shared import reads
 from paper_checks.statistics import UNDECIDED, Decision, Estimate, conclude, more, too_few
 
 if TYPE_CHECKING:
@@ -22,6 +23,7 @@ PROTOCOL = (
 )
 
 
+@reads(RULE_RUNS)
 def measure(context: "Context") -> dict[str, Any]:
     """The runs of figure 16, on the network of the other training figures."""
     return rules(context)

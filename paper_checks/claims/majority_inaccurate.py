@@ -6,7 +6,9 @@ from typing import TYPE_CHECKING, Any
 from paper_checks.check import Judgement, Measurements
 from paper_checks.claims._networks import PROTOCOL as NETWORKS
 from paper_checks.claims._networks import networks
+from paper_checks.measurements.context import SNAPSHOTS
 from paper_checks.numbers import short
+from paper_checks.shared import reads
 from paper_checks.statistics import conclude, less, mean, too_few
 
 if TYPE_CHECKING:
@@ -18,6 +20,7 @@ PROTOCOL = (
 )
 
 
+@reads(SNAPSHOTS)
 def measure(context: "Context") -> dict[str, Any]:
     """In every tensor, the share of entries within a factor two, of those that can be compared."""
     found = networks(context, ("error_count", "within_factor_2"))

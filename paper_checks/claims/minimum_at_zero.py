@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Any
 from paper_checks.check import Judgement, Measurements
 from paper_checks.claims._networks import PROTOCOL as NETWORKS
 from paper_checks.claims._networks import by_network, by_share, networks
+from paper_checks.measurements.context import SNAPSHOTS
 from paper_checks.numbers import short
+from paper_checks.shared import reads
 
 if TYPE_CHECKING:
     from paper_checks.measurements.context import Context
@@ -20,6 +22,7 @@ PROTOCOL = (
 )
 
 
+@reads(SNAPSHOTS)
 def measure(context: "Context") -> dict[str, Any]:
     """Medians of |w|, |w - b| and b in every tensor."""
     return networks(context, ("fit_entries", "fit_weight", "fit_distance", "b_q50"))

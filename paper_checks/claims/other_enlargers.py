@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from paper_checks.check import Judgement, Measurements
 from paper_checks.numbers import short, spread
+from paper_checks.shared import Shared, reads
 from paper_checks.statistics import all_of, conclude, in_parts, more, ratio, too_few
 
 if TYPE_CHECKING:
@@ -22,6 +23,10 @@ PROTOCOL = (
 )
 
 
+ENLARGED = Shared.under("claim-other-enlargers")
+
+
+@reads(ENLARGED)
 def measure(context: "Context") -> dict[str, Any]:
     """Mean |g| of each method, batch by batch."""
     return context.shared("claim-other-enlargers", _measure)

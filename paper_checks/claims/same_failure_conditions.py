@@ -4,9 +4,10 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from paper_checks.check import Judgement, Measurements
-from paper_checks.figures._entries import entries
+from paper_checks.figures._entries import ENTRIES, entries
 from paper_checks.figures._reducers import SMALL
 from paper_checks.numbers import short
+from paper_checks.shared import reads
 from paper_checks.statistics import all_of, conclude, more, ratio, too_few
 
 if TYPE_CHECKING:
@@ -21,6 +22,7 @@ PROTOCOL = (
 )
 
 
+@reads(ENTRIES)
 def measure(context: "Context") -> dict[str, Any]:
     """The factor by which each rule's rate changes, for one entry and for all, by seed."""
     found = [entries(context, seed) for seed in context.profile.seeds]

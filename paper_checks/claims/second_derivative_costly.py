@@ -5,7 +5,9 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from paper_checks.check import Judgement, Measurements
+from paper_checks.measurements.context import SNAPSHOTS
 from paper_checks.numbers import short, spread
+from paper_checks.shared import Shared, reads
 from paper_checks.statistics import Ratio, all_of, any_of, conclude, more, ratio, too_few
 
 if TYPE_CHECKING:
@@ -27,6 +29,10 @@ PROTOCOL = (
 )
 
 
+COUPLED = Shared.under("claim-second-derivative-costly")
+
+
+@reads(SNAPSHOTS, COUPLED)
 def measure(context: "Context") -> dict[str, Any]:
     """Seconds of one gradient and of all second derivatives, for each network and seed."""
     snapshots = [context.snapshot(seed) for seed in context.profile.seeds]

@@ -7,7 +7,9 @@ import numpy as np
 
 from paper_checks.check import Judgement, Measurements
 from paper_checks.figures._lines import group
+from paper_checks.measurements.training import SHARP_RUNS
 from paper_checks.numbers import short, spread
+from paper_checks.shared import reads
 from paper_checks.statistics import UNDECIDED, Ratio, conclude, more, paired, ratio, too_few
 
 if TYPE_CHECKING:
@@ -23,6 +25,7 @@ PROTOCOL = (
 TOLD = {"one": "at one rate", "tuned": "each at its best rate", "grows": "at a rate growing with n"}
 
 
+@reads(SHARP_RUNS)
 def measure(context: "Context") -> dict[str, Any]:
     """λ_max by n and seed."""
     from paper_checks.measurements.training import sharp

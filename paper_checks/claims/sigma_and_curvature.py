@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from paper_checks.check import Judgement, Measurements
 from paper_checks.numbers import short, spread
+from paper_checks.shared import Shared, reads
 from paper_checks.statistics import Ratio, all_of, conclude, ratio, too_few, within
 
 if TYPE_CHECKING:
@@ -23,6 +24,10 @@ PROTOCOL = (
 )
 
 
+QUOTIENTS = Shared.under("claim-sigma-and-curvature")
+
+
+@reads(QUOTIENTS)
 def measure(context: "Context") -> dict[str, Any]:
     """The quotient of the two sums by stage, tensor and seed."""
     return context.shared("claim-sigma-and-curvature", _measure)

@@ -5,7 +5,9 @@ from math import inf, pi, sqrt
 from typing import TYPE_CHECKING, Any
 
 from paper_checks.check import Judgement, Measurements
+from paper_checks.figures.fig3 import FIG3_CURVES
 from paper_checks.numbers import short, spread
+from paper_checks.shared import reads
 from paper_checks.statistics import Estimate, any_of, conclude, too_few, within
 
 if TYPE_CHECKING:
@@ -20,6 +22,7 @@ PROTOCOL = (
 )
 
 
+@reads(FIG3_CURVES)
 def measure(context: "Context") -> dict[str, Any]:
     """E|g| at the smallest n, and the two readings of σ."""
     from paper_checks.figures import fig3

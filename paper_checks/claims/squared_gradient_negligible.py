@@ -7,6 +7,7 @@ import numpy as np
 
 from paper_checks.check import Judgement, Measurements
 from paper_checks.numbers import short, spread
+from paper_checks.shared import Shared, reads
 from paper_checks.statistics import Ratio, all_of, conclude, less, ratio, too_few
 
 if TYPE_CHECKING:
@@ -28,6 +29,10 @@ PROTOCOL = (
 )
 
 
+LARGEST_SQUARES = Shared.under("claim-squared-gradient", "claim-squared-gradient")
+
+
+@reads(LARGEST_SQUARES)
 def measure(context: "Context") -> dict[str, Any]:
     """The largest g² and the largest 0.99 quantile by network, batch size and seed."""
     return context.shared("claim-squared-gradient", _measure)

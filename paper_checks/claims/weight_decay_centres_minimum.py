@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from paper_checks.check import Judgement, Measurements
 from paper_checks.numbers import short, spread
+from paper_checks.shared import Shared, reads
 from paper_checks.statistics import conclude, difference, less, mean, paired, too_few
 
 if TYPE_CHECKING:
@@ -25,6 +26,10 @@ PROTOCOL = (
 ARMS = ("trained with it", "added at the end", "without")
 
 
+MISFITS = Shared.under("claim-weight-decay")
+
+
+@reads(MISFITS)
 def measure(context: "Context") -> dict[str, Any]:
     """The misfit of every tensor by seed and arm."""
     return context.shared("claim-weight-decay", _measure)

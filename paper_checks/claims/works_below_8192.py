@@ -7,7 +7,9 @@ from paper_checks.check import Judgement, Measurements
 from paper_checks.figures._tuned import guarded
 from paper_checks.figures.fig16 import PROTOCOL as TUNED
 from paper_checks.figures.fig16 import apart, arm, ends_told, untuned
+from paper_checks.measurements.training import BELOW_RUNS
 from paper_checks.numbers import points
+from paper_checks.shared import reads
 from paper_checks.statistics import Decision, Estimate, all_of, conclude, more, too_few
 
 if TYPE_CHECKING:
@@ -20,6 +22,7 @@ PROTOCOL = (
 )
 
 
+@reads(BELOW_RUNS)
 def measure(context: "Context") -> dict[str, Any]:
     """The rules without curvature at the batch sizes below the paper's 8192."""
     from paper_checks.measurements.training import below

@@ -3,9 +3,18 @@
 from typing import TYPE_CHECKING, Any
 
 from paper_checks.figures._reducers import convergence, density, failures, place, ranks
+from paper_checks.measurements.profile import RECORDED_SEEDS
+from paper_checks.shared import Shared
 
 if TYPE_CHECKING:
     from paper_checks.measurements.context import Context
+
+
+ENTRIES = Shared(
+    lambda context: tuple(f"entries-{seed}" for seed in context.profile.seeds),
+    tuple(f"entries-{seed}" for seed in RECORDED_SEEDS),
+)
+FIRST_ENTRIES = Shared(lambda context: ENTRIES.keys(context)[:1], ENTRIES.rows[:1])
 
 
 def entries(context: "Context", seed: int) -> dict[str, Any]:

@@ -9,8 +9,9 @@ import numpy as np
 from paper_checks import drawing
 from paper_checks.check import Drawing, Judgement, Measurements
 from paper_checks.figures._lines import PALETTE
-from paper_checks.measurements.training import schedules
+from paper_checks.measurements.training import SCHEDULE_RUNS, schedules
 from paper_checks.numbers import points, short, spread
+from paper_checks.shared import reads
 from paper_checks.statistics import (
     UNDECIDED,
     Decision,
@@ -41,6 +42,7 @@ PROTOCOL = (
 LAST = 5
 
 
+@reads(SCHEDULE_RUNS)
 def measure(context: "Context") -> dict[str, Any]:
     """Curves and ends of the runs by protocol and seed."""
     return schedules(context)

@@ -20,8 +20,9 @@ from paper_checks.figures._tuned import (
     sizes,
     tried,
 )
-from paper_checks.measurements.training import tuned
+from paper_checks.measurements.training import TUNED_RUNS, tuned
 from paper_checks.numbers import points
+from paper_checks.shared import reads
 from paper_checks.statistics import (
     UNDECIDED,
     Decision,
@@ -47,6 +48,7 @@ PROTOCOL = (
 )
 
 
+@reads(TUNED_RUNS)
 def measure(context: "Context") -> dict[str, Any]:
     """Accuracies at the end by series, n, rate and seed."""
     return tuned(context)

@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Any
 from paper_checks import drawing
 from paper_checks.check import Drawing, Judgement, Measurements
 from paper_checks.figures._lines import MARKERS, PALETTE
-from paper_checks.measurements.training import DISCARDED, discarding
+from paper_checks.measurements.training import DISCARDED, DISCARDING_RUNS, discarding
 from paper_checks.numbers import points, short
+from paper_checks.shared import reads
 from paper_checks.statistics import Estimate, all_of, conclude, difference, in_parts, more, too_few
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ PROTOCOL = (
 )
 
 
+@reads(DISCARDING_RUNS)
 def measure(context: "Context") -> dict[str, Any]:
     """Final accuracies by n, protocol and seed."""
     return discarding(context)

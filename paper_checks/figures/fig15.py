@@ -9,6 +9,7 @@ import numpy as np
 from paper_checks import drawing
 from paper_checks.check import Drawing, Judgement, Measurements
 from paper_checks.numbers import short
+from paper_checks.shared import reads
 from paper_checks.verdicts import ILLUSTRATION, INCONCLUSIVE
 
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ def loss(w: float) -> float:
     return 1 - cos(w) + 0.15 * sin(2 * w)
 
 
+@reads()
 def measure(context: "Context") -> dict[str, Any]:
     """The minimum by search, the second derivative by differences, the parabola's error by δ."""
     from scipy.optimize import minimize_scalar

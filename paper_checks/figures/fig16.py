@@ -17,8 +17,9 @@ from paper_checks.figures._tuned import (
     series_of,
     tried,
 )
-from paper_checks.measurements.training import compared
+from paper_checks.measurements.training import COMPARED_RUNS, compared
 from paper_checks.numbers import points, short
+from paper_checks.shared import reads
 from paper_checks.statistics import (
     Estimate,
     conclude,
@@ -52,6 +53,7 @@ PROTOCOL = (
 )
 
 
+@reads(COMPARED_RUNS)
 def measure(context: "Context") -> dict[str, Any]:
     """Accuracies by series, n, rule, γ and seed; with batch norm, exact radii of random entries."""
     return compared(context)

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 from paper_checks import drawing
 from paper_checks.check import Check, Drawing, Judgement, Measurements
 from paper_checks.numbers import short, spread
+from paper_checks.shared import Shared, reads
 from paper_checks.statistics import Decision, Estimate, all_of, any_of, conclude, within
 
 if TYPE_CHECKING:
@@ -38,6 +39,10 @@ def batch_sizes(population: int, smallest: int = 32) -> list[int]:
     return [*sizes, population]
 
 
+FIG3_CURVES = Shared.under("fig3", "fig3")
+
+
+@reads(FIG3_CURVES)
 def measure(context: "Context") -> dict[str, Any]:
     """The four curves and, from each entry's own μ and σ, the four lines for each of them."""
     return context.shared("fig3", _measure)

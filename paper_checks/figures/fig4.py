@@ -8,8 +8,9 @@ import numpy as np
 from paper_checks import drawing
 from paper_checks.check import Drawing, Judgement, Measurements
 from paper_checks.figures._lines import banded, by_size, sized
-from paper_checks.measurements.training import STRIDE_PARAMETER, first_epoch
+from paper_checks.measurements.training import FIRST_EPOCH_RUNS, STRIDE_PARAMETER, first_epoch
 from paper_checks.numbers import short, spread
+from paper_checks.shared import reads
 from paper_checks.statistics import conclude, less, log_slope, too_few, within
 
 if TYPE_CHECKING:
@@ -29,6 +30,7 @@ PROTOCOL = (
 )
 
 
+@reads(FIRST_EPOCH_RUNS)
 def measure(context: "Context") -> dict[str, Any]:
     """Strides of the first epoch by n and seed."""
     return first_epoch(context)

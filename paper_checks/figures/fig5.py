@@ -10,8 +10,9 @@ from paper_checks import drawing
 from paper_checks.check import Drawing, Judgement, Measurements
 from paper_checks.figures._lines import MARKERS, PALETTE, group
 from paper_checks.figures._whole import arm, by_seed
-from paper_checks.measurements.training import STRIDE_PARAMETER, whole
+from paper_checks.measurements.training import STRIDE_PARAMETER, WHOLE_RUNS, whole
 from paper_checks.numbers import short, spread
+from paper_checks.shared import reads
 from paper_checks.statistics import (
     Estimate,
     all_of,
@@ -37,6 +38,7 @@ PROTOCOL = (
 )
 
 
+@reads(WHOLE_RUNS)
 def measure(context: "Context") -> dict[str, Any]:
     """Strides, paths and accuracies by series, n and seed."""
     return whole(context)

@@ -8,6 +8,7 @@ import numpy as np
 from paper_checks import drawing
 from paper_checks.check import Drawing, Judgement, Measurements
 from paper_checks.numbers import short
+from paper_checks.shared import reads
 from paper_checks.verdicts import ILLUSTRATION, INCONCLUSIVE
 
 if TYPE_CHECKING:
@@ -31,6 +32,7 @@ def loss(w: float) -> float:
     return A * (w - B) ** 2 + C
 
 
+@reads()
 def measure(context: "Context") -> dict[str, Any]:
     """The points of the sketch, the slope by central difference and not by a formula."""
     w, apart = W, 1e-4

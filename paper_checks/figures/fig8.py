@@ -9,8 +9,9 @@ from paper_checks import drawing
 from paper_checks.check import Drawing, Judgement, Measurements
 from paper_checks.figures._lines import PALETTE, banded
 from paper_checks.figures._whole import arm, by_seed
-from paper_checks.measurements.training import whole
+from paper_checks.measurements.training import WHOLE_RUNS, whole
 from paper_checks.numbers import short, spread
+from paper_checks.shared import reads
 from paper_checks.statistics import (
     UNDECIDED,
     Decision,
@@ -37,6 +38,7 @@ PROTOCOL = (
 )
 
 
+@reads(WHOLE_RUNS)
 def measure(context: "Context") -> dict[str, Any]:
     """Loss curves and fluctuations by series, n and seed."""
     return whole(context)

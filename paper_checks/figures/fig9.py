@@ -8,6 +8,7 @@ import numpy as np
 from paper_checks import drawing
 from paper_checks.check import Drawing, Judgement, Measurements
 from paper_checks.numbers import short, spread
+from paper_checks.shared import Shared, reads
 from paper_checks.statistics import Ratio, all_of, conclude, more, ratio, slope, too_few
 
 if TYPE_CHECKING:
@@ -36,6 +37,10 @@ PROTOCOL = (
 )
 
 
+DISCARDED_BATCHES = Shared.under("fig9", "fig9")
+
+
+@reads(DISCARDED_BATCHES)
 def measure(context: "Context") -> dict[str, Any]:
     """Mean |g| of each kept part, batch by batch, for each network."""
     return context.shared("fig9", _measure)

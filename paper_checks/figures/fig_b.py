@@ -7,9 +7,10 @@ import numpy as np
 
 from paper_checks import drawing
 from paper_checks.check import Drawing, Judgement, Measurements
-from paper_checks.figures._entries import entries
+from paper_checks.figures._entries import ENTRIES, entries
 from paper_checks.figures._reducers import BETA
 from paper_checks.numbers import points, short
+from paper_checks.shared import reads
 from paper_checks.statistics import any_of, at_least, conclude, mean, too_few
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ PROTOCOL = (
 )
 
 
+@reads(ENTRIES)
 def measure(context: "Context") -> dict[str, Any]:
     """Quantiles of |b/w| and the share of |b| < |w|, without and with weight decay."""
     found = [entries(context, seed) for seed in context.profile.seeds]

@@ -8,6 +8,7 @@ import numpy as np
 from paper_checks import drawing
 from paper_checks.check import Drawing, Judgement, Measurements
 from paper_checks.numbers import short
+from paper_checks.shared import Shared, reads
 from paper_checks.statistics import Ratio, all_of, conclude, too_few, within
 
 if TYPE_CHECKING:
@@ -31,6 +32,10 @@ PROTOCOL = (
 )
 
 
+BENDS = Shared.under("fig-bend")
+
+
+@reads(BENDS)
 def measure(context: "Context") -> dict[str, Any]:
     """The curves, the bends with their bootstrap, the noise scales and theory's crossing."""
     return context.shared("fig-bend", _measure)

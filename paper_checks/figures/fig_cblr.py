@@ -17,8 +17,9 @@ from paper_checks.figures.fig16 import (
     untuned,
     values,
 )
-from paper_checks.measurements.training import rules
+from paper_checks.measurements.training import RULE_RUNS, rules
 from paper_checks.numbers import points, short
+from paper_checks.shared import reads
 from paper_checks.statistics import all_of, conclude, in_parts, more, too_few
 
 if TYPE_CHECKING:
@@ -40,6 +41,7 @@ PROTOCOL = (
 )
 
 
+@reads(RULE_RUNS)
 def measure(context: "Context") -> dict[str, Any]:
     """The runs of figure 16."""
     return rules(context)

@@ -7,9 +7,10 @@ import numpy as np
 
 from paper_checks import drawing
 from paper_checks.check import Drawing, Judgement, Measurements
-from paper_checks.figures._entries import entries
+from paper_checks.figures._entries import FIRST_ENTRIES, entries
 from paper_checks.figures._reducers import RULES, SETTLE
 from paper_checks.numbers import short, spread
+from paper_checks.shared import reads
 from paper_checks.statistics import Ratio, all_of, any_of, conclude, mean, too_few, within
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ PROTOCOL = (
 )
 
 
+@reads(FIRST_ENTRIES)
 def measure(context: "Context") -> dict[str, Any]:
     """The spread and the typical value of each rule by size, for layers and for Gaussians."""
     seed = context.profile.seeds[0]

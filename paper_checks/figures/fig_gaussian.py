@@ -8,6 +8,7 @@ import numpy as np
 from paper_checks import drawing
 from paper_checks.check import Drawing, Judgement, Measurements
 from paper_checks.numbers import short, spread
+from paper_checks.shared import Shared, reads
 from paper_checks.statistics import all_of, conclude, mean, too_few, within
 
 if TYPE_CHECKING:
@@ -28,6 +29,10 @@ PROTOCOL = (
 )
 
 
+LAYER_GRADIENTS = Shared.under("fig-gaussian", "fig-gaussian")
+
+
+@reads(LAYER_GRADIENTS)
 def measure(context: "Context") -> dict[str, Any]:
     """Quantiles of the entries' excess kurtosis and the pooled moments, for each layer."""
     return context.shared("fig-gaussian", _measure)

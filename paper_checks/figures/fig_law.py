@@ -7,6 +7,7 @@ from paper_checks import drawing
 from paper_checks.check import Check, Drawing, Judgement, Measurements
 from paper_checks.figures.fig3 import LINES, TOLERANCE, batch_sizes
 from paper_checks.numbers import short
+from paper_checks.shared import Shared, reads
 from paper_checks.statistics import UNDECIDED, Estimate, all_of, conclude, within
 
 if TYPE_CHECKING:
@@ -26,8 +27,16 @@ BATCHES_OF_LARGE = {64: 32, None: 2}
 EPOCHS = 20
 
 
+LAWS = Shared.under("fig-law")
+
+
+@reads(LAWS)
 def measure(context: "Context") -> dict[str, Any]:
     """E|g| and the four lines for each network; AlexNet joins where CIFAR-10 is given."""
+    return context.shared("fig-law", _measure)
+
+
+def _measure(context: "Context") -> dict[str, Any]:
     from paper_checks.figures import _samples
 
     seed = context.profile.seeds[0]

@@ -8,6 +8,7 @@ import numpy as np
 from paper_checks import drawing
 from paper_checks.check import Drawing, Judgement, Measurements
 from paper_checks.numbers import short
+from paper_checks.shared import Shared, reads
 from paper_checks.statistics import conclude, ratio, too_few, within
 
 if TYPE_CHECKING:
@@ -33,6 +34,10 @@ PROTOCOL = (
 )
 
 
+BATCH_RATES = Shared.under("fig-mclr-batch")
+
+
+@reads(BATCH_RATES)
 def measure(context: "Context") -> dict[str, Any]:
     """λ_max by n for both rules, and the losses that the runs ended with."""
     return context.shared("fig-mclr-batch", _measure)

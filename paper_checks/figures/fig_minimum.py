@@ -9,6 +9,7 @@ from paper_checks import drawing
 from paper_checks.check import Drawing, Judgement, Measurements
 from paper_checks.numbers import points as hundreds
 from paper_checks.numbers import short
+from paper_checks.shared import Shared, reads
 from paper_checks.statistics import Proportion, conclude, more, proportion, too_few
 
 if TYPE_CHECKING:
@@ -30,6 +31,10 @@ PROTOCOL = (
 )
 
 
+MINIMA = Shared.under("fig-minimum")
+
+
+@reads(MINIMA)
 def measure(context: "Context") -> dict[str, Any]:
     """For random entries, the true displacement, the parabola's and the paper's."""
     return context.shared("fig-minimum", _measure)

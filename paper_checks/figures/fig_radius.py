@@ -7,9 +7,10 @@ import numpy as np
 
 from paper_checks import drawing
 from paper_checks.check import Drawing, Judgement, Measurements
-from paper_checks.figures._entries import entries
+from paper_checks.figures._entries import ENTRIES, entries
 from paper_checks.figures._reducers import RANKED
 from paper_checks.numbers import short, spread
+from paper_checks.shared import reads
 from paper_checks.statistics import at_least, conclude, less, mean, more, too_few
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ PROTOCOL = (
 )
 
 
+@reads(ENTRIES)
 def measure(context: "Context") -> dict[str, Any]:
     """Rank correlations with their controls for every seed; a two-way histogram of the first."""
     found = [entries(context, seed) for seed in context.profile.seeds]

@@ -8,8 +8,9 @@ import numpy as np
 from paper_checks import drawing
 from paper_checks.check import Drawing, Judgement, Measurements
 from paper_checks.figures._lines import banded, group
-from paper_checks.measurements.training import warmup
+from paper_checks.measurements.training import WARMUP_RUNS, warmup
 from paper_checks.numbers import short, spread
+from paper_checks.shared import reads
 from paper_checks.statistics import Estimate, conclude, difference, less, paired, too_few
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ PROTOCOL = (
 )
 
 
+@reads(WARMUP_RUNS)
 def measure(context: "Context") -> dict[str, Any]:
     """The spread by protocol, seed and step."""
     return warmup(context)

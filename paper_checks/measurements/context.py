@@ -2,16 +2,18 @@
 
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from paper_checks.errors import InputError
-from paper_checks.measurements.profile import Profile
+from paper_checks.measurements.profile import RECORDED_SEEDS, Profile
 from paper_checks.measurements.store import Store
 from paper_checks.result import plain
+from paper_checks.shared import Shared
 from paper_checks.statements import CLAIMS
 
 if TYPE_CHECKING:
@@ -25,6 +27,10 @@ if TYPE_CHECKING:
 CROSS_CHECKED = 32
 # Measured at the value by which it will be judged.
 WEIGHT_DECAY = CLAIMS["claim-weight-decay-centres-minimum"].thresholds["beta"]
+SNAPSHOTS = Shared(
+    lambda context: tuple(f"snapshot-{seed}" for seed in context.profile.seeds),
+    tuple(f"snapshot-{seed}" for seed in RECORDED_SEEDS),
+)
 
 
 @dataclass(frozen=True)
@@ -85,9 +91,10 @@ class Context:
         self.name = dataset
         self.root = None if data is None else Path(data)
         self.device = device or "cpu"
-        self._snapshots: dict[int, Snapshot] = {}
         self._exact: dict[int, Exact] = {}
         self._shared: dict[str, dict[str, Any]] = {}
+        # What the check at work may read; `None` where anything.
+        self._declared: frozenset[str] | None = None
         if self.device != "cpu":
             check_device(self.device)
 
@@ -155,13 +162,13 @@ class Context:
 
     def snapshot(self, seed: int = 0) -> Snapshot:
         """The network's exact curvature at initialisation, dropout off, on the profile's sample."""
-        if seed not in self._snapshots:
-            found = self.shared(f"snapshot-{seed}", lambda context: asdict(context._measure(seed)))
-            self._snapshots[seed] = Snapshot(**found)
-        return self._snapshots[seed]
+        return Snapshot(
+            **self.shared(f"snapshot-{seed}", lambda context: asdict(context._measure(seed)))
+        )
 
     def exact(self, seed: int = 0) -> Exact:
         """The network of `snapshot`, entry by entry; the latest one stays in memory."""
+        self._refuse_undeclared(f"snapshot-{seed}")
         if seed not in self._exact:
             found = asdict(self._measure(seed))
             # The statistics came with it; other checks need nothing else.
@@ -224,11 +231,40 @@ class Context:
             rows.append({str(key): value for key, value in row.items()} | more)
         return rows
 
+    @contextmanager
+    def reading(self, shared: Iterable[Shared]) -> Iterator[None]:
+        """While this lasts, other shared measurements than these are refused.
+
+        What one of them is made of is its own affair.
+        """
+        outer = self._declared
+        keys = frozenset(key for each in shared for key in each.keys(self))
+        self._declared = keys if outer is None else keys & outer
+        try:
+            yield
+        finally:
+            self._declared = outer
+
     def shared(self, key: str, make: Callable[["Context"], dict[str, Any]]) -> dict[str, Any]:
         """What `make(context)` returns, made once and kept under `key`, on disk too.
 
         `kept_seconds` grows by the time that a measurement read from disk once took.
+
+        Raises `LookupError` where the check at work has not declared that it reads this.
         """
+        self._refuse_undeclared(key)
+        declared, self._declared = self._declared, None
+        try:
+            return self._once(key, make)
+        finally:
+            self._declared = declared
+
+    def _refuse_undeclared(self, key: str) -> None:
+        declared = self._declared
+        if declared is not None and not any(f"{key}-".startswith(f"{each}-") for each in declared):
+            raise LookupError(f"{key} is read but not declared; name it in @reads")
+
+    def _once(self, key: str, make: Callable[["Context"], dict[str, Any]]) -> dict[str, Any]:
         if self.ledger is not None and key not in self._shared:
             trained = key.startswith("training-")
             found = make(self) if trained else self.ledger.once(self, key, make)

@@ -19,8 +19,11 @@ _FIXED = {
     "fig-gaussian": 4.0,
     "fig-minimum": 25.0,
     "fig-mclr-batch": 10.0,
+    "claim-weight-decay": 1.0,
+    "claim-sigma-and-curvature": 0.5,
+    "claim-eliminating-sharp-minima": 8.0,
+    "claim-other-enlargers": 0.2,
 }
-_SMALL = ("claim-other-enlargers",)
 _EQUATION = 0.4
 # The exact diagonal with its statistics, in gradients of its sample.
 _DIAGONAL = 40.0
@@ -49,10 +52,12 @@ def estimates(checks: Sequence[Check], context: "Context") -> list[Estimate]:
     found = []
     for check in checks:
         seconds = _EQUATION if check.kind == "equation" else 0.1
-        for key in needs(check.id, context):
+        for key in needs(check, context):
             if key not in costs:
                 costs[key] = key_seconds(key, context)
                 seconds += costs[key]
+            # Where single entries are reduced, the statistics of the tensors come with them.
+            costs.setdefault(key.replace("entries", "snapshot"), 0.0)
         found.append(Estimate(check.id, seconds))
     return found
 
@@ -83,64 +88,16 @@ def duration(seconds: float) -> str:
     return f"{seconds / 86_400:.1f} d"
 
 
-# The sweeps that a check of training reads, by their names in `paper_checks.measurements.training`.
-# `long` is part of `tuned` where runs are not kept one by one.
-TRAINING: Mapping[str, tuple[str, ...]] = {
-    "fig1": ("tuned",),
-    "fig4": ("first-epoch",),
-    "fig5": ("whole",),
-    "fig7": ("first-epoch",),
-    "fig8": ("whole",),
-    "fig10": ("discarding",),
-    **{f"fig{number}": ("schedules",) for number in range(11, 15)},
-    "fig16": ("compared",),
-    "fig-cblr": ("rules",),
-    "fig-spread": ("warmup",),
-    "claim-large-batch-doomed": ("tuned", "long"),
-    "claim-training-stuck": ("tuned", "long"),
-    "claim-two-instabilities": ("whole",),
-    "claim-gap-worsens": ("tuned",),
-    "claim-warmup-flattens": ("warmup",),
-    "claim-searching-space": ("tuned",),
-    "claim-global-rate-small-batch": ("tuned",),
-    "claim-mclr-falls-behind": ("compared",),
-    "claim-discarding-fades": ("discarding",),
-    "claim-first-epoch-amplifies": ("schedules",),
-    "claim-schedule-is-step-length": ("schedules",),
-    "claim-training-longer": ("tuned", "long"),
-    "claim-sharp-minima": ("sharp",),
-    "claim-layer-wise-necessary": ("rules",),
-    "claim-works-below-8192": ("rules", "below"),
-}
-_OWN = ("fig3", "fig9", "fig-law", "fig-gaussian", "fig-minimum", "fig-bend", "fig-mclr-batch")
-_BORROWED = {
-    "claim-gradients-fall-to-zero": ("fig3",),
-    "claim-gaussian-initially": ("fig-gaussian",),
-    "claim-sigma-constant": ("fig-gaussian",),
-    "claim-sigma-of-the-layer": ("fig3",),
-    "claim-high-loss-larger-gradients": ("fig9",),
-    "claim-centre-on-minimum": ("fig-minimum",),
-    "claim-morse-validated": ("fig-minimum",),
-    "claim-mclr-because-gradients-shrink": ("fig-mclr-batch",),
-}
+def needs(check: Check, context: "Context") -> tuple[str, ...]:
+    """What the shared measurements that a check reads are kept under.
 
-
-def needs(name: str, context: "Context") -> tuple[str, ...]:
-    """The shared measurements that the check `name` reads."""
-    if name in TRAINING:
-        same = context.profile.compares == context.profile.trains
-        sweeps = ("rules" if sweep == "compared" and same else sweep for sweep in TRAINING[name])
-        return tuple(f"training-{sweep}" for sweep in sweeps if sweep != "long")
-    if name in _BORROWED:
-        return _BORROWED[name]
-    if name in _OWN:
-        return (name,)
-    if name.startswith("eq") or name in ("fig6", "fig15", *_SMALL):
-        return ()
-    seeds = context.profile.seeds
-    one = name in ("fig2", "fig-convergence", "claim-same-failure-conditions")
-    # Where single entries are reduced, the statistics of the tensors come with them.
-    return tuple(f"snapshot-{seed}" for seed in (seeds[:1] if one else seeds))
+    >>> from paper_checks.measurements.context import Context
+    >>> from paper_checks.measurements.profile import profile
+    >>> from paper_checks.registry import build
+    >>> needs(build("claim-works-below-8192"), Context(profile("quick", "digits")))
+    ('training-rules', 'training-below')
+    """
+    return tuple(dict.fromkeys(key for shared in check.reads for key in shared.keys(context)))
 
 
 def key_seconds(key: str, context: "Context") -> float:
@@ -149,13 +106,15 @@ def key_seconds(key: str, context: "Context") -> float:
         return 0.0
     if key in _FIXED:
         return _FIXED[key]
+    if key == "training-radii":
+        return _radii_seconds(context)
     if key.startswith("training-"):
         return _training_seconds(key.removeprefix("training-"), context)
     width: dict[str, Any] = {"width": context.profile.width}
     per_sample = _step_seconds(context, context.network, width, 64) / 64
     profile = context.profile
     sample = min(profile.sample, len(context.dataset))
-    if key.startswith("snapshot-"):
+    if key.startswith(("snapshot-", "entries-")):
         return _DIAGONAL * sample * per_sample
     # Figure 3: moments by passes, and every random batch up to all of the data, both ways.
     passes = 2 * profile.passes + 4 * profile.batches if key == "fig3" else profile.batches
@@ -167,7 +126,7 @@ def _training_seconds(sweep: str, context: "Context") -> float:
     return sum(
         config_seconds(context, config) / (8 if lanes else 1)
         for config, lanes in _configs(sweep, context)
-    ) + _beside(sweep, context)
+    ) + (_sharpness_seconds(context) if sweep == "sharp" else 0.0)
 
 
 def config_seconds(context: "Context", config: "TrainConfig") -> float:
@@ -226,18 +185,28 @@ def _configs(sweep: str, context: "Context") -> "Iterator[tuple[TrainConfig, boo
             yield config, lanes and config.model == "mlp" and config.optimizer != "cblr"
 
 
-def _beside(sweep: str, context: "Context") -> float:
-    """The seconds of what is measured after the runs: exact values, largest eigenvalues."""
-    from paper_checks.measurements import training
+def _sharpness_seconds(context: "Context") -> float:
+    """The largest eigenvalues after the runs."""
     from paper_checks.measurements.training import _sharp
 
-    found = training.lab(context, context.profile.compares if sweep == "compared" else None)
-    per_image, _ = _speed(context, found.base.model, found.base.model_options, found.base.dtype)
-    if sweep == "sharp":
-        return 60 * 1024 * per_image * sum(cell.runs() for cell in _sharp.cells(context))
-    if sweep == "compared":
-        return _ENTRY * 256 * 2 * training.ENTRIES * _WEIGHT_TENSORS * per_image
-    return 0.0
+    runs = sum(cell.runs() for cell in _sharp.cells(context))
+    return 60 * 1024 * _trained_seconds(context) * runs
+
+
+def _radii_seconds(context: "Context") -> float:
+    """The exact radii of some entries of each tensor, at both ends of a run."""
+    from paper_checks.measurements.training import ENTRIES
+
+    entries = 2 * ENTRIES * _WEIGHT_TENSORS
+    return _ENTRY * 256 * entries * _trained_seconds(context, context.profile.compares)
+
+
+def _trained_seconds(context: "Context", network: str | None = None) -> float:
+    """Seconds for an image more, of the network that is trained."""
+    from paper_checks.measurements.training import lab
+
+    base = lab(context, network).base
+    return _speed(context, base.model, base.model_options, base.dtype)[0]
 
 
 def _speed(

@@ -86,6 +86,8 @@ PROFILES = ("quick", "cifar", "full")
 # Profiles whose runs are kept in the ledger.
 RECORDED = ("cifar",)
 DATASETS = ("digits", "cifar10", "gaussian")
+# Of the networks whose measurements are rows of the ledger.
+RECORDED_SEEDS = _PROFILES["cifar", "cifar10"].seeds
 
 
 def profile(name: str, dataset: str) -> Profile:

@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from paper_checks import lock
-from paper_checks.campaign import counted, problems, rows_of, sweeps_of
+from paper_checks.campaign import counted, problems, rows_of
 from paper_checks.check import Check
 from paper_checks.ledger import EVIDENCE, Ledger, Problem, Row
 from paper_checks.measurements.context import Context
 from paper_checks.measurements.profile import RECORDED, profile, usual_dataset
 from paper_checks.recording import Recorder, Unmeasured
-from paper_checks.registry import IDS, build
+from paper_checks.registry import IDS, build, rows_read
 from paper_checks.result import Result, plain
 from paper_checks.verdicts import INCONCLUSIVE, NOT_RUN, rank
 
@@ -97,7 +97,7 @@ def beside(ids: Iterable[str] = IDS, folder: Path = EVIDENCE, name: str = RECORD
     Beside(entries={}, problems=[], deviations=[], rows=0, seconds=0.0, images=())
     """
     every = list(ids)
-    wanted = [name for name in every if sweeps_of(name)]
+    wanted = [name for name in every if rows_read(name)]
     if not wanted:
         return Beside()
     ledger = Ledger(folder)
@@ -127,14 +127,14 @@ def _place(pair: tuple[str, int]) -> int:
 
 
 def _rows(ledger: Ledger, check: Check) -> list[Row]:
-    return [row for name in sweeps_of(check.id) for row in rows_of(name, ledger)]
+    return [row for name in check.rows for row in rows_of(name, ledger)]
 
 
 def _entry(check: Check, context: Context, rows: Sequence[Row]) -> Entry:
     """Judged where all runs are there; else how many are."""
     recorder = context.ledger
     assert recorder is not None
-    counts = [counted(recorder, name, context) for name in sweeps_of(check.id)]
+    counts = [counted(recorder, name, context) for name in check.rows]
     done, runs = (sum(count) for count in zip(*counts, strict=True))
     facts: dict[str, Any] = {"done": done, "total": runs}
     if not done:

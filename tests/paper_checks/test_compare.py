@@ -144,7 +144,7 @@ class TestEstimates:
         from paper_checks.measurements import training
 
         for name in IDS:
-            for key in needs(name, context):
+            for key in needs(build(name), context):
                 if key.startswith("training-"):
                     assert hasattr(training, key.removeprefix("training-").replace("-", "_"))
 

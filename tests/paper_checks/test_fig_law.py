@@ -11,6 +11,7 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from paper_checks.figures import fig_law
+from paper_checks.measurements.context import Context
 from paper_checks.report.page import grid
 from paper_checks.result import plain
 from sim.data import load
@@ -131,12 +132,13 @@ def test_the_picture(found):
 
 def test_alexnet_joins_where_cifar10_is_given(tiny, monkeypatch):
     """The images here are of digits; the name alone decides."""
-    tiny.load()
-    monkeypatch.setattr(tiny, "name", "cifar10")
+    context = Context(tiny.profile, "digits")
+    context.load()
+    monkeypatch.setattr(context, "name", "cifar10")
     monkeypatch.setattr(fig_law, "EPOCHS", 0)
     monkeypatch.setattr(fig_law, "BATCHES", {None: 1})
     monkeypatch.setattr(fig_law, "LARGE_LAYER", 100)
-    found = fig_law.measure(tiny)["cases"]
+    found = fig_law.measure(context)["cases"]
     assert [case["case"] for case in found][-1] == "AlexNet at initialisation"
     last = found[-1]
     assert last["parameter"] == "fc1.weight"

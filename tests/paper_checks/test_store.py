@@ -11,6 +11,7 @@ from paper_checks.measurements.profile import Profile
 from paper_checks.measurements.store import Store, source_path
 from paper_checks.monitor import Silent
 from paper_checks.runner import execute
+from paper_checks.shared import Shared, reads
 
 SMALL = Profile("quick", 0.05, 16, 64, 2, 100, 1000, seeds=(0,), runs=2, epochs=1, images=32)
 
@@ -122,7 +123,7 @@ def test_a_killed_audit_goes_on_where_it_was(tmp_path, fake_check):
 
             from dataclasses import replace
 
-            return replace(fake_check(name), measure=measure)
+            return replace(fake_check(name), measure=reads(Shared.under(name))(measure))
 
         return [one("fig2"), one("fig3")]
 

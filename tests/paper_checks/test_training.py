@@ -251,7 +251,7 @@ def test_the_full_profile_in_small(shrunken, sweep):
     read_by = ("fig16", "claim-mclr-falls-behind") if sweep == "compared" else READ_BY[sweep]
     for name in {*read_by} - ({"fig16", "claim-mclr-falls-behind"} if sweep == "rules" else set()):
         check = build(name)
-        assert f"training-{sweep.replace('_', '-')}" in needs(name, shrunken)
+        assert f"training-{sweep.replace('_', '-')}" in needs(check, shrunken)
         assert estimates([check], shrunken)[0].seconds < 1, "kept, yet estimated as to be done"
         measurements = json.loads(json.dumps(plain(check.measure(shrunken))))
         assert measurements["rows"] == found["rows"]

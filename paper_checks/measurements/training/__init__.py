@@ -34,11 +34,14 @@ from paper_checks.measurements.training._cells import Cell as Cell
 from paper_checks.measurements.training._cells import Planned as Planned
 from paper_checks.measurements.training._cells import Sweep as Sweep
 from paper_checks.measurements.training._cells import rows as rows
+from paper_checks.measurements.training._compared import COMPARED_RUNS as COMPARED_RUNS
 from paper_checks.measurements.training._compared import ENTRIES as ENTRIES
 from paper_checks.measurements.training._compared import compared as compared
 from paper_checks.measurements.training._discarding import DISCARDED as DISCARDED
+from paper_checks.measurements.training._discarding import DISCARDING_RUNS as DISCARDING_RUNS
 from paper_checks.measurements.training._discarding import discarding as discarding
 from paper_checks.measurements.training._first_epoch import FIRST_EPOCH as FIRST_EPOCH
+from paper_checks.measurements.training._first_epoch import FIRST_EPOCH_RUNS as FIRST_EPOCH_RUNS
 from paper_checks.measurements.training._first_epoch import first_epoch as first_epoch
 from paper_checks.measurements.training._lab import SIZES as SIZES
 from paper_checks.measurements.training._lab import STRIDE_PARAMETER as STRIDE_PARAMETER
@@ -47,19 +50,27 @@ from paper_checks.measurements.training._lab import equal_steps as equal_steps
 from paper_checks.measurements.training._lab import lab as lab
 from paper_checks.measurements.training._lab import trained as trained
 from paper_checks.measurements.training._lab import trained_network as trained_network
+from paper_checks.measurements.training._rules import BELOW_RUNS as BELOW_RUNS
 from paper_checks.measurements.training._rules import CAPS as CAPS
 from paper_checks.measurements.training._rules import EXACT_SEEDS as EXACT_SEEDS
 from paper_checks.measurements.training._rules import GAMMAS as GAMMAS
+from paper_checks.measurements.training._rules import RULE_RUNS as RULE_RUNS
 from paper_checks.measurements.training._rules import RULE_SIZES as RULE_SIZES
 from paper_checks.measurements.training._rules import below as below
 from paper_checks.measurements.training._rules import rules as rules
+from paper_checks.measurements.training._schedules import SCHEDULE_RUNS as SCHEDULE_RUNS
 from paper_checks.measurements.training._schedules import schedules as schedules
+from paper_checks.measurements.training._sharp import SHARP_RUNS as SHARP_RUNS
 from paper_checks.measurements.training._sharp import sharp as sharp
 from paper_checks.measurements.training._tuned import FACTORS as FACTORS
+from paper_checks.measurements.training._tuned import LONG_RUNS as LONG_RUNS
+from paper_checks.measurements.training._tuned import TUNED_RUNS as TUNED_RUNS
 from paper_checks.measurements.training._tuned import best as best
 from paper_checks.measurements.training._tuned import long as long
 from paper_checks.measurements.training._tuned import tuned as tuned
+from paper_checks.measurements.training._warmup import WARMUP_RUNS as WARMUP_RUNS
 from paper_checks.measurements.training._warmup import warmup as warmup
+from paper_checks.measurements.training._whole import WHOLE_RUNS as WHOLE_RUNS
 from paper_checks.measurements.training._whole import fluctuation as fluctuation
 from paper_checks.measurements.training._whole import whole as whole
 
@@ -81,17 +92,28 @@ SWEEPS: Mapping[str, Sweep] = {
 }
 
 __all__ = [
+    "BELOW_RUNS",
     "CAPS",
+    "COMPARED_RUNS",
     "DISCARDED",
+    "DISCARDING_RUNS",
     "ENTRIES",
     "EXACT_SEEDS",
     "FACTORS",
     "FIRST_EPOCH",
+    "FIRST_EPOCH_RUNS",
     "GAMMAS",
+    "LONG_RUNS",
+    "RULE_RUNS",
     "RULE_SIZES",
+    "SCHEDULE_RUNS",
+    "SHARP_RUNS",
     "SIZES",
     "STRIDE_PARAMETER",
     "SWEEPS",
+    "TUNED_RUNS",
+    "WARMUP_RUNS",
+    "WHOLE_RUNS",
     "Arm",
     "Cell",
     "Lab",

@@ -8,6 +8,7 @@ from paper_checks.measurements.training._cells import Cell, Sweep, rows
 from paper_checks.measurements.training._lab import Lab, lab
 from paper_checks.measurements.training._rules import (
     GAMMAS,
+    RULE_RUNS,
     RULE_SIZES,
     SAMPLED,
     all_rules,
@@ -17,6 +18,7 @@ from paper_checks.measurements.training._rules import (
     rules,
 )
 from paper_checks.measurements.training._tuned import best
+from paper_checks.shared import Shared
 
 if TYPE_CHECKING:
     from paper_checks.measurements.context import Context
@@ -139,3 +141,13 @@ def _radii(context: "Context", model: Any, at: str) -> list[dict[str, Any]]:
 
 
 SWEEP = Sweep("compared", cells, read)
+
+
+def _keys(context: "Context") -> tuple[str, ...]:
+    """Those of `rules` where the network is the same; the exact radii are kept apart."""
+    if context.profile.compares == context.profile.trains:
+        return RULE_RUNS.keys(context)
+    return ("training-compared", "training-radii")
+
+
+COMPARED_RUNS = Shared(_keys, (SWEEP.name,))

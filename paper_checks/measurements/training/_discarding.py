@@ -8,6 +8,7 @@ import numpy as np
 from paper_checks.measurements.training._cells import Arm, Cell, Sweep, rows
 from paper_checks.measurements.training._lab import Lab, ends, finite, lab, provenance
 from paper_checks.measurements.training._tuned import listed
+from paper_checks.shared import Shared
 
 if TYPE_CHECKING:
     from paper_checks.measurements.context import Context
@@ -106,3 +107,4 @@ def _has(values: Sequence[float | None], place: int) -> bool:
 
 
 SWEEP = Sweep("discarding", cells, read)
+DISCARDING_RUNS = Shared.under("training-discarding", SWEEP.name)

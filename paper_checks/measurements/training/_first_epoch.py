@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from paper_checks.measurements.training._cells import Arm, Cell, Sweep, rows
 from paper_checks.measurements.training._lab import Lab, lab, layer, provenance
+from paper_checks.shared import Shared
 
 if TYPE_CHECKING:
     from paper_checks.measurements.context import Context
@@ -71,3 +72,4 @@ def read(run: "Run", context: "Context") -> dict[str, Any]:
 
 
 SWEEP = Sweep("first-epoch", cells, read)
+FIRST_EPOCH_RUNS = Shared.under("training-first-epoch", SWEEP.name)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from paper_checks.measurements.training._cells import Arm, Cell, Sweep, rows
 from paper_checks.measurements.training._lab import Lab, ends, lab, provenance
 from paper_checks.measurements.training._tuned import listed
+from paper_checks.shared import Shared
 
 if TYPE_CHECKING:
     from paper_checks.measurements.context import Context
@@ -201,3 +202,7 @@ def read(run: "Run", context: "Context") -> dict[str, Any]:
 
 SWEEP = Sweep("rules", recorded_cells, read)
 BELOW_SWEEP = Sweep("below", below_cells, read)
+RULE_RUNS = Shared.under("training-rules", SWEEP.name)
+BELOW_RUNS = Shared(
+    lambda context: ("training-rules", "training-below"), (SWEEP.name, BELOW_SWEEP.name)
+)

@@ -7,6 +7,7 @@ import numpy as np
 
 from paper_checks.measurements.training._cells import Arm, Cell, Sweep, rows
 from paper_checks.measurements.training._lab import Lab, ends, finite, lab, layer, provenance
+from paper_checks.shared import Shared
 
 if TYPE_CHECKING:
     from paper_checks.measurements.context import Context
@@ -127,3 +128,4 @@ def fluctuation_of(values: Any) -> float | None:
 
 
 SWEEP = Sweep("schedules", cells, read)
+SCHEDULE_RUNS = Shared.under("training-schedules", SWEEP.name)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from paper_checks.measurements.training._cells import READING, Arm, Cell, Sweep, rows
 from paper_checks.measurements.training._lab import Lab, ends, equal_steps, lab, provenance
 from paper_checks.measurements.training._tuned import LONG, LONG_SEEDS, LONG_STEPS, sharpness_of
+from paper_checks.shared import Shared
 
 if TYPE_CHECKING:
     from paper_checks.measurements.context import Context
@@ -74,3 +75,4 @@ def read(run: "Run", context: "Context") -> dict[str, Any]:
 
 
 SWEEP = Sweep("sharp", cells, read)
+SHARP_RUNS = Shared.under("training-sharp", LONG.name)

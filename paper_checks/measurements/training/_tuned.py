@@ -25,6 +25,7 @@ from paper_checks.measurements.training._lab import (
     layer,
     provenance,
 )
+from paper_checks.shared import Shared
 
 if TYPE_CHECKING:
     from paper_checks.measurements.context import Context
@@ -225,3 +226,9 @@ def best(
 
 TUNED = Sweep("tuned", tuned_cells, read)
 LONG = Sweep("long", long_cells, read_long)
+TUNED_RUNS = Shared.under("training-tuned", TUNED.name)
+# Where runs are not kept one by one, equal steps are among those of `tuned`.
+LONG_RUNS = Shared(
+    lambda context: ("training-long" if context.ledger else "training-tuned",),
+    (TUNED.name, LONG.name),
+)

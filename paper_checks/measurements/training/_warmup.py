@@ -8,6 +8,7 @@ import numpy as np
 
 from paper_checks.measurements.training._cells import Arm, Cell, Sweep, rows
 from paper_checks.measurements.training._lab import Lab, lab, provenance
+from paper_checks.shared import Shared
 
 if TYPE_CHECKING:
     from paper_checks.measurements.context import Context
@@ -100,3 +101,4 @@ def read(run: "Run", context: "Context") -> dict[str, Any]:
 
 
 SWEEP = Sweep("warmup", cells, read)
+WARMUP_RUNS = Shared.under("training-warmup", SWEEP.name)

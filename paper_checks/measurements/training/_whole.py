@@ -17,6 +17,7 @@ from paper_checks.measurements.training._lab import (
     layer,
     provenance,
 )
+from paper_checks.shared import Shared
 
 if TYPE_CHECKING:
     from paper_checks.measurements.context import Context
@@ -194,3 +195,4 @@ def _has(values: Sequence[float | None], place: int) -> bool:
 
 
 SWEEP = Sweep("whole", cells, read)
+WHOLE_RUNS = Shared.under("training-whole", SWEEP.name)
