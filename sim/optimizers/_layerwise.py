@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from sim import _arguments
-from sim.optimizers._rule import Bucket, Rule, evaluate, parts_of
+from sim.optimizers._rule import Bucket, Rule, evaluate, parts_of, pieces
 from sim.optimizers._shards import reduced, spread_out
 
 GROUPINGS = ("group", "tensor")
@@ -107,25 +107,43 @@ class LayerWise(Rule):
         lr, momentum = float(group["lr"]), group["momentum"]
         rates = bounded(group, rates, directions[0].dtype)
         form = group["momentum_form"] if momentum else "rate-outside"
-        if form == "rate-on-history":
-            velocities, _ = self._state(bucket, "momentum_buffer")
-            torch._foreach_mul_(velocities, momentum)
-            torch._foreach_add_(velocities, directions)
-            torch._foreach_sub_(bucket.weights, scaled(velocities, rates, lr))
-            return
-        steps = scaled(directions, rates, lr if form == "rate-inside" else 1.0)
+        new = [False] * len(directions)
+        lists = [bucket.weights, directions]
         if momentum:
             velocities, new = self._state(bucket, "momentum_buffer")
-            if form in ("doubled-first", "raw-first"):
-                starts = steps if form == "doubled-first" else bucket.gradients
-                for velocity, start, is_new in zip(velocities, starts, new, strict=True):
-                    if is_new:
-                        velocity.copy_(start)
-            torch._foreach_mul_(velocities, momentum)
-            torch._foreach_add_(velocities, steps)
-            steps = velocities
-        alpha = -1.0 if form == "rate-inside" else -lr
-        torch._foreach_add_(bucket.weights, steps, alpha=alpha)
+            lists += [velocities, bucket.gradients]
+        for parts in pieces(lists):
+            _move(parts, rates, new, form, lr, momentum)
+
+
+def _move(
+    parts: list[list[Tensor]],
+    rates: Tensor | None,
+    new: list[bool],
+    form: str,
+    lr: float,
+    momentum: float,
+) -> None:
+    """A step of weights along directions; with momentum also of velocities, given gradients."""
+    weights, directions, *rest = parts
+    if form == "rate-on-history":
+        velocities, _ = rest
+        torch._foreach_mul_(velocities, momentum)
+        torch._foreach_add_(velocities, directions)
+        torch._foreach_sub_(weights, scaled(velocities, rates, lr))
+        return
+    steps = scaled(directions, rates, lr if form == "rate-inside" else 1.0)
+    if momentum:
+        velocities, gradients = rest
+        if form in ("doubled-first", "raw-first"):
+            starts = steps if form == "doubled-first" else gradients
+            for velocity, start, is_new in zip(velocities, starts, new, strict=True):
+                if is_new:
+                    velocity.copy_(start)
+        torch._foreach_mul_(velocities, momentum)
+        torch._foreach_add_(velocities, steps)
+        steps = velocities
+    torch._foreach_add_(weights, steps, alpha=-1.0 if form == "rate-inside" else -lr)
 
 
 def scaled(tensors: list[Tensor], rates: Tensor | None, factor: float) -> list[Tensor]:

@@ -65,7 +65,6 @@ def _by_torch(values: Tensor) -> Tensor:
 def _on_cpu(columns: Sequence[Columns], entry: Entry, without_nan: bool) -> float:
     flat = [_flat(members) for members in columns]
     count = sum(members[0].numel() for members in flat)
-
     if count <= FEW:
         return _of_all(flat, entry, without_nan)
     bracket = _bracket(flat, entry, count)
@@ -96,7 +95,10 @@ def _on_cpu(columns: Sequence[Columns], entry: Entry, without_nan: bool) -> floa
 def _of_all(flat: Sequence[Columns], entry: Entry, without_nan: bool) -> float:
     """All numbers in memory, put in order as far as it takes."""
     values = np.concatenate([*_blocks(flat, entry), np.empty(0, np.float32)])
-    return _middle(values[~np.isnan(values)] if without_nan else values)
+    missing = np.isnan(values)
+    if not without_nan and missing.any():
+        return np.nan
+    return _middle(values[~missing] if without_nan else values)
 
 
 def _flat(members: Columns) -> Columns:
@@ -166,14 +168,16 @@ def _middle(
     if not total:
         return np.nan
     smaller = np.count_nonzero(values < level) if at_level else values.size
-    ranks = {(total - 1) // 2 - below, total // 2 - below}
-    places = {rank: rank if rank < smaller else rank - at_level for rank in ranks}
-    level_ranks = {rank for rank in ranks if smaller <= rank < smaller + at_level}
-    rest = sorted({places[rank] for rank in ranks - level_ranks})
-    # nan counts as larger than everything.
-    last = values.size - 1
-    ordered = np.partition(values, [*rest, last]) if rest else values
-    if rest and np.isnan(ordered[last]):
-        return np.nan
-    found = [level if r in level_ranks else float(ordered[places[r]]) for r in sorted(ranks)]
-    return (found[0] + found[-1]) / 2
+    at = range(smaller, smaller + at_level)
+    low, high = (total - 1) // 2 - below, total // 2 - below
+    if low in at and high in at:
+        return level if low == high else (level + level) / 2
+    if high in at:
+        return (float(values[values < level].max()) + level) / 2
+    place = high if high < smaller else high - at_level
+    ordered = np.partition(values, place)
+    upper = float(ordered[place])
+    if low == high:
+        return upper
+    lower = level if low in at else float(ordered[:place].max())
+    return (lower + upper) / 2

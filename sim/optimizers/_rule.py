@@ -17,6 +17,9 @@ HALF = (torch.bfloat16, torch.float16)
 # On a CPU, tensors above this size gain nothing from being walked through together: they leave
 # the cache between one operation and the next.
 SMALL = 2**15
+# Parts of a tensor in which work entry by entry is done: it takes a dozen calls each, and beyond
+# this size its temporary arrays leave the cache. Two threads share such a part.
+WIDE = 2**16
 
 
 def working(dtype: torch.dtype) -> torch.dtype:
@@ -53,10 +56,10 @@ class Bucket:
         return Bucket(*([values[i] for i in places] for values in lists))  # type: ignore[arg-type]
 
 
-def parts_of(tensor: Tensor) -> tuple[Tensor, ...]:
+def parts_of(tensor: Tensor, size: int = SMALL) -> tuple[Tensor, ...]:
     """The tensor, or if it is a large one on a CPU its parts, each of which fits a cache."""
-    large = tensor.device.type == "cpu" and tensor.numel() > SMALL and tensor.is_contiguous()
-    return tensor.view(-1).split(SMALL) if large else (tensor,)
+    large = tensor.device.type == "cpu" and tensor.numel() > size and tensor.is_contiguous()
+    return tensor.view(-1).split(size) if large else (tensor,)
 
 
 def pieces(lists: list[list[Tensor]]) -> Iterator[list[list[Tensor]]]:
@@ -67,7 +70,7 @@ def pieces(lists: list[list[Tensor]]) -> Iterator[list[list[Tensor]]]:
     if any(len(tensors) != 1 for tensors in lists):
         yield lists
         return
-    parts = [parts_of(tensors[0]) for tensors in lists]
+    parts = [parts_of(tensors[0], WIDE) for tensors in lists]
     if len({len(parts_of_tensor) for parts_of_tensor in parts}) != 1:  # not all of them contiguous
         yield lists
         return

@@ -22,8 +22,10 @@ def naive(values, without_nan=False):
     if not numbers or any(map(math.isnan, numbers)):
         return math.nan
     numbers.sort()
-    low, high = numbers[(len(numbers) - 1) // 2], numbers[len(numbers) // 2]
-    return (low + high) / 2
+    middle = len(numbers) // 2
+    if len(numbers) % 2:
+        return numbers[middle]
+    return (numbers[middle - 1] + numbers[middle]) / 2
 
 
 def same(a, b):
@@ -64,6 +66,7 @@ POPULATIONS = {
     "just above": lambda count: np.where(np.arange(count) < count // 2 + 1, 0.0, 1.0),
     "infinite": lambda count: np.where(np.arange(count) < count // 2, 0.0, np.inf),
     "from both ends": lambda count: np.where(np.arange(count) < count // 2, -np.inf, np.inf),
+    "huge": lambda count: np.where(gaussian(count) < 0, 1.6e308, 1.7e308),
     "tiny": lambda count: 1e-300 * gaussian(count),
     # A hundred numbers in the middle of a desert: no sample sees them.
     "desert": lambda count: np.concatenate(
@@ -150,12 +153,15 @@ def test_other_devices_get_the_same(count):
 
 
 MUTANTS = {
-    "lower of the two": ("total // 2 - below}", "(total - 1) // 2 - below}"),
+    "upper of the two": ("return (lower + upper) / 2", "return upper"),
     "one more below": ("below = total - not_below", "below = total - not_below + 1"),
     "no look at the counts": ("if not below <= (total", "if False and below <= (total"),
     "nan overlooked": ("if total < count and not without_nan", "if False"),
-    "level kept apart": ("rank < smaller + at_level", "rank <= smaller + at_level"),
-    "level not left out": ("rank if rank < smaller else rank - at_level", "rank"),
+    "nan overlooked among few": ("if not without_nan and missing.any()", "if False"),
+    "level ends one later": ("smaller + at_level)", "smaller + at_level + 1)"),
+    "level not left out": ("high if high < smaller else high - at_level", "high"),
+    "level for both": ("if low in at and high in at", "if high in at"),
+    "a number below the level": ("level if low in at else ", ""),
     "orders of their own": (
         "tensor.detach().permute(order)",
         "tensor.detach().permute(sorted(order, key=tensor.stride))",
