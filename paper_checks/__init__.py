@@ -14,9 +14,9 @@ if TYPE_CHECKING:
     from paper_checks.errors import InputError as InputError
     from paper_checks.registry import IDS as IDS
     from paper_checks.result import Result as Result
-    from paper_checks.runner import Interrupted as Interrupted
-    from paper_checks.runner import rejudge as rejudge
-    from paper_checks.runner import run as run
+    from paper_checks.running.runner import Interrupted as Interrupted
+    from paper_checks.running.runner import rejudge as rejudge
+    from paper_checks.running.runner import run as run
 
 __all__ = ["IDS", "InputError", "Interrupted", "Result", "rejudge", "run"]
 
@@ -24,10 +24,10 @@ __all__ = ["IDS", "InputError", "Interrupted", "Result", "rejudge", "run"]
 _PLACES = {
     "IDS": "registry",
     "InputError": "errors",
-    "Interrupted": "runner",
+    "Interrupted": "running.runner",
     "Result": "result",
-    "rejudge": "runner",
-    "run": "runner",
+    "rejudge": "running.runner",
+    "run": "running.runner",
 }
 
 

@@ -3,6 +3,7 @@
 import os
 import platform
 import subprocess
+from datetime import UTC, datetime
 from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -84,3 +85,12 @@ def _git(folder: Path, *words: str) -> str | None:
 def machine() -> str:
     """The kind of processor, without a host's name."""
     return f"{platform.machine()}, {_processor()}"
+
+
+def now() -> str:
+    """The time in UTC, to the second.
+
+    >>> now()[-1]
+    'Z'
+    """
+    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -1,14 +1,13 @@
 """One finished check as a record, and the file that keeps all of them."""
 
-import errno
 import json
 import math
-import os
-import tempfile
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
+
+from paper_checks.files import write_atomically
 
 # In place of measurements that another check of the same file has.
 SAME = "same_as"
@@ -72,40 +71,6 @@ def plain(value: Any) -> Any:
     if hasattr(value, "tolist"):
         return plain(value.tolist())
     raise TypeError(f"{type(value).__name__} cannot be stored in results.json")
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Put `text` in `path` so that a reader sees the old file or the new one, never a part."""
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", text=True)
-    try:
-        # A name may hold what no encoding has; what was measured is written all the same.
-        with os.fdopen(handle, "w", encoding="utf-8", errors="replace") as stream:
-            stream.write(text)
-        # mkstemp gives 0600; the report is meant to be served and sent.
-        os.chmod(name, 0o644)
-        os.replace(name, path)
-    except OSError as error:
-        Path(name).unlink(missing_ok=True)
-        raise named(error, path) from None
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
-
-
-# Where nothing more can be written, whatever it is.
-FULL = (errno.ENOSPC, errno.EDQUOT)
-
-
-def named(error: OSError, path: Path) -> OSError:
-    """The error of a write, which often does not say of which file, with its name and the remedy.
-
-    >>> named(OSError(errno.ENOSPC, "No space left on device"), Path("a.csv"))
-    OSError(28, 'No space left on device; free some and start the same command again')
-    """
-    text = error.strerror or str(error)
-    if error.errno in FULL:
-        text += "; free some and start the same command again"
-    return OSError(error.errno, text, str(path))
 
 
 def write_results(path: Path, results: Iterable[Result]) -> None:

@@ -20,7 +20,7 @@ def main() -> None:
     if usual and threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGINT, _stop)
     from paper_checks.cli.commands import app
-    from paper_checks.streams import lenient
+    from paper_checks.cli.streams import lenient
 
     with lenient() as (output, _):
         try:

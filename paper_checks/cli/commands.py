@@ -14,9 +14,9 @@ from paper_checks.cli.options import Csv, Device, Parquet, Root, path
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from paper_checks.monitor import Monitor
     from paper_checks.result import Result
-    from paper_checks.runner import Interrupted
+    from paper_checks.running.monitor import Monitor
+    from paper_checks.running.runner import Interrupted
 
 # Heavy packages are imported inside the commands, so that `cblr --help` answers at once.
 app = typer.Typer(
@@ -105,10 +105,10 @@ def audit(
         return
     from rich.console import Console
 
-    from paper_checks.compare import compare as compared
-    from paper_checks.compare import lines, read_old
-    from paper_checks.runner import Interrupted, planned, run
-    from paper_checks.terminal import table
+    from paper_checks.report.compare import compare as compared
+    from paper_checks.report.compare import lines, read_old
+    from paper_checks.running.runner import Interrupted, planned, run
+    from paper_checks.running.terminal import table
 
     console = Console()
     if not console.is_terminal:
@@ -213,8 +213,8 @@ def _beside(results: "Sequence[Result]") -> list[str]:
 
 def _lock(only: list[str] | None, evidence: Path | None) -> None:
     """Write down the criteria of some checks, or of all."""
-    from paper_checks.ledger import EVIDENCE
-    from paper_checks.lock import lock
+    from paper_checks.ledger.lock import lock
+    from paper_checks.ledger.rows import EVIDENCE
     from paper_checks.registry import build, resolve
 
     with complete(), wrong_paths(), expected(ValueError):
@@ -224,10 +224,10 @@ def _lock(only: list[str] | None, evidence: Path | None) -> None:
 
 def _monitor(console: "Console") -> "Monitor":
     if console.is_interactive:  # not where TERM is dumb
-        from paper_checks.terminal import Terminal
+        from paper_checks.running.terminal import Terminal
 
         return Terminal(console)
-    from paper_checks.monitor import Lines
+    from paper_checks.running.monitor import Lines
 
     return Lines()
 

@@ -10,7 +10,7 @@ from paper_checks.cli.configurations import configuration, grid_of, merged, read
 from paper_checks.cli.ending import complete, interruptible, refusing
 from paper_checks.cli.options import Csv, Device, Parquet, Root, path
 from paper_checks.errors import InputError
-from paper_checks.tables import save
+from paper_checks.files import save
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -196,7 +196,7 @@ def data(
 ) -> None:
     """Check a data set's files and say where the data come from."""
     with interruptible("start it again"), complete(), refusing():
-        from paper_checks.data import describe
+        from paper_checks.cli.data import describe
 
         if download:
             if name != "cifar10" or folder is None:

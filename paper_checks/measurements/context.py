@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
-    from paper_checks.records import Records
+    from paper_checks.ledger.records import Records
     from sim.data import Dataset
 
 # Images on which the exact diagonal is compared with differences of the loss's value.

@@ -9,7 +9,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from paper_checks.result import plain, write_atomically
+from paper_checks.files import write_atomically
+from paper_checks.result import plain
 
 # What any measurement may depend on: the packages under audit, and what all checks share.
 _PACKAGES = ("theory", "hessian", "sim")

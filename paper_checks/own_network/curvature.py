@@ -166,8 +166,8 @@ def measure_curvature(
     from rich.console import Console
 
     import hessian
+    from paper_checks.files import save
     from paper_checks.measurements.context import check_device
-    from paper_checks.tables import save
     from sim import compare_radii
     from sim.data import load
 
@@ -183,7 +183,7 @@ def measure_curvature(
     for target in (csv, parquet):
         _check_target(target)
     if out is not None:
-        from paper_checks.runner import writable
+        from paper_checks.files import writable
 
         writable(out)
     loss = make_loss(request.loss)

@@ -6,13 +6,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from paper_checks import lock
-from paper_checks.campaign import counted, problems, rows_of
+from paper_checks.campaign.progress import counted, problems, rows_of
+from paper_checks.campaign.recorder import Recorder, Unmeasured
 from paper_checks.check import Check
-from paper_checks.ledger import EVIDENCE, Ledger, Problem, Row
+from paper_checks.ledger import lock
+from paper_checks.ledger.rows import EVIDENCE, Ledger, Problem, Row
 from paper_checks.measurements.context import Context
 from paper_checks.measurements.profile import RECORDED, profile, usual_dataset
-from paper_checks.recording import Recorder, Unmeasured
 from paper_checks.registry import IDS, build, rows_read
 from paper_checks.result import Result, plain
 from paper_checks.verdicts import INCONCLUSIVE, NOT_RUN, rank

@@ -10,7 +10,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from paper_checks.check import Drawing
-from paper_checks.ledger import EVIDENCE
+from paper_checks.ledger.rows import EVIDENCE
 from paper_checks.measurements.profile import RECORDED
 from paper_checks.numbers import short
 from paper_checks.registry import IDS

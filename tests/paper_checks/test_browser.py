@@ -19,7 +19,7 @@ def report(tmp_path_factory):
     """Equations with their formulas, two pictures, and a claim with everything that is long."""
     from paper_checks.check import Drawing
     from paper_checks.report.page import render
-    from paper_checks.runner import RESULTS
+    from paper_checks.running.runner import RESULTS
 
     out = tmp_path_factory.mktemp("report")
     results = paper_checks.run(only=CHECKS, out=out)

@@ -9,10 +9,10 @@ import time
 import pytest
 from typer.testing import CliRunner
 
-from paper_checks import runner
 from paper_checks.cli import commands as cli
 from paper_checks.own_network.curvature import parse_memory
 from paper_checks.result import read_results
+from paper_checks.running import runner
 
 SMALL = ("curvature", "mlp", "--samples", "16", "--width", "0.05")
 

@@ -10,11 +10,11 @@ from typer.testing import CliRunner
 
 import paper_checks
 from paper_checks.cli import commands as cli
-from paper_checks.compare import Change, compare, lines
 from paper_checks.measurements.context import Context
 from paper_checks.measurements.durations import Estimate, estimates, needs, told
 from paper_checks.measurements.profile import profile
 from paper_checks.registry import IDS, build
+from paper_checks.report.compare import Change, compare, lines
 from paper_checks.result import read_results
 
 

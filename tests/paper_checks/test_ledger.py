@@ -14,17 +14,20 @@ import numpy as np
 import pytest
 
 import paper_checks
-from paper_checks import campaign, lock, recording
+from paper_checks.campaign import progress
+from paper_checks.campaign import recorder as making
+from paper_checks.campaign.recorder import Recorder, Unmeasured
 from paper_checks.errors import InputError
-from paper_checks.ledger import SUFFIX, Ledger, Row, apart, checked
+from paper_checks.ledger import lock
+from paper_checks.ledger.rows import SUFFIX, Ledger, Row, apart, checked
 from paper_checks.measurements import profile, training
 from paper_checks.measurements.context import Context
 from paper_checks.measurements.profile import Profile
 from paper_checks.measurements.training import _rules, _tuned
-from paper_checks.monitor import Silent
-from paper_checks.recording import Recorder, Unmeasured
 from paper_checks.registry import IDS, build, rows_read
 from paper_checks.report import beside as side
+from paper_checks.running import runner
+from paper_checks.running.monitor import Silent
 from sim.data import _cifar10
 from tests.paper_checks.test_training import shrink
 
@@ -166,7 +169,7 @@ def test_rows_are_the_measurements_of_the_checks_and_nothing_is_trained_again(
 
 def test_seconds_count_where_a_check_reads_the_runs_and_only_there(made):
     here = context(made[0] / "evidence")
-    paper_checks.runner._record([build("fig4")], here, Silent())
+    runner._record([build("fig4")], here, Silent())
     assert here.ledger.taken() == 0
     training.first_epoch(here)
     assert here.kept_seconds == pytest.approx(sum(row.seconds for row in here.ledger.ledger.rows))
@@ -243,12 +246,12 @@ def test_a_run_at_which_another_process_is_is_left_to_it(made, images, tmp_path,
         waits.append(seconds)
         Ledger(tmp_path / "evidence").append(theirs)
 
-    monkeypatch.setattr(recording.time, "sleep", wait)
+    monkeypatch.setattr(making.time, "sleep", wait)
     folder = tmp_path / "report" / "measurements" / "runs" / first.config.hash
     folder.mkdir(parents=True)
     with _store.locked(folder):
         audit(images, tmp_path, "fig4")
-    assert waits == [recording.PATIENCE]
+    assert waits == [making.PATIENCE]
     rows = Ledger(tmp_path / "evidence").rows
     assert len(rows) == 4
     assert theirs in rows
@@ -257,7 +260,7 @@ def test_a_run_at_which_another_process_is_is_left_to_it(made, images, tmp_path,
 WRITER = """
 import json, sys
 from pathlib import Path
-from paper_checks.ledger import Ledger, Row
+from paper_checks.ledger.rows import Ledger, Row
 ledger = Ledger(Path(sys.argv[1]))
 for k in range(int(sys.argv[2]), int(sys.argv[2]) + 30):
     values = {**json.loads(sys.argv[3]), "config": {"measurement": str(k)}, "date": sys.argv[2]}
@@ -280,9 +283,9 @@ def test_two_processes_write_one_ledger(tmp_path):
 
 
 def test_a_file_is_written_with_the_folder_locked(tmp_path, monkeypatch):
-    from paper_checks import ledger
+    from paper_checks.ledger import rows
 
-    write, tried = ledger.write_atomically, []
+    write, tried = rows.write_atomically, []
 
     def watched(path, text):
         other = os.open(tmp_path, os.O_RDONLY)
@@ -292,7 +295,7 @@ def test_a_file_is_written_with_the_folder_locked(tmp_path, monkeypatch):
         tried.append(path)
         write(path, text)
 
-    monkeypatch.setattr(ledger, "write_atomically", watched)
+    monkeypatch.setattr(rows, "write_atomically", watched)
     Ledger(tmp_path).append(row())
     assert tried == [tmp_path / f"first-epoch{SUFFIX}"]
 
@@ -397,7 +400,7 @@ def test_a_row_whose_configuration_is_not_in_the_plan_is_said(copy):
     ledger.append(replace(known, config={**known.config, "lr": 0.7}))
     ledger.append(replace(known, numerics=2))
     ledger.append(replace(known, config={**known.config, "lr": -1.0}, date="2020"))
-    reasons = sorted(problem.reason for problem in campaign.problems(context(copy)))
+    reasons = sorted(problem.reason for problem in progress.problems(context(copy)))
     assert len(reasons) == 3
     assert reasons[0] == "its configuration is not in the plan; no judge reads it"
     assert reasons[1].startswith("its configuration is refused: lr: ")
@@ -447,9 +450,7 @@ def test_runs_on_other_images_are_not_mixed_with_those_that_are_there(copy, imag
 def test_the_plan_says_what_is_done_and_needs_no_data(copy, tmp_path):
     path = copy / f"first-epoch{SUFFIX}"
     path.write_text("\n".join(lines(copy)[1:]), encoding="utf-8")
-    told = paper_checks.runner.planned(
-        "cifar", ["fig4", "fig7", "fig10"], tmp_path / "report", evidence=copy
-    )
+    told = runner.planned("cifar", ["fig4", "fig7", "fig10"], tmp_path / "report", evidence=copy)
     text = "\n".join(told)
     assert "first-epoch    3 of   4 runs done" in text
     assert ": fig4, fig7" in told[0], "the most verdicts for an hour come first"
@@ -470,7 +471,7 @@ def test_hours_follow_from_the_rows(copy):
         ]
         path.write_text("\n".join(each.line() for each in slow), encoding="utf-8")
         here = context(copy)
-        left[factor] = campaign.progress(here.ledger, "first-epoch", here)
+        left[factor] = progress.progress(here.ledger, "first-epoch", here)
     assert left[1].done == left[100].done == 3
     assert left[100].seconds == pytest.approx(100 * left[1].seconds, rel=1e-3)
     assert left[100].spent == pytest.approx(100 * left[1].spent, rel=1e-3)
@@ -515,7 +516,7 @@ def test_all_rules_of_the_ledger_choose_by_as_many_runs():
 def test_every_sweep_of_the_ledger_has_readers():
     read = {row for name in IDS for row in rows_read(name)}
     assert set(training.SWEEPS) <= read
-    assert read - set(training.SWEEPS) == set(campaign.once())
+    assert read - set(training.SWEEPS) == set(progress.once())
 
 
 def test_measurements_without_training_are_one_row_each(images, tmp_path, monkeypatch):
@@ -526,7 +527,7 @@ def test_measurements_without_training_are_one_row_each(images, tmp_path, monkey
     ]
     assert {row.config["width"] for row in rows} == {SMALL.width}
     assert all(len(row.line()) < 40_000 for row in rows)
-    assert campaign.problems(context(tmp_path / "evidence")) == []
+    assert progress.problems(context(tmp_path / "evidence")) == []
     assert not result.kept, "what was made now takes its time now"
     monkeypatch.setattr(Context, "_measure", None)
     (again,) = audit(images, tmp_path, "fig2")

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from paper_checks.lock import stated
+from paper_checks.ledger.lock import stated
 from paper_checks.registry import IDS, build
 from paper_checks.report.beside import Beside, Entry, beside
 from paper_checks.report.overview import ADVICE, MEANING, STATEMENTS, overview

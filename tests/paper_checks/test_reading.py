@@ -2,16 +2,16 @@
 
 import pytest
 
+from paper_checks.campaign.recorder import Recorder, Unmeasured
 from paper_checks.check import Check, Judgement
 from paper_checks.claims import high_loss_larger_gradients
 from paper_checks.figures import fig9
-from paper_checks.ledger import Ledger
+from paper_checks.ledger.rows import Ledger
 from paper_checks.measurements.context import SNAPSHOTS, Context
 from paper_checks.measurements.profile import profile
-from paper_checks.monitor import Silent
-from paper_checks.recording import Recorder, Unmeasured
 from paper_checks.registry import EQUATION_IDS, IDS, build, rows_read
-from paper_checks.runner import perform
+from paper_checks.running.monitor import Silent
+from paper_checks.running.runner import perform
 from paper_checks.shared import Shared, reads
 
 
@@ -111,6 +111,6 @@ def test_the_ledgers_rows_are_those_that_it_reads_first(name, tmp_path):
 
 
 def test_the_ledger_is_of_the_same_checks_as_its_locked_criteria():
-    from paper_checks import lock
+    from paper_checks.ledger import lock
 
     assert {name for name in IDS if rows_read(name)} == set(lock.read())

@@ -8,11 +8,11 @@ from html.parser import HTMLParser
 import pytest
 
 import paper_checks
-from paper_checks.monitor import Silent
 from paper_checks.numbers import short
 from paper_checks.report.formula import formula, readable
 from paper_checks.report.page import command, render, seen_in
-from paper_checks.runner import execute
+from paper_checks.running.monitor import Silent
+from paper_checks.running.runner import execute
 from paper_checks.verdicts import VERDICTS, mark, rank, tone
 
 VOID = {"meta", "link", "br", "hr", "img", "input", "path", "use"}
@@ -140,7 +140,7 @@ def test_the_evidence_that_is_kept_gives_its_verdicts_again_and_stands_beside():
     import jsonschema
 
     from paper_checks.report.page import EVIDENCE, evidence
-    from paper_checks.runner import rejudge
+    from paper_checks.running.runner import rejudge
 
     schema = json.loads(files("paper_checks").joinpath("results.schema.json").read_text("utf-8"))
     paths = sorted(EVIDENCE.glob("*.json"))

@@ -9,10 +9,11 @@ import pytest
 
 import paper_checks
 from paper_checks.errors import InputError
-from paper_checks.monitor import Lines, Silent
+from paper_checks.files import writable, write_atomically
 from paper_checks.registry import IDS, build, resolve
-from paper_checks.result import plain, read_results, write_atomically
-from paper_checks.runner import Interrupted, execute, rejudge, writable
+from paper_checks.result import plain, read_results
+from paper_checks.running.monitor import Lines, Silent
+from paper_checks.running.runner import Interrupted, execute, rejudge
 
 FIELDS = {
     "id",

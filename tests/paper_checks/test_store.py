@@ -9,8 +9,8 @@ from paper_checks.measurements import store as module
 from paper_checks.measurements.context import Context
 from paper_checks.measurements.profile import Profile
 from paper_checks.measurements.store import Store, source_path
-from paper_checks.monitor import Silent
-from paper_checks.runner import execute
+from paper_checks.running.monitor import Silent
+from paper_checks.running.runner import execute
 from paper_checks.shared import Shared, reads
 
 SMALL = Profile("quick", 0.05, 16, 64, 2, 100, 1000, seeds=(0,), runs=2, epochs=1, images=32)

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from paper_checks import drawing
 from paper_checks.cli.commands import app
-from paper_checks.streams import Stream, lenient
+from paper_checks.cli.streams import Stream, lenient
 
 TRAIN = [
     *("train", "--dataset", "gaussian", "-s", "dataset_options.samples=40"),

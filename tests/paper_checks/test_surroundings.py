@@ -13,9 +13,10 @@ import matplotlib
 import pytest
 
 import sim.data
-from paper_checks import drawing, runner
+from paper_checks import drawing
 from paper_checks.cli import ending
-from paper_checks.streams import lenient
+from paper_checks.cli.streams import lenient
+from paper_checks.running import runner
 
 from .test_streams import TRAIN, cblr, run
 
@@ -75,7 +76,7 @@ def test_a_slow_reader_of_a_pipe_that_does_not_wait(tmp_path):
 
 
 SPEAK = """
-from paper_checks.streams import lenient
+from paper_checks.cli.streams import lenient
 with lenient() as (output, _):
     for k in range(57142):
         print(f"{k:06d}")
@@ -262,7 +263,7 @@ def test_commands_that_are_stopped(tmp_path, monkeypatch, number, words):
 
 INTERRUPTED = """
 import sys
-from paper_checks import data
+from paper_checks.cli import data
 from paper_checks.cli import main
 
 def describe(*arguments):

@@ -5,13 +5,12 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from paper_checks.environment import commit, machine
+from paper_checks.environment import commit, machine, now
 from paper_checks.errors import InputError
-from paper_checks.ledger import MEASUREMENT, Ledger, Row
+from paper_checks.ledger.rows import MEASUREMENT, Ledger, Row
 from paper_checks.result import plain
 
 if TYPE_CHECKING:
@@ -270,15 +269,6 @@ def _alone(folder: Path | None, name: str) -> Iterator[bool]:
             yield False
             return
         yield True
-
-
-def now() -> str:
-    """The time in UTC, to the second.
-
-    >>> now()[-1]
-    'Z'
-    """
-    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def recorder(folder: Path | None, *, trains: bool) -> Recorder:

@@ -5,14 +5,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from paper_checks.check import Check
-from paper_checks.ledger import MEASUREMENT, Ledger, Problem, Row
+from paper_checks.ledger.rows import MEASUREMENT, Ledger, Problem, Row
 from paper_checks.measurements.durations import config_seconds, duration, key_seconds, work
 from paper_checks.registry import IDS, rows_read
 
 if TYPE_CHECKING:
+    from paper_checks.ledger.records import Records
     from paper_checks.measurements.context import Context
     from paper_checks.measurements.training import Planned, Sweep
-    from paper_checks.records import Records
     from sim.training import TrainConfig
 
 
@@ -149,7 +149,7 @@ def lines(checks: Sequence[Check], context: "Context") -> list[str]:
 
 def admissible(recorder: "Records", context: "Context") -> dict[str, frozenset[str]]:
     """The keys that a run of each sweep can have, whatever is chosen."""
-    from paper_checks.ledger import key
+    from paper_checks.ledger.rows import key
     from paper_checks.measurements.training import SWEEPS
 
     sizes = {name: recorder.measurement(context, name) for name in once()}

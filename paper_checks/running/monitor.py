@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from paper_checks.check import Check
-from paper_checks.ledger import Row
+from paper_checks.ledger.rows import Row
 from paper_checks.result import Result
 from paper_checks.verdicts import mark
 

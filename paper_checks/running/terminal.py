@@ -11,10 +11,10 @@ from rich.table import Table
 from rich.text import Text
 
 from paper_checks.check import Check
-from paper_checks.ledger import Row
-from paper_checks.monitor import Silent, run_line
+from paper_checks.ledger.rows import Row
 from paper_checks.report.words import bounds, quantity
 from paper_checks.result import Result
+from paper_checks.running.monitor import Silent, run_line
 from paper_checks.verdicts import mark, tone
 
 _COLOUR = {"bad": "red", "warn": "yellow", "good": "green", "plain": "dim"}

@@ -18,10 +18,11 @@ from pathlib import Path
 from typing import Any
 
 from paper_checks.errors import InputError
-from paper_checks.result import plain, write_atomically
+from paper_checks.files import write_atomically
+from paper_checks.result import plain
 
 # Where results of runs that a reader cannot repeat at once are committed.
-EVIDENCE = Path(__file__).parent / "evidence"
+EVIDENCE = Path(__file__).parents[1] / "evidence"
 SUFFIX = ".jsonl"
 # The file of what is measured without training, one row each.
 MEASUREMENT = "measured"

@@ -8,11 +8,10 @@ from itertools import pairwise
 from pathlib import Path
 
 from paper_checks.check import Check
-from paper_checks.environment import commit
+from paper_checks.environment import commit, now
 from paper_checks.errors import InputError
-from paper_checks.ledger import EVIDENCE, Row
-from paper_checks.recording import now
-from paper_checks.result import write_atomically
+from paper_checks.files import write_atomically
+from paper_checks.ledger.rows import EVIDENCE, Row
 from paper_checks.statements import digest
 
 CRITERIA = "criteria.lock"

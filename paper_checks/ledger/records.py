@@ -3,11 +3,11 @@
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
-from paper_checks.ledger import Ledger, Row
+from paper_checks.ledger.rows import Ledger, Row
 
 
 class Records(Protocol):
-    """Runs and measurements as rows; `paper_checks.recording.Recorder` is the one that makes them.
+    """Runs and measurements as rows, which `paper_checks.campaign.recorder.Recorder` makes.
 
     A context, a sweep, its cells and its runs are `Any` here, or each would have to know the other.
     """

@@ -9,20 +9,14 @@ from typing import Any
 from paper_checks.check import Check, Drawing, Judgement
 from paper_checks.environment import hardware, versions
 from paper_checks.errors import InputError
+from paper_checks.files import FULL, writable, write_atomically
 from paper_checks.measurements.context import Context
 from paper_checks.measurements.profile import RECORDED, usual_dataset
 from paper_checks.measurements.profile import profile as profile_named
 from paper_checks.measurements.store import source_path
-from paper_checks.monitor import Monitor, Silent
 from paper_checks.registry import IDS, build, resolve, rows_read
-from paper_checks.result import (
-    FULL,
-    Result,
-    plain,
-    read_results,
-    write_atomically,
-    write_results,
-)
+from paper_checks.result import Result, plain, read_results, write_results
+from paper_checks.running.monitor import Monitor, Silent
 from paper_checks.verdicts import INCONCLUSIVE
 
 RESULTS = "results.json"
@@ -80,7 +74,7 @@ def run(
 
 def _record(checks: Sequence[Check], context: Context, monitor: Monitor) -> None:
     """Make the runs that the ledger lacks, those of the most verdicts for an hour first."""
-    from paper_checks.campaign import ordered
+    from paper_checks.campaign.progress import ordered
     from paper_checks.measurements.training import SWEEPS, lab, rows
 
     assert context.ledger is not None
@@ -125,9 +119,9 @@ def planned(
     arguments = (profile, only, out, dataset, data, device, fresh, ledger)
     checks, context = _prepared(*arguments, trains=False)
     if context.ledger is not None:
-        from paper_checks import campaign
+        from paper_checks.campaign.progress import lines
 
-        return campaign.lines(checks, context)
+        return lines(checks, context)
     return told(estimates(checks, context))
 
 
@@ -150,7 +144,7 @@ def _prepared(
     folder = writable(Path(out).expanduser())
     recorder = None
     if recorded:
-        from paper_checks.recording import recorder as made
+        from paper_checks.campaign.recorder import recorder as made
 
         _check_recorded(device, fresh)
         recorder = made(ledger, trains=trains)
@@ -183,21 +177,6 @@ def _check_recorded(device: str | None, fresh: bool) -> None:
     if fresh:
         remedy = "a finished run stays in the ledger; leave it out, or give another --evidence"
         raise InputError("--fresh", "given", remedy)
-
-
-def writable(out: Path) -> Path:
-    """`out` itself if files can be put there; makes nothing.
-
-    Raises `InputError` where it is a file, or lies below one, or may not be written.
-    """
-    existing = out
-    while not existing.exists() and existing != existing.parent:
-        existing = existing.parent
-    if not existing.is_dir():
-        raise InputError("--out", out, f"{existing} is not a folder; name another")
-    if not os.access(existing, os.W_OK | os.X_OK):
-        raise InputError("--out", out, f"{existing} may not be written to; name another")
-    return out
 
 
 def execute(checks: Sequence[Check], context: Context, out: Path, monitor: Monitor) -> list[Result]:

@@ -1,0 +1,1 @@
+"""Running checks, one after another, and who hears of it."""
