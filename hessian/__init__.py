@@ -7,7 +7,7 @@
 | exact values at random entries, for networks too large for all | `sample` |
 | cheap substitutes with their standard errors | `estimate` |
 | the true minimum along single weights, kinks and all | `coordinate_minimum` |
-| v → Hv for SciPy's eigensolvers | `operator` |
+| eigenpairs, trace, density and layers of H, Gauss-Newton and Fisher; v → Hv | `operator` |
 | radius of curvature from gradient and second derivative | `radius` |
 | a matrix product, by the library that is faster here | `product` |
 | is it exact on a network or operation of one's own? | `testing.assert_exact` |
@@ -24,24 +24,36 @@ from hessian._diagonal import diagonal as diagonal
 from hessian._diagonal import plan as plan
 from hessian._estimate import Estimate as Estimate
 from hessian._estimate import estimate as estimate
-from hessian._operator import Hessian as Hessian
+from hessian._hessian import Hessian as Hessian
 from hessian._operator import operator as operator
 from hessian._radius import radius as radius
 from hessian._runtime.matrix_products import product as product
 from hessian._sample import Sample as Sample
 from hessian._sample import Samples as Samples
 from hessian._sample import sample as sample
+from hessian._spectrum.density import Density as Density
+from hessian._spectrum.eigenpairs import Eigenpair as Eigenpair
+from hessian._spectrum.eigenpairs import Eigenpairs as Eigenpairs
+from hessian._spectrum.layers import Layer as Layer
+from hessian._spectrum.layers import Layers as Layers
+from hessian._spectrum.trace import Trace as Trace
 
 __all__ = [
     "CoordinateMinima",
     "CoordinateMinimum",
+    "Density",
     "Diagonal",
+    "Eigenpair",
+    "Eigenpairs",
     "Entry",
     "Estimate",
     "Hessian",
+    "Layer",
+    "Layers",
     "Plan",
     "Sample",
     "Samples",
+    "Trace",
     "coordinate_minimum",
     "diagonal",
     "estimate",

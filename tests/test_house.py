@@ -69,6 +69,7 @@ STAGES = (
     "_batch",
     "_verification",
     "_estimators",
+    "_spectrum",
 )
 # What each folder of a package may import of the others; what stands on top may import all.
 INNER = {

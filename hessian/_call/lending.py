@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import fnmatch
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -140,7 +142,7 @@ def selected(model: nn.Module, names: Iterable[str] | None) -> dict[str, Tensor]
         raise TypeError(f"names must be an iterable of parameter names, got the string {names!r}")
     if not isinstance(names, Iterable):
         raise TypeError(f"names must be an iterable of parameter names, got {type(names).__name__}")
-    chosen = list(dict.fromkeys(names))
+    chosen = list(dict.fromkeys(each for name in names for each in _meant(name, every, free)))
     for name in chosen:
         if name not in every:
             raise ValueError(
@@ -154,6 +156,19 @@ def selected(model: nn.Module, names: Iterable[str] | None) -> dict[str, Tensor]
     if not chosen:
         raise ValueError("names is empty; leave it out to differentiate every parameter")
     return _real({name: every[name] for name in every if name in set(chosen)})
+
+
+def _meant(name: Any, every: Mapping[str, Tensor], free: Mapping[str, Tensor]) -> list[Any]:
+    """A name, or the names of free parameters that a pattern such as ``"layer1.*"`` stands for."""
+    if name in every or not isinstance(name, str) or not set("*?[") & set(name):
+        return [name]
+    matching = [each for each in free if fnmatch.fnmatchcase(each, name)]
+    if not matching:
+        raise ValueError(
+            f"names: the pattern {name!r} matches no parameter that requires gradients; "
+            f"the parameters are {', '.join(list(free)[:8])}{', …' if len(free) > 8 else ''}"
+        )
+    return matching
 
 
 def _real(parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -95,6 +95,17 @@ def may_freeze() -> bool:
     return not _THREAD.thawed
 
 
+@contextmanager
+def unfrozen(is_thawed: bool) -> Iterator[None]:
+    """A block in which no parameter may be frozen, if `is_thawed`."""
+    before = _THREAD.thawed
+    try:
+        _THREAD.thawed = before or is_thawed
+        yield
+    finally:
+        _THREAD.thawed = before
+
+
 def again(compute: Callable[[], T], rewind: Callable[[], object] = lambda: None) -> T:
     """The result of a computation, started again without frozen parameters if it needs that."""
     try:
@@ -102,12 +113,8 @@ def again(compute: Callable[[], T], rewind: Callable[[], object] = lambda: None)
     except Thaw:
         pass  # beyond this block nothing holds the tape that was begun
     rewind()
-    before = _THREAD.thawed
-    try:
-        _THREAD.thawed = True
+    with unfrozen(True):
         return compute()
-    finally:
-        _THREAD.thawed = before
 
 
 class _Replay:

@@ -31,6 +31,12 @@ class Ticker:
                 self.task, total=self.total, description=f"exact diagonal, batch {index + 1}"
             )
 
+    def begin(self, what: str, units: int) -> None:
+        """Count units of something else than an exact diagonal."""
+        self.total += units
+        if self.bar is not None:
+            self.bar.update(self.task, total=self.total, description=what)
+
     def over(self, items: Iterable[N]) -> Iterator[N]:
         """The items, one unit each."""
         for item in items:

@@ -103,6 +103,15 @@ def standard(call):
     return lambda m, x, y, loss: call(m, loss, (x, y))
 
 
+def spectrum(call, kind="hessian"):
+    return standard(lambda *a: call(hessian.operator(*a, kind=kind)))
+
+
+def within_kept(h):
+    with h.kept():
+        h @ torch.ones(h.shape[0], 2).numpy()
+
+
 CALLS = {
     "diagonal": (stateful, standard(hessian.diagonal)),
     "verified": (stateful, standard(lambda *a: hessian.diagonal(*a, verify=2))),
@@ -131,6 +140,17 @@ CALLS = {
     "operator": (
         stateful, lambda m, x, y, loss: (
             lambda h: h @ torch.ones(h.shape[0]).numpy())(hessian.operator(m, loss, (x, y))),
+    ),
+    **{f"operator, {what}": (network("dropout-train"), spectrum(call)) for what, call in {
+        "top": lambda h: h.top(2, products=6, tolerance=0.5),
+        "trace": lambda h: h.trace(method="hutch++", products=6),
+        "exact trace": lambda h: h.trace(method="exact"),
+        "density": lambda h: h.density(starts=2, steps=2),
+        "layers": lambda h: h.layers(method="probes", probes=2),
+        "kept": within_kept,
+    }.items()},
+    "operator, gauss-newton": (
+        network("tanh-mlp"), spectrum(lambda h: h.top(1, products=6, tolerance=0.5), "ggn"),
     ),
     "coordinates": (
         network("tanh-mlp"),

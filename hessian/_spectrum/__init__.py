@@ -1,0 +1,1 @@
+"""Spectra: products with kept tapes, eigenpairs, traces, densities, and sums by layer."""
