@@ -1,6 +1,6 @@
 """How alike two sympy objects are: equal, equal up to sign or constant, or different."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from functools import lru_cache
@@ -283,7 +283,7 @@ def holds_numerically(lhs: Any, rhs: Any, relation: str, domain: Domain | None =
     pairs = list(_sampled((left, right), domain))
     if not pairs:
         return relation == "!=" and left != right
-    tests = {
+    tests: dict[str, Callable[[Any, Any], bool]] = {
         "=": _close,
         "!=": lambda x, y: not _close(x, y),
         "<": lambda x, y: bool(x < y),

@@ -1,8 +1,8 @@
 """Two Markdown pages generated from the code: every derivation, and how firmly each law holds."""
 
+import os
 import sys
 from pathlib import Path
-from typing import Any
 
 from sympy import latex
 
@@ -89,7 +89,7 @@ def statements() -> str:
     return "\n".join([*parts, ""])
 
 
-def write(path: Any, check: bool = False) -> Path:
+def write(path: str | os.PathLike[str], check: bool = False) -> Path:
     """Write the gallery to a file, making its folder, and return the path; errors as `render`.
 
     >>> import tempfile, pathlib
@@ -97,11 +97,11 @@ def write(path: Any, check: bool = False) -> Path:
     >>> write(folder / "theory" / "derivations.md").name
     'derivations.md'
     """
-    path = Path(path)
+    target = Path(path)
     page = render(check)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(page, encoding="utf-8")
-    return path
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.write_text(page, encoding="utf-8")
+    return target
 
 
 def markdown(text: str) -> str:

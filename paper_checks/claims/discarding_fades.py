@@ -29,7 +29,8 @@ def judge(measurements: Measurements, thresholds: Mapping[str, float]) -> Judgem
 
     def gains(size: int) -> list[float]:
         ours, base = (values(measurements, size, arm) for arm in ("small losses", "baseline"))
-        return np.subtract(ours, base).tolist()
+        gained: list[float] = np.subtract(ours, base).tolist()
+        return gained
 
     fades = difference(np.mean([gains(size) for size in smaller], axis=0).tolist(), gains(n))
     reason = (

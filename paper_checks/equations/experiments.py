@@ -23,7 +23,8 @@ _LAYER_ENTRIES = 2_000_000
 def means(draws: int, generator: np.random.Generator) -> Array:
     """Means of batches of 16 gradients drawn from N(0, 1.5)."""
     count = min(draws, _MOST_MEANS)
-    return generator.normal(0, _SIGMA, (count, _BATCH)).mean(1)
+    averages: Array = generator.normal(0, _SIGMA, (count, _BATCH)).mean(1)
+    return averages
 
 
 def circle_radius(loss: Callable[[float], float], w: float, apart: float = 1e-3) -> float:
@@ -358,7 +359,8 @@ def distance_to_minimum(draws: int, generator: np.random.Generator) -> Evidence:
 def _distances(draws: int, generator: np.random.Generator) -> Array:
     """w less the minimum of the batch's loss, a mean of parabolas with minima of their own."""
     minima = generator.normal(0, _SIGMA / (2 * _A), (min(draws, _MOST_MEANS), _BATCH))
-    return -minima.mean(1)
+    distances: Array = -minima.mean(1)
+    return distances
 
 
 def distance_spread(draws: int, generator: np.random.Generator) -> Evidence:

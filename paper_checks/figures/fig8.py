@@ -45,11 +45,11 @@ def measure(context: "Context") -> dict[str, Any]:
 
 
 # What the curves may be of: whole batches or a smaller one at the end of each epoch, which is what
-# PyTorch's loader does if not told otherwise; one rate, or one that grows with n.
+# PyTorch's loader does if not told otherwise (`remainder`); one rate, or one that grows with n.
 ARMS = {
-    "whole batches": {"remainder": False, "rates": "one"},
-    "whole batches, rate growing with n": {"remainder": False, "rates": "grows"},
-    "with the remainder's batch": {"remainder": True, "rates": "one"},
+    "whole batches": (False, "one"),
+    "whole batches, rate growing with n": (False, "grows"),
+    "with the remainder's batch": (True, "one"),
 }
 
 
@@ -57,8 +57,10 @@ def deviations(
     measurements: Measurements, column: str, name: str = "whole batches"
 ) -> list[list[float]]:
     """The fluctuations at equal steps, a list for each n, of the seeds that have all of them."""
-    rows = arm(measurements, "steps", **ARMS[name])  # type: ignore[arg-type]
-    return np.transpose(by_seed(rows, column, measurements["n"])).tolist()
+    remainder, rates = ARMS[name]
+    rows = arm(measurements, "steps", remainder=remainder, rates=rates)
+    by_size: list[list[float]] = np.transpose(by_seed(rows, column, measurements["n"])).tolist()
+    return by_size
 
 
 def ends_over(found: Sequence[Sequence[float]], middle: int) -> tuple[Ratio, Ratio]:

@@ -285,5 +285,5 @@ def apart(first: Any, second: Any, share: float = 0.05) -> bool:
         return len(first) != len(second) or any(apart(a, b) for a, b in pairs)
     numbers = [isinstance(v, int | float) and not isinstance(v, bool) for v in (first, second)]
     if all(numbers):
-        return abs(first - second) > share * max(abs(first), abs(second), 1e-6)
+        return bool(abs(first - second) > share * max(abs(first), abs(second), 1e-6))
     return bool(first != second)

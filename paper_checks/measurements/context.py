@@ -108,7 +108,7 @@ class Context:
         from sim.data import load
 
         if self.ledger is not None and not self.ledger.trains:
-            absent: Any = self.ledger.absent(self.name)
+            absent: Dataset = self.ledger.absent(self.name)
             return absent
         return load(self.name, root=self.root).to(self.device)
 

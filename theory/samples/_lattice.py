@@ -43,7 +43,8 @@ def on_lattice(x: Array, p: Array, gap: float, n: int) -> Computed:
         edges = np.linspace(0.0, min(np.pi, count * width), count + 1)
 
         def integrand(t: Array, shift: float = shift) -> Array:
-            return lost(log_phi(t, k - shift, p), n) / np.sin(t / 2) ** 2
+            share: Array = lost(log_phi(t, k - shift, p), n) / np.sin(t / 2) ** 2
+            return share
 
         value, off = integrate(integrand, edges)
         if edges[-1] < np.pi:

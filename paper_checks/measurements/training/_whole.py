@@ -80,7 +80,7 @@ def growing(n: int, setup: Lab) -> float:
     """The rate of the paper's pair at n."""
     (small, low), (large, high) = PAIR
     power = math.log(high / low) / math.log(large / small)
-    return low * (n / setup.n(small)) ** power
+    return float(low * (n / setup.n(small)) ** power)
 
 
 def cells(context: "Context") -> Sequence[Cell]:
