@@ -281,3 +281,49 @@ def test_every_folder_of_hessian_is_a_stage():
     assert inner_offences("hessian._loss.factor", {"hessian._batch.plan"}, table)
     assert inner_offences("hessian._loss.factor", {"hessian._tape.graph"}, table) == set()
     assert inner_offences("hessian._loss.factor", {"hessian._sample"}, table)
+
+
+MOST_LINES, MOST_ATTRIBUTES = 450, 12
+
+
+@pytest.mark.parametrize("package", sorted(OURS))
+def test_a_file_can_be_read_at_one_go(package):
+    lines = {
+        str(path.relative_to(ROOT)): len(path.read_text(encoding="utf-8").splitlines())
+        for path in (ROOT / package).rglob("*.py")
+    }
+    assert {name: count for name, count in lines.items() if count > MOST_LINES} == {}
+
+
+# `hessian` has two classes with more so far.
+@pytest.mark.parametrize("package", sorted(OURS - {"hessian"}))
+def test_a_class_has_few_attributes(package):
+    counts = {
+        f"{path.relative_to(ROOT)}: {name}": len(names)
+        for path in sorted((ROOT / package).rglob("*.py"))
+        for name, names in attributes(path.read_text(encoding="utf-8")).items()
+    }
+    assert counts
+    assert {name: count for name, count in counts.items() if count > MOST_ATTRIBUTES} == {}
+
+
+def attributes(text: str) -> dict[str, set[str]]:
+    """The attributes that the methods of each class set on `self`; a record's fields are data."""
+    return {
+        node.name: {
+            each.attr
+            for each in ast.walk(node)
+            if isinstance(each, ast.Attribute)
+            and isinstance(each.ctx, ast.Store)
+            and isinstance(each.value, ast.Name)
+            and each.value.id == "self"
+        }
+        for node in ast.walk(ast.parse(text))
+        if isinstance(node, ast.ClassDef)
+    }
+
+
+def test_attributes_are_counted_wherever_they_are_set():
+    text = "class A:\n b: int = 0\n def f(self):\n  self.x = self.y = 1\n  self.z += 1\n"
+    text += "  other.w = self.v\n"
+    assert attributes(text) == {"A": {"x", "y", "z"}}

@@ -4,7 +4,8 @@ import importlib
 import os
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -149,6 +150,15 @@ def make_loss(name: str) -> Callable[..., Any]:
     return chosen
 
 
+@dataclass(frozen=True)
+class Subject:
+    """A network, its loss, and the batch on which its curvature is taken."""
+
+    model: "nn.Module"
+    loss: Callable[..., Any]
+    pair: Any
+
+
 def measure_curvature(
     request: CurvatureRequest,
     *,
@@ -167,25 +177,65 @@ def measure_curvature(
 
     import hessian
     from paper_checks.files import save
-    from paper_checks.measurements.context import check_device
     from sim import compare_radii
-    from sim.data import load
+
+    _check(request, (csv, parquet), out)
+    memory = None if request.memory is None else parse_memory(request.memory)
+    subject = _subject(request)
+    model, loss, pair = subject.model, subject.loss, subject.pair
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=120)  # a log has no edge to wrap at
+    with _in_the_readers_words(request):
+        console.print(str(hessian.plan(model, loss, pair)), markup=False, highlight=False)
+        if plan_only:
+            return None
+        exact = hessian.diagonal(model, loss, pair, verify=request.verify, memory=memory)
+        frame = compare_radii(model, loss, pair, curvature=exact, memory=memory)
+    if exact.deviation:
+        frame["deviation"] = [exact.deviation[name] for name in frame["parameter"]]
+    console.print(table(frame))
+    console.print(
+        f"{short(int(frame['size'].sum()))} exact second derivatives on {request.samples} samples "
+        f"of {request.dataset}; loss {short(float(exact.loss), 5)}",
+        highlight=False,
+    )
+    if out is not None:
+        _page(request, subject, exact, frame, out)
+        console.print(f"Report: {out / 'index.html'}", highlight=False, soft_wrap=True)
+    for target, write in ((csv, frame.to_csv), (parquet, frame.to_parquet)):
+        if target is not None:
+            save(target, write)
+            console.print(f"Wrote {target}", highlight=False)
+    return frame
+
+
+def _check(request: CurvatureRequest, targets: Iterable[Path | None], out: Path | None) -> None:
+    """Refuse what can be refused before anything is loaded."""
+    from paper_checks.files import writable
+    from paper_checks.measurements.context import check_device
 
     if request.dataset not in DATASETS:
         remedy = f"choose one of {', '.join(DATASETS)}"
         raise InputError("--dataset", repr(request.dataset), remedy)
     if request.verify < 0:
         raise InputError("--verify", request.verify, "give 0 or more")
-    memory = None if request.memory is None else parse_memory(request.memory)
-    device = request.device or "cpu"
-    if device != "cpu":
-        check_device(device)
-    for target in (csv, parquet):
+    if request.device not in (None, "cpu"):
+        check_device(request.device)
+    for target in targets:
         _check_target(target)
     if out is not None:
-        from paper_checks.files import writable
-
         writable(out)
+
+
+def _subject(request: CurvatureRequest) -> Subject:
+    """The network on its device and in evaluation mode, with its loss and batch.
+
+    Raises `InputError` for what does not fit.
+    """
+    from sim.data import load
+
+    device = request.device or "cpu"
     loss = make_loss(request.loss)
     whole = load(request.dataset, root=request.data)
     if not 1 <= request.samples <= len(whole):
@@ -203,50 +253,25 @@ def measure_curvature(
                 repr(request.model),
                 f"a parameter is called {name!r}; use signs that can be printed",
             )
-    pair = whole.subset(request.samples, seed=request.seed).to(device).pair
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=120)  # a log has no edge to wrap at
+    return Subject(model, loss, whole.subset(request.samples, seed=request.seed).to(device).pair)
+
+
+@contextmanager
+def _in_the_readers_words(request: CurvatureRequest) -> Iterator[None]:
+    """A reader's model or loss that does not fit the data fails with what was asked for."""
     try:
-        console.print(str(hessian.plan(model, loss, pair)), markup=False, highlight=False)
-        if plan_only:
-            return None
-        found = hessian.diagonal(model, loss, pair, verify=request.verify, memory=memory)
-        frame = compare_radii(model, loss, pair, curvature=found, memory=memory)
+        yield
     except (Exception, SystemExit) as error:
         known = isinstance(error, TypeError | NotImplementedError | RuntimeError)
         if isinstance(error, ValueError) or not (known or ":" in request.model + request.loss):
             raise
-        # A reader's model or loss that does not fit the data fails in words of its own.
         said = " ".join(str(error).split()) if known else told(error)
         message = f"{request.model} with {request.loss} on {request.dataset}: {said[:600]}"
         raise ValueError(message) from error
-    if found.deviation:
-        frame["deviation"] = [found.deviation[name] for name in frame["parameter"]]
-    console.print(table(frame))
-    console.print(
-        f"{short(int(frame['size'].sum()))} exact second derivatives on {request.samples} samples "
-        f"of {request.dataset}; loss {short(float(found.loss), 5)}",
-        highlight=False,
-    )
-    if out is not None:
-        _page(request, model, loss, pair, found, frame, out)
-        console.print(f"Report: {out / 'index.html'}", highlight=False, soft_wrap=True)
-    for target, write in ((csv, frame.to_csv), (parquet, frame.to_parquet)):
-        if target is not None:
-            save(target, write)
-            console.print(f"Wrote {target}", highlight=False)
-    return frame
 
 
 def _page(
-    request: CurvatureRequest,
-    model: "nn.Module",
-    loss: Callable[..., Any],
-    pair: Any,
-    found: Any,
-    frame: "pd.DataFrame",
-    out: Path,
+    request: CurvatureRequest, subject: Subject, exact: Any, frame: "pd.DataFrame", out: Path
 ) -> None:
     """Try every estimator beside the exact values and write the page."""
     import shlex
@@ -260,12 +285,13 @@ def _page(
     def flat(tensor: "torch.Tensor") -> Any:
         return tensor.detach().double().cpu().numpy().ravel()
 
+    model, loss, pair = subject.model, subject.loss, subject.pair
     parts = dict(model.named_parameters())
     entries = {
-        name: (flat(parts[name]), flat(found.gradient[name]), flat(found[name])) for name in found
+        name: (flat(parts[name]), flat(exact.gradient[name]), flat(exact[name])) for name in exact
     }
     estimates = estimate_rows(
-        found, lambda kind: hessian.estimate(model, loss, pair, kind, probes=PROBES)
+        exact, lambda kind: hessian.estimate(model, loss, pair, kind, probes=PROBES)
     )
     words = ["cblr", "curvature", request.model, "--dataset", request.dataset]
     words += ["--samples", str(request.samples), "--seed", str(request.seed)]
