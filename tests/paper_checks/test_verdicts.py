@@ -28,8 +28,8 @@ def drawn(name, measurements):
 
 
 @pytest.mark.parametrize("name", ["fig6", "fig15"])
-def test_a_sketch_is_an_illustration_only_if_it_is_right(name):
-    right = figure_check(name).measure(None)
+def test_a_sketch_is_an_illustration_only_if_it_is_right(name, tiny):
+    right = figure_check(name).measure(tiny)
     assert judged(name, right) == "illustration"
     drawn(name, right)
     if name == "fig6":
