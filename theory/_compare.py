@@ -76,12 +76,12 @@ def compare(printed: Any, derived: Any) -> Comparison:
     return _compare(by_name(sympify(printed)), by_name(sympify(derived)))
 
 
-def by_name(thing: Any) -> Any:
+def by_name(form: Any) -> Any:
     """The object with every symbol that has the name of one of ours replaced by ours."""
-    return thing.xreplace(
+    return form.xreplace(
         {
             s: BY_NAME[s.name]
-            for s in thing.atoms(Symbol)
+            for s in form.atoms(Symbol)
             if type(s) is Symbol and s.name in BY_NAME and s is not BY_NAME[s.name]
         }
     )
@@ -115,15 +115,15 @@ def _compare(p: Any, d: Any) -> Comparison:
     return Comparison(Likeness.DIFFERENT)
 
 
-def _plain(thing: Any) -> Any:
+def _plain(form: Any) -> Any:
     """Carry out a relation; give distributions the form of our own."""
-    if isinstance(thing, Relational):
-        thing = _evaluated(thing)
-    if type(thing).__name__ == "RandomSymbol":
-        thing = thing.pspace.distribution
-    if type(thing).__name__ == "NormalDistribution":
-        thing = Gaussian(*thing.args)
-    return thing
+    if isinstance(form, Relational):
+        form = _evaluated(form)
+    if type(form).__name__ == "RandomSymbol":
+        form = form.pspace.distribution
+    if type(form).__name__ == "NormalDistribution":
+        form = Gaussian(*form.args)
+    return form
 
 
 def _worst(pairs: Any) -> Comparison:
@@ -165,9 +165,9 @@ def ratio(printed: Any, derived: Any) -> Any:
     """derived / printed, simplified, where both are expressions; otherwise None."""
     if not (isinstance(printed, Expr) and isinstance(derived, Expr)):
         return None
-    found = compare(printed, derived)
-    if found.factor is not None:
-        return found.factor
+    comparison = compare(printed, derived)
+    if comparison.factor is not None:
+        return comparison.factor
     p, d = by_name(printed), by_name(derived)
     return None if p == 0 else simplify(d / p)
 
@@ -236,7 +236,7 @@ def _sampled(
     """Yield the expressions' values, as real or complex numbers, at points of their domain."""
     fixed = dict(fixed or {})
     free = set().union(*(e.free_symbols for e in expressions)) - set(fixed)
-    found = 0
+    count = 0
     rng = Random(20200615)
     ordered = sorted(free, key=lambda s: (s.name, str(s.assumptions0)))
     for _ in range(4 * POINTS):
@@ -244,8 +244,8 @@ def _sampled(
         values = tuple(e.xreplace(point).evalf(DIGITS) for e in expressions)
         if all(v.is_number and v.is_finite for v in values):
             yield values
-            found += 1
-        if found == POINTS or not ordered:
+            count += 1
+        if count == POINTS or not ordered:
             return
 
 
@@ -292,5 +292,5 @@ def holds_numerically(lhs: Any, rhs: Any, relation: str, domain: Domain | None =
     return all(tests[relation](x, y) for x, y in pairs)
 
 
-def _done(thing: Basic) -> Any:
-    return thing.doit() if thing.has(*_UNEVALUATED) else thing
+def _done(form: Basic) -> Any:
+    return form.doit() if form.has(*_UNEVALUATED) else form

@@ -186,22 +186,22 @@ class Equation:
         return to_latex(side)
 
 
-def without_dummies(thing: Any) -> Any:
+def without_dummies(form: Any) -> Any:
     """The object with named symbols for dummies, whose order in print depends on the session."""
-    return thing.xreplace({d: Symbol(d.name, **d.assumptions0) for d in thing.atoms(Dummy)})
+    return form.xreplace({d: Symbol(d.name, **d.assumptions0) for d in form.atoms(Dummy)})
 
 
-def to_latex(thing: Any) -> str:
+def to_latex(form: Any) -> str:
     """LaTeX in the paper's names (g is g_i, lr is lr(n), h is the second derivative).
 
     >>> from theory.symbols import g, lr
     >>> to_latex(lr * g)
     'g_i \\\\mathrm{lr}(n)'
     """
-    thing = without_dummies(thing)
+    form = without_dummies(form)
     names = {
         s: _LATEX_NAMES[s.name]
-        for s in thing.free_symbols | thing.atoms()
+        for s in form.free_symbols | form.atoms()
         if getattr(s, "name", None) in _LATEX_NAMES and s.is_Symbol
     }
-    return str(latex(thing, symbol_names=names, order="rev-lex"))
+    return str(latex(form, symbol_names=names, order="rev-lex"))

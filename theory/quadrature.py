@@ -39,8 +39,8 @@ def integrate(
     smooth inside the panels, so the difference serves as a bound.
 
     >>> import numpy as np
-    >>> found = integrate(np.exp, np.linspace(0.0, 1.0, 3))
-    >>> abs(found.value - (np.e - 1)) < found.error < 1e-13
+    >>> integral = integrate(np.exp, np.linspace(0.0, 1.0, 3))
+    >>> abs(integral.value - (np.e - 1)) < integral.error < 1e-13
     True
     """
     x, weights = nodes(edges)

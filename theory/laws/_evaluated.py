@@ -38,5 +38,5 @@ class Evaluated(Function):
         if not all(value.is_Float or value.is_Integer for value in values):
             return None
         with mpmath.workprec(more):
-            found = self.at(*(value._to_mpmath(more) for value in values))
-        return Float._new(found._mpf_, prec)
+            result = self.at(*(value._to_mpmath(more) for value in values))
+        return Float._new(result._mpf_, prec)

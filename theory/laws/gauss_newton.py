@@ -63,9 +63,9 @@ def gauss_newton_gap(loss: Any, outputs: Any, parameter: Any, symbols: Any) -> A
     if not all(s.is_Symbol for s in symbols):
         raise ValueError(f"symbols is {symbols}; it must hold the symbols of the loss, one each")
     loss = scalar("loss", loss)
-    at = dict(zip(symbols, outputs, strict=True))
+    point = dict(zip(symbols, outputs, strict=True))
     return sum(
-        diff(loss, s).subs(at, simultaneous=True) * diff(f, parameter, 2)
+        diff(loss, s).subs(point, simultaneous=True) * diff(f, parameter, 2)
         for s, f in zip(symbols, outputs, strict=True)
     )
 
@@ -103,9 +103,9 @@ def kink_curvature(w: Any, b: Any, s_x: Any, mean: Any = 0, slope: Any = 1) -> A
     slope, s_x = finite("slope", slope), positive_spread("s_x", s_x)
     if w.is_zero:
         raise ValueError("w is 0; the unit does not see x there, and has no kink in it")
-    at = -b / w
-    density = exp(-(((at - mean) / s_x) ** 2) / 2) / (s_x * sqrt(2 * pi))
-    return slope * at**2 * density / abs(w)
+    kink = -b / w
+    density = exp(-(((kink - mean) / s_x) ** 2) / 2) / (s_x * sqrt(2 * pi))
+    return slope * kink**2 * density / abs(w)
 
 
 def _steps() -> tuple[Step, ...]:

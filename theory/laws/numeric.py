@@ -104,18 +104,18 @@ def numeric(expression: Any, *symbols: Any) -> Callable[..., NDArray[np.float64]
         for x in size:
             odd |= (x != 0) & ((x < _SAFE[0]) | (x > _SAFE[1]))
         for index in np.argwhere(odd & ~_any_nan(arrays, shape)):
-            at = tuple(index)
-            out[at] = _limit(exact, [x[at] for x in arrays], out[at])
+            place = tuple(index)
+            out[place] = _limit(exact, [x[place] for x in arrays], out[place])
         return out
 
     return evaluate
 
 
 def _any_nan(arrays: Any, shape: tuple[int, ...]) -> NDArray[np.bool_]:
-    found = np.zeros(shape, dtype=bool)
+    missing = np.zeros(shape, dtype=bool)
     for x in arrays:
-        found |= np.isnan(x)
-    return found
+        missing |= np.isnan(x)
+    return missing
 
 
 def _limit(exact: Callable[..., Any], point: list[Any], otherwise: float) -> float:

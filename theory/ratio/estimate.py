@@ -75,8 +75,8 @@ def rule_estimate(
     >>> import numpy as np
     >>> rng = np.random.default_rng(0)
     >>> w, g = rng.standard_normal(10_000), 2 * rng.standard_normal(10_000)
-    >>> found = rule_estimate("lars", w, g)
-    >>> round(found.value, 3), found.low < 0.5 < found.high
+    >>> rate = rule_estimate("lars", w, g)
+    >>> round(rate.value, 3), rate.low < 0.5 < rate.high
     (0.502, True)
     """
     if not isinstance(rule, str) or rule not in RULES:
@@ -208,15 +208,15 @@ def _heavy(terms: Array, level: float) -> Four:
         return value, *_NONE
     centre = below + tail * (np.log(count) + 1 - np.euler_gamma)  # a*P/u is the count
 
-    def at(q: float) -> float:
+    def quantile(q: float) -> float:
         return float(max(centre + tail * _landau.quantile(q), 0.0))
 
     inner = NormalDist().cdf(1.0)
     return (
         value,
-        (at(inner) - at(1 - inner)) / 2,
-        at((1 - level) / 2),
-        at((1 + level) / 2),
+        (quantile(inner) - quantile(1 - inner)) / 2,
+        quantile((1 - level) / 2),
+        quantile((1 + level) / 2),
     )
 
 

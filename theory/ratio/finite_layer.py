@@ -109,7 +109,7 @@ def percent_delta_moments(s_w: float, s_g: float, size: int) -> tuple[Computed, 
     """
     ratio = number("s_w", positive_spread("s_w", s_w)) / number("s_g", positive_spread("s_g", s_g))
     count = number("size", at_least("size", size, 4, "the mean square needs a few entries"))
-    found = []
+    moments = []
     for power in (1, 2):
 
         def integrand(v: NDArray[np.float64], power: int = power) -> NDArray[np.float64]:
@@ -121,8 +121,8 @@ def percent_delta_moments(s_w: float, s_g: float, size: int) -> tuple[Computed, 
         # The bends of the three branches, so that no panel contains one.
         edges = np.sort(np.concatenate([edges, np.log(count * np.array([1.0, 40.0]))]))
         value, error = integrate(integrand, edges)
-        found.append(Computed(ratio**power * value, ratio**power * error))
-    return found[0], found[1]
+        moments.append(Computed(ratio**power * value, ratio**power * error))
+    return moments[0], moments[1]
 
 
 def percent_delta_centre(s_w: Any, s_g: Any, size: Any, landau: Any = LANDAU_MEDIAN) -> Any:

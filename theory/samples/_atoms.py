@@ -120,7 +120,7 @@ def _sum(
         off = float((n * deviation * power / k[direct:] ** 2.0).sum())
     size = np.exp(n * value.real)
     # The mean belongs to the n factors in equal parts.
-    found = float((lost(value + 1j * mean * t, n) / k**2.0).sum())
+    partial = float((lost(value + 1j * mean * t, n) / k**2.0).sum())
     beyond = float(special.polygamma(1, most / 2 + 1)) / 4
     largest = float(size[size.size // 2 :].max())
-    return found + beyond, min(2 * largest, 1.0) * beyond, off
+    return partial + beyond, min(2 * largest, 1.0) * beyond, off

@@ -28,13 +28,13 @@ def of_integers(distribution: Any, n: int) -> Computed:
     mean, inside = float(distribution.mean()), float(p.sum())
     if np.isinf(mean):
         return Computed(np.inf, 0.0)
-    found = of_atoms(x[p > 0], p[p > 0] / inside, n)
+    atoms = of_atoms(x[p > 0], p[p > 0] / inside, n)
     cut = max(1 - inside, 0.0)
     if cut < 1e-12:  # rounding
         ends = float((p[[0, -1]] * x[[0, -1]] ** 2).sum())
-        return Computed(found.value, found.error + ends + 4e-16 * float(np.abs(mean)))
+        return Computed(atoms.value, atoms.error + ends + 4e-16 * float(np.abs(mean)))
     # All on one side, as the support has one end or the heavier tail decides.
-    return _corrected(found, n, cut, abs(mean - float(p @ x)), cut * float(np.abs(x).max()) / 1e3)
+    return _corrected(atoms, n, cut, abs(mean - float(p @ x)), cut * float(np.abs(x).max()) / 1e3)
 
 
 def _reach(distribution: Any, sign: int) -> float:
@@ -61,9 +61,9 @@ def of_distribution(distribution: Any, n: int) -> Computed:
         x, p = panels.x.ravel(), panels.p.ravel()
         sd = float(np.sqrt(p @ (x - p @ x) ** 2))
         panels = panels_of(distribution, RESOLVED * sd / (finest * spread))
-        found = _whole(series(panels.x.ravel(), panels.p.ravel(), n, 1e-14, finest / sd), panels, n)
-        best = min(best, found, key=lambda computed: computed.error)
-        if found.error < 1e-12 * found.value + 2 * panels.off + 2 * panels.tail:
+        trial = _whole(series(panels.x.ravel(), panels.p.ravel(), n, 1e-14, finest / sd), panels, n)
+        best = min(best, trial, key=lambda computed: computed.error)
+        if trial.error < 1e-12 * trial.value + 2 * panels.off + 2 * panels.tail:
             break
         if finest == _FINEST[0]:  # |phi|^n falls slowly, as at a pole
             other = _by_inversion(distribution, panels, n)
@@ -78,27 +78,27 @@ def _by_inversion(distribution: Any, panels: Panels, n: int) -> Computed:
     largest = float(np.abs(panels.edges - mean).max())
     ends = [end for end in distribution.support() if np.isfinite(end)]
     centre = float(ends[0]) if ends else float(distribution.ppf(0.5))
-    found = invert(lambda t: panels.log_phi(t, mean), mean, n, largest, centre)
-    return _whole(found, panels, n)
+    inverted = invert(lambda t: panels.log_phi(t, mean), mean, n, largest, centre)
+    return _whole(inverted, panels, n)
 
 
-def _whole(found: Computed, panels: Panels, n: int) -> Computed:
-    moved = Computed(found.value, found.error + panels.off)
+def _whole(inside: Computed, panels: Panels, n: int) -> Computed:
+    moved = Computed(inside.value, inside.error + panels.off)
     return _corrected(moved, n, panels.cut, panels.tail, panels.tail_off)
 
 
-def _corrected(found: Computed, n: int, cut: float, tail: float, off: float) -> Computed:
+def _corrected(inside: Computed, n: int, cut: float, tail: float, off: float) -> Computed:
     """E|g_n| from that of what lies inside; beyond it are a chance `cut` and `tail` of E|X|.
 
     Moving the draws from beyond inside changes E|g_n| by at most their share of E|X|. Where that is
     much, they are put back: one such draw of a batch adds its own size, to within twice that of the
     others, of which there is a chance of n*cut.
     """
-    left_out = float(tail + off + cut * found.value * np.sqrt(n))
-    put_back = float(off + n * cut * (2 * found.value + tail))
+    left_out = float(tail + off + cut * inside.value * np.sqrt(n))
+    put_back = float(off + n * cut * (2 * inside.value + tail))
     if left_out <= put_back:
-        return Computed(found.value, found.error + left_out)
-    return Computed(found.value + tail, found.error + put_back)
+        return Computed(inside.value, inside.error + left_out)
+    return Computed(inside.value + tail, inside.error + put_back)
 
 
 def _of_tails(distribution: Any, n: int, sizes: Array | None = None) -> Computed:

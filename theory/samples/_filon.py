@@ -32,8 +32,8 @@ def oscillating(f: Callable[[Array], Complex], edges: Array, a: float) -> Comput
 
     The error compares 32 nodes with 20, as `theory.quadrature.integrate` does.
 
-    >>> found = oscillating(lambda u: np.exp(-u) + 0j, np.linspace(0.0, 40.0, 41), 1e3)
-    >>> bool(abs(found.value - 1 / (1 + 1e6)) < 1e-15)
+    >>> integral = oscillating(lambda u: np.exp(-u) + 0j, np.linspace(0.0, 40.0, 41), 1e3)
+    >>> bool(abs(integral.value - 1 / (1 + 1e6)) < 1e-15)
     True
     """
     half, middle = np.diff(edges) / 2, (edges[1:] + edges[:-1]) / 2

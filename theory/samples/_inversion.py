@@ -78,8 +78,8 @@ def invert(
         for _ in range(_MOST_OCTAVES):
             if float(np.abs(centred(np.array([end]))[0])) * end < 1e-15:
                 break
-            found = oscillating(centred, end * _OCTAVE, centre * n / scale)
-            value, error, end = value - found.value, error + found.error, 2 * end
+            octave = oscillating(centred, end * _OCTAVE, centre * n / scale)
+            value, error, end = value - octave.value, error + octave.error, 2 * end
     u = np.linspace(0.75 * end, end, 400)
     rest = 2 * float(np.exp(n * log_phi(u / scale).real).max())
     # In units of scale/n: E|Y| of the mean, since t = n*u/scale.

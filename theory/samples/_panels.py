@@ -65,22 +65,22 @@ class Panels:
         out = np.empty(t.shape, dtype=np.complex128)
         half, middle = np.diff(self.edges) / 2, (self.edges[1:] + self.edges[:-1]) / 2 - centre
         for start in range(0, t.size, _ROWS):
-            at = t[start : start + _ROWS]
-            real, imaginary, below = np.zeros(at.size), np.zeros(at.size), -1.0
+            frequencies = t[start : start + _ROWS]
+            real, imaginary, below = np.zeros(frequencies.size), np.zeros(frequencies.size), -1.0
             for most, x, p in self._coarser:
-                here = (at[-1] * half > below) & (at[-1] * half <= most)
+                here = (frequencies[-1] * half > below) & (frequencies[-1] * half <= most)
                 below = most
                 if here.any():
-                    angle = np.outer(at, x[here].ravel() - centre)
+                    angle = np.outer(frequencies, x[here].ravel() - centre)
                     real -= 2 * (np.sin(angle / 2) ** 2 @ p[here].ravel())
                     imaginary += np.sin(angle) @ p[here].ravel()
-            wide = at[-1] * half > RESOLVED
+            wide = frequencies[-1] * half > RESOLVED
             if wide.any():
-                powers = large_moments(np.outer(at, half[wide]), _DEGREE)
-                found = np.einsum("kij,jk->ij", powers, self._series[wide])
-                found *= np.exp(1j * np.outer(at, middle[wide]))
-                real += found.real.sum(axis=1) - self.p[wide].sum()
-                imaginary += found.imag.sum(axis=1)
+                powers = large_moments(np.outer(frequencies, half[wide]), _DEGREE)
+                series = np.einsum("kij,jk->ij", powers, self._series[wide])
+                series *= np.exp(1j * np.outer(frequencies, middle[wide]))
+                real += series.real.sum(axis=1) - self.p[wide].sum()
+                imaginary += series.imag.sum(axis=1)
             out[start : start + _ROWS] = logarithm(real, imaginary)
         return out
 
@@ -172,7 +172,7 @@ def _first_edges(distribution: Any, quartiles: Array, scale: float) -> Array:
 def _halved(distribution: Any, edges: Array, scale: float) -> tuple[Array, ...]:
     """Panels as columns: ends, nodes, weighted densities, and the mass that may be misplaced."""
     a, b = edges[:-1], edges[1:]
-    kept, count = [], 0
+    good, count = [], 0
     for _ in range(_MOST_ROUNDS):
         half, middle = (b - a)[:, None] / 2, (a + b)[:, None] / 2
         x = middle + half * _NODES
@@ -184,12 +184,12 @@ def _halved(distribution: Any, edges: Array, scale: float) -> tuple[Array, ...]:
             bad[:] = False
         count += a.size
         columns = (a, b, x, half * f * _WEIGHTS, loose)
-        kept.append(tuple(column[~bad] for column in columns))
+        good.append(tuple(column[~bad] for column in columns))
         if not bad.any():
             break
         a, b, middle = a[bad], b[bad], middle[bad, 0]
         a, b = np.concatenate([a, middle]), np.concatenate([middle, b])
-    merged = [np.concatenate(columns) for columns in zip(*kept, strict=True)]
+    merged = [np.concatenate(columns) for columns in zip(*good, strict=True)]
     order = np.argsort(merged[0])
     return tuple(column[order] for column in merged)
 
@@ -198,7 +198,7 @@ def _beyond(distribution: Any, first: float, last: float) -> tuple[float, float,
     """Of both tails: the chance, the part of E|X|, its error, and the smaller index."""
     cut = tail = off = 0.0
     smallest = np.inf
-    for of, at, start in (
+    for of, quantile, start in (
         (distribution.sf, distribution.isf, last),
         (lambda x: distribution.cdf(-x), lambda q: -distribution.ppf(q), -first),
     ):
@@ -206,14 +206,14 @@ def _beyond(distribution: Any, first: float, last: float) -> tuple[float, float,
         if not chance > 0:
             continue
         cut += chance
-        next_one = float(at(CUT**2))
+        next_one = float(quantile(CUT**2))
         index = _index(start, next_one, chance / CUT**2)
         if not index < _LIGHT:
             # At most a power law of that index goes on.
             tail += chance * abs(start)
             off += chance * abs(start) / (_LIGHT - 1)
             continue
-        far = np.asarray(at(_FAR), dtype=np.float64)
+        far = np.asarray(quantile(_FAR), dtype=np.float64)
         far = np.unique(far[np.isfinite(far) & (far > start)])
         value, error = integrate(of, octaves(np.append(start, far)))
         # From there a power law goes on, with the index of the last two quantiles.

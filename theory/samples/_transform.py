@@ -18,9 +18,9 @@ _ATOMS = 1 << 18
 def transform(x: Array, p: Array, period: float, most: int) -> Complex:
     """Sum of p*exp(2*pi*i*k*x/period) for k = 0 ... most, to some 1e-12 of the sum of \\|p\\|.
 
-    >>> found = transform(np.array([0.3, -1.0]), np.array([0.5, 0.5]), 7.0, 3)
+    >>> computed = transform(np.array([0.3, -1.0]), np.array([0.5, 0.5]), 7.0, 3)
     >>> exact = np.exp(2j * np.pi / 7 * np.outer(range(4), [0.3, -1.0])).mean(axis=1)
-    >>> bool(np.abs(found - exact).max() < 1e-12)
+    >>> bool(np.abs(computed - exact).max() < 1e-12)
     True
     """
     size = 1 << int(4 * most + 2 * _WIDTH).bit_length()
@@ -30,10 +30,10 @@ def transform(x: Array, p: Array, period: float, most: int) -> Complex:
     for start in range(0, x.size, _ATOMS):
         part = slice(start, start + _ATOMS)
         for k in range(_WIDTH):
-            at = first[part] + k
-            z = (at - place[part]) * (2 / _WIDTH)
+            cell = first[part] + k
+            z = (cell - place[part]) * (2 / _WIDTH)
             kernel = np.exp(_SHAPE * (np.sqrt(np.maximum(1 - z * z, 0.0)) - 1))
-            grid += np.bincount(np.mod(at, size), kernel * p[part], minlength=size)
+            grid += np.bincount(np.mod(cell, size), kernel * p[part], minlength=size)
     wave = np.arange(most + 1)
     # The kernel's own transform, of an even function on (-width/2, width/2) grid points.
     own = np.zeros(wave.size)
