@@ -103,11 +103,11 @@ def read_results(path: Path) -> list[Result]:
     """
     try:
         records = json.loads(path.read_text(encoding="utf-8"))
-        measured = [(record.get("id"), record.get("measurements", {})) for record in records]
-        held = {name: found for name, found in measured if SAME not in found}
-        for record, (_, found) in zip(records, measured, strict=True):
-            if SAME in found:
-                record["measurements"] = held[found[SAME]]
+        every = [(record.get("id"), record.get("measurements", {})) for record in records]
+        by_check = {name: measured for name, measured in every if SAME not in measured}
+        for record, (_, measured) in zip(records, every, strict=True):
+            if SAME in measured:
+                record["measurements"] = by_check[measured[SAME]]
             if record.get("interval"):
                 record["interval"] = tuple(record["interval"])
         return [Result(**record) for record in records]

@@ -125,8 +125,8 @@ class Proportion(Estimate):
         if not self.trials:
             return 0.0, 1.0
         test = binomtest(round(self.value * self.trials), self.trials)
-        found = test.proportion_ci(level, method="wilson")
-        return float(found.low), float(found.high)
+        bounds = test.proportion_ci(level, method="wilson")
+        return float(bounds.low), float(bounds.high)
 
     def above(self, bound: float) -> float:
         """The p of the score test, which Wilson's interval inverts."""
@@ -154,15 +154,15 @@ def mean(values: Sequence[float], resolution: float = 0.0) -> Estimate:
     >>> round(mean([0.5, 0.5, 0.5, 0.5], resolution=0.1).error, 4)
     0.0144
     """
-    found = np.asarray(values, dtype=np.float64)
-    if found.size < 2:
-        return Estimate(float(found.mean()) if found.size else 0.0, inf, found.size - 1)
-    error = float(found.std(ddof=1)) / sqrt(found.size)
+    sample = np.asarray(values, dtype=np.float64)
+    if sample.size < 2:
+        return Estimate(float(sample.mean()) if sample.size else 0.0, inf, sample.size - 1)
+    error = float(sample.std(ddof=1)) / sqrt(sample.size)
     # Equal values differ by rounding, which is no spread.
-    if error <= 1e-14 * float(np.abs(found).max()):
+    if error <= 1e-14 * float(np.abs(sample).max()):
         error = 0.0
-    error = max(error, resolution / sqrt(12 * found.size))
-    return Estimate(float(found.mean()), error, found.size - 1)
+    error = max(error, resolution / sqrt(12 * sample.size))
+    return Estimate(float(sample.mean()), error, sample.size - 1)
 
 
 def difference(first: Sequence[float], second: Sequence[float]) -> Estimate:
@@ -194,8 +194,8 @@ def ratio(first: Sequence[float], second: Sequence[float]) -> Ratio:
     (2.0, 2.0, 2.0)
     """
     logs = np.log(np.asarray(first, dtype=np.float64) / np.asarray(second, dtype=np.float64))
-    found = mean(logs.tolist())
-    return Ratio(float(np.exp(found.value)), found.error, found.freedom)
+    average = mean(logs.tolist())
+    return Ratio(float(np.exp(average.value)), average.error, average.freedom)
 
 
 def unpaired(first: Sequence[float], second: Sequence[float]) -> Estimate:
@@ -221,8 +221,8 @@ def slope(x: Sequence[float], values: Sequence[Sequence[float]]) -> Estimate:
     >>> tuple(slope([0, 1, 2], [[0.0, 1.0], [2.0, 3.0], [4.0, 5.0]]))
     (2.0, 2.0, 2.0)
     """
-    found = np.asarray(x, dtype=np.float64)
-    centred = found - found.mean()
+    places = np.asarray(x, dtype=np.float64)
+    centred = places - places.mean()
     table = np.asarray(values, dtype=np.float64)
     return mean(np.atleast_1d(centred @ table / (centred @ centred)).tolist())
 
@@ -253,23 +253,23 @@ def deviation_ratio(first: Sequence[float], second: Sequence[float]) -> Ratio:
     it does not take the values for Gaussian (Miller 1968): of twelve exponential ones 90 % of its
     intervals hold the truth, of the F distribution's 77 %.
 
-    >>> found = deviation_ratio([0.0, 2.0, 4.0, 7.0], [0.0, 1.0, 2.0, 3.5])
-    >>> round(found.value, 6), round(found.low, 6)
+    >>> quotient = deviation_ratio([0.0, 2.0, 4.0, 7.0], [0.0, 1.0, 2.0, 3.5])
+    >>> round(quotient.value, 6), round(quotient.low, 6)
     (2.0, 2.0)
     """
     a, b = (np.asarray(values, dtype=np.float64) for values in (first, second))
     count = a.size
 
-    def logs(kept: Any) -> float:
-        variances = [max(float(part[kept].var(ddof=1)), 1e-300) for part in (a, b)]
+    def logs(places: Any) -> float:
+        variances = [max(float(part[places].var(ddof=1)), 1e-300) for part in (a, b)]
         return log(variances[0] / variances[1]) / 2
 
     if count < 4:
         return Ratio(1.0, inf, 1)
     whole = logs(slice(None))
     parts = [count * whole - (count - 1) * logs(np.arange(count) != k) for k in range(count)]
-    found = mean(parts)
-    return Ratio(float(np.exp(found.value)), found.error, found.freedom)
+    average = mean(parts)
+    return Ratio(float(np.exp(average.value)), average.error, average.freedom)
 
 
 def rank_correlation(first: Sequence[float], second: Sequence[float]) -> float:
@@ -417,7 +417,7 @@ def too_few(predicted: float | str | None, what: str) -> Judgement:
     return Judgement(INCONCLUSIVE, predicted, None, what)
 
 
-def adjusted(found: Mapping[str, float]) -> dict[str, float]:
+def adjusted(levels: Mapping[str, float]) -> dict[str, float]:
     """The p of each verdict, corrected for how many there are (Benjamini & Yekutieli 2001).
 
     Of the verdicts whose corrected p is at most 0.05, at most 5 % are expected to be wrong by
@@ -428,7 +428,7 @@ def adjusted(found: Mapping[str, float]) -> dict[str, float]:
     """
     from scipy.stats import false_discovery_control
 
-    if not found:
+    if not levels:
         return {}
-    corrected = false_discovery_control(list(found.values()), method="by")
-    return {name: float(p) for name, p in zip(found, corrected, strict=True)}
+    corrected = false_discovery_control(list(levels.values()), method="by")
+    return {name: float(p) for name, p in zip(levels, corrected, strict=True)}

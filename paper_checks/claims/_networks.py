@@ -18,7 +18,7 @@ PROTOCOL = (
 
 def networks(context: "Context", columns: Iterable[str]) -> dict[str, Any]:
     """Of every seed's network, the `columns` of every tensor's row."""
-    kept = ("parameter", "size", *columns)
+    names = ("parameter", "size", *columns)
     snapshots = [context.snapshot(seed) for seed in context.profile.seeds]
     return {
         "seeds": [snapshot.seed for snapshot in snapshots],
@@ -26,7 +26,7 @@ def networks(context: "Context", columns: Iterable[str]) -> dict[str, Any]:
         "networks": [
             {
                 "seed": snapshot.seed,
-                "rows": [{name: row[name] for name in kept} for row in snapshot.rows],
+                "rows": [{name: row[name] for name in names} for row in snapshot.rows],
             }
             for snapshot in snapshots
         ],
@@ -42,8 +42,8 @@ def by_network(
     measurements: Mapping[str, Any], keep: Callable[[dict[str, Any]], bool]
 ) -> list[list[dict[str, Any]]]:
     """The rows that can be compared, a list for each seed's network; empty ones are left out."""
-    found = [[row for row in network["rows"] if keep(row)] for network in measurements["networks"]]
-    return [part for part in found if part]
+    parts = [[row for row in network["rows"] if keep(row)] for network in measurements["networks"]]
+    return [part for part in parts if part]
 
 
 def by_share(
@@ -60,7 +60,7 @@ def by_share(
     """
     if tensors < thresholds["tensors"]:
         return too_few(predicted, f"Only {tensors} tensors can be compared.")
-    found = mean(shares, 1 / tensors)
-    reason = f"{what} in {100 * found.value:.0f} % of the tensors {points(found.interval())}."
-    core = more(found, thresholds["few"])
-    return conclude(core, [at_least(found, thresholds["most"])], predicted, found, reason)
+    share = mean(shares, 1 / tensors)
+    reason = f"{what} in {100 * share.value:.0f} % of the tensors {points(share.interval())}."
+    core = more(share, thresholds["few"])
+    return conclude(core, [at_least(share, thresholds["most"])], predicted, share, reason)

@@ -43,12 +43,12 @@ def measured(context: "Context", rule: str) -> dict[str, Any]:
 
     w, g = np.random.default_rng(0).standard_normal((2, 10_000))
     column = COLUMNS[rule]
-    found = networks(context, (column, "radius_finite_q50"))
-    for network in found["networks"]:
+    measurements = networks(context, (column, "radius_finite_q50"))
+    for network in measurements["networks"]:
         for row in network["rows"]:
             row["rate"] = row.pop(column)
     error = abs(rate(rule, w, g) / mean_of(rule, w, g) - 1)
-    return {"rule": rule, "identity": float(error), **found}
+    return {"rule": rule, "identity": float(error), **measurements}
 
 
 def mean_of(rule: str, w: Any, g: Any) -> float:

@@ -44,8 +44,8 @@ def judge(measurements: Measurements, thresholds: Mapping[str, float]) -> Judgem
             return too_few(10.0, f"Only {len(pairs)} layers have both.")
         layers = len(pairs)
         # The geometric mean over the layers, so that none outweighs the others.
-        found = ratio(*zip(*pairs, strict=True))
-        weights.append(found.value)
+        of_network = ratio(*zip(*pairs, strict=True))
+        weights.append(of_network.value)
         biases.append(1.0)
     quotient = ratio(weights, biases)
     reason = (

@@ -50,15 +50,15 @@ def distances(measurements: Measurements, samples: int) -> list[float]:
 def judge(measurements: Measurements, thresholds: Mapping[str, float]) -> Judgement:
     """The share of entries whose minimum is near, in units of the weights."""
     counts = counts_of(measurements)
-    found = {count: distances(measurements, count) for count in counts}
+    by_count = {count: distances(measurements, count) for count in counts}
     predicted = f"> {thresholds['most']:g}"
-    if min(map(len, found.values()), default=0) < thresholds["entries"]:
+    if min(map(len, by_count.values()), default=0) < thresholds["entries"]:
         return too_few(predicted, "Too few entries.")
     shares = {
         count: proportion(sum(each <= thresholds["near"] for each in values), len(values))
-        for count, values in found.items()
+        for count, values in by_count.items()
     }
-    share, values = shares[counts[-1]], found[counts[-1]]
+    share, values = shares[counts[-1]], by_count[counts[-1]]
     far = sum(not np.isfinite(distance) for distance in values)
     middle = sorted(values)[len(values) // 2]
     told = ", ".join(

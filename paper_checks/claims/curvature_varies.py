@@ -34,17 +34,17 @@ def judge(measurements: Measurements, thresholds: Mapping[str, float]) -> Judgem
     predicted = f"> {thresholds['ratio']:g}"
     ratios, explained = [], []
     for network in measurements["networks"]:
-        found = [
+        rows = [
             row
             for row in network["rows"]
             if row["parameter"].endswith("weight") and row["radius_finite_q50"]
         ]
-        if len(found) < 2:
+        if len(rows) < 2:
             return too_few(predicted, "There are fewer than two layers.")
-        medians = [row["radius_finite_q50"] for row in found]
+        medians = [row["radius_finite_q50"] for row in rows]
         ratios.append(max(medians) / min(medians))
-        between = float(np.var([row["log_radius_mean"] for row in found]))
-        inside = float(np.mean([row["log_radius_variance"] for row in found]))
+        between = float(np.var([row["log_radius_mean"] for row in rows]))
+        inside = float(np.mean([row["log_radius_variance"] for row in rows]))
         explained.append(between / (between + inside) if between + inside else 0.0)
     apart, layers = ratio(ratios, [1.0] * len(ratios)), mean(explained)
     reason = (

@@ -31,7 +31,7 @@ def measure(context: "Context") -> dict[str, Any]:
 
 def judge(measurements: Measurements, thresholds: Mapping[str, float]) -> Judgement:
     """The share of tensors in which the two agree within the factor, seed by seed."""
-    found = by_network(
+    by_seed = by_network(
         measurements,
         lambda row: (
             row["fit_entries"] >= thresholds["entries"]
@@ -45,7 +45,7 @@ def judge(measurements: Measurements, thresholds: Mapping[str, float]) -> Judgem
             row["fit_distance"] * row["curvature_abs_mean"] / row["gradient_abs_median"]
             for row in rows
         ]
-        for rows in found
+        for rows in by_seed
     ]
     factor = log(thresholds["factor"])
     shares = [sum(abs(log(each)) <= factor for each in part) / len(part) for part in quotients]

@@ -97,7 +97,7 @@ def gradient(model: "nn.Module", pair: "tuple[Tensor, Tensor]", arm: str, genera
     def plain() -> "tuple[Tensor, ...]":
         return torch.autograd.grad(cross_entropy(model(pair[0]), pair[1]), parameters)
 
-    found = plain()
+    gradients = plain()
     if arm != PLAIN:
         shifts = [
             NOISE * w.detach().square().mean().sqrt()
@@ -113,13 +113,13 @@ def gradient(model: "nn.Module", pair: "tuple[Tensor, Tensor]", arm: str, genera
                 w.sub_(shift)
         if arm == RANDOM:
             # As long as what the neighbourhood adds, in a direction that knows nothing of it.
-            random = [torch.randn(g.shape, generator=generator, dtype=g.dtype) for g in found]
+            random = [torch.randn(g.shape, generator=generator, dtype=g.dtype) for g in gradients]
             shifted = tuple(
                 g + r * (s - g).norm() / r.norm()
-                for g, s, r in zip(found, shifted, random, strict=True)
+                for g, s, r in zip(gradients, shifted, random, strict=True)
             )
-        found = shifted
-    for w, g in zip(parameters, found, strict=True):
+        gradients = shifted
+    for w, g in zip(parameters, gradients, strict=True):
         w.grad = g
 
 

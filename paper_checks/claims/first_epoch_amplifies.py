@@ -35,11 +35,11 @@ def judge(measurements: Measurements, thresholds: Mapping[str, float]) -> Judgem
         < (thresholds["seeds"])
     ):
         return too_few("> 1", "Too few seeds.")
-    found = {name: amplified(measurements, OURS, name) for name in READINGS}
-    longer, *broader = (more(each, 1.0) for each in found.values())
+    factors = {name: amplified(measurements, OURS, name) for name in READINGS}
+    longer, *broader = (more(each, 1.0) for each in factors.values())
     space = any_of(*broader)
     reason = "The first epoch's update over the baseline's: " + "; ".join(
-        f"{label} {short(found[name].value)} {spread(found[name].interval())}"
+        f"{label} {short(factors[name].value)} {spread(factors[name].interval())}"
         for name, label in READINGS.items()
     )
     only = amplified(measurements, "only the batch", "first_stride")
@@ -48,4 +48,4 @@ def judge(measurements: Measurements, thresholds: Mapping[str, float]) -> Judgem
         f"{short(only.value)} {spread(only.interval())} times as long."
     )
     core = in_parts(longer, space)
-    return conclude(core, [all_of(longer, space)], "> 1", found["first_stride"], reason)
+    return conclude(core, [all_of(longer, space)], "> 1", factors["first_stride"], reason)

@@ -17,13 +17,13 @@ def change(measurements: Measurements, series: str) -> Estimate:
 
     One slope for each seed that is read at every n.
     """
-    found = accuracies(measurements, series)
-    seeds = sorted(set.intersection(*(set(values) for values in found.values())))
-    places = [log(n) for n in found]
+    by_size = accuracies(measurements, series)
+    seeds = sorted(set.intersection(*(set(values) for values in by_size.values())))
+    places = [log(n) for n in by_size]
     scale = max(places) - min(places)
     return slope(
         [place / scale for place in places],
-        [[values[seed] for seed in seeds] for values in found.values()],
+        [[values[seed] for seed in seeds] for values in by_size.values()],
     )
 
 
@@ -31,24 +31,24 @@ def judge(measurements: Measurements, thresholds: Mapping[str, float]) -> Judgem
     """Whether accuracy falls with n, at equal epochs and at equal steps."""
     limit = -thresholds["gap"]
     predicted = f"< {100 * limit:g} points"
-    found = {series: change(measurements, series) for series in series_of(measurements)}
+    changes = {series: change(measurements, series) for series in series_of(measurements)}
     if (
-        found["epochs"].freedom + 1 < thresholds["seeds"]
+        changes["epochs"].freedom + 1 < thresholds["seeds"]
         or len(arms(measurements, "epochs")) < thresholds["sizes"]
     ):
         return too_few(predicted, "Too few seeds or batch sizes.")
     decisions: dict[str, Decision] = {}
-    for series, each in found.items():
+    for series, each in changes.items():
         tuned = arms(measurements, series)
         ends = at_end(tuned[min(tuned)]), at_end(tuned[max(tuned)])
         decisions[series] = guarded(less(each, limit), *ends)
     told = "; ".join(
         f"at equal {series} {100 * each.value:+.1f} {points(each.interval())}"
-        for series, each in found.items()
+        for series, each in changes.items()
     )
     reason = (
         "From the smallest to the largest n the accuracy changes, by its slope in log n, in "
         f"points: {told}." + edges_told(measurements)
     )
     controls = [decisions.get("steps", UNDECIDED)]
-    return conclude(decisions["epochs"], controls, predicted, found["epochs"], reason, -limit)
+    return conclude(decisions["epochs"], controls, predicted, changes["epochs"], reason, -limit)

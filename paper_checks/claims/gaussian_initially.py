@@ -36,31 +36,31 @@ def changes(measurements: Measurements, value: Callable[[Any], float]) -> dict[s
     before, after = (
         layers(measurements, f"{name} {when}") for when in ("at initialisation", "trained")
     )
-    found = {}
+    ratios = {}
     for layer in before:
         arms = (
             {seed: value(row) for seed, row in rows.items()}
             for rows in (after.get(layer, {}), before[layer])
         )
-        found[layer] = ratio(*paired(*arms))
-    return found
+        ratios[layer] = ratio(*paired(*arms))
+    return ratios
 
 
 def judge(measurements: Measurements, thresholds: Mapping[str, float]) -> Judgement:
     """Compares the excess kurtosis before and after training, layer by layer."""
     limit = thresholds["ratio"]
-    found = changes(measurements, lambda row: abs(row["excess"][2]))
-    if len(found) < thresholds["layers"]:
-        return too_few(f"> {limit:g}", f"Only {len(found)} layers to compare.")
-    grows = [more(each, 1.0) for each in found.values()]
-    much = [more(each, limit) for each in found.values()]
+    ratios = changes(measurements, lambda row: abs(row["excess"][2]))
+    if len(ratios) < thresholds["layers"]:
+        return too_few(f"> {limit:g}", f"Only {len(ratios)} layers to compare.")
+    grows = [more(each, 1.0) for each in ratios.values()]
+    much = [more(each, limit) for each in ratios.values()]
     reason = (
         "The median entry's excess kurtosis, trained over initial: "
         + "; ".join(
             f"{layer} {short(each.value)} {spread(each.interval())}"
-            for layer, each in found.items()
+            for layer, each in ratios.items()
         )
         + "."
     )
-    least = min(found.values(), key=lambda each: each.value)
+    least = min(ratios.values(), key=lambda each: each.value)
     return conclude(in_parts(*grows), much, f"> {limit:g}", least, reason)

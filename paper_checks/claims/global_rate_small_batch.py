@@ -28,33 +28,33 @@ def sensitivity(measurements: Measurements, series: str, n: int) -> dict[int, fl
     ]
     seeds = sorted(set.intersection(*(set(table) for table in tables)))
     table = np.array([[each[seed] for seed in seeds] for each in tables])
-    found = {}
+    losses = {}
     for place, seed in enumerate(seeds):
         others = np.delete(table, place, axis=1)
         if others.size:
             best = int(others.mean(1).argmax())
-            found[seed] = float(table[best, place] - table[:, place].mean())
-    return found
+            losses[seed] = float(table[best, place] - table[:, place].mean())
+    return losses
 
 
 def judge(measurements: Measurements, thresholds: Mapping[str, float]) -> Judgement:
     """The largest batch's sensitivity less the smallest one's."""
     limit = thresholds["gap"]
     predicted = f"> {100 * limit:g} points"
-    found = {}
+    differences = {}
     for series in series_of(measurements):
         tried = sizes(measurements, series)
         large, small = (sensitivity(measurements, series, n) for n in (tried[-1], tried[0]))
-        found[series] = difference(*paired(large, small))
-    epochs = found["epochs"]
+        differences[series] = difference(*paired(large, small))
+    epochs = differences["epochs"]
     if epochs.freedom + 1 < thresholds["seeds"]:
         return too_few(predicted, "Too few seeds ran at every rate.")
     told = "; ".join(
         f"at equal {series} {100 * each.value:+.1f} {points(each.interval())}"
-        for series, each in found.items()
+        for series, each in differences.items()
     )
     reason = (
         f"A rate taken blindly costs the largest batch more than the smallest, in points: {told}."
     )
-    control = more(found["steps"], limit) if "steps" in found else UNDECIDED
+    control = more(differences["steps"], limit) if "steps" in differences else UNDECIDED
     return conclude(more(epochs, limit), [control], predicted, epochs, reason, limit)

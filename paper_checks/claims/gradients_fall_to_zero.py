@@ -24,30 +24,30 @@ def measure(context: "Context") -> dict[str, Any]:
     """E|g| at every n, with its standard error."""
     from paper_checks.figures import fig3
 
-    found = fig3.measure(context)
-    curve = next(c for c in found["curves"] if c["dropout"] == "off" and not c["replacement"])
-    return {name: found[name] for name in ("seeds", "samples", "parameter", "n", "batches")} | {
+    figure = fig3.measure(context)
+    curve = next(c for c in figure["curves"] if c["dropout"] == "off" and not c["replacement"])
+    return {name: figure[name] for name in ("seeds", "samples", "parameter", "n", "batches")} | {
         "mean": curve["mean"],
         "standard_error": curve["standard_error"],
-        "abs_mu_mean": found["moments"]["off"]["abs_mu_mean"],
+        "abs_mu_mean": figure["moments"]["off"]["abs_mu_mean"],
     }
 
 
 def judge(measurements: Measurements, thresholds: Mapping[str, float]) -> Judgement:
     """Reads how far E|g| stays above the 1/√n line at the largest n."""
-    sizes, found = measurements["n"], measurements["mean"]
+    sizes, means = measurements["n"], measurements["mean"]
     if sizes[-1] < thresholds["range"] * sizes[0]:
         return too_few("1", f"n runs only from {sizes[0]} to {sizes[-1]}.")
-    expected = found[0] * sqrt(sizes[0] / sizes[-1])
+    expected = means[0] * sqrt(sizes[0] / sizes[-1])
     relative = [
         (error or 0.0) / value
-        for error, value in zip(measurements["standard_error"], found, strict=True)
+        for error, value in zip(measurements["standard_error"], means, strict=True)
     ]
     freedom = measurements.get("batches", inf) - 1
     error = sqrt(relative[0] ** 2 + relative[-1] ** 2)
-    quotient = Ratio(found[-1] / expected, error, freedom)
+    quotient = Ratio(means[-1] / expected, error, freedom)
     reason = (
-        f"At n = {short(sizes[-1])} E|g| is {short(found[-1])}, {short(quotient.value)} times the "
+        f"At n = {short(sizes[-1])} E|g| is {short(means[-1])}, {short(quotient.value)} times the "
         f"1/√n line; the mean |μ| over the training set, below which it cannot fall, is "
         f"{short(measurements['abs_mu_mean'])}."
     )

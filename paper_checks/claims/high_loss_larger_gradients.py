@@ -24,12 +24,12 @@ def measure(context: "Context") -> dict[str, Any]:
     """The rank correlations of each batch."""
     from paper_checks.figures import fig9
 
-    found = fig9.measure(context)
-    kept = ("case", "ranks", "ranks_shuffled")
+    figure = fig9.measure(context)
+    columns = ("case", "ranks", "ranks_shuffled")
     return {
-        "seeds": found["seeds"],
-        "samples": found["samples"],
-        "cases": [{key: case[key] for key in kept} for case in found["cases"]],
+        "seeds": figure["seeds"],
+        "samples": figure["samples"],
+        "cases": [{key: case[key] for key in columns} for case in figure["cases"]],
     }
 
 
@@ -38,18 +38,18 @@ def judge(measurements: Measurements, thresholds: Mapping[str, float]) -> Judgem
     cases = measurements["cases"]
     if min(len(case["ranks"]) for case in cases) < thresholds["batches"]:
         return too_few("> 0", "Too few batches.")
-    found = [mean(case["ranks"]) for case in cases]
+    correlations = [mean(case["ranks"]) for case in cases]
     controls = [difference(case["ranks"], case["ranks_shuffled"]) for case in cases]
     told = "; ".join(
         f"{case['case']} {short(each.value)} {spread(each.interval())}, shuffled "
         f"{short(mean(case['ranks_shuffled']).value)}"
-        for case, each in zip(cases, found, strict=True)
+        for case, each in zip(cases, correlations, strict=True)
     )
     positive = [
         all_of(more(each, 0.0), more(control, 0.0))
-        for each, control in zip(found, controls, strict=True)
+        for each, control in zip(correlations, controls, strict=True)
     ]
-    strong = [more(each, thresholds["rank"]) for each in found]
-    least = min(found, key=lambda each: each.value)
+    strong = [more(each, thresholds["rank"]) for each in correlations]
+    least = min(correlations, key=lambda each: each.value)
     reason = f"Rank correlation of a sample's loss with the norm of its gradient: {told}."
     return conclude(in_parts(*positive), [all_of(*positive), *strong], "> 0", least, reason)

@@ -18,14 +18,14 @@ def judge(measurements: Measurements, thresholds: Mapping[str, float]) -> Judgem
     predicted = f"> {100 * limit:g} points"
     if "steps" not in series_of(measurements):
         return too_few(predicted, "Equal steps were not run.")
-    found, epochs = (gap(measurements, series, limit) for series in ("steps", "epochs"))
-    if found.estimate.freedom + 1 < thresholds["seeds"]:
+    steps, epochs = (gap(measurements, series, limit) for series in ("steps", "epochs"))
+    if steps.estimate.freedom + 1 < thresholds["seeds"]:
         return too_few(predicted, "Too few seeds to read.")
     reason = (
-        f"Trained for as many steps and at its own rate, n = {found.large} is "
-        f"{100 * found.estimate.value:.1f} points behind n = {found.small} "
-        f"{points(found.estimate.interval())}; at equal epochs, where it takes fewer steps, "
+        f"Trained for as many steps and at its own rate, n = {steps.large} is "
+        f"{100 * steps.estimate.value:.1f} points behind n = {steps.small} "
+        f"{points(steps.estimate.interval())}; at equal epochs, where it takes fewer steps, "
         f"{100 * epochs.estimate.value:.1f} points {points(epochs.estimate.interval())}."
         + edges_told(measurements)
     )
-    return conclude(found.decision, [], predicted, found.estimate, reason, limit)
+    return conclude(steps.decision, [], predicted, steps.estimate, reason, limit)

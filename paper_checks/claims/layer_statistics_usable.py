@@ -37,7 +37,7 @@ STATISTICS = {
 @reads(SNAPSHOTS)
 def measure(context: "Context") -> dict[str, Any]:
     """The exact median radius and the four statistics of every tensor."""
-    found = networks(
+    measurements = networks(
         context,
         (
             "error_count",
@@ -48,11 +48,11 @@ def measure(context: "Context") -> dict[str, Any]:
             "eq23",
         ),
     )
-    for network in found["networks"]:
+    for network in measurements["networks"]:
         for row in network["rows"]:
             ratio = row.pop("ratio_finite")
             row["ratio_median"] = ratio[1] if ratio else None
-    return found
+    return measurements
 
 
 def compare(rows: list[Mapping[str, Any]], column: str, factor: float) -> tuple[float, float]:
@@ -60,19 +60,19 @@ def compare(rows: list[Mapping[str, Any]], column: str, factor: float) -> tuple[
     from scipy.stats import rankdata
 
     exact = np.log10([row["radius_finite_q50"] for row in rows])
-    found = np.log10([row[column] for row in rows])
-    misfit = found - exact
+    statistic = np.log10([row[column] for row in rows])
+    misfit = statistic - exact
     within = np.abs(misfit - np.median(misfit)) <= np.log10(factor)
-    if np.ptp(found) == 0 or np.ptp(exact) == 0:
+    if np.ptp(statistic) == 0 or np.ptp(exact) == 0:
         return float(within.mean()), 0.0
-    correlation = np.corrcoef(rankdata(found), rankdata(exact))[0, 1]
+    correlation = np.corrcoef(rankdata(statistic), rankdata(exact))[0, 1]
     return float(within.mean()), float(correlation)
 
 
 def judge(measurements: Measurements, thresholds: Mapping[str, float]) -> Judgement:
     """Each of the four statistics has its chance: shares of tensors and ranks, seed by seed."""
     predicted, tensors = f"≥ {thresholds['most']:g}", 1
-    found: dict[str, list[tuple[float, float]]] = {title: [] for title in STATISTICS}
+    agreements: dict[str, list[tuple[float, float]]] = {title: [] for title in STATISTICS}
     for network in measurements["networks"]:
         usable = [
             row
@@ -84,11 +84,11 @@ def judge(measurements: Measurements, thresholds: Mapping[str, float]) -> Judgem
             return too_few(predicted, f"Only {len(usable)} tensors can be compared.")
         tensors = len(usable)
         for title, column in STATISTICS.items():
-            found[title].append(compare(usable, column, thresholds["factor"]))
+            agreements[title].append(compare(usable, column, thresholds["factor"]))
     shares = {
-        title: mean([share for share, _ in each], 1 / tensors) for title, each in found.items()
+        title: mean([share for share, _ in each], 1 / tensors) for title, each in agreements.items()
     }
-    ranks = {title: mean([rank for _, rank in each]) for title, each in found.items()}
+    ranks = {title: mean([rank for _, rank in each]) for title, each in agreements.items()}
     reason = "Share of tensors within the factor, and rank correlation: "
     reason += "; ".join(
         f"{title} {100 * shares[title].value:.0f} % {points(shares[title].interval())}, "
@@ -123,10 +123,12 @@ def draw(measurements: Measurements) -> Drawing:
         for (title, column), colour, marker in zip(
             STATISTICS.items(), colours, "osD^", strict=True
         ):
-            found = np.array([row[column] for row in rows])
+            statistic = np.array([row[column] for row in rows])
             # The factor that γ absorbs.
-            found = found / np.exp(np.median(np.log(found / exact))) if rows else found
-            axes.plot(exact, found, marker, color=colour, markersize=6, alpha=0.85, label=title)
+            statistic = (
+                statistic / np.exp(np.median(np.log(statistic / exact))) if rows else statistic
+            )
+            axes.plot(exact, statistic, marker, color=colour, markersize=6, alpha=0.85, label=title)
         axes.set_xscale("log")
         axes.set_yscale("log")
         axes.set_xlabel("median of the exact radius R of a tensor (weight units)")

@@ -35,7 +35,7 @@ def judge(measurements: Measurements, thresholds: Mapping[str, float]) -> Judgem
     predicted = f"> {100 * margin:g} points"
     if n < thresholds["share"] * measurements["samples"]:
         return too_few(predicted, f"n = {n} is no large batch.")
-    found: dict[str, Estimate] = {}
+    gains: dict[str, Estimate] = {}
     decisions: dict[str, Decision] = {}
     told, edges = [], []
     for series in series_of(measurements):
@@ -44,13 +44,13 @@ def judge(measurements: Measurements, thresholds: Mapping[str, float]) -> Judgem
         gain = apart(measurements, series, n, (rule, "sgd"))
         ends = [at_end(arm(measurements, series, n, name)) for name in (rule, "sgd")]
         decisions[series] = guarded(more(gain, margin), *ends)
-        found[series] = gain
+        gains[series] = gain
         edges += untuned(measurements, [(series, n)], (rule, "sgd"))
         told.append(
             f"at equal {series} {NAMES[rule]} {100 * gain.value:+.1f} points "
             f"{points(gain.interval())}"
         )
-    epochs = found["epochs"]
+    epochs = gains["epochs"]
     if epochs.freedom + 1 < thresholds["seeds"]:
         return too_few(predicted, "Too few seeds to read.")
     reason = f"Less plain SGD at n = {n}: {'; '.join(told)}." + ends_told(edges)

@@ -23,9 +23,9 @@ PROTOCOL = (
 @reads(SNAPSHOTS)
 def measure(context: "Context") -> dict[str, Any]:
     """In every tensor, the share of entries within a factor two, of those that can be compared."""
-    found = networks(context, ("error_count", "within_factor_2"))
+    measurements = networks(context, ("error_count", "within_factor_2"))
     # `sim.compare_radii` counts at this factor; the judge refuses another.
-    return {"factor": 2.0, **found}
+    return {"factor": 2.0, **measurements}
 
 
 def judge(measurements: Measurements, thresholds: Mapping[str, float]) -> Judgement:
@@ -43,10 +43,10 @@ def judge(measurements: Measurements, thresholds: Mapping[str, float]) -> Judgem
         counts.append(counted)
         shares.append(hits / counted)
         left_out.append(1 - counted / sum(row["size"] for row in network["rows"]))
-    found = mean(shares)
+    share = mean(shares)
     reason = (
-        f"{short(100 * found.value)} % of the {short(min(counts))} usable entries are within a "
+        f"{short(100 * share.value)} % of the {short(min(counts))} usable entries are within a "
         f"factor {thresholds['factor']:g} of the exact radius; {100 * max(left_out):.1f} % have a "
         "zero weight, gradient or curvature and cannot be compared."
     )
-    return conclude(less(found, thresholds["majority"]), [], predicted, found, reason)
+    return conclude(less(share, thresholds["majority"]), [], predicted, share, reason)

@@ -31,13 +31,13 @@ def judge(measurements: Measurements, thresholds: Mapping[str, float]) -> Judgem
         rule: [case["sharpness"][-1] / value for value in case["single"]]
         for rule, case in cases.items()
     }
-    found = ratio(growth["MCLR"], growth["LARS"])
+    quotient = ratio(growth["MCLR"], growth["LARS"])
     told = {
         rule: short(case["sharpness"][-1] / case["sharpness"][0]) for rule, case in cases.items()
     }
     reason = (
         f"From n = {sizes[0]} to {sizes[-1]} the rated sharpness grows {told['MCLR']} times for "
-        f"MCLR and {told['LARS']} times for LARS: {short(found.value)} times as much "
-        f"{spread(found.interval())} over single batches of the smallest n."
+        f"MCLR and {told['LARS']} times for LARS: {short(quotient.value)} times as much "
+        f"{spread(quotient.interval())} over single batches of the smallest n."
     )
-    return conclude(more(found, limit), [], predicted, found, reason)
+    return conclude(more(quotient, limit), [], predicted, quotient, reason)

@@ -45,30 +45,30 @@ def judge(measurements: Measurements, thresholds: Mapping[str, float]) -> Judgem
     small, n = measurements["n"][0], measurements["n"][-1]
     if n < thresholds["range"] * small:
         return too_few("< 0", f"n runs only from {small} to {n}.")
-    found = {series: faster(measurements, series) for series in series_of(measurements)}
-    seeds = min(each.freedom for each in found.values()) + 1
+    lags = {series: faster(measurements, series) for series in series_of(measurements)}
+    seeds = min(each.freedom for each in lags.values()) + 1
     if seeds < thresholds["seeds"] or not all(
         arm(measurements, "epochs", size, rule) for size in (small, n) for rule in RIVALS
     ):
         return too_few("< 0", f"Only {seeds:g} seeds to read.")
     decisions = {}
-    for series, each in found.items():
+    for series, each in lags.items():
         loser, winner = (
             bool(untuned(measurements, [(series, size)], [rule]))
             for size, rule in ((n, "mclr"), (n, "lars"))
         )
         decided = less(each, 0.0, most=-thresholds["margin"])
         decisions[series] = guarded(decided, winner, loser)
-    epochs = found["epochs"]
+    epochs = lags["epochs"]
     told = "; ".join(
         f"at equal {series} {100 * each.value:+.1f} {points(each.interval())}"
-        for series, each in found.items()
+        for series, each in lags.items()
     )
     reason = (
         f"From n = {small} to {n} MCLR's test accuracy less LARS's changes, in points: {told}."
         + ends_told(
             untuned(
-                measurements, [(series, size) for series in found for size in (small, n)], RIVALS
+                measurements, [(series, size) for series in lags for size in (small, n)], RIVALS
             )
         )
     )

@@ -60,11 +60,11 @@ def _measure(context: "Context") -> dict[str, Any]:
         for batch in range(BATCHES):
             index = torch.randperm(len(targets), generator=generator)[:n]
             plain = gradient(0.5, index, 1.0, batch)
-            kept = torch.where(plain >= plain.median(), plain, 0.0)
+            larger_half = torch.where(plain >= plain.median(), plain, 0.0)
             values["plain"].append(float(plain.mean()))
             values[METHODS[0]].append(float(gradient(0.8, index, 1.0, batch).mean()))
             values[METHODS[1]].append(float(gradient(0.5, index, 2.0, batch).mean()))
-            values[METHODS[2]].append(float(kept.mean()))
+            values[METHODS[2]].append(float(larger_half.mean()))
     return {"seeds": [seed], "samples": len(targets), "n": n, "values": values}
 
 
@@ -73,10 +73,10 @@ def judge(measurements: Measurements, thresholds: Mapping[str, float]) -> Judgem
     values = measurements["values"]
     if len(values["plain"]) < thresholds["batches"]:
         return too_few("> 1", f"Only {len(values['plain'])} batches.")
-    found = {name: ratio(values[name], values["plain"]) for name in METHODS}
-    larger = [more(each, 1.0) for each in found.values()]
+    ratios = {name: ratio(values[name], values["plain"]) for name in METHODS}
+    larger = [more(each, 1.0) for each in ratios.values()]
     reason = "Mean |g| over that of the plain batch: " + "; ".join(
-        f"{name} {short(each.value)} {spread(each.interval())}" for name, each in found.items()
+        f"{name} {short(each.value)} {spread(each.interval())}" for name, each in ratios.items()
     )
-    least = min(found.values(), key=lambda each: each.value)
+    least = min(ratios.values(), key=lambda each: each.value)
     return conclude(in_parts(*larger), [all_of(*larger)], "> 1", least, f"{reason}.")

@@ -25,13 +25,13 @@ PROTOCOL = (
 @reads(ENTRIES)
 def measure(context: "Context") -> dict[str, Any]:
     """The factor by which each rule's rate changes, for one entry and for all, by seed."""
-    found = [entries(context, seed) for seed in context.profile.seeds]
+    by_seed = [entries(context, seed) for seed in context.profile.seeds]
     return {
         "seeds": list(context.profile.seeds),
-        "samples": found[0]["samples"],
-        "parameter": found[0]["failures"]["parameter"],
-        "entries": min(each["failures"]["entries"] for each in found),
-        "changes": [each["failures"]["changes"] for each in found],
+        "samples": by_seed[0]["samples"],
+        "parameter": by_seed[0]["failures"]["parameter"],
+        "entries": min(each["failures"]["entries"] for each in by_seed),
+        "changes": [each["failures"]["changes"] for each in by_seed],
     }
 
 
@@ -40,17 +40,17 @@ def judge(measurements: Measurements, thresholds: Mapping[str, float]) -> Judgem
     changed = measurements["changes"]
     if measurements["entries"] < thresholds["entries"]:
         return too_few(1.0, f"Only {measurements['entries']} entries.")
-    found = {
+    factors = {
         case: ratio([each[case] for each in changed], [1.0] * len(changed)) for case in changed[0]
     }
-    failed = {case: more(each, thresholds["factor"]) for case, each in found.items()}
+    failed = {case: more(each, thresholds["factor"]) for case, each in factors.items()}
     single = [each for case, each in failed.items() if ": one" in case]
     whole = [each for case, each in failed.items() if ": all" in case]
     reason = "The layer's rate changes by a factor: " + "; ".join(
-        f"{case} → 0: {short(each.value)}" for case, each in found.items()
+        f"{case} → 0: {short(each.value)}" for case, each in factors.items()
     )
     least = min(
-        (each for case, each in found.items() if ": one" in case), key=lambda each: each.value
+        (each for case, each in factors.items() if ": one" in case), key=lambda each: each.value
     )
     predicted = f"> {thresholds['factor']:g}"
     return conclude(all_of(*whole), single, predicted, least, f"{reason}.")

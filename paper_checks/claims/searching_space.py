@@ -31,8 +31,10 @@ def correlation(rows: list[Row]) -> float | None:
             if path is not None and accuracy is not None:
                 pairs.setdefault(seed, []).append((path, accuracy))
     # Two rates have a rank correlation of one or minus one.
-    found = [rank_correlation(*zip(*each, strict=True)) for each in pairs.values() if len(each) > 2]
-    return float(np.mean(found)) if found else None
+    correlations = [
+        rank_correlation(*zip(*each, strict=True)) for each in pairs.values() if len(each) > 2
+    ]
+    return float(np.mean(correlations)) if correlations else None
 
 
 def judge(measurements: Measurements, thresholds: Mapping[str, float]) -> Judgement:
@@ -45,12 +47,12 @@ def judge(measurements: Measurements, thresholds: Mapping[str, float]) -> Judgem
     settings = [value for value in values if value is not None]
     if len(settings) < thresholds["settings"]:
         return too_few("> 0", f"Only {len(settings)} settings.")
-    found = mean(settings)
+    average = mean(settings)
     reason = (
         f"Within one batch size the rank correlation of the path with the accuracy is "
-        f"{short(found.value)} on average {spread(found.interval())}, from {short(min(settings))} "
-        f"to {short(max(settings))} over {len(settings)} settings: a path can be too long as well "
-        "as too short."
+        f"{short(average.value)} on average {spread(average.interval())}, from "
+        f"{short(min(settings))} to {short(max(settings))} over {len(settings)} settings: a path "
+        "can be too long as well as too short."
     )
-    clear = more(found, thresholds["rank"])
-    return conclude(more(found, 0.0), [clear], "> 0", found, reason)
+    clear = more(average, thresholds["rank"])
+    return conclude(more(average, 0.0), [clear], "> 0", average, reason)

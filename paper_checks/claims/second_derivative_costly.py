@@ -96,12 +96,12 @@ def _coupled(context: "Context", seed: int) -> dict[str, Any]:
 
 def costs(measurements: Measurements) -> dict[str, Ratio]:
     """By network, the cost of all second derivatives in gradients."""
-    found: dict[str, tuple[list[float], list[float]]] = {}
+    seconds: dict[str, tuple[list[float], list[float]]] = {}
     for row in measurements["rows"]:
-        whole, one = found.setdefault(row["network"], ([], []))
+        whole, one = seconds.setdefault(row["network"], ([], []))
         whole.append(row["diagonal_seconds"])
         one.append(row["gradient_seconds"])
-    return {network: ratio(*pair) for network, pair in found.items()}
+    return {network: ratio(*pair) for network, pair in seconds.items()}
 
 
 def judge(measurements: Measurements, thresholds: Mapping[str, float]) -> Judgement:
@@ -110,14 +110,14 @@ def judge(measurements: Measurements, thresholds: Mapping[str, float]) -> Judgem
     sizes = {row["network"]: row["parameters"] for row in measurements["rows"]}
     if min(sizes.values()) < thresholds["parameters"]:
         return too_few(predicted, f"{short(min(sizes.values()))} parameters are no big network.")
-    found = costs(measurements)
+    quotients = costs(measurements)
     costly = [
-        more(each, thresholds["costly"], least=thresholds["cheap"]) for each in found.values()
+        more(each, thresholds["costly"], least=thresholds["cheap"]) for each in quotients.values()
     ]
     reason = "All second derivatives, in gradients: " + "; ".join(
         f"{network} ({short(sizes[network])} parameters) {short(each.value)} "
         f"{spread(each.interval())}, {short(each.value / sizes[network])} for each"
-        for network, each in found.items()
+        for network, each in quotients.items()
     )
-    least = min(found.values(), key=lambda each: each.value)
+    least = min(quotients.values(), key=lambda each: each.value)
     return conclude(any_of(*costly), [all_of(*costly)], predicted, least, f"{reason}.")

@@ -52,8 +52,8 @@ def growth(measurements: Measurements, rates: str) -> Ratio:
 def judge(measurements: Measurements, thresholds: Mapping[str, float]) -> Judgement:
     """λ_max of the largest batch over that of the smallest, at one rate and at one that grows."""
     ran = [arm for arm in ARMS if any(r.get("rates", "one") == arm for r in measurements["rows"])]
-    found = {arm: growth(measurements, arm) for arm in ran}
-    first, *others = found.values()
+    growths = {arm: growth(measurements, arm) for arm in ran}
+    first, *others = growths.values()
     if first.freedom + 1 < thresholds["seeds"]:
         return too_few("> 1", "Too few seeds.")
     reason = f"λ_max after {measurements['equal_steps']} steps: " + "; ".join(
@@ -62,7 +62,8 @@ def judge(measurements: Measurements, thresholds: Mapping[str, float]) -> Judgem
         if (values := group(measurements["rows"], "sharpness", n=n))
     )
     reason += ". Largest over smallest batch: " + "; ".join(
-        f"{TOLD[arm]} {short(each.value)} {spread(each.interval())}" for arm, each in found.items()
+        f"{TOLD[arm]} {short(each.value)} {spread(each.interval())}"
+        for arm, each in growths.items()
     )
     controls = [more(each, 1.0) for each in others] or [UNDECIDED]
     return conclude(more(first, 1.0), controls, "> 1", first, f"{reason}.")

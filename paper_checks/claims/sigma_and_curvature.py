@@ -54,24 +54,24 @@ def _quotients(model: "nn.Module", pair: Any) -> dict[str, float]:
     from paper_checks.figures._samples import factors
 
     curvature = hessian.diagonal(model, cross_entropy, pair)
-    found = {}
+    quotients = {}
     for name in curvature:
         layer, _, last = name.rpartition(".")
         if last == "weight":
             _, a, delta = factors(model, pair, layer)
             # The gradient of sample i is δ_i a_iᵀ, so its squares are sums of products of squares.
             second = float(((delta**2).T @ (a**2)).sum()) / len(a)
-            found[name] = second / float(curvature[name].sum())
-    return found
+            quotients[name] = second / float(curvature[name].sum())
+    return quotients
 
 
 def by_stage(measurements: Measurements, network: str) -> dict[str, Ratio]:
     """By tensor, the quotient over the seeds."""
-    found: dict[str, list[float]] = {}
+    quotients: dict[str, list[float]] = {}
     for row in measurements["rows"]:
         if row["network"] == network and row["quotient"] > 0:
-            found.setdefault(row["parameter"], []).append(row["quotient"])
-    return {name: ratio(values, [1.0] * len(values)) for name, values in found.items()}
+            quotients.setdefault(row["parameter"], []).append(row["quotient"])
+    return {name: ratio(values, [1.0] * len(values)) for name, values in quotients.items()}
 
 
 def judge(measurements: Measurements, thresholds: Mapping[str, float]) -> Judgement:

@@ -19,17 +19,17 @@ PROTOCOL = (
 def judge(measurements: Measurements, thresholds: Mapping[str, float]) -> Judgement:
     """Compares σ before and after training, layer by layer."""
     factor = thresholds["factor"]
-    found = changes(measurements, lambda row: row["sigma"])
-    if len(found) < thresholds["layers"]:
-        return too_few(1.0, f"Only {len(found)} layers to compare.")
-    near = [within(each, 1 / factor, factor) for each in found.values()]
+    ratios = changes(measurements, lambda row: row["sigma"])
+    if len(ratios) < thresholds["layers"]:
+        return too_few(1.0, f"Only {len(ratios)} layers to compare.")
+    near = [within(each, 1 / factor, factor) for each in ratios.values()]
     reason = (
         "σ trained over σ at initialisation: "
         + "; ".join(
             f"{layer} {short(each.value)} {spread(each.interval())}"
-            for layer, each in found.items()
+            for layer, each in ratios.items()
         )
         + "."
     )
-    farthest = max(found.values(), key=lambda each: abs(log(each.value)))
+    farthest = max(ratios.values(), key=lambda each: abs(log(each.value)))
     return conclude(in_parts(*near), [all_of(*near)], 1.0, farthest, reason, factor)

@@ -27,11 +27,11 @@ def measure(context: "Context") -> dict[str, Any]:
     """E|g| at the smallest n, and the two readings of σ."""
     from paper_checks.figures import fig3
 
-    found = fig3.measure(context)
-    curve = next(c for c in found["curves"] if c["dropout"] == "off" and not c["replacement"])
-    moments = found["moments"]["off"]
-    return {name: found[name] for name in ("seeds", "samples", "parameter", "batches")} | {
-        "n": found["n"][0],
+    figure = fig3.measure(context)
+    curve = next(c for c in figure["curves"] if c["dropout"] == "off" and not c["replacement"])
+    moments = figure["moments"]["off"]
+    return {name: figure[name] for name in ("seeds", "samples", "parameter", "batches")} | {
+        "n": figure["n"][0],
         "mean": curve["mean"][0],
         "standard_error": curve["standard_error"][0],
         "sigma_layer": moments["sigma_layer"],
@@ -45,19 +45,19 @@ def judge(measurements: Measurements, thresholds: Mapping[str, float]) -> Judgem
     scale = sqrt(measurements["n"]) / (measurements["sigma_layer"] or inf)
     if not scale or measurements["standard_error"] is None:
         return too_few(printed, "There is no spread over the batches.")
-    found = Estimate(
+    estimate = Estimate(
         measurements["mean"] * scale,
         measurements["standard_error"] * scale,
         measurements["batches"] - 1,
     )
     decisions = [
-        within(found, (1 - tolerance) * constant, (1 + tolerance) * constant)
+        within(estimate, (1 - tolerance) * constant, (1 + tolerance) * constant)
         for constant in (printed, corrected)
     ]
     reason = (
-        f"E|g|·√n/σ at n = {measurements['n']} is {short(found.value)} {spread(found.interval())} "
-        f"with the σ of the layer, entries and samples together, and "
-        f"{short(found.value * measurements['sigma_layer'] / measurements['sigma_mean'])} with the "
-        f"mean of the entries' σ; printed {short(printed)}, corrected {short(corrected)}."
+        f"E|g|·√n/σ at n = {measurements['n']} is {short(estimate.value)} "
+        f"{spread(estimate.interval())} with the σ of the layer, entries and samples together, and "
+        f"{short(estimate.value * measurements['sigma_layer'] / measurements['sigma_mean'])} "
+        f"with the mean of the entries' σ; printed {short(printed)}, corrected {short(corrected)}."
     )
-    return conclude(any_of(*decisions), [decisions[0]], printed, found, reason, tolerance)
+    return conclude(any_of(*decisions), [decisions[0]], printed, estimate, reason, tolerance)

@@ -85,11 +85,11 @@ def _largest(model: "nn.Module", pair: Any, n: int, seed: int) -> dict[str, floa
 
 def arms(measurements: Measurements, column: str) -> dict[tuple[str, int], Ratio]:
     """By network and batch size, the geometric mean over the seeds."""
-    found: dict[tuple[str, int], list[float]] = {}
+    largest: dict[tuple[str, int], list[float]] = {}
     for row in measurements["rows"]:
         # A network whose gradient vanishes has less than any bound.
-        found.setdefault((row["network"], row["n"]), []).append(max(row[column], 1e-300))
-    return {key: ratio(values, [1.0] * len(values)) for key, values in found.items()}
+        largest.setdefault((row["network"], row["n"]), []).append(max(row[column], 1e-300))
+    return {key: ratio(values, [1.0] * len(values)) for key, values in largest.items()}
 
 
 def judge(measurements: Measurements, thresholds: Mapping[str, float]) -> Judgement:

@@ -41,15 +41,15 @@ def judge(measurements: Measurements, thresholds: Mapping[str, float]) -> Judgem
     predicted = f"< {100 * limit:g} %"
     if "steps" not in series_of(measurements):
         return too_few(predicted, "Equal steps were not run.")
-    found, ends = way(measurements, "steps")
-    if found.freedom + 1 < thresholds["seeds"]:
+    share, ends = way(measurements, "steps")
+    if share.freedom + 1 < thresholds["seeds"]:
         return too_few(predicted, "Too few seeds to read.")
     epochs, _ = way(measurements, "epochs")
     n = max(arms(measurements, "steps"))
     reason = (
-        f"n = {n} goes {100 * found.value:.0f} % {points(found.interval())} of the way from "
+        f"n = {n} goes {100 * share.value:.0f} % {points(share.interval())} of the way from "
         f"chance to the best small batch's training accuracy in as many steps, and "
         f"{100 * epochs.value:.0f} % {points(epochs.interval())} in as many epochs."
         + edges_told(measurements)
     )
-    return conclude(guarded(less(found, limit), *ends), [], predicted, found, reason)
+    return conclude(guarded(less(share, limit), *ends), [], predicted, share, reason)

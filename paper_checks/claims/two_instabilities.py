@@ -41,10 +41,10 @@ def at_largest(measurements: Measurements, column: str, rates: str) -> dict[int,
 
 def judge(measurements: Measurements, thresholds: Mapping[str, float]) -> Judgement:
     """Both halves of the sentence, by intervals of ratios."""
-    sizes, found = measurements["n"], deviations(measurements, "absolute")
-    if not found or len(found[0]) < thresholds["seeds"] or len(sizes) < 3:
+    sizes, fluctuations = measurements["n"], deviations(measurements, "absolute")
+    if not fluctuations or len(fluctuations[0]) < thresholds["seeds"] or len(sizes) < 3:
         return too_few("> 1", "Too few seeds or batch sizes.")
-    randomness = ratio(found[0], found[1])
+    randomness = ratio(fluctuations[0], fluctuations[1])
     reason = (
         f"n = {sizes[0]} fluctuates {short(randomness.value)} times "
         f"{spread(randomness.interval())} as much as n = {sizes[1]}: the randomness of small "

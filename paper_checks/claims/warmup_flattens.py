@@ -27,23 +27,25 @@ def changes(measurements: Measurements, protocol: str) -> dict[int, tuple[float,
     """
     rows = [row for row in measurements["rows"] if row["protocol"] == protocol]
     first, last = (end({row["step"] for row in rows}) for end in (min, max))
-    at = {(row["seed"], row["step"]): row["layers"] for row in rows}
-    seeds = [seed for seed, step in at if step == first and (seed, last) in at]
-    found = {}
+    curvatures = {(row["seed"], row["step"]): row["layers"] for row in rows}
+    seeds = [seed for seed, step in curvatures if step == first and (seed, last) in curvatures]
+    by_seed = {}
     for seed in seeds:
-        others = [at[other, first] for other in seeds if other != seed]
+        others = [curvatures[other, first] for other in seeds if other != seed]
         if not others:
             continue
         # A layer without any curvature at one end, dead units alone, has no logarithm there.
-        ends = [*others, at[seed, first], at[seed, last]]
+        ends = [*others, curvatures[seed, first], curvatures[seed, last]]
         names = [name for name in others[0] if all(name in layers for layers in ends)]
         if len(names) < 2:
             continue
         top = max(names, key=lambda name: sum(layers[name] for layers in others))
-        moved = {name: at[seed, last][name] - at[seed, first][name] for name in names}
+        moved = {
+            name: curvatures[seed, last][name] - curvatures[seed, first][name] for name in names
+        }
         rest = [moved[name] for name in names if name != top]
-        found[seed] = moved[top], float(np.mean(rest))
-    return found
+        by_seed[seed] = moved[top], float(np.mean(rest))
+    return by_seed
 
 
 def judge(measurements: Measurements, thresholds: Mapping[str, float]) -> Judgement:
@@ -53,7 +55,7 @@ def judge(measurements: Measurements, thresholds: Mapping[str, float]) -> Judgem
         return too_few("< 0", f"Only {len(warm)} seeds.")
     own = mean([top for top, _ in warm.values()])
     apart = mean([top - rest for top, rest in warm.values()])
-    arms = ({seed: top for seed, (top, _) in found.items()} for found in (warm, full))
+    arms = ({seed: top for seed, (top, _) in change.items()} for change in (warm, full))
     against = difference(*paired(*arms))
     reason = (
         f"Over the warm-up the sharpest layer's log10 |h| changes by {short(own.value)} "

@@ -62,10 +62,10 @@ def misfits(context: "Context", model: "nn.Module", beta: float) -> list[dict[st
     from paper_checks.figures._samples import small_data
     from paper_checks.measurements.tensor_statistics import tensor_statistics
 
-    found = hessian.diagonal(model, cross_entropy, small_data(context))
+    exact = hessian.diagonal(model, cross_entropy, small_data(context))
     rows = []
     for name, weight in model.named_parameters():
-        w, g, h = (x.detach().numpy().ravel() for x in (weight, found.gradient[name], found[name]))
+        w, g, h = (x.detach().numpy().ravel() for x in (weight, exact.gradient[name], exact[name]))
         each = tensor_statistics(w, g, h, beta)
         if each["fit_weight"] and each["fit_distance_decayed"]:
             misfit = abs(log(each["fit_distance_decayed"] / each["fit_weight"]))
@@ -77,8 +77,8 @@ def judge(measurements: Measurements, thresholds: Mapping[str, float]) -> Judgem
     """The mean misfit over the tensors, seed by seed, of the three arms."""
     if not isclose(measurements["beta"], thresholds["beta"]):
         raise ValueError(f"measured at β = {measurements['beta']:g}, not {thresholds['beta']:g}")
-    found: dict[str, dict[int, float]] = {arm: {} for arm in ARMS}
-    for arm, seeds in found.items():
+    by_arm: dict[str, dict[int, float]] = {arm: {} for arm in ARMS}
+    for arm, seeds in by_arm.items():
         for seed in measurements["seeds"]:
             values = [
                 row["misfit"]
@@ -88,7 +88,7 @@ def judge(measurements: Measurements, thresholds: Mapping[str, float]) -> Judgem
             ]
             if len(values) >= thresholds["tensors"]:
                 seeds[seed] = sum(values) / len(values)
-    trained, added, without = (found[arm] for arm in ARMS)
+    trained, added, without = (by_arm[arm] for arm in ARMS)
     beyond = difference(*paired(trained, added))
     if beyond.freedom + 1 < thresholds["seeds"]:
         return too_few("< 0", "Too few seeds or tensors.")

@@ -40,21 +40,21 @@ def judge(measurements: Measurements, thresholds: Mapping[str, float]) -> Judgem
     ]
     if len(sizes) < thresholds["sizes"]:
         return too_few(predicted, f"Only {len(sizes)} batch sizes below 8192 were run.")
-    found: dict[str, list[Estimate]] = {"sgd": [], "lars": []}
+    differences: dict[str, list[Estimate]] = {"sgd": [], "lars": []}
     decisions: dict[str, list[Decision]] = {"sgd": [], "lars": []}
     told = []
     for n in sizes:
-        for rival in found:
+        for rival in differences:
             each = apart(measurements, "epochs", n, ("mclr", rival))
             won, lost = (
                 bool(untuned(measurements, [("epochs", n)], [rule])) for rule in ("mclr", rival)
             )
-            found[rival].append(each)
+            differences[rival].append(each)
             decisions[rival].append(guarded(more(each, -margin), won, lost))
             told.append(
                 f"n = {n}, less {rival.upper()} {100 * each.value:+.1f} {points(each.interval())}"
             )
-    least = min(found["sgd"], key=lambda each: each.value)
+    least = min(differences["sgd"], key=lambda each: each.value)
     if least.freedom + 1 < thresholds["seeds"]:
         return too_few(predicted, "Too few seeds to read.")
     edges = untuned(measurements, [("epochs", n) for n in sizes], ("mclr", "lars", "sgd"))

@@ -32,16 +32,16 @@ def read(file: Path) -> dict[str, Any]:
         raise InputError("file", str(file), "give a .toml or a .json file")
     try:
         text = decoded(file.read_bytes())
-        found = tomllib.loads(text) if file.suffix == ".toml" else json.loads(text, **ONCE)
+        table = tomllib.loads(text) if file.suffix == ".toml" else json.loads(text, **ONCE)
     except UnicodeDecodeError:
         raise InputError("file", str(file), "cannot be read: save it as UTF-8") from None
     except ValueError as error:
         raise InputError("file", str(file), f"cannot be read: {error}") from None
     except RecursionError:
         raise InputError("file", str(file), "cannot be read: it is nested too deeply") from None
-    if not isinstance(found, dict):
+    if not isinstance(table, dict):
         raise InputError("file", str(file), "give a table of fields")
-    return found
+    return table
 
 
 def decoded(content: bytes) -> str:

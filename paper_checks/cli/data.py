@@ -22,13 +22,13 @@ def describe(name: str, folder: Path | None = None) -> Iterator[str]:
 
     if name not in DATASETS:
         raise InputError("name", repr(name), f"choose one of {', '.join(DATASETS)}")
-    found = load(name, root=folder)
-    shape = "×".join(str(size) for size in found.shape)
+    data = load(name, root=folder)
+    shape = "×".join(str(size) for size in data.shape)
     yield (
-        f"{name}: {short(len(found))} samples of shape {shape}, {found.classes} classes "
-        f"(split {found.split})"
+        f"{name}: {short(len(data))} samples of shape {shape}, {data.classes} classes "
+        f"(split {data.split})"
     )
-    yield from _lines(found.provenance)
+    yield from _lines(data.provenance)
 
 
 def _lines(facts: Mapping[str, Any], prefix: str = "") -> Iterator[str]:

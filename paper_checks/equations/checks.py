@@ -91,29 +91,29 @@ def _numbers(equation: Any, draws: int) -> dict[str, Any] | None:
     experiment = _experiments().get(equation.label)
     if experiment is None:
         return None
-    found = experiment(draws, np.random.default_rng([0, int(equation.label)]))
+    evidence = experiment(draws, np.random.default_rng([0, int(equation.label)]))
     printed, derived = (
-        None if found.limit is not None else _value(side, found)
+        None if evidence.limit is not None else _value(side, evidence)
         for side in (equation.printed, equation.derived)
     )
     return {
-        "quantity": found.quantity,
+        "quantity": evidence.quantity,
         "printed": printed,
-        "derived": derived if found.limit is None else found.limit,
-        "measured": found.measured,
-        "interval": [found.measured - found.half, found.measured + found.half],
-        "others": [{"quantity": text, "measured": value} for text, value in found.others],
+        "derived": derived if evidence.limit is None else evidence.limit,
+        "measured": evidence.measured,
+        "interval": [evidence.measured - evidence.half, evidence.measured + evidence.half],
+        "others": [{"quantity": text, "measured": value} for text, value in evidence.others],
     }
 
 
-def _value(side: Any, found: Any) -> float | None:
+def _value(side: Any, evidence: Any) -> float | None:
     """A printed or derived object as a number at the experiment's point, if it has one there."""
     from theory import symbols
 
     if side is None:
         return None
-    expression = side if found.read is None else found.read(side)
-    point = {getattr(symbols, name): value for name, value in found.at.items()}
+    expression = side if evidence.read is None else evidence.read(side)
+    point = {getattr(symbols, name): value for name, value in evidence.point.items()}
     value = expression.subs(point).evalf()
     return float(value) if value.is_number and value.is_real else None
 

@@ -18,30 +18,33 @@ Z = 3.0
 class Evidence:
     """A measured quantity with half the width of its interval.
 
-    `at` gives theory's symbols their values; `read` turns a sympy object, with those values, into
-    the predicted number where the object is no expression; `limit` is the prediction itself where
-    the equation is a statement without a value. `others` are further measurements worth telling.
+    `point` gives theory's symbols their values; `read` turns a sympy object, with those values,
+    into the predicted number where the object is no expression; `limit` is the prediction itself
+    where the equation is a statement without a value. `others` are further measurements worth
+    telling.
     """
 
     quantity: str
     measured: float
     half: float
-    at: Mapping[str, float] = field(default_factory=dict)
+    point: Mapping[str, float] = field(default_factory=dict)
     read: Callable[[Any], Any] | None = None
     limit: float | None = None
     others: tuple[tuple[str, float], ...] = ()
 
 
-def mean_evidence(quantity: str, values: Array, at: Mapping[str, float]) -> Evidence:
+def mean_evidence(quantity: str, values: Array, point: Mapping[str, float]) -> Evidence:
     """The mean with three standard errors."""
     half = Z * float(values.std()) / sqrt(values.size)
-    return Evidence(quantity, float(values.mean()), half, at)
+    return Evidence(quantity, float(values.mean()), half, point)
 
 
-def median_evidence(quantity: str, values: Array, at: Mapping[str, float], **more: Any) -> Evidence:
+def median_evidence(
+    quantity: str, values: Array, point: Mapping[str, float], **more: Any
+) -> Evidence:
     """The median with the interval of order statistics, which needs no density."""
     ordered = np.sort(values)
     reach = int(np.ceil(Z * sqrt(values.size) / 2))
     middle = values.size // 2
     low, high = ordered[middle - reach], ordered[middle + reach]
-    return Evidence(quantity, float(np.median(ordered)), float(high - low) / 2, at, **more)
+    return Evidence(quantity, float(np.median(ordered)), float(high - low) / 2, point, **more)

@@ -138,7 +138,7 @@ def mean_loss_decrease(draws: int, generator: np.random.Generator) -> Evidence:
     curvature = 2.0
     slopes = means(draws, generator)
     moved = -_LR * slopes
-    found = mean_evidence(
+    evidence = mean_evidence(
         "mean decrease of the batch's loss, n = 16, σ = 1.5, lr = 0.1, h = 2",
         -(slopes * moved + curvature / 2 * moved**2),
         {"n": _BATCH, "sigma": _SIGMA, "lr": _LR, "h": curvature},
@@ -146,10 +146,10 @@ def mean_loss_decrease(draws: int, generator: np.random.Generator) -> Evidence:
     # The population's own slope is zero: only the curvature's term is left.
     population = float(-(curvature / 2 * moved**2).mean())
     return Evidence(
-        found.quantity,
-        found.measured,
-        found.half,
-        found.at,
+        evidence.quantity,
+        evidence.measured,
+        evidence.half,
+        evidence.point,
         others=(("the same steps on the population's loss, whose slope is 0", population),),
     )
 

@@ -26,21 +26,21 @@ def entries(context: "Context", seed: int) -> dict[str, Any]:
 
 
 def _entries(context: "Context", seed: int) -> dict[str, Any]:
-    found = context.exact(seed)
-    kept: dict[str, Any] = {
-        "samples": len(found.pair[1]),
+    exact = context.exact(seed)
+    reduced: dict[str, Any] = {
+        "samples": len(exact.pair[1]),
         "radius": [
             {"seed": seed, "parameter": name} | ranks(*parts, seed)
-            for name, parts in found.entries.items()
+            for name, parts in exact.entries.items()
             if name.endswith("weight")
         ],
         "b": [
             {"seed": seed, "parameter": name} | place(*parts)
-            for name, parts in found.entries.items()
+            for name, parts in exact.entries.items()
         ],
     }
-    kept["failures"] = failures(found.entries)
+    reduced["failures"] = failures(exact.entries)
     if seed == context.profile.seeds[0]:
-        kept["density"] = density(list(found.entries.values()))
-        kept["convergence"] = convergence(found.entries, seed)
-    return kept
+        reduced["density"] = density(list(exact.entries.values()))
+        reduced["convergence"] = convergence(exact.entries, seed)
+    return reduced

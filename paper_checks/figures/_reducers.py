@@ -169,11 +169,11 @@ def changes(w: Any, g: Any) -> dict[str, float]:
     """How many times larger or smaller a rate gets, by rule and by what is made small.
 
     >>> x = np.arange(1.0, 101.0)
-    >>> found = changes(x, x)
-    >>> found["lars: one w"] < 2 < found["lars: all w"]
+    >>> factors = changes(x, x)
+    >>> factors["lars: one w"] < 2 < factors["lars: all w"]
     True
     """
-    found = {}
+    factors = {}
     for rule in LAYER_RULES:
         before = rate(rule, w, g)
         for what in ("w", "g"):
@@ -182,8 +182,8 @@ def changes(w: Any, g: Any) -> dict[str, float]:
                 place = slice(None) if many == "all" else 0
                 parts[what][place] *= SMALL
                 quotient = rate(rule, parts["w"], parts["g"]) / before
-                found[f"{rule}: {many} {what}"] = float(max(quotient, 1 / quotient))
-    return found
+                factors[f"{rule}: {many} {what}"] = float(max(quotient, 1 / quotient))
+    return factors
 
 
 def rate(rule: str, w: Any, g: Any) -> float:

@@ -44,14 +44,14 @@ def _trained(seed: int, decay: float) -> "dict[int, nn.Module]":
 
     inputs, targets = load("digits").pair
     model = build("mlp", in_shape=(1, 8, 8), classes=10, seed=seed).double()
-    found = {0: deepcopy(model)}
+    stages = {0: deepcopy(model)}
 
     def keep(epoch: int) -> None:
         if epoch in STAGES:
-            found[epoch] = deepcopy(model)
+            stages[epoch] = deepcopy(model)
 
     train(model, (inputs.double(), targets), seed, STAGES[-1], decay=decay, after=keep)
-    return found
+    return stages
 
 
 def small_network(context: "Context", seed: int | None = None) -> "nn.Module":

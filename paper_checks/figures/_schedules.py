@@ -59,12 +59,12 @@ def column(measurements: Measurements, protocol: str, name: str) -> dict[int, An
 
 def end(measurements: Measurements, protocol: str, name: str) -> dict[int, float]:
     """The mean over the last evaluations of a curve, for every seed that reached them."""
-    found = {}
+    means = {}
     for seed, curve in column(measurements, protocol, name).items():
         last = curve[-LAST:]
         if None not in last:
-            found[seed] = sum(last) / len(last)
-    return found
+            means[seed] = sum(last) / len(last)
+    return means
 
 
 def moves(measurements: Measurements, protocol: str, name: str, sign: int) -> dict[int, float]:
@@ -72,12 +72,12 @@ def moves(measurements: Measurements, protocol: str, name: str, sign: int) -> di
 
     A curve that only falls has no upward moves, however steep its first epochs are.
     """
-    found = {}
+    by_seed = {}
     for seed, curve in column(measurements, protocol, name).items():
         early = curve[: max(3, 4 * len(curve) // 5)]
         if None not in early and len(early) > 1:
-            found[seed] = float(np.mean(np.maximum(sign * np.diff(early), 0.0)))
-    return found
+            by_seed[seed] = float(np.mean(np.maximum(sign * np.diff(early), 0.0)))
+    return by_seed
 
 
 def fluctuations(
@@ -93,21 +93,23 @@ def fluctuations(
     }
     own = list(arms[BASELINE].values())
     scale = float(np.mean(own)) if own else 0.0
-    found = {}
+    differences = {}
     for protocol in (BASELINE, "warm-up", "only the rate"):
         other, ours = (np.array(arm) for arm in paired(arms[protocol], arms[OURS]))
         # A baseline that never moves against its trend does not stumble at all.
-        found[protocol] = mean(((other - ours) / scale if scale else 0.0 * other).tolist())
-    return found, scale
+        differences[protocol] = mean(((other - ours) / scale if scale else 0.0 * other).tolist())
+    return differences, scale
 
 
-def stumbles(found: Mapping[str, Estimate], scale: float, what: str, unit: float = 1.0) -> str:
+def stumbles(
+    differences: Mapping[str, Estimate], scale: float, what: str, unit: float = 1.0
+) -> str:
     """A sentence on the fluctuations."""
     base, warm, rate = (
         f"{short(100 * each.value)} % {points(each.interval())}"
         if isfinite(each.error)
         else "(not run)"
-        for each in found.values()
+        for each in differences.values()
     )
     return (
         f"Over the first four fifths of the epochs the baseline's {what} moves by "
@@ -135,17 +137,17 @@ def improvement(
     def compare(other: str) -> Estimate:
         return ratio(*pairs[other]) if lower else difference(*pairs[other])
 
-    def better(found: Estimate) -> Decision:
+    def better(estimate: Estimate) -> Decision:
         if lower:
-            return less(found, 1.0, most=thresholds["gain"])
-        return more(found, 0.0, least=thresholds["gain"])
+            return less(estimate, 1.0, most=thresholds["gain"])
+        return more(estimate, 0.0, least=thresholds["gain"])
 
-    def told(found: Estimate) -> str:
+    def told(estimate: Estimate) -> str:
         if lower:
-            return f"{short(found.value)} times {spread(found.interval())}"
-        return f"{100 * found.value:+.2f} points {points(found.interval())}"
+            return f"{short(estimate.value)} times {spread(estimate.interval())}"
+        return f"{100 * estimate.value:+.2f} points {points(estimate.interval())}"
 
-    found = compare(BASELINE)
+    gain = compare(BASELINE)
     # A control of which no run finished is one that was not passed.
     others = {other: compare(other) for other in CONTROLS if len(pairs[other][0])}
     controls = [better(each) for each in others.values()]
@@ -153,11 +155,11 @@ def improvement(
     absent = [other for other in CONTROLS if other not in others]
     reason = (
         f"The {what} at the end with the smaller first epoch, against the baseline's: "
-        f"{told(found)}; against the controls: "
+        f"{told(gain)}; against the controls: "
         + "; ".join(f"{other} {told(each)}" for other, each in others.items())
         + (f" (not run: {', '.join(absent)})." if absent else ".")
     )
-    return conclude(better(found), controls, predicted, found, reason)
+    return conclude(better(gain), controls, predicted, gain, reason)
 
 
 def curves(
@@ -177,10 +179,10 @@ def curves(
         for number, control in enumerate(CONTROLS):
             if control not in measurements["curves"]:
                 continue
-            found = [_numbers(curve) for curve in measurements["curves"][control][quantity]]
-            length = min(map(len, found))
+            values = [_numbers(curve) for curve in measurements["curves"][control][quantity]]
+            length = min(map(len, values))
             right.plot(
-                np.ma.masked_invalid([each[:length] for each in found]).mean(axis=0),
+                np.ma.masked_invalid([each[:length] for each in values]).mean(axis=0),
                 "--",
                 color=drawing.BLACK,
                 alpha=0.9 - 0.2 * number,

@@ -29,8 +29,8 @@ def stages(row: Row) -> list[tuple[int, str]]:
     """Seed and stage of every value of a row; without them the even places choose."""
     count = len(row["accuracy"])
     seeds = row.get("seeds") or range(count)
-    found = row.get("stage") or [("tuning", "reading")[k % 2] for k in range(count)]
-    return list(zip(seeds, found, strict=True))
+    names = row.get("stage") or [("tuning", "reading")[k % 2] for k in range(count)]
+    return list(zip(seeds, names, strict=True))
 
 
 def of_stage(row: Row, column: str, stage: str) -> dict[int, float]:

@@ -27,7 +27,7 @@ def by_seed(rows: Sequence[Row], column: str, sizes: Sequence[int]) -> list[list
     >>> by_seed([{"n": 1, "seed": 0, "x": 2.0}, {"n": 4, "seed": 0, "x": 3.0}], "x", [1, 4])
     [[2.0, 3.0]]
     """
-    found = {(row["seed"], row["n"]): row[column] for row in rows}
-    seeds = sorted({seed for seed, _ in found})
-    table: list[list[Any]] = [[found.get((seed, n)) for n in sizes] for seed in seeds]
+    values_at = {(row["seed"], row["n"]): row[column] for row in rows}
+    seeds = sorted({seed for seed, _ in values_at})
+    table: list[list[Any]] = [[values_at.get((seed, n)) for n in sizes] for seed in seeds]
     return [values for values in table if None not in values]

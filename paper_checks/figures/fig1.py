@@ -87,11 +87,11 @@ def gap(
     Which small batch is the best is chosen on the seeds that chose the rates.
     """
     tuned = arms(measurements, series)
-    found = accuracies(measurements, series, column)
+    by_size = accuracies(measurements, series, column)
     ordered = sorted(tuned)
     small = max(ordered[: max(1, len(ordered) // 2)], key=lambda n: merit(chosen(tuned[n])))
     large = ordered[-1]
-    estimate = difference(*paired(found[small], found[large]))
+    estimate = difference(*paired(by_size[small], by_size[large]))
     ends = at_end(tuned[small]), at_end(tuned[large])
     return Gap(small, large, estimate, guarded(more(estimate, limit), *ends))
 
@@ -111,8 +111,8 @@ def judge(measurements: Measurements, thresholds: Mapping[str, float]) -> Judgem
     """Whether the largest batch is worse at equal epochs, and at equal steps too."""
     limit = thresholds["gap"]
     predicted = f"> {100 * limit:g} points"
-    found = {series: gap(measurements, series, limit) for series in series_of(measurements)}
-    epochs = found["epochs"]
+    gaps = {series: gap(measurements, series, limit) for series in series_of(measurements)}
+    epochs = gaps["epochs"]
     if epochs.estimate.freedom + 1 < thresholds["seeds"]:
         return too_few(predicted, "Too few seeds to read.")
     levels = "; ".join(
@@ -120,15 +120,15 @@ def judge(measurements: Measurements, thresholds: Mapping[str, float]) -> Judgem
         for n, values in accuracies(measurements, "epochs").items()
     )
     steps = "not run"
-    if "steps" in found:
-        each = found["steps"].estimate
+    if "steps" in gaps:
+        each = gaps["steps"].estimate
         steps = f"{100 * each.value:.1f} points worse {points(each.interval())}"
     reason = (
         f"At equal epochs n = {epochs.large} is {100 * epochs.estimate.value:.1f} points worse "
         f"than n = {epochs.small} {points(epochs.estimate.interval())}; at equal steps it is "
         f"{steps}. Equal epochs: {levels}." + edges_told(measurements)
     )
-    control = found["steps"].decision if "steps" in found else UNDECIDED
+    control = gaps["steps"].decision if "steps" in gaps else UNDECIDED
     return conclude(epochs.decision, [control], predicted, epochs.estimate, reason, limit)
 
 
@@ -142,9 +142,9 @@ def draw(measurements: Measurements) -> Drawing:
         chart = drawing.figure(8.0, 4.8)
         axes = chart.subplots()
         for number, series in enumerate(series_of(measurements)):
-            found = accuracies(measurements, series)
-            values = [[100 * v for v in each.values()] for each in found.values()]
-            banded(axes, list(found), values, number, labels[series])
+            by_size = accuracies(measurements, series)
+            values = [[100 * v for v in each.values()] for each in by_size.values()]
+            banded(axes, list(by_size), values, number, labels[series])
         shown = sizes(measurements, "epochs")
         axes.set_xscale("log")
         axes.set_xticks(shown, [str(n) for n in shown])

@@ -51,23 +51,23 @@ def judge(measurements: Measurements, thresholds: Mapping[str, float]) -> Judgem
     if len(measurements["seeds"]) < thresholds["seeds"]:
         return too_few("> 0", "Too few seeds.")
     over = [against(measurements, n, "baseline") for n in sizes]
-    gains = [more(found, 0.0, least=thresholds["gain"]) for found in over]
+    gains = [more(gain, 0.0, least=thresholds["gain"]) for gain in over]
     controls = [more(against(measurements, n, "random"), 0.0) for n in sizes]
     reason = (
         "Test accuracy with small losses discarded, in points: "
         + "; ".join(f"n = {n}: {told(measurements, n)}" for n in measurements["n"])
         + "."
     )
-    least = min(over, key=lambda found: found.value)
+    least = min(over, key=lambda gain: gain.value)
     return conclude(in_parts(*gains), [all_of(*gains), *controls], "> 0", least, reason)
 
 
 def told(measurements: Measurements, n: int) -> str:
     """The gains over every other protocol at n, in points."""
     return "against " + ", ".join(
-        f"{other} {100 * found.value:+.2f} {points(found.interval())}"
+        f"{other} {100 * gain.value:+.2f} {points(gain.interval())}"
         for other in others(measurements)
-        for found in [against(measurements, n, other)]
+        for gain in [against(measurements, n, other)]
     )
 
 
@@ -90,10 +90,10 @@ def draw(measurements: Measurements) -> Drawing:
                 if f"{name}-{n}" not in measurements["curves"]:
                     continue
                 curve = measurements["curves"][f"{name}-{n}"]
-                kept = [k for k, v in enumerate(curve["mean"]) if v is not None]
+                places = [k for k, v in enumerate(curve["mean"]) if v is not None]
                 axes.plot(
-                    [curve["epoch"][k] for k in kept],
-                    [100 * curve["mean"][k] for k in kept],
+                    [curve["epoch"][k] for k in places],
+                    [100 * curve["mean"][k] for k in places],
                     color=PALETTE[number],
                     linestyle="-" if number < 2 else "--",
                     label=name,

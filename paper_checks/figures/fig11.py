@@ -18,13 +18,13 @@ __all__ = ["PROTOCOL", "draw", "judge", "measure"]
 
 def judge(measurements: Measurements, thresholds: Mapping[str, float]) -> Judgement:
     """The baseline's upward moves from epoch to epoch less those of the paper's model."""
-    found, scale = fluctuations(measurements, "losses", 1)
-    base, least = found[BASELINE], thresholds["least"]
+    differences, scale = fluctuations(measurements, "losses", 1)
+    base, least = differences[BASELINE], thresholds["least"]
     predicted = f"> {least:g}"
     if base.freedom + 1 < thresholds["seeds"]:
         return too_few(predicted, "Too few seeds finished.")
-    controls = [more(found[protocol], 0.0) for protocol in ("warm-up", "only the rate")]
-    reason = stumbles(found, scale, "training loss")
+    controls = [more(differences[protocol], 0.0) for protocol in ("warm-up", "only the rate")]
+    reason = stumbles(differences, scale, "training loss")
     return conclude(more(base, least), controls, predicted, base, reason)
 
 

@@ -29,8 +29,8 @@ __all__ = ["PROTOCOL", "draw", "judge", "measure"]
 
 def judge(measurements: Measurements, thresholds: Mapping[str, float]) -> Judgement:
     """The baseline's downward moves and dispersion against those of the paper's model."""
-    found, scale = fluctuations(measurements, "accuracies", -1)
-    base, least = found[BASELINE], thresholds["least"]
+    differences, scale = fluctuations(measurements, "accuracies", -1)
+    base, least = differences[BASELINE], thresholds["least"]
     predicted = f"> {least:g}"
     if base.freedom + 1 < thresholds["seeds"]:
         return too_few(predicted, "Too few seeds finished.")
@@ -38,9 +38,9 @@ def judge(measurements: Measurements, thresholds: Mapping[str, float]) -> Judgem
     dispersion = deviation_ratio(*ends)
     halves = more(base, least), more(dispersion, 1.0)
     reason = (
-        f"{stumbles(found, scale, 'accuracy', 100)} (Moves in points.) The accuracies at the end "
-        f"disperse over the seeds {short(dispersion.value)} times {spread(dispersion.interval())} "
-        "as much."
+        f"{stumbles(differences, scale, 'accuracy', 100)} (Moves in points.) The accuracies at the "
+        f"end disperse over the seeds {short(dispersion.value)} times "
+        f"{spread(dispersion.interval())} as much."
     )
     return conclude(in_parts(*halves), [all_of(*halves)], predicted, base, reason)
 

@@ -61,22 +61,22 @@ def measure(context: "Context") -> dict[str, Any]:
 
 def order(measurements: Measurements) -> float:
     """The power of the distance with which the parabola's error falls."""
-    found = np.polyfit(np.log(measurements["distance"]), np.log(measurements["error"]), 1)
-    return float(found[0])
+    line = np.polyfit(np.log(measurements["distance"]), np.log(measurements["error"]), 1)
+    return float(line[0])
 
 
 def judge(measurements: Measurements, thresholds: Mapping[str, float]) -> Judgement:
     """An illustration if the parabola drawn touches the curve to second order."""
-    found = order(measurements)
-    right = found >= thresholds["order"] and measurements["a"] > 0
+    power = order(measurements)
+    right = power >= thresholds["order"] and measurements["a"] > 0
     reason = (
         f"The parabola a(w - b)² + c with a = {short(measurements['a'])}, b = "
-        f"{short(measurements['b'])} misses the curve by a power {short(found)} of the distance: "
+        f"{short(measurements['b'])} misses the curve by a power {short(power)} of the distance: "
         "only near the minimum do its slope, curvature and radius stand for the curve's."
     )
     if not right:
-        reason = f"The parabola drawn is not the curve's own: its error falls by {short(found)}."
-    return Judgement(ILLUSTRATION if right else INCONCLUSIVE, 3.0, found, reason)
+        reason = f"The parabola drawn is not the curve's own: its error falls by {short(power)}."
+    return Judgement(ILLUSTRATION if right else INCONCLUSIVE, 3.0, power, reason)
 
 
 def draw(measurements: Measurements) -> Drawing:

@@ -107,16 +107,16 @@ def trained(measurements: Measurements) -> set[str]:
 
 def medians(measurements: Measurements) -> str:
     """How MCLR's median radius compares with the exact one, where that was measured."""
-    found: dict[str, list[Mapping[str, Any]]] = {}
+    by_stage: dict[str, list[Mapping[str, Any]]] = {}
     for row in measurements.get("radii", ()):
         if row["radius"] and row["mclr"]:
-            found.setdefault(row["at"], []).append(row)
+            by_stage.setdefault(row["at"], []).append(row)
     told = []
-    for at, rows in found.items():
+    for stage, rows in by_stage.items():
         quotients = [row["mclr"] / row["radius"] for row in rows]
         rank = rank_correlation([row["mclr"] for row in rows], [row["radius"] for row in rows])
         told.append(
-            f"{at} {short(min(quotients))} to {short(max(quotients))} times "
+            f"{stage} {short(min(quotients))} to {short(max(quotients))} times "
             f"(rank correlation over {len(rows)} tensors {short(rank)})"
         )
     if not told:
@@ -197,11 +197,11 @@ def draw_rules(
         ):
             for number, (rule, shown) in enumerate(names.items()):
                 ran = [n for n in sizes if arm(measurements, series, n, rule)]
-                found = [
+                by_size = [
                     [100 * v for v in values(measurements, series, n, rule).values()] for n in ran
                 ]
                 if ran:
-                    banded(panel, [n * 1.04**number for n in ran], found, number, shown)
+                    banded(panel, [n * 1.04**number for n in ran], by_size, number, shown)
             panel.set_xscale("log")
             panel.set_xticks(sizes, [str(n) for n in sizes])
             panel.minorticks_off()
@@ -238,11 +238,11 @@ def draw_rules(
 def _draw_radii(axes: "Axes", rows: list[dict[str, Any]]) -> None:
     """MCLR's radius of every weight tensor against the exact median with its interval."""
     rows = [row for row in rows if row["radius"] and row["mclr"]]
-    for colour, marker, at in (
+    for colour, marker, stage in (
         (drawing.BLUE, "o", "at initialisation"),
         (drawing.VERMILION, "s", "trained"),
     ):
-        chosen = [row for row in rows if row["at"] == at]
+        chosen = [row for row in rows if row["at"] == stage]
         x = np.array([row["radius"] for row in chosen])
         # An interval of few entries has no upper end where curvatures vanish.
         low, high = (
@@ -257,7 +257,7 @@ def _draw_radii(axes: "Axes", rows: list[dict[str, Any]]) -> None:
             color=colour,
             markersize=5,
             linewidth=1,
-            label=at,
+            label=stage,
         )
     values = [value for row in rows for value in (row["radius"], row["mclr"])]
     if values:

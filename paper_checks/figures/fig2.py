@@ -44,21 +44,21 @@ def measure(context: "Context") -> dict[str, Any]:
     from paper_checks.measurements.tensor_statistics import growth_of_independent_gaussians
 
     seed = context.profile.seeds[0]
-    found = context.snapshot(seed)
+    snapshot = context.snapshot(seed)
     return {
         "seeds": [seed],
-        "samples": found.samples,
+        "samples": snapshot.samples,
         "network": context.network,
-        "parameters": found.parameters,
-        "loss": found.loss,
-        "methods": found.methods,
-        "deviation": found.deviation,
-        "seconds": found.seconds,
-        "rows": [_row(row) for row in found.rows],
+        "parameters": snapshot.parameters,
+        "loss": snapshot.loss,
+        "methods": snapshot.methods,
+        "deviation": snapshot.deviation,
+        "seconds": snapshot.seconds,
+        "rows": [_row(row) for row in snapshot.rows],
         "ratios": ratios(context),
         "growth": [
             {"parameter": row["parameter"], **row["growth"]}
-            for row in found.rows
+            for row in snapshot.rows
             if row.get("growth")
         ],
         "reference": growth_of_independent_gaussians(),
@@ -67,26 +67,26 @@ def measure(context: "Context") -> dict[str, Any]:
 
 def _row(row: Mapping[str, Any]) -> dict[str, Any]:
     """The columns kept, the quartiles of both radii side by side."""
-    found = {name: row[name] for name in COLUMNS}
-    quartiles = [found.pop(f"radius_finite_{level}") for level in ("q25", "q50", "q75")]
+    columns = {name: row[name] for name in COLUMNS}
+    quartiles = [columns.pop(f"radius_finite_{level}") for level in ("q25", "q50", "q75")]
     # A tensor without any curvature has no quartiles.
-    found["radius"] = quartiles if all(value is not None for value in quartiles) else None
-    found["ratio"] = found.pop("ratio_finite")
-    found["ratio_mean"] = found.pop("ratio_finite_mean")
-    return found
+    columns["radius"] = quartiles if all(value is not None for value in quartiles) else None
+    columns["ratio"] = columns.pop("ratio_finite")
+    columns["ratio_mean"] = columns.pop("ratio_finite_mean")
+    return columns
 
 
 def ratios(context: "Context") -> dict[str, list[float]]:
     """The largest over the smallest median radius, by seed: of the weights, and of all tensors."""
-    found: dict[str, list[float]] = {"weights": [], "all": []}
+    by_group: dict[str, list[float]] = {"weights": [], "all": []}
     for seed in context.profile.seeds:
         rows = [_row(row) for row in context.snapshot(seed).rows]
         rows = [row for row in rows if row["radius"]]
         weights = [row for row in rows if row["parameter"].endswith("weight")]
         if len(weights) > 1:
-            found["weights"].append(_ratio(weights))
-            found["all"].append(_ratio(rows))
-    return found
+            by_group["weights"].append(_ratio(weights))
+            by_group["all"].append(_ratio(rows))
+    return by_group
 
 
 def judge(measurements: Measurements) -> Judgement:
@@ -174,9 +174,11 @@ def _draw_radii(axes: "Axes", rows: list[dict[str, Any]]) -> None:
         ("|w/g|, median and quartiles", "ratio", drawing.VERMILION, "s", 0.05),
     )
     for label, column, colour, marker, shift in series:
-        found = [(x, row[column]) for x, row in enumerate(rows) if row[column] and row[column][1]]
-        places = np.array([place for place, _ in found]) + shift
-        low, middle, high = np.array([values for _, values in found]).T
+        quartiles = [
+            (x, row[column]) for x, row in enumerate(rows) if row[column] and row[column][1]
+        ]
+        places = np.array([place for place, _ in quartiles]) + shift
+        low, middle, high = np.array([values for _, values in quartiles]).T
         axes.errorbar(
             places,
             middle,

@@ -68,7 +68,7 @@ def _measure(context: "Context") -> dict[str, Any]:
         key = "on" if dropout else "off"
         # Two passes tell the variance over dropout's masks from that over the samples.
         passes = context.profile.passes if dropout else 1
-        found = gradient_moments(
+        gradients = gradient_moments(
             model,
             cross_entropy,
             population.pair,
@@ -78,12 +78,12 @@ def _measure(context: "Context") -> dict[str, Any]:
             seed=seed,
         )
         drawn = layer_lines(
-            found.mean.cpu(),
-            found.std.cpu(),
+            gradients.mean.cpu(),
+            gradients.std.cpu(),
             sizes,
             len(population),
             context.profile.entries,
-            mask_deviation=None if found.mask_std is None else found.mask_std.cpu(),
+            mask_deviation=None if gradients.mask_std is None else gradients.mask_std.cpu(),
             passes=passes,
         )
         lines[key] = drawn.lines
@@ -124,8 +124,8 @@ def _measure(context: "Context") -> dict[str, Any]:
 
 def paper_curve(measurements: Measurements) -> dict[str, Any]:
     """The curve by the paper's protocol: dropout on where there is any, no replacement."""
-    found = [curve for curve in measurements["curves"] if not curve["replacement"]]
-    return min(found, key=lambda curve: curve["dropout"] != "on")
+    curves = [curve for curve in measurements["curves"] if not curve["replacement"]]
+    return min(curves, key=lambda curve: curve["dropout"] != "on")
 
 
 def errors(measurements: Measurements, curve: dict[str, Any], line: str) -> list[Estimate]:
@@ -142,9 +142,9 @@ def errors(measurements: Measurements, curve: dict[str, Any], line: str) -> list
     ]
 
 
-def near(found: Sequence[Estimate]) -> Decision:
+def near(errors: Sequence[Estimate]) -> Decision:
     """Whether a line is within the tolerance at every n of these."""
-    return all_of(*(within(each, -TOLERANCE, TOLERANCE) for each in found))
+    return all_of(*(within(each, -TOLERANCE, TOLERANCE) for each in errors))
 
 
 def judge(measurements: Measurements) -> Judgement:
@@ -152,8 +152,8 @@ def judge(measurements: Measurements) -> Judgement:
     curve = paper_curve(measurements)
     sizes, total = measurements["n"], measurements["samples"]
     small = [index for index, n in enumerate(sizes) if n <= SMALL_SHARE * total] or [0]
-    found = {line: errors(measurements, curve, line) for line in LINES}
-    printed, corrected = near(found["printed"]), near([found["corrected"][k] for k in small])
+    by_line = {line: errors(measurements, curve, line) for line in LINES}
+    printed, corrected = near(by_line["printed"]), near([by_line["corrected"][k] for k in small])
     sigma = measurements["moments"][curve["dropout"]]["sigma_mean"]
     scale = sizes[0] ** 0.5 / sigma
     lines = measurements["lines"][curve["dropout"]]
@@ -165,10 +165,10 @@ def judge(measurements: Measurements) -> Judgement:
     )
 
     def worst(line: str, places: Sequence[int]) -> str:
-        return f"{100 * max(abs(found[line][k].value) for k in places):.0f} %"
+        return f"{100 * max(abs(by_line[line][k].value) for k in places):.0f} %"
 
     everywhere = range(len(sizes))
-    inside = [LINES[line][0] for line in LINES if near(found[line]).holds]
+    inside = [LINES[line][0] for line in LINES if near(by_line[line]).holds]
     reason = (
         f"E|g|·√n/σ at n = {sizes[0]} is {short(measured.value)} {spread(measured.interval())}, "
         f"printed {short(constants['printed'])}, corrected {short(constants['corrected'])}. "

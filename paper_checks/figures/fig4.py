@@ -41,19 +41,19 @@ def judge(measurements: Measurements, thresholds: Mapping[str, float]) -> Judgem
     sizes = measurements["n"]
     if len(measurements["seeds"]) < thresholds["seeds"] or len(sizes) < thresholds["sizes"]:
         return too_few(-0.5, "Too few seeds or batch sizes.")
-    found = {name: log_slope(sizes, by_size(measurements, name)) for name in READINGS}
-    step, tolerance = found["stride"], thresholds["tolerance"]
+    slopes = {name: log_slope(sizes, by_size(measurements, name)) for name in READINGS}
+    step, tolerance = slopes["stride"], thresholds["tolerance"]
     ends = {name: by_size(measurements, name) for name in READINGS}
     reason = "Log-log slope against n, and value at the largest n over that at the smallest: "
     reason += "; ".join(
-        f"{label} {short(found[name].value)} {spread(found[name].interval())}, "
+        f"{label} {short(slopes[name].value)} {spread(slopes[name].interval())}, "
         f"{short(float(np.mean(ends[name][-1]) / np.mean(ends[name][0])))}"
         for name, label in READINGS.items()
     )
     controls = [
         within(step, -0.5 - tolerance, -0.5 + tolerance),
-        less(found["path"], 0.0),
-        less(found["displacement"], 0.0),
+        less(slopes["path"], 0.0),
+        less(slopes["displacement"], 0.0),
     ]
     return conclude(less(step, 0.0), controls, -0.5, step, f"{reason}.", tolerance)
 
@@ -65,9 +65,9 @@ def draw(measurements: Measurements) -> Drawing:
         chart = drawing.figure(8.0, 5.0)
         axes = chart.subplots()
         for number, (name, label) in enumerate(READINGS.items()):
-            found = by_size(measurements, name)
-            first = float(np.mean(found[0]))
-            banded(axes, sizes, [[v / first for v in each] for each in found], number, label)
+            values = by_size(measurements, name)
+            first = float(np.mean(values[0]))
+            banded(axes, sizes, [[v / first for v in each] for each in values], number, label)
         x = np.array([sizes[0], sizes[-1]], dtype=float)
         for power, dash in ((-0.5, ":"), (-1.0, "-."), (-1.5, "--")):
             line = (x / x[0]) ** power

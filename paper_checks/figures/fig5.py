@@ -50,7 +50,7 @@ def relation(
     """Spearman's correlation over the batch sizes of path and accuracy, one for each seed."""
     rows = arm(measurements, series, rates=rates)
     seeds = sorted({row["seed"] for row in rows})
-    found = []
+    correlations = []
     for seed in seeds:
         own = [
             row
@@ -58,10 +58,10 @@ def relation(
             if row["seed"] == seed and row[column] is not None and row["accuracy"] is not None
         ]
         if len(own) > 2:
-            found.append(
+            correlations.append(
                 rank_correlation([row[column] for row in own], [row["accuracy"] for row in own])
             )
-    return mean(found)
+    return mean(correlations)
 
 
 def judge(measurements: Measurements, thresholds: Mapping[str, float]) -> Judgement:

@@ -39,24 +39,24 @@ def judge(measurements: Measurements, thresholds: Mapping[str, float]) -> Judgem
     if len(measurements["seeds"]) < thresholds["seeds"] or len(sizes) < thresholds["sizes"]:
         return too_few(-1.0, "Too few seeds or batch sizes.")
     batch = by_size(measurements, "decrease_batch")
-    held = by_size(measurements, "decrease_held_out")
+    held_out = by_size(measurements, "decrease_held_out")
     if min(min(each) for each in batch) <= 0:
         return too_few(-1.0, "A batch's loss rose: the rate is too large.")
-    found, tolerance = log_slope(sizes, batch), thresholds["tolerance"]
-    small, large = mean(held[0]), mean(held[-1])
+    slope, tolerance = log_slope(sizes, batch), thresholds["tolerance"]
+    small, large = mean(held_out[0]), mean(held_out[-1])
     reason = (
-        f"On the batch itself the slope against n is {short(found.value)} "
-        f"{spread(found.interval())}, and the decrease at the largest n is "
+        f"On the batch itself the slope against n is {short(slope.value)} "
+        f"{spread(slope.interval())}, and the decrease at the largest n is "
         f"{short(float(np.mean(batch[-1]) / np.mean(batch[0])))} of that at the smallest. On "
         f"held-out images it is {short(small.value)} {spread(small.interval())} at the smallest n "
         f"and {short(large.value)} {spread(large.interval())} at the largest: what shrinks with n "
         "on the batch only is its own noise, fitted."
     )
     controls = [
-        within(found, -1 - tolerance, -1 + tolerance),
-        less(difference(held[-1], held[0]), 0.0),
+        within(slope, -1 - tolerance, -1 + tolerance),
+        less(difference(held_out[-1], held_out[0]), 0.0),
     ]
-    return conclude(less(found, 0.0), controls, -1.0, found, reason, tolerance)
+    return conclude(less(slope, 0.0), controls, -1.0, slope, reason, tolerance)
 
 
 def draw(measurements: Measurements) -> Drawing:
@@ -70,8 +70,8 @@ def draw(measurements: Measurements) -> Drawing:
         first = float(np.mean(by_size(measurements, "decrease_batch")[0]))
         x = np.array([sizes[0], sizes[-1]], dtype=float)
         axes.plot(x, first * x[0] / x, ":", color=drawing.BLACK, label="1/n (equation 8)")
-        found = [v for name in SERIES for each in by_size(measurements, name) for v in each]
-        if min(found) > 0:
+        decreases = [v for name in SERIES for each in by_size(measurements, name) for v in each]
+        if min(decreases) > 0:
             axes.set_yscale("log")
         else:
             axes.set_yscale("symlog", linthresh=first * sizes[0] / sizes[-1])

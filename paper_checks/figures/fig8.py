@@ -63,24 +63,24 @@ def deviations(
     return by_size
 
 
-def ends_over(found: Sequence[Sequence[float]], middle: int) -> tuple[Ratio, Ratio]:
+def ends_over(by_size: Sequence[Sequence[float]], middle: int) -> tuple[Ratio, Ratio]:
     """The fluctuation at the smallest and at the largest n over that at a middle one."""
-    return ratio(found[0], found[middle]), ratio(found[-1], found[middle])
+    return ratio(by_size[0], by_size[middle]), ratio(by_size[-1], by_size[middle])
 
 
-def u_shaped(found: Sequence[Sequence[float]]) -> Decision:
+def u_shaped(by_size: Sequence[Sequence[float]]) -> Decision:
     """Whether some middle n lies below both ends, seed by seed; each has its chance.
 
     >>> shaped = u_shaped([[3.0, 3.1, 3.2], [1.0, 1.1, 1.0], [3.0, 3.3, 3.1]])
     >>> shaped.holds, u_shaped([[3.0, 3.1, 3.2], [2.0, 2.1, 2.0], [1.0, 1.1, 1.0]]).fails
     (True, True)
     """
-    if not found or len(found) < 3:
+    if not by_size or len(by_size) < 3:
         return UNDECIDED
     return any_of(
         *(
-            all_of(*(more(each, 1.0) for each in ends_over(found, middle)))
-            for middle in range(1, len(found) - 1)
+            all_of(*(more(each, 1.0) for each in ends_over(by_size, middle)))
+            for middle in range(1, len(by_size) - 1)
         )
     )
 
@@ -88,16 +88,16 @@ def u_shaped(found: Sequence[Sequence[float]]) -> Decision:
 def judge(measurements: Measurements, thresholds: Mapping[str, float]) -> Judgement:
     """U-shaped in whole batches at either rate, or only with the remainder's batch."""
     sizes = measurements["n"]
-    found = {name: deviations(measurements, "absolute", name) for name in ARMS}
-    whole_batches = found["whole batches"]
+    by_arm = {name: deviations(measurements, "absolute", name) for name in ARMS}
+    whole_batches = by_arm["whole batches"]
     few = len(whole_batches[0]) if whole_batches else 0
     if few < thresholds["seeds"] or len(sizes) < thresholds["sizes"]:
         return too_few("U-shaped", "Too few seeds or batch sizes.")
-    decisions = {name: u_shaped(each) for name, each in found.items() if each}
+    decisions = {name: u_shaped(each) for name, each in by_arm.items() if each}
     calmest = min(range(1, len(sizes) - 1), key=lambda k: sum(whole_batches[k]))
     low, high = ends_over(whole_batches, calmest)
     told = []
-    for name, each in found.items():
+    for name, each in by_arm.items():
         if not each:
             told.append(f"{name}: not run")
             continue

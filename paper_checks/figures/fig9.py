@@ -115,17 +115,17 @@ def _rank(losses: "Tensor", norms: "Tensor") -> float:
     """Spearman's correlation of the samples' losses with the norms of their gradients."""
     from scipy.stats import spearmanr
 
-    found = float(spearmanr(losses.cpu().numpy(), norms.cpu().numpy()).statistic)
-    return found if found == found else 0.0
+    correlation = float(spearmanr(losses.cpu().numpy(), norms.cpu().numpy()).statistic)
+    return correlation if correlation == correlation else 0.0
 
 
 def _mean_abs(a: "Tensor", delta: "Tensor", places: "Tensor", share: float) -> float:
     """Mean |g| of the mean gradient over the first samples of `places`, a share left out."""
-    kept = places[: _kept(len(places), share)].to(a.device)
-    return float((delta[kept].T @ a[kept]).abs().mean() / len(kept))
+    remaining = places[: _kept(len(places), share)].to(a.device)
+    return float((delta[remaining].T @ a[remaining]).abs().mean() / len(remaining))
 
 
-def at(case: Mapping[str, Any], kind: str, share: float) -> list[float]:
+def batch_means(case: Mapping[str, Any], kind: str, share: float) -> list[float]:
     """Batch by batch, mean |g| when `share` is discarded in the way `kind`."""
     place = SHARES.index(share)
     return [row[place] for row in case["values"][kind]]
@@ -133,12 +133,12 @@ def at(case: Mapping[str, Any], kind: str, share: float) -> list[float]:
 
 def against(case: Mapping[str, Any], share: float) -> dict[str, Ratio]:
     """Small losses discarded over the whole batch, over random discarding, and at a fixed 1/n."""
-    small, whole = at(case, "small", share), at(case, "small", 0.0)
-    kept = case["kept"][SHARES.index(share)] / case["n"]
+    small, whole = batch_means(case, "small", share), batch_means(case, "small", 0.0)
+    remaining = case["kept"][SHARES.index(share)] / case["n"]
     return {
         "whole": ratio(small, whole),
-        "random": ratio(small, at(case, "random", share)),
-        "fixed": ratio([kept * value for value in small], whole),
+        "random": ratio(small, batch_means(case, "random", share)),
+        "fixed": ratio([remaining * value for value in small], whole),
     }
 
 
@@ -147,7 +147,7 @@ def judge(measurements: Measurements, thresholds: Mapping[str, float]) -> Judgem
     share, cases = thresholds["share"], measurements["cases"]
     if min(case["batches"] for case in cases) < thresholds["batches"]:
         return too_few("> 1", "Too few batches.")
-    found = [against(case, share) for case in cases]
+    quotients = [against(case, share) for case in cases]
     # How the gradient goes with every further tenth, batch by batch.
     grows = [
         slope(SHARES, np.log(np.transpose(case["values"]["small"])).tolist()) for case in cases
@@ -157,18 +157,18 @@ def judge(measurements: Measurements, thresholds: Mapping[str, float]) -> Judgem
         f"{spread(each['whole'].interval())}, {short(each['random'].value)} times random "
         f"discarding {spread(each['random'].interval())}, with the fixed 1/n "
         f"{short(each['fixed'].value)} times {spread(each['fixed'].interval())}"
-        for case, each in zip(cases, found, strict=True)
+        for case, each in zip(cases, quotients, strict=True)
     ]
     # The first network is the paper's own, or stands for it, at step 1.
-    core = all_of(more(found[0]["whole"], 1.0), more(grows[0], 0.0))
-    controls = [more(each[name], 1.0) for each in found for name in ("random", "fixed")]
+    core = all_of(more(quotients[0]["whole"], 1.0), more(grows[0], 0.0))
+    controls = [more(each[name], 1.0) for each in quotients for name in ("random", "fixed")]
     reason = (
         f"With {100 * share:.0f} % of the samples discarded by small loss, mean |g| is: "
         + "; ".join(told)
         + ". A fixed normaliser shows whether the gradient of the loss that is minimised grew, or "
         "only its average was taken over fewer samples."
     )
-    return conclude(core, controls, "> 1", found[0]["whole"], reason)
+    return conclude(core, controls, "> 1", quotients[0]["whole"], reason)
 
 
 def draw(measurements: Measurements) -> Drawing:
@@ -202,10 +202,10 @@ def draw(measurements: Measurements) -> Drawing:
 
 
 def _draw(axes: "Axes", case: Mapping[str, Any]) -> None:
-    whole = sum(at(case, "small", 0.0)) / case["batches"]
+    whole = sum(batch_means(case, "small", 0.0)) / case["batches"]
     percent = [100 * share for share in SHARES]
     for kind, (label, colour, marker) in KINDS.items():
-        means = [sum(at(case, kind, p)) / case["batches"] / whole for p in SHARES]
+        means = [sum(batch_means(case, kind, p)) / case["batches"] / whole for p in SHARES]
         axes.plot(percent, means, marker=marker, color=colour, markersize=5, label=label)
         fixed = [k / case["n"] * mean for k, mean in zip(case["kept"], means, strict=True)]
         label = f"{label.split(' (')[0]}, fixed 1/n"

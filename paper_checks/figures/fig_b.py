@@ -29,11 +29,11 @@ PROTOCOL = (
 @reads(ENTRIES)
 def measure(context: "Context") -> dict[str, Any]:
     """Quantiles of |b/w| and the share of |b| < |w|, without and with weight decay."""
-    found = [entries(context, seed) for seed in context.profile.seeds]
+    by_seed = [entries(context, seed) for seed in context.profile.seeds]
     return {
         "seeds": list(context.profile.seeds),
-        "samples": found[0]["samples"],
-        "rows": [row for each in found for row in each["b"]],
+        "samples": by_seed[0]["samples"],
+        "rows": [row for each in by_seed for row in each["b"]],
     }
 
 
@@ -80,11 +80,11 @@ def draw(measurements: Measurements) -> Drawing:
             ("without weight decay", "quantiles", drawing.BLUE, "o", -0.15),
             (f"with β = {BETA:g}", "quantiles_decayed", drawing.ORANGE, "s", 0.15),
         ):
-            found = np.array([row[column] for row in rows])
+            quantiles = np.array([row[column] for row in rows])
             x = np.arange(len(rows)) + shift
-            axes.vlines(x, found[:, 0], found[:, 4], color=colour, linewidth=1)
-            axes.vlines(x, found[:, 1], found[:, 3], color=colour, linewidth=4, alpha=0.6)
-            axes.plot(x, found[:, 2], marker, color=colour, label=label)
+            axes.vlines(x, quantiles[:, 0], quantiles[:, 4], color=colour, linewidth=1)
+            axes.vlines(x, quantiles[:, 1], quantiles[:, 3], color=colour, linewidth=4, alpha=0.6)
+            axes.plot(x, quantiles[:, 2], marker, color=colour, label=label)
         axes.axhline(1, color=drawing.BLACK, linewidth=1, linestyle="--", label="|b| = |w|")
         axes.set_yscale("log")
         axes.set_xticks(

@@ -72,7 +72,7 @@ def _case(name: str, model: "nn.Module", pair: Any, layer: str, seed: int) -> di
         bend(sizes, values[generator.integers(len(values), size=len(values))].mean(0))
         for _ in range(BOOTSTRAP)
     ]
-    found = [value for value in drawn if value is not None]
+    bends = [value for value in drawn if value is not None]
     mean, std = moments.mean.double(), moments.std.double()
     crossing = bend_batch_size(float(std.mean()), mu=float(mean.abs().mean()))
     return {
@@ -80,7 +80,7 @@ def _case(name: str, model: "nn.Module", pair: Any, layer: str, seed: int) -> di
         "n": sizes,
         "mean": values.mean(0).tolist(),
         "bend": bend(sizes, values.mean(0)),
-        "interval": np.quantile(found, (0.025, 0.975)).tolist() if found else None,
+        "interval": np.quantile(bends, (0.025, 0.975)).tolist() if bends else None,
         "noise_scale": float((std**2).sum() / (mean**2).sum()),
         "crossing": float(crossing),
         "level": float(mean.abs().mean()),
@@ -110,10 +110,10 @@ def judge(measurements: Measurements, thresholds: Mapping[str, float]) -> Judgem
     cases = measurements["cases"]
     if any(case["bend"] is None or case["interval"] is None for case in cases):
         return too_few(1.0, "A curve does not bend within the sizes drawn.")
-    found = [quotient(case) for case in cases]
-    worst = max(found, key=lambda each: abs(np.log(each.value)))
+    quotients = [quotient(case) for case in cases]
+    worst = max(quotients, key=lambda each: abs(np.log(each.value)))
     loose, tight = (
-        all_of(*(within(each, 1 / factor, factor) for each in found))
+        all_of(*(within(each, 1 / factor, factor) for each in quotients))
         for factor in (thresholds["loose"], thresholds["factor"])
     )
     reason = "Measured bend (95 %), noise scale, crossing of the asymptotes: " + "; ".join(

@@ -64,7 +64,7 @@ def judge(measurements: Measurements, thresholds: Mapping[str, float]) -> Judgem
     seeds = min((len(values(measurements, *place, "cblr")) for place in places), default=0)
     if seeds < thresholds["seeds"]:
         return too_few("> 0", f"Only {seeds} seeds to read.")
-    parts, controls, found, told, edges = [], [], [], [], []
+    parts, controls, leads, told, edges = [], [], [], [], []
     for series, n in places:
         rivals = [rule for rule in SUBSTITUTES if arm(measurements, series, n, rule)]
         rival = max(rivals, key=lambda rule: merit(chosen(arm(measurements, series, n, rule))))
@@ -73,7 +73,7 @@ def judge(measurements: Measurements, thresholds: Mapping[str, float]) -> Judgem
         plain = apart(measurements, series, n, ("cblr", "sgd"))
         parts.append(guarded(more(ahead, 0.0, least=thresholds["margin"]), won, lost))
         controls.append(more(plain, 0.0))
-        found.append(ahead)
+        leads.append(ahead)
         edges += untuned(measurements, [(series, n)], ("cblr", rival))
         cap = chosen(arm(measurements, series, n, "cblr")).get("cap")
         told.append(
@@ -88,7 +88,7 @@ def judge(measurements: Measurements, thresholds: Mapping[str, float]) -> Judgem
             )
             + (f"; cap {short(cap)})" if cap else ")")
         )
-    least = min(found, key=lambda each: each.value)
+    least = min(leads, key=lambda each: each.value)
     reason = "True CBLR less the best of its approximations: " + "; ".join(told) + "."
     reason += ends_told(edges)
     whole = [all_of(*parts), *controls]

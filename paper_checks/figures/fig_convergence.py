@@ -30,11 +30,11 @@ PROTOCOL = (
 def measure(context: "Context") -> dict[str, Any]:
     """The spread and the typical value of each rule by size, for layers and for Gaussians."""
     seed = context.profile.seeds[0]
-    found = entries(context, seed)
-    return {"seeds": [seed], "samples": found["samples"], **found["convergence"]}
+    reduced = entries(context, seed)
+    return {"seeds": [seed], "samples": reduced["samples"], **reduced["convergence"]}
 
 
-def quotients(measurements: Measurements, found: Mapping[str, Any], smallest: float) -> list[Ratio]:
+def quotients(measurements: Measurements, layer: Mapping[str, Any], smallest: float) -> list[Ratio]:
     """Measured over predicted spread of the settling rules, at every size from `smallest`.
 
     Half the distance between the 16th and the 84th percentile of N groups has a relative standard
@@ -43,19 +43,19 @@ def quotients(measurements: Measurements, found: Mapping[str, Any], smallest: fl
     law = measurements["law"]
     return [
         Ratio(
-            found["spread"][rule][place] / law[rule][measurements["law_size"].index(k)],
-            0.96 / float(np.sqrt(found["groups"][place])),
+            layer["spread"][rule][place] / law[rule][measurements["law_size"].index(k)],
+            0.96 / float(np.sqrt(layer["groups"][place])),
         )
         for rule in SETTLE
-        for place, k in enumerate(found["size"])
+        for place, k in enumerate(layer["size"])
         if k >= smallest
     ]
 
 
-def slopes(found: Mapping[str, Any]) -> list[float]:
+def slopes(layer: Mapping[str, Any]) -> list[float]:
     """The power of the size with which each settling rule's spread changes."""
     return [
-        float(np.polyfit(np.log(found["size"]), np.log(found["spread"][rule]), 1)[0])
+        float(np.polyfit(np.log(layer["size"]), np.log(layer["spread"][rule]), 1)[0])
         for rule in SETTLE
     ]
 
@@ -72,14 +72,14 @@ def judge(measurements: Measurements, thresholds: Mapping[str, float]) -> Judgem
             f"{100 * off:.0f} %: the measurement cannot decide."
         )
         return too_few(1.0, reason)
-    found = [each for layer in layers for each in quotients(measurements, layer, smallest)]
+    multiples = [each for layer in layers for each in quotients(measurements, layer, smallest)]
     powers = [slope for layer in layers for slope in slopes(layer)]
     power, width = mean(powers), thresholds["slope"]
-    near = all_of(*(within(each, 1 / factor, factor) for each in found))
+    near = all_of(*(within(each, 1 / factor, factor) for each in multiples))
     falls = within(power, -0.5 - width, -0.5 + width)
-    worst = max(found, key=lambda each: abs(np.log(each.value)))
+    worst = max(multiples, key=lambda each: abs(np.log(each.value)))
     grown = [layer["typical"]["mean"][-1] / layer["typical"]["mean"][0] for layer in layers]
-    values = [each.value for each in found]
+    values = [each.value for each in multiples]
     reason = (
         f"Spread over the law's, LARS and both consistent readings of MCLR, sizes from "
         f"{smallest:g}: Gaussians within {100 * off:.0f} %, layers {short(min(values))} to "
@@ -97,10 +97,10 @@ def draw(measurements: Measurements) -> Drawing:
     with drawing.style("fig-convergence"):
         chart = drawing.figure(10.0, 7.6)
         panels = chart.subplots(2, 2, sharex=True, sharey=True).ravel()
-        for axes, found in zip(panels, cases, strict=False):
+        for axes, case in zip(panels, cases, strict=False):
             for rule, (_, colour, marker) in RULES.items():
                 axes.plot(
-                    found["size"], found["spread"][rule], marker, color=colour, label=rule,
+                    case["size"], case["spread"][rule], marker, color=colour, label=rule,
                     markersize=5, linestyle="none" if rule in SETTLE else ":", linewidth=1,
                 )  # fmt: skip
             for rule in SETTLE:
@@ -110,7 +110,7 @@ def draw(measurements: Measurements) -> Drawing:
                 )  # fmt: skip
             axes.set_xscale("log")
             axes.set_yscale("log")
-            axes.set_title(found["case"], loc="left")
+            axes.set_title(case["case"], loc="left")
         for axes in panels[len(cases) :]:
             axes.set_visible(False)
         for axes in panels[2:]:
@@ -121,7 +121,7 @@ def draw(measurements: Measurements) -> Drawing:
         chart.legend(handles, labels, loc="outside upper center", ncols=5)
     alt = (
         "Log-log panels of the spread of six layer-wise rules against the layer's size, for "
-        + ", ".join(found["case"] for found in cases)
+        + ", ".join(case["case"] for case in cases)
         + ". LARS and two readings of MCLR fall with the root of the size along their laws; the "
         "signed median does not settle, the means of quotients hardly do."
     )

@@ -77,8 +77,8 @@ def moments(a: Any, delta: Any) -> dict[str, Any]:
     """Shape statistics of the entries δ_o a_k over the samples, by the moments of outer products.
 
     >>> x = np.random.default_rng(0).standard_normal((20_000, 1))
-    >>> found = moments(np.ones_like(x), x)
-    >>> abs(found["excess"][2]) < 0.2, abs(found["absolute"] - 1) < 0.01
+    >>> layer = moments(np.ones_like(x), x)
+    >>> abs(layer["excess"][2]) < 0.2, abs(layer["absolute"] - 1) < 0.01
     (True, True)
     """
     n = len(a)
@@ -103,11 +103,11 @@ def moments(a: Any, delta: Any) -> dict[str, Any]:
 
 def layers(measurements: Measurements, network: str) -> dict[str, dict[int, Mapping[str, Any]]]:
     """The rows of one network by layer and seed."""
-    found: dict[str, dict[int, Mapping[str, Any]]] = {}
+    by_layer: dict[str, dict[int, Mapping[str, Any]]] = {}
     for row in measurements["rows"]:
         if row["network"] == network:
-            found.setdefault(row["parameter"], {})[row["seed"]] = row
-    return found
+            by_layer.setdefault(row["parameter"], {})[row["seed"]] = row
+    return by_layer
 
 
 def judge(measurements: Measurements, thresholds: Mapping[str, float]) -> Judgement:
@@ -155,11 +155,11 @@ def draw(measurements: Measurements) -> Drawing:
             (1, drawing.BLUE, "o", -0.14, "single samples"),
             (32, drawing.ORANGE, "s", 0.14, "means of 32 samples"),
         ):
-            found = np.array([row["excess"] for row in rows]) / factor
+            excesses = np.array([row["excess"] for row in rows]) / factor
             x = np.arange(len(rows)) + shift
-            axes.vlines(x, found[:, 0], found[:, 4], color=colour, linewidth=1)
-            axes.vlines(x, found[:, 1], found[:, 3], color=colour, linewidth=4, alpha=0.6)
-            axes.plot(x, found[:, 2], marker, color=colour, label=label)
+            axes.vlines(x, excesses[:, 0], excesses[:, 4], color=colour, linewidth=1)
+            axes.vlines(x, excesses[:, 1], excesses[:, 3], color=colour, linewidth=4, alpha=0.6)
+            axes.plot(x, excesses[:, 2], marker, color=colour, label=label)
         axes.axhline(0, color=drawing.BLACK, linewidth=0.8)
         axes.axhspan(-1, 1, color="#EEEEEE", zorder=0, linewidth=0)
         axes.set_yscale("symlog", linthresh=1)

@@ -72,11 +72,15 @@ def _case(
 
     seed, parameter, total = context.profile.seeds[0], first_linear(model), len(pair[1])
     sizes = batch_sizes(total, smallest=1)
-    found = gradient_moments(model, cross_entropy, pair, parameter, dropout=False)
+    gradients = gradient_moments(model, cross_entropy, pair, parameter, dropout=False)
     drawn = layer_lines(
-        found.mean.cpu(), found.std.cpu(), sizes, total, max(context.profile.entries, LARGE_LAYER)
+        gradients.mean.cpu(),
+        gradients.std.cpu(),
+        sizes,
+        total,
+        max(context.profile.entries, LARGE_LAYER),
     )
-    large = found.mean.numel() > LARGE_LAYER
+    large = gradients.mean.numel() > LARGE_LAYER
     case: dict[str, Any] = {
         "case": name,
         "dataset": dataset,

@@ -74,8 +74,8 @@ def _measure(context: "Context") -> dict[str, Any]:
     cases = []
     for rule in RULES:
         sharp = [_sharpness(model, pair, rule, n, seed) for n in sizes]
-        at = float(np.exp(np.interp(np.log(total / 8), np.log(sizes), np.log(sharp))))
-        gamma = 2 / at
+        sharpness = float(np.exp(np.interp(np.log(total / 8), np.log(sizes), np.log(sharp))))
+        gamma = 2 / sharpness
         frame = sweep(
             grid(base.replace(optimizer=rule, lr=gamma), batch_size=sizes, order_seed=range(runs)),
             jobs=1,
@@ -143,25 +143,25 @@ def critical(measurements: Measurements, case: Mapping[str, Any]) -> list[float]
     Where none fails it lies beyond: a step of n above the largest; the smallest where that fails.
     """
     sizes = measurements["n"]
-    found = []
+    critical_sizes = []
     for run in range(min(map(len, case["losses"]))):
         losses = [losses[run] for losses in case["losses"]]
         failed = [loss is None or loss > measurements["start"] for loss in losses]
         place = failed.index(True) if any(failed) else None
         if place is None:
-            found.append(float(sizes[-1] ** 2 / sizes[-2]))
+            critical_sizes.append(float(sizes[-1] ** 2 / sizes[-2]))
         else:
-            found.append(float(np.sqrt(sizes[place] * sizes[max(0, place - 1)])))
-    return found
+            critical_sizes.append(float(np.sqrt(sizes[place] * sizes[max(0, place - 1)])))
+    return critical_sizes
 
 
 def judge(measurements: Measurements, thresholds: Mapping[str, float]) -> Judgement:
     """The batch at which training fails, over that at which the rate reaches the limit."""
     predicted, factor = measurements["predicted"], thresholds["factor"]
-    found = {case["rule"]: critical(measurements, case) for case in measurements["cases"]}
-    if min(map(len, found.values())) < thresholds["runs"]:
+    by_rule = {case["rule"]: critical(measurements, case) for case in measurements["cases"]}
+    if min(map(len, by_rule.values())) < thresholds["runs"]:
         return too_few(predicted, "Too few runs.")
-    quotients = {rule: ratio(each, [predicted] * len(each)) for rule, each in found.items()}
+    quotients = {rule: ratio(each, [predicted] * len(each)) for rule, each in by_rule.items()}
     near = {rule: within(each, 1 / factor, factor) for rule, each in quotients.items()}
     beyond = measurements["n"][-1]
     grown = "; ".join(
@@ -170,7 +170,7 @@ def judge(measurements: Measurements, thresholds: Mapping[str, float]) -> Judgem
         f"(√n: {short((beyond / measurements['n'][0]) ** 0.5)}), training fails "
         + (
             "at no n"
-            if min(found[case["rule"]]) > beyond
+            if min(by_rule[case["rule"]]) > beyond
             else f"from n ≈ {short(predicted * quotients[case['rule']].value)}"
         )
         for case in measurements["cases"]
@@ -218,7 +218,7 @@ def draw(measurements: Measurements) -> Drawing:
         left.set_ylabel("γ · λ_max of the rated Hessian")
         right.set_ylabel(f"median loss after {STEPS} steps")
     beyond = sizes[-1]
-    found = {
+    by_rule = {
         case["rule"]: float(np.exp(np.mean(np.log(critical(measurements, case)))))
         for case in measurements["cases"]
     }
@@ -227,7 +227,8 @@ def draw(measurements: Measurements) -> Drawing:
         f"limit of 2 reached at {short(measurements['predicted'])}. Right: the loss after "
         f"{STEPS} steps. Training fails from "
         + ", ".join(
-            f"{rule}: {'no n' if value > beyond else short(value)}" for rule, value in found.items()
+            f"{rule}: {'no n' if value > beyond else short(value)}"
+            for rule, value in by_rule.items()
         )
         + "."
     )

@@ -66,7 +66,7 @@ def _points(
     import hessian
 
     index = torch.randperm(len(targets), generator=torch.Generator().manual_seed(seed))[:count]
-    found = hessian.coordinate_minimum(
+    minima = hessian.coordinate_minimum(
         model,
         cross_entropy,
         (inputs[index], targets[index]),
@@ -82,7 +82,7 @@ def _points(
             "gradient": float(minimum.gradient[place]),
             "kink": bool(minimum.kink[place]),
         }
-        for parameter, minimum in found.items()
+        for parameter, minimum in minima.items()
         for place in range(len(minimum.index))
     ]
 
@@ -154,13 +154,13 @@ def draw(measurements: Measurements) -> Drawing:
         chart = drawing.figure(4.8 * max(1, len(networks)), 4.9)
         panels = chart.subplots(1, max(1, len(networks)), squeeze=False, sharey=True)[0]
         for axes, network in zip(panels, networks, strict=False):
-            found = [point for point in points if point["network"] == network]
-            true = np.array([abs(point["true"]) for point in found])
+            shown = [point for point in points if point["network"] == network]
+            true = np.array([abs(point["true"]) for point in shown])
             for label, column, colour, marker in (
                 ("-g/h (CBLR, γ = 1)", "newton", drawing.BLUE, "o"),
                 ("-w (b = 0)", "weight", drawing.ORANGE, "s"),
             ):
-                values = np.array([abs(point[column]) for point in found])
+                values = np.array([abs(point[column]) for point in shown])
                 axes.plot(true, values, marker, color=colour, markersize=4, alpha=0.7, label=label)
             ends = np.array([true.min(), true.max()])
             axes.plot(ends, ends, "--", color=drawing.BLACK, label="equal")

@@ -29,13 +29,13 @@ PROTOCOL = (
 @reads(ENTRIES)
 def measure(context: "Context") -> dict[str, Any]:
     """Rank correlations with their controls for every seed; a two-way histogram of the first."""
-    found = [entries(context, seed) for seed in context.profile.seeds]
+    by_seed = [entries(context, seed) for seed in context.profile.seeds]
     return {
         "seeds": list(context.profile.seeds),
-        "samples": found[0]["samples"],
+        "samples": by_seed[0]["samples"],
         "network": context.network,
-        "rows": [row for each in found for row in each["radius"]],
-        "density": found[0]["density"],
+        "rows": [row for each in by_seed for row in each["radius"]],
+        "density": by_seed[0]["density"],
     }
 
 
@@ -102,8 +102,8 @@ def draw(measurements: Measurements) -> Drawing:
             ("w shuffled", "rank_shuffled", drawing.ORANGE, "s"),
             ("1/|g| alone", "rank_gradient", drawing.GREEN, "^"),
         ):
-            found = [(names.index(row["parameter"]), row[column]) for row in rows if column in row]
-            x, y = zip(*found, strict=True)
+            pairs = [(names.index(row["parameter"]), row[column]) for row in rows if column in row]
+            x, y = zip(*pairs, strict=True)
             right.plot(x, y, marker, color=colour, markersize=5, alpha=0.8, label=label)
         right.axhline(0, color=drawing.BLACK, linewidth=0.8)
         right.set_ylim(-1, 1)

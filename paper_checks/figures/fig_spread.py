@@ -34,18 +34,18 @@ def measure(context: "Context") -> dict[str, Any]:
 
 def ends(measurements: Measurements, protocol: str) -> dict[str, dict[int, float]]:
     """By seed, the spread at the first and at the last measured step."""
-    found = [row for row in measurements["rows"] if row["protocol"] == protocol]
-    steps = sorted({row["step"] for row in found})
+    rows = [row for row in measurements["rows"] if row["protocol"] == protocol]
+    steps = sorted({row["step"] for row in rows})
     return {
-        name: {row["seed"]: row["spread"] for row in found if row["step"] == step}
+        name: {row["seed"]: row["spread"] for row in rows if row["step"] == step}
         for name, step in (("before", steps[0]), ("after", steps[-1]))
     }
 
 
 def change(measurements: Measurements, protocol: str) -> Estimate:
     """By how much the spread changes, seed by seed."""
-    found = ends(measurements, protocol)
-    return difference(*paired(found["after"], found["before"]))
+    spreads = ends(measurements, protocol)
+    return difference(*paired(spreads["after"], spreads["before"]))
 
 
 def judge(measurements: Measurements, thresholds: Mapping[str, float]) -> Judgement:

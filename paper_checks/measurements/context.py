@@ -170,9 +170,9 @@ class Context:
         """The network of `snapshot`, entry by entry; the latest one stays in memory."""
         self._refuse_undeclared(f"snapshot-{seed}")
         if seed not in self._exact:
-            found = asdict(self._measure(seed))
+            snapshot = asdict(self._measure(seed))
             # The statistics came with it; other checks need nothing else.
-            self.shared(f"snapshot-{seed}", lambda context: found)
+            self.shared(f"snapshot-{seed}", lambda context: snapshot)
         return self._exact[seed]
 
     def _measure(self, seed: int) -> Snapshot:
@@ -185,20 +185,20 @@ class Context:
         pair = self.dataset.subset(count, seed=seed).pair
         gradient_seconds = _gradient_seconds(model, cross_entropy, pair)
         began = time.perf_counter()
-        found = hessian.diagonal(model, cross_entropy, pair)
+        curvature = hessian.diagonal(model, cross_entropy, pair)
         seconds = time.perf_counter() - began
-        rows = self._rows(model, cross_entropy, pair, found)
+        rows = self._rows(model, cross_entropy, pair, curvature)
         parts = dict(model.named_parameters())
         entries = {
-            name: (_numpy(parts[name]), _numpy(found.gradient[name]), _numpy(found[name]))
-            for name in found
+            name: (_numpy(parts[name]), _numpy(curvature.gradient[name]), _numpy(curvature[name]))
+            for name in curvature
         }
         self._exact = {seed: Exact(model, pair, entries)}
         deviation: dict[str, float] = {}
         if self.profile.verify and seed == self.profile.seeds[0]:
             # Apart from the timed computation, and on few samples: it takes many passes.
             few = tuple(part[:CROSS_CHECKED] for part in pair)
-            budget = self.profile.verify * len(found)
+            budget = self.profile.verify * len(curvature)
             checked = hessian.diagonal(model, cross_entropy, few, verify=budget)
             deviation = checked.deviation
         return Snapshot(
@@ -206,25 +206,27 @@ class Context:
             rows=rows,
             parameters=sum(row["size"] for row in rows),
             samples=count,
-            loss=float(found.loss),
-            methods=found.plan.methods(),
+            loss=float(curvature.loss),
+            methods=curvature.plan.methods(),
             seconds=seconds,
             gradient_seconds=gradient_seconds,
             deviation=max(deviation.values()) if deviation else None,
         )
 
-    def _rows(self, model: "nn.Module", loss: Any, pair: Any, found: Any) -> list[dict[str, Any]]:
+    def _rows(
+        self, model: "nn.Module", loss: Any, pair: Any, curvature: Any
+    ) -> list[dict[str, Any]]:
         import numpy as np
 
         from paper_checks.measurements.tensor_statistics import mean_growth, tensor_statistics
         from sim import compare_radii
 
-        frame = compare_radii(model, loss, pair, curvature=found)
+        frame = compare_radii(model, loss, pair, curvature=curvature)
         parameters = dict(model.named_parameters())
         rows = []
         for row in frame.to_dict("records"):
             name = row["parameter"]
-            w, g, h = (_numpy(x[name]) for x in (parameters, found.gradient, found))
+            w, g, h = (_numpy(x[name]) for x in (parameters, curvature.gradient, curvature))
             more = tensor_statistics(w, g, h, WEIGHT_DECAY)
             if name.endswith("weight"):
                 more["growth"] = mean_growth(np.abs(w[g != 0] / g[g != 0]))
@@ -267,8 +269,8 @@ class Context:
     def _once(self, key: str, make: Callable[["Context"], dict[str, Any]]) -> dict[str, Any]:
         if self.ledger is not None and key not in self._shared:
             trained = key.startswith("training-")
-            found = make(self) if trained else self.ledger.once(self, key, make)
-            self._shared[key] = plain(found)
+            measurements = make(self) if trained else self.ledger.once(self, key, make)
+            self._shared[key] = plain(measurements)
             self.kept_seconds += self.ledger.taken()
         if key not in self._shared:
             read = self.folder is not None and not self.fresh
@@ -276,8 +278,8 @@ class Context:
             if record is None:
                 began = time.perf_counter()
                 # As it will be read the next time: what is not finite is None from the start.
-                found = plain(make(self))
-                record = {"measurements": found, "seconds": time.perf_counter() - began}
+                measurements = plain(make(self))
+                record = {"measurements": measurements, "seconds": time.perf_counter() - began}
                 if self.folder is not None:
                     self.store.put(key, make, record)
             else:
@@ -308,11 +310,11 @@ class Context:
     def provenance(self) -> dict[str, Any]:
         """Where the data come from, and the network that met them."""
         try:
-            found = plain(dict(self.dataset.provenance))
+            facts = plain(dict(self.dataset.provenance))
         except (OSError, ValueError):
             return {"name": self.name}
         return {
-            **found,
+            **facts,
             "images": len(self.dataset),
             "network": f"{self.network}, width {self.profile.width:g}",
         }

@@ -49,7 +49,7 @@ class Estimate:
 def estimates(checks: Sequence[Check], context: "Context") -> list[Estimate]:
     """The seconds each check adds; a measurement that several share counts at the first."""
     costs: dict[str, float] = {}
-    found = []
+    durations = []
     for check in checks:
         seconds = _EQUATION if check.kind == "equation" else 0.1
         for key in needs(check, context):
@@ -58,21 +58,21 @@ def estimates(checks: Sequence[Check], context: "Context") -> list[Estimate]:
                 seconds += costs[key]
             # Where single entries are reduced, the statistics of the tensors come with them.
             costs.setdefault(key.replace("entries", "snapshot"), 0.0)
-        found.append(Estimate(check.id, seconds))
-    return found
+        durations.append(Estimate(check.id, seconds))
+    return durations
 
 
-def told(found: Sequence[Estimate]) -> list[str]:
+def told(durations: Sequence[Estimate]) -> list[str]:
     """One line a check, and the sum.
 
     >>> told([Estimate("eq1", 0.4), Estimate("fig1", 119.6)])
     ['eq1   0.4 s', 'fig1  2.0 min', '2 checks, about 2.0 min']
     """
-    width = max((len(each.id) for each in found), default=0)
-    total = sum(each.seconds for each in found)
+    width = max((len(each.id) for each in durations), default=0)
+    total = sum(each.seconds for each in durations)
     return [
-        *(f"{each.id:{width}}  {duration(each.seconds)}" for each in found),
-        f"{len(found)} checks, about {duration(total)}",
+        *(f"{each.id:{width}}  {duration(each.seconds)}" for each in durations),
+        f"{len(durations)} checks, about {duration(total)}",
     ]
 
 
@@ -168,13 +168,13 @@ def _configs(sweep: str, context: "Context") -> "Iterator[tuple[TrainConfig, boo
         cells = list(_sharp.cells(context))
     elif sweep in ("rules", "compared"):
         network = context.profile.compares if sweep == "compared" else None
-        found = training.lab(context, network)
+        setup = training.lab(context, network)
         which = _compared.FIRST_ORDER if sweep == "compared" else tuple(training.GAMMAS)
         cells = [
             cell
             for series in ("epochs", "steps")
             for paper in training.RULE_SIZES
-            for cell in _rules.local_cells(found, which, series, paper)
+            for cell in _rules.local_cells(setup, which, series, paper)
         ]
     else:
         cells = list(training.SWEEPS[sweep].cells(context))

@@ -38,10 +38,10 @@ def layer_lines(
     training set does not exhaust it, and a mean over `passes` passes still carries some of it,
     which is taken off the variance again.
 
-    >>> found = layer_lines(np.zeros(4), np.ones(4), [1, 4], 5, 4)
-    >>> [round(x, 4) for x in found.lines["printed"] + found.lines["corrected"]]
+    >>> layer = layer_lines(np.zeros(4), np.ones(4), [1, 4], 5, 4)
+    >>> [round(x, 4) for x in layer.lines["printed"] + layer.lines["corrected"]]
     [1.1284, 0.5642, 0.7979, 0.3989]
-    >>> [round(x, 4) for x in found.lines["finite"]]
+    >>> [round(x, 4) for x in layer.lines["finite"]]
     [0.7979, 0.1995]
     """
     from theory import EQUATIONS, expected_abs_gradient, numeric

@@ -109,7 +109,7 @@ def shared_files() -> tuple[Path, ...]:
 
 @lru_cache(maxsize=256)
 def _digest(paths: tuple[Path, ...]) -> str:
-    found = hashlib.sha256()
+    sha256 = hashlib.sha256()
     for path in paths:
-        found.update(path.name.encode() + b"\0" + path.read_bytes())
-    return found.hexdigest()
+        sha256.update(path.name.encode() + b"\0" + path.read_bytes())
+    return sha256.hexdigest()

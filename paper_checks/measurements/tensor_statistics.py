@@ -20,8 +20,8 @@ def tensor_statistics(
     `fit_distance_decayed` is the latter with weight decay `beta`: |(g + βw)/(h + β)|.
 
     >>> one = np.ones(3)
-    >>> found = tensor_statistics(2 * one, one, 4 * one, beta=0.0)
-    >>> found["ratio_finite"], found["fit_weight"], found["fit_distance"]
+    >>> statistics = tensor_statistics(2 * one, one, 4 * one, beta=0.0)
+    >>> statistics["ratio_finite"], statistics["fit_weight"], statistics["fit_distance"]
     ([2.0, 2.0, 2.0], 2.0, 0.25)
     """
     w, g, h = (np.asarray(x, dtype=np.float64).ravel() for x in (weight, gradient, curvature))
@@ -68,8 +68,8 @@ def mean_growth(ratio: Array, blocks: int = 32, seed: int = 0) -> dict[str, list
 def growth_of_independent_gaussians(entries: int = 4**11, seed: int = 0) -> dict[str, list[float]]:
     """`mean_growth` where w and g are independent and Gaussian, for comparison.
 
-    >>> found = growth_of_independent_gaussians(4**6)
-    >>> found["means"][-1] > found["means"][0]
+    >>> growth = growth_of_independent_gaussians(4**6)
+    >>> growth["means"][-1] > growth["means"][0]
     True
     """
     w, g = np.random.default_rng(seed).standard_normal((2, entries))

@@ -50,10 +50,10 @@ def parse_memory(text: str) -> int:
 
     Raises `InputError` for anything else.
     """
-    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]*)\s*", text)
-    if found is None or found[2].upper() not in _UNITS or float(found[1]) == 0:
+    parts = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]*)\s*", text)
+    if parts is None or parts[2].upper() not in _UNITS or float(parts[1]) == 0:
         raise InputError("--memory", repr(text), "give a positive size such as 512MiB or 2GiB")
-    return int(float(found[1]) * _UNITS[found[2].upper()])
+    return int(float(parts[1]) * _UNITS[parts[2].upper()])
 
 
 def load_object(argument: str, path: str) -> Any:
@@ -70,7 +70,7 @@ def load_object(argument: str, path: str) -> Any:
     if added:
         sys.path.insert(0, here)
     try:
-        found = importlib.import_module(module)
+        imported = importlib.import_module(module)
     except (Exception, SystemExit) as error:
         # Whatever a reader's module raises on import, the remedy is the reader's.
         remedy = f"{module} cannot be imported ({told(error)})"
@@ -81,9 +81,9 @@ def load_object(argument: str, path: str) -> Any:
             # From now on behind all else: a file of the reader's may be called as one of Python's.
             sys.path.remove(here)
             sys.path.append(here)
-    if not hasattr(found, name):
+    if not hasattr(imported, name):
         raise InputError(argument, repr(path), f"{module} has no {name!r}")
-    return getattr(found, name)
+    return getattr(imported, name)
 
 
 def told(error: BaseException) -> str:
@@ -142,11 +142,11 @@ def make_loss(name: str) -> Callable[..., Any]:
     """
     from torch.nn import functional
 
-    found = load_object("--loss", name) if ":" in name else getattr(functional, name, None)
-    if not callable(found):
+    loss = load_object("--loss", name) if ":" in name else getattr(functional, name, None)
+    if not callable(loss):
         remedy = "name a loss of torch.nn.functional, or write package.module:function"
         raise InputError("--loss", repr(name), remedy)
-    chosen: Callable[..., Any] = found
+    chosen: Callable[..., Any] = loss
     return chosen
 
 
@@ -330,7 +330,7 @@ def table(frame: "pd.DataFrame") -> "Table":
 
     shown = [(column, title) for column, title in _COLUMNS if column in frame]
     # No inner padding and no box, so that every number fits into 80 columns uncut.
-    found = Table(
+    grid = Table(
         title="Exact curvature radius (median) and its substitutes",
         box=SIMPLE_HEAD,
         padding=(0, 1, 0, 0),
@@ -338,12 +338,10 @@ def table(frame: "pd.DataFrame") -> "Table":
     )
     for column, title in shown:
         first = column == "parameter"
-        found.add_column(
-            title, justify="left" if first else "right", no_wrap=first, overflow="fold"
-        )
+        grid.add_column(title, justify="left" if first else "right", no_wrap=first, overflow="fold")
     for row in frame.to_dict("records"):
-        found.add_row(*(_cell(row[column]) for column, _ in shown))
-    return found
+        grid.add_row(*(_cell(row[column]) for column, _ in shown))
+    return grid
 
 
 def _cell(value: Any) -> str:

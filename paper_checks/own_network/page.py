@@ -41,7 +41,7 @@ LEAD = (
 
 
 def estimate_rows(
-    found: Any, estimate: Callable[[str], Mapping[str, Any]], kinds: Sequence[str] = ()
+    diagonal: Any, estimate: Callable[[str], Mapping[str, Any]], kinds: Sequence[str] = ()
 ) -> list[dict[str, Any]]:
     """Each estimator's relative error and rank correlation by tensor; a reason where it cannot."""
     rows: list[dict[str, Any]] = []
@@ -52,7 +52,7 @@ def estimate_rows(
             rows.append({"kind": kind, "reason": " ".join(str(refused).split()), "tensors": []})
             continue
         tensors = []
-        for name, exact in found.items():
+        for name, exact in diagonal.items():
             h = exact.detach().double().cpu().numpy().ravel()
             g = guess[name].detach().double().cpu().numpy().ravel()
             if h.any():

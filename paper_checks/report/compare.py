@@ -30,26 +30,26 @@ def compare(old: Sequence[Result], new: Sequence[Result]) -> list[Change]:
     """
     before = {result.id: result for result in old}
     after = {result.id: result for result in new}
-    found: list[Change] = []
+    changes: list[Change] = []
     for name in (*after, *(name for name in before if name not in after)):
         if name not in after:
-            found.append(Change(name, "check", before[name].verdict, "not run"))
+            changes.append(Change(name, "check", before[name].verdict, "not run"))
         elif name not in before:
-            found.append(Change(name, "check", "not run", after[name].verdict))
+            changes.append(Change(name, "check", "not run", after[name].verdict))
         else:
-            found += _differences(before[name], after[name])
-    return sorted(found, key=lambda change: _ORDER.index(change.what))
+            changes += _differences(before[name], after[name])
+    return sorted(changes, key=lambda change: _ORDER.index(change.what))
 
 
 _ORDER = ("verdict", "criterion", "check", "measured", "predicted")
 
 
 def _differences(old: Result, new: Result) -> list[Change]:
-    found = []
+    changes = []
     if old.verdict != new.verdict:
-        found.append(Change(new.id, "verdict", old.verdict, new.verdict))
+        changes.append(Change(new.id, "verdict", old.verdict, new.verdict))
     if old.criterion_hash != new.criterion_hash:
-        found.append(
+        changes.append(
             Change(
                 new.id,
                 "criterion",
@@ -58,7 +58,7 @@ def _differences(old: Result, new: Result) -> list[Change]:
             )
         )
     if _moved(old.predicted, new.predicted, None):
-        found.append(
+        changes.append(
             Change(new.id, "predicted", *(quantity(r.id, r.predicted) for r in (old, new)))
         )
     if _moved(old.measured, new.measured, old.interval):
@@ -66,8 +66,8 @@ def _differences(old: Result, new: Result) -> list[Change]:
             f"{quantity(each.id, each.measured)} {bounds(each.id, each.interval)}".strip()
             for each in (old, new)
         )
-        found.append(Change(new.id, "measured", *texts))
-    return found
+        changes.append(Change(new.id, "measured", *texts))
+    return changes
 
 
 def _moved(

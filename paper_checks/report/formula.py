@@ -67,19 +67,19 @@ def _outline(latex: str) -> tuple[str, tuple[int, int, int, int]]:
         (0, 0), f"${readable(latex)}$", size=_EM, prop=FontProperties(math_fontfamily="cm")
     )
     parts = []
-    at = start = (0, 0)
+    pen = start = (0, 0)
     for points, code in path.iter_segments(simplify=False, curves=True):
         if code == Path.CLOSEPOLY:
             parts.append("z")
-            at = start
+            pen = start
             continue
         whole = [(round(x), -round(y)) for x, y in zip(points[::2], points[1::2], strict=True)]
-        numbers = [str(value) for x, y in whole for value in (x - at[0], y - at[1])]
+        numbers = [str(value) for x, y in whole for value in (x - pen[0], y - pen[1])]
         # A minus sign separates as well as a space does.
         parts.append(_COMMAND[code] + " ".join(numbers).replace(" -", "-"))
-        at = whole[-1]
+        pen = whole[-1]
         if code == Path.MOVETO:
-            start = at
+            start = pen
     box = path.get_extents()
     left, top = int(box.x0) - 8, -int(box.y1) - 8
     return "".join(parts), (left, top, int(box.width) + 16, int(box.height) + 16)

@@ -54,10 +54,10 @@ def _key(value: Any) -> str:
     return "" if value is None else str(value)
 
 
-def _facts(found: Mapping[str, Any]) -> str:
+def _facts(facts: Mapping[str, Any]) -> str:
     return ", ".join(
         f"{name} {str(value)[:16] + '…' if name in ('hash', 'sha256') else short_or_text(value)}"
-        for name, value in found.items()
+        for name, value in facts.items()
         if not isinstance(value, Mapping | list | tuple)
     )
 
@@ -126,11 +126,11 @@ def _page_facts(results: Sequence[Result]) -> dict[str, Any]:
     environment: list[tuple[str, str]] = []
     data = ""
     if results:
-        found = results[0].environment
-        environment += [(name, str(value)) for name, value in found.get("versions", {}).items()]
-        environment += [(name, str(value)) for name, value in found.get("hardware", {}).items()]
+        facts = results[0].environment
+        environment += [(name, str(value)) for name, value in facts.get("versions", {}).items()]
+        environment += [(name, str(value)) for name, value in facts.get("hardware", {}).items()]
         environment += [
-            (name, str(found[name])) for name in ("profile", "device", "network") if name in found
+            (name, str(facts[name])) for name in ("profile", "device", "network") if name in facts
         ]
     for result in results:
         if provenance := result.environment.get("data"):
@@ -162,11 +162,11 @@ def evidence(folder: Path = EVIDENCE) -> dict[str, list[Result]]:
     >>> evidence(Path("no such folder"))
     {}
     """
-    found: dict[str, list[Result]] = {}
+    by_check: dict[str, list[Result]] = {}
     for path in sorted(folder.glob("*.json")):
         for result in read_results(path):
-            found.setdefault(result.id, []).append(result)
-    return found
+            by_check.setdefault(result.id, []).append(result)
+    return by_check
 
 
 def _elsewhere(result: Result, others: Mapping[str, list[Result]]) -> list[dict[str, Any]]:
@@ -193,7 +193,7 @@ def seen_in(results: Sequence[Result]) -> dict[str, str]:
     """For each result without a picture, the figure that shows its measurements, if any does."""
     figures = [result for result in results if result.figure and result.kind == "figure"]
     names = {result.id for result in figures}
-    found = {}
+    figure_of = {}
     for result in results:
         if result.figure or not result.measurements:
             continue
@@ -201,8 +201,8 @@ def seen_in(results: Sequence[Result]) -> dict[str, str]:
         claim = CLAIMS.get(result.id)
         name = next(same, claim.shown if claim else "")
         if name in names:
-            found[result.id] = name
-    return found
+            figure_of[result.id] = name
+    return figure_of
 
 
 def render(

@@ -285,10 +285,10 @@ def _stopped(error: Exception) -> bool:
 
 
 def _environment(check: Check, context: Context, measurements: dict[str, Any]) -> dict[str, Any]:
-    found = {"versions": versions(), "hardware": hardware(), **context.description()}
+    environment = {"versions": versions(), "hardware": hardware(), **context.description()}
     if check.needs_data:
-        found |= {"data": context.provenance(), "samples": measurements.get("samples")}
-    return found
+        environment |= {"data": context.provenance(), "samples": measurements.get("samples")}
+    return environment
 
 
 def rejudge(path: str | os.PathLike[str]) -> list[tuple[Result, Judgement]]:

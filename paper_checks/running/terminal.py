@@ -27,24 +27,24 @@ _ROOM_FOR_INTERVALS = 110
 
 def table(results: Sequence[Result], width: int) -> Table:
     """One row a result: id, verdict, predicted, measured (with its interval if wide), seconds."""
-    found = Table(expand=False, pad_edge=False)
-    found.add_column("id", no_wrap=True, overflow="fold")
-    found.add_column("verdict", no_wrap=True)
-    found.add_column("predicted", overflow="fold")
-    found.add_column("measured", overflow="fold")
-    found.add_column("s", justify="right", no_wrap=True)
+    grid = Table(expand=False, pad_edge=False)
+    grid.add_column("id", no_wrap=True, overflow="fold")
+    grid.add_column("verdict", no_wrap=True)
+    grid.add_column("predicted", overflow="fold")
+    grid.add_column("measured", overflow="fold")
+    grid.add_column("s", justify="right", no_wrap=True)
     for result in results:
         measured = quantity(result.id, result.measured)
         if width >= _ROOM_FOR_INTERVALS and result.interval:
             measured += f" {bounds(result.id, result.interval)}"
-        found.add_row(
+        grid.add_row(
             Text(result.id),
             Text(f"{mark(result.verdict)} {result.verdict}", style=_COLOUR[tone(result.verdict)]),
             Text(quantity(result.id, result.predicted)),
             Text(measured),
             f"{result.seconds:.1f}",
         )
-    return found
+    return grid
 
 
 class Terminal(Silent):

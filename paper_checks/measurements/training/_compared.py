@@ -94,13 +94,15 @@ def radii(context: "Context", setup: Lab, rows: list[dict[str, Any]]) -> list[di
             "at initialisation": fresh,
             "trained": train(config, out=out, root=setup.root).model(),
         }
-        return {"rows": [row for at, model in ends.items() for row in _radii(context, model, at)]}
+        return {
+            "rows": [row for stage, model in ends.items() for row in _radii(context, model, stage)]
+        }
 
     rows = context.shared("training-radii", measure)["rows"]
     return list(rows)
 
 
-def _radii(context: "Context", model: Any, at: str) -> list[dict[str, Any]]:
+def _radii(context: "Context", model: Any, stage: str) -> list[dict[str, Any]]:
     import torch
     from torch.nn.functional import cross_entropy
 
@@ -127,7 +129,7 @@ def _radii(context: "Context", model: Any, at: str) -> list[dict[str, Any]]:
         median, low, high = replace(taken, value=radius).quantile(0.5)
         rows.append(
             {
-                "at": at,
+                "at": stage,
                 "parameter": name,
                 "size": w.numel(),
                 "radius": median,

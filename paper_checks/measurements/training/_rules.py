@@ -78,12 +78,16 @@ def below(context: "Context") -> dict[str, Any]:
     first = rules(context)
     n = lab(context).n(BELOW)
     more = context.shared("training-below", _below)
-    kept = [
+    first_rows = [
         row
         for row in first["rows"]
         if row["series"] == "epochs" and row["n"] == first["n"][0] and row["rule"] in BELOW_RULES
     ]
-    return first | {"n": [first["n"][0], n], "series": ["epochs"], "rows": kept + more["rows"]}
+    return first | {
+        "n": [first["n"][0], n],
+        "series": ["epochs"],
+        "rows": first_rows + more["rows"],
+    }
 
 
 def _below(context: "Context") -> dict[str, Any]:
