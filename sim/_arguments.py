@@ -112,14 +112,14 @@ def flag(argument: str, value: object) -> bool:
     return bool(value)
 
 
-def options(owner: str, function: Callable[..., Any], given: Iterable[str]) -> None:
+def options(owner: str, function: Callable[..., Any], names: Iterable[str]) -> None:
     """Refuse a keyword that the function behind a name does not have."""
     known = [
         name
         for name, parameter in inspect.signature(function).parameters.items()
         if parameter.kind is inspect.Parameter.KEYWORD_ONLY
     ]
-    for name in given:
+    for name in names:
         if name not in known:
             possible = ", ".join(known) or "none"
             raise ValueError(

@@ -80,8 +80,8 @@ def _on_cpu(columns: Sequence[Columns], entry: Entry, without_nan: bool) -> floa
             inside += int(np.count_nonzero(from_low))
             from_low &= values != level
         between.append(values[from_low])
-    kept = np.concatenate(between)
-    inside = inside if level is not None else kept.size
+    middle = np.concatenate(between)
+    inside = inside if level is not None else middle.size
     # nan is on neither side; every other number is on one or on both.
     total = not_below + not_above - inside
     if total < count and not without_nan:
@@ -89,7 +89,7 @@ def _on_cpu(columns: Sequence[Columns], entry: Entry, without_nan: bool) -> floa
     below = total - not_below
     if not below <= (total - 1) // 2 <= total // 2 < below + inside:
         return _of_all(flat, entry, without_nan)
-    return _middle(kept, below, total, level or 0.0, inside - kept.size)
+    return _middle(middle, below, total, level or 0.0, inside - middle.size)
 
 
 def _of_all(flat: Sequence[Columns], entry: Entry, without_nan: bool) -> float:
@@ -168,16 +168,16 @@ def _middle(
     if not total:
         return np.nan
     smaller = np.count_nonzero(values < level) if at_level else values.size
-    at = range(smaller, smaller + at_level)
+    equal = range(smaller, smaller + at_level)
     low, high = (total - 1) // 2 - below, total // 2 - below
-    if low in at and high in at:
+    if low in equal and high in equal:
         return level if low == high else (level + level) / 2
-    if high in at:
+    if high in equal:
         return (float(values[values < level].max()) + level) / 2
     place = high if high < smaller else high - at_level
     ordered = np.partition(values, place)
     upper = float(ordered[place])
     if low == high:
         return upper
-    lower = level if low in at else float(ordered[:place].max())
+    lower = level if low in equal else float(ordered[:place].max())
     return (lower + upper) / 2

@@ -60,25 +60,25 @@ def _frozen(name: str, value: Any) -> Any:
     )
 
 
-def read(kind: type[T], argument: str, given: Any) -> T:
+def read(kind: type[T], argument: str, value: Any) -> T:
     """A dataclass from a mapping (or one already made), with its own unknown names refused."""
-    if isinstance(given, kind):
-        return given
-    if not isinstance(given, Mapping):
-        raise TypeError(f"{argument}: got {given!r}; give {kind.__name__} or a mapping")
+    if isinstance(value, kind):
+        return value
+    if not isinstance(value, Mapping):
+        raise TypeError(f"{argument}: got {value!r}; give {kind.__name__} or a mapping")
     fields = dataclasses.fields(kind)  # type: ignore[arg-type]
     names = [field.name for field in fields]
-    for name in given:
+    for name in value:
         if name not in names:
             raise ValueError(
                 f"{argument}.{name}: no such option; its options are: {', '.join(names)}"
                 f"{_arguments.did_you_mean(name, names)}"
             )
     for field in fields:
-        if field.name not in given and field.default is dataclasses.MISSING:
+        if field.name not in value and field.default is dataclasses.MISSING:
             raise TypeError(f"{argument}.{field.name}: not given; it has no default, so give it")
     with _arguments.under(argument):
-        return kind(**given)
+        return kind(**value)
 
 
 def put(values: dict[str, Any], name: str, value: Any) -> None:

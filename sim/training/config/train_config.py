@@ -198,11 +198,11 @@ class TrainConfig:
     def _convert(self) -> None:
         """Mappings become options and dataclasses, lists become tuples."""
         for name in ("dataset_options", "model_options", "loss_options", "optimizer_options"):
-            given = getattr(self, name)
-            if not isinstance(given, Mapping):
-                raise TypeError(f"{name}: got {given!r}; give a mapping of options")
+            options = getattr(self, name)
+            if not isinstance(options, Mapping):
+                raise TypeError(f"{name}: got {options!r}; give a mapping of options")
             with _arguments.under(name):
-                object.__setattr__(self, name, Options(given))
+                object.__setattr__(self, name, Options(options))
         for name, kind in (
             ("warmup", Warmup),
             ("decay", Decay),

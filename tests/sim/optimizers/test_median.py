@@ -160,8 +160,8 @@ MUTANTS = {
     "nan overlooked among few": ("if not without_nan and missing.any()", "if False"),
     "level ends one later": ("smaller + at_level)", "smaller + at_level + 1)"),
     "level not left out": ("high if high < smaller else high - at_level", "high"),
-    "level for both": ("if low in at and high in at", "if high in at"),
-    "a number below the level": ("level if low in at else ", ""),
+    "level for both": ("if low in equal and high in equal", "if high in equal"),
+    "a number below the level": ("level if low in equal else ", ""),
     "orders of their own": (
         "tensor.detach().permute(order)",
         "tensor.detach().permute(sorted(order, key=tensor.stride))",
