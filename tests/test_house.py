@@ -327,3 +327,43 @@ def test_attributes_are_counted_wherever_they_are_set():
     text = "class A:\n b: int = 0\n def f(self):\n  self.x = self.y = 1\n  self.z += 1\n"
     text += "  other.w = self.v\n"
     assert attributes(text) == {"A": {"x", "y", "z"}}
+
+
+# Words that say what was done to a value, or where it lies, and not what it is.
+NAMELESS = {
+    *("at", "found", "given", "got", "held", "kept", "mine"),
+    *("res", "some", "stuff", "thing", "things", "tmp"),
+}
+# A field of results.json, and two arguments that callers may have by their names.
+PUBLIC = {
+    "paper_checks": {("paper_checks/result.py", "kept")},
+    "sim": {
+        ("sim/training/config/options.py", "given"),
+        ("sim/training/config/train_config.py", "given"),
+    },
+    "theory": set(),
+}
+
+
+def bound(text: str) -> set[str]:
+    """The names that a file binds: variables, loop variables, arguments."""
+    nodes = list(ast.walk(ast.parse(text)))
+    arguments = {node.arg for node in nodes if isinstance(node, ast.arg)}
+    return arguments | {
+        node.id for node in nodes if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)
+    }
+
+
+@pytest.mark.parametrize("package", sorted(PUBLIC))
+def test_a_name_is_the_noun_of_what_it_is(package):
+    nameless = {
+        (str(path.relative_to(ROOT)), name)
+        for path in (ROOT / package).rglob("*.py")
+        for name in bound(path.read_text(encoding="utf-8")) & NAMELESS
+    }
+    assert nameless == PUBLIC[package]
+
+
+def test_names_are_seen_wherever_they_are_bound():
+    text = "def f(found, *, kept=1):\n for at, (mine, x) in y:\n  held: int = got.res\n"
+    assert bound(text) & NAMELESS == {"found", "kept", "at", "mine", "held"}
