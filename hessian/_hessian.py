@@ -27,8 +27,9 @@ from hessian._spectrum.trace import Trace, estimated
 
 T = TypeVar("T")
 
-# Vectors that a block holds unless it is asked for more, and vectors of a basis.
-BLOCK, BASIS = 4, 400
+# Vectors of a basis, with their products, where the memory has room for more; bytes for them
+# whatever the memory.
+BASIS, LEAST = 400, 2**22
 
 
 class Hessian(LinearOperator):
@@ -161,7 +162,8 @@ class Hessian(LinearOperator):
         by: str = "value",
         tolerance: float = 1e-3,
         accuracy: str = "value",
-        block: int | None = None,
+        missed: float | None = 0.01,
+        block: int = 1,
         products: int = 1000,
         generator: torch.Generator | None = None,
     ) -> Eigenpairs:
@@ -177,9 +179,10 @@ class Hessian(LinearOperator):
             accuracy: what must come within it: ``"value"``, the eigenvalue (the residual, or the
                 estimate residual²/gap where that is less; the vector is then within about
                 residual/gap), or ``"vector"``, the residual ‖Hv - λv‖ itself.
-            block: vectors that are multiplied at a time; min(k, 4) by default. An eigenvalue that
-                is repeated comes out as often as it is there, up to so many times for sure: give
-                k to be sure of all, 1 to take the fewest products where none is repeated.
+            missed: an eigenvalue that is repeated comes out as often as it is there, but with at
+                most this probability. Looking for further copies takes some ten products more,
+                none for k = 1; `None` to leave it.
+            block: vectors that are multiplied at a time, and copies that the first search meets.
             products: how many may be spent. What did not converge by then is returned with what is
                 known of it, and a warning.
             generator: source of the start (CPU); seeded with 0 by default.
@@ -191,9 +194,10 @@ class Hessian(LinearOperator):
             TypeError, ValueError: an argument is wrong, k more than P; as `operator`.
 
         Warns:
-            RuntimeWarning: some pairs did not converge.
+            RuntimeWarning: some pairs did not converge, or copies may be missing.
 
-        Source: Wu & Simon (2000) for thick restarts, Parlett (1998) for the bounds.
+        Source: Wu & Simon (2000) for thick restarts, Parlett (1998) for the bounds, Kuczyński &
+        Woźniakowski (1992) for the probability.
 
         Example:
             L = mean (w·x)² with x = e₁, 2e₂, 3e₃ has the eigenvalues 2/3, 8/3 and 6.
@@ -210,7 +214,7 @@ class Hessian(LinearOperator):
         """
         arguments.one_of("by", by, ("value", "magnitude"))
         order = "largest" if by == "value" else "magnitude"
-        return self._extreme(k, order, tolerance, accuracy, block, products, generator)
+        return self._extreme(k, order, tolerance, accuracy, missed, block, products, generator)
 
     def bottom(
         self,
@@ -218,7 +222,8 @@ class Hessian(LinearOperator):
         *,
         tolerance: float = 1e-3,
         accuracy: str = "value",
-        block: int | None = None,
+        missed: float | None = 0.01,
+        block: int = 1,
         products: int = 1000,
         generator: torch.Generator | None = None,
     ) -> Eigenpairs:
@@ -236,11 +241,11 @@ class Hessian(LinearOperator):
             >>> round(h.bottom()[0].value, 4)
             0.6667
         """
-        return self._extreme(k, "smallest", tolerance, accuracy, block, products, generator)
+        return self._extreme(k, "smallest", tolerance, accuracy, missed, block, products, generator)
 
     def _extreme(
-        self, k: int, order: str, tolerance: float, accuracy: str, block: int | None,
-        budget: int, generator: torch.Generator | None,
+        self, k: int, order: str, tolerance: float, accuracy: str, missed: float | None,
+        block: int, budget: int, generator: torch.Generator | None,
     ) -> Eigenpairs:  # fmt: skip
         size = self.shape[0]
         arguments.count("k", k)
@@ -249,22 +254,25 @@ class Hessian(LinearOperator):
         arguments.positive("tolerance", tolerance)
         arguments.one_of("accuracy", accuracy, ("value", "vector"))
         arguments.count("products", budget, k)
-        width = min(k, BLOCK) if block is None else arguments.count("block", block)
-        width = min(width, size, budget)
+        if missed is not None:
+            arguments.positive("missed", missed)
+        width = min(arguments.count("block", block), size, budget)
         draw = arguments.Draw(generator)
         bytes_ = self._source.memory
 
         def compute(products: Products, bar: Ticker) -> Eigenpairs:
             like = products.like
-            room = (bytes_ or products.objective.bound) // 2 // (2 * size * like.element_size())
-            most = min(size, max(2 * k + 2 * width, min(BASIS, room)))
-            search = Search(k, order, width, tolerance, accuracy == "value", budget, most)
+            share = max(LEAST, (bytes_ or products.objective.bound) // 2)
+            room = share // (2 * size * like.element_size())
+            most = min(size, max(2 * k + 2 * width + 8, min(BASIS, room)))
+            is_value = accuracy == "value"
+            search = Search(k, order, width, tolerance, is_value, missed, budget, most)
             bar.begin("eigenpairs", budget)
             ritz = extreme(products, like, search, draw(), bar.tick)
             return Eigenpairs(ritz, self.names, self.shapes)
 
         pairs: Eigenpairs = self._within(compute)
-        if late := pairs.shortfall(budget, tolerance):
+        if late := pairs.shortfall(budget, tolerance, missed):
             warnings.warn(late, RuntimeWarning, stacklevel=3)
         return pairs
 

@@ -38,6 +38,8 @@ class Eigenpairs(Sequence[Eigenpair]):
         values: the eigenvalues, float64 ``[k]``.
         residual, error: of each, float64 ``[k]``; see `Eigenpair`.
         converged: whether all came within the tolerance.
+        missed: a bound on the probability that a repeated eigenvalue is there more often than it
+            is listed; 0 where that could not matter, NaN where it was not looked at.
         products: products of the matrix with a vector that were taken.
     """
 
@@ -45,7 +47,7 @@ class Eigenpairs(Sequence[Eigenpair]):
         self.values = torch.from_numpy(ritz.values)
         self.residual = torch.from_numpy(ritz.residuals)
         self.error = torch.from_numpy(ritz.errors)
-        self.products = ritz.products
+        self.missed, self.products = ritz.missed, ritz.products
         self.converged = bool(ritz.converged.all())
         sizes = [torch.Size(shape).numel() for shape in shapes]
         self._pairs = []
@@ -78,14 +80,21 @@ class Eigenpairs(Sequence[Eigenpair]):
         ]
         return "\n".join([*lines, f"{self.products:,} products"])
 
-    def shortfall(self, budget: int, tolerance: float) -> str:
-        """What to say of pairs that did not converge, or nothing."""
+    def shortfall(self, budget: int, tolerance: float, missed: float | None) -> str:
+        """What to say of pairs that did not converge or may be missing, or nothing."""
         late = [p for p in self if not p.converged]
-        if not late:
-            return ""
-        worst = max(late, key=lambda p: p.residual)
-        return (
-            f"{len(late)} of {len(self)} eigenpairs did not come within tolerance={tolerance:g} in "
-            f"products={budget}: of {worst.value:.4g} the residual is {worst.residual:.2g} and the "
-            f"error about {worst.error:.2g}; raise products, or the tolerance"
-        )
+        if late:
+            worst = max(late, key=lambda p: p.residual)
+            return (
+                f"{len(late)} of {len(self)} eigenpairs did not come within tolerance="
+                f"{tolerance:g} in products={budget}: of {worst.value:.4g} the residual is "
+                f"{worst.residual:.2g} and the error about {worst.error:.2g}; raise products, or "
+                "the tolerance"
+            )
+        if missed is not None and self.missed > missed:
+            return (
+                f"copies of repeated eigenvalues may be missing: after {self.products} products "
+                f"the probability is only known to be below {self.missed:.2g}, not missed="
+                f"{missed:g}; raise products or memory, or pass missed=None"
+            )
+        return ""

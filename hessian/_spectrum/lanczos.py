@@ -8,8 +8,11 @@ opinion of it.
 
 from __future__ import annotations
 
+import dataclasses
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,6 +24,8 @@ from hessian._spectrum.basis import Basis, Multiply, normals
 Array = NDArray[np.float64]
 # Residuals below this many roundings of the largest eigenvalue are as small as they get.
 ROUNDINGS = 32
+# Vectors that a look for copies of repeated eigenvalues may take.
+LOOK = 24
 # Shares of the order in which Ritz values are wanted.
 ORDERS: dict[str, Callable[[Array], Array]] = {
     "largest": lambda values: -values,
@@ -34,8 +39,9 @@ class Search:
     """What is looked for, and how long.
 
     `order` is one of `ORDERS`, `block` how many vectors are multiplied together, `by_value` that
-    the eigenvalue, not the residual, is to be within the tolerance; `most` bounds the vectors that
-    are held, `products` what may be spent.
+    the eigenvalue, not the residual, is to be within the tolerance; `missed` is the probability
+    with which copies of repeated eigenvalues may be missing, `None` if that is not looked at;
+    `most` bounds the vectors that are held, `products` what may be spent.
     """
 
     count: int
@@ -43,6 +49,7 @@ class Search:
     block: int
     tolerance: float
     by_value: bool
+    missed: float | None
     products: int
     most: int
 
@@ -57,6 +64,7 @@ class Ritz:
     errors: Array
     converged: NDArray[np.bool_]
     products: int
+    missed: float = math.nan
 
 
 def extreme(
@@ -71,12 +79,17 @@ def extreme(
     An eigenvalue λ lies within ‖Mv - θv‖ of every Ritz value θ (Weinstein), and to second order
     within ‖Mv - θv‖² / gap, the gap being that to the next Ritz value that is not the same one
     within the residuals (Kato & Temple).
+
+    The Krylov space of a block meets at most as many copies of a repeated eigenvalue as it has
+    vectors; the others are eigenvectors of what is left of the matrix beside the space. So once all
+    pairs have converged, a random vector beside the space begins a space of its own, which finds
+    one more copy, or shows how improbable it is that there is one (`_chance`).
     """
     size = like.shape[-1]
     basis = Basis()
     block = basis.orthonormal(normals(search.block, generator, like), 1.0)
     spent = 0
-    before: Array | None = None  # the values when the space was invariant the last time
+    mark: int | None = None  # where the rows begin that look for copies
     while True:
         block = block[: max(1, search.products - spent)]
         product = multiply(block)
@@ -86,26 +99,94 @@ def extreme(
         values, weights = np.linalg.eigh(basis.matrix)
         order = np.argsort(ORDERS[search.order](values), kind="stable")
         values, weights = values[order], weights[:, order]
-        over = spent >= search.products or len(basis) == size
         scale = float(np.abs(values).max())
         fresh = basis.orthonormal(product, max(scale, torch.finfo(like.dtype).tiny))
+        over = spent >= search.products or len(basis) == size
         if len(basis) >= search.count or over:
-            pairs = _pairs(basis, values, weights, search, spent)
-            known = len(fresh) > 0 or (before is not None and _same(before, pairs, scale, like))
-            if over or (bool(pairs.converged.all()) and known):
+            pairs, rest = _pairs(basis, values, weights, search, spent)
+            chance = _missing(basis, values, pairs, mark, search, len(fresh) == 0, size)
+            pairs = dataclasses.replace(pairs, missed=min(chance, 1.0))
+            done = bool(pairs.converged.all())
+            if over or (done and (search.missed is None or chance <= search.missed)):
                 return pairs
-        if not len(fresh):
-            # Invariant: all other eigenvectors, copies of these values too, are orthogonal to it.
-            before = values[: search.count]
+            full = len(basis) + 1 > search.most
+            if done and mark is not None and full:
+                return pairs
+            if done and (mark is None or chance == math.inf):  # a copy was found: is there another?
+                if len(basis) + LOOK > search.most:
+                    _restart(basis, values, weights, search)
+                mark = len(basis)
+                block = basis.orthonormal(normals(1, generator, like), 1.0)
+                continue
+            if not done:
+                # Of one Krylov space all residuals lie in `fresh`; after a look for copies, in
+                # what that has left aside too.
+                late = torch.from_numpy(~pairs.converged).to(rest.device)
+                fresh = basis.orthonormal(rest[late][: search.block], 1.0)
+                mark = None
+        if not len(fresh):  # the space is closed, and smaller than what is asked for
             fresh = basis.orthonormal(normals(search.block, generator, like), 1.0)
         block = fresh[: size - len(basis)]
         if len(basis) + len(block) > search.most:
-            kept = max(search.count, min(search.most - search.block, len(basis)) * 2 // 3)
-            basis.restart(weights[:, :kept], values[:kept])
+            _restart(basis, values, weights, search)
+            mark = None
 
 
-def _pairs(basis: Basis, values: Array, weights: Array, search: Search, spent: int) -> Ritz:
-    """The wanted Ritz pairs with their residuals."""
+def _restart(basis: Basis, values: Array, weights: Array, search: Search) -> None:
+    """Keep the best Ritz vectors alone."""
+    kept = max(search.count, min(search.most - search.block, len(basis)) * 2 // 3)
+    basis.restart(weights[:, :kept], values[:kept])
+
+
+def _missing(
+    basis: Basis, values: Array, pairs: Ritz, mark: int | None, search: Search, closed: bool,
+    size: int,
+) -> float:  # fmt: skip
+    """The probability that there are more copies of the wanted values than were found; ∞ if seen.
+
+    Copies of the last value change nothing, so it is those of the next that count. Without a look
+    (`mark` is `None`) nothing is known, unless all wanted values are the same or all is known.
+    """
+    key = ORDERS[search.order](pairs.values)
+    last = key[-1]
+    loose = 2 * pairs.errors + ROUNDINGS * np.finfo(np.float64).eps * np.abs(values).max()
+    above = key[last - key > loose]
+    if not len(above) or len(basis) == size:
+        return 0.0
+    if mark is None:
+        return math.nan if search.missed is None else 1.0
+    looked: NDArray[Any] = np.linalg.eigvalsh(basis.matrix[mark:, mark:])
+    limit = -float(above.max())  # of the value, or its size, that a copy would have
+    left = size - mark
+    if search.order == "largest":
+        return _chance(looked, limit, float(values.min()), closed, left)
+    if search.order == "smallest":
+        return _chance(-looked, limit, float((-values).min()), closed, left)
+    both = _chance(looked, limit, float(values.min()), closed, left)
+    return both + _chance(-looked, limit, float((-values).min()), closed, left)
+
+
+def _chance(looked: NDArray[Any], limit: float, low: float, closed: bool, size: int) -> float:
+    """The probability that a matrix has an unseen eigenvalue of at least `limit`; ∞ if one is seen.
+
+    `looked` are the Ritz values of a Krylov space from one random vector, `low` the lower end of
+    the spectrum: P(λ - θ > ε (λ - low)) ≤ 1.648 √n exp(-√ε (2s - 1)) after s steps (Kuczyński &
+    Woźniakowski 1992, theorem 4.2), and ε grows with λ.
+    """
+    top = float(looked.max())
+    if top >= limit:
+        return math.inf
+    if closed:
+        return 0.0
+    share = min(1.0, (limit - top) / max(limit - min(low, top), 1e-300))
+    exponent = math.sqrt(share) * (2 * len(looked) - 1)
+    return min(1.0, 1.648 * math.sqrt(size) * math.exp(-exponent))
+
+
+def _pairs(
+    basis: Basis, values: Array, weights: Array, search: Search, spent: int
+) -> tuple[Ritz, Tensor]:
+    """The wanted Ritz pairs, and their residuals as rows of length one."""
     count = min(search.count, len(values))
     chosen = weights[:, :count]
     vectors = basis.combined(chosen)
@@ -120,13 +201,8 @@ def _pairs(basis: Basis, values: Array, weights: Array, search: Search, spent: i
     floor = ROUNDINGS * torch.finfo(vectors.dtype).eps * float(np.abs(values).max())
     bound = np.maximum(search.tolerance * np.abs(values[:count]), floor)
     converged = (errors if search.by_value else residuals) <= bound
-    return Ritz(values[:count].copy(), vectors, residuals, errors, converged, spent)
-
-
-def _same(before: Array, pairs: Ritz, scale: float, like: Tensor) -> bool:
-    """Whether another direction has changed nothing."""
-    loose = ROUNDINGS * torch.finfo(like.dtype).eps * scale
-    return len(before) == len(pairs.values) and bool((np.abs(before - pairs.values) <= loose).all())
+    rest /= rest.norm(dim=1, keepdim=True).clamp_min(torch.finfo(rest.dtype).tiny)
+    return Ritz(values[:count].copy(), vectors, residuals, errors, converged, spent), rest
 
 
 def _gaps(values: Array, residuals: Array) -> Array:

@@ -8,6 +8,8 @@ from scipy.sparse.linalg import eigsh, lobpcg
 from torch import nn
 
 import hessian
+from hessian import _hessian
+from hessian._spectrum import basis as _basis
 from hessian._spectrum import products as _products
 from hessian._spectrum import terms as _terms
 
@@ -67,10 +69,47 @@ def test_repeated_eigenvalues_come_out_with_their_multiplicity():
     one = Copies(1, lambda: tanh_net(3, 2, 3))
     want = np.linalg.eigvalsh(hessian_matrix(one, F.mse_loss, x, target[:, :3]))[::-1] / 3
     model = Copies(3, lambda: tanh_net(3, 2, 3))  # the mean is over thrice as many outputs
-    top = hessian.operator(model, F.mse_loss, (x, target)).top(6, tolerance=1e-7)
-    np.testing.assert_allclose(top.values, np.repeat(want[:2], 3), rtol=1e-5)
-    basis = np.stack([_flat(pair) for pair in top])
-    np.testing.assert_allclose(basis @ basis.T, np.eye(6), atol=1e-6)
+    h = hessian.operator(model, F.mse_loss, (x, target))
+    for block in (1, 2, 3):
+        top = h.top(6, tolerance=1e-7, block=block)
+        np.testing.assert_allclose(top.values, np.repeat(want[:2], 3), rtol=1e-5)
+        basis = np.stack([_flat(pair) for pair in top])
+        np.testing.assert_allclose(basis @ basis.T, np.eye(6), atol=1e-6)
+        assert 0 <= top.missed <= 0.01
+    # From one vector a Krylov space holds one copy of each.
+    single = h.top(2, tolerance=1e-3, missed=None)
+    np.testing.assert_allclose(single.values, want[:2], rtol=1e-3)
+    assert np.isnan(single.missed)
+    assert h.top(1).missed == 0
+
+
+@pytest.mark.parametrize("end", ["top", "bottom"])
+def test_the_probability_of_a_miss_is_what_it_is_said_to_be(end):
+    """Copies in a spectrum without a gap, where the look for them is hardest, over 60 starts."""
+    values = np.concatenate([[2.0, 1.9], np.linspace(-1.9, 1.7, 118)])
+    matrix, _ = turned(np.concatenate([values, [2.0]]))
+    h = hessian.operator(*quadratic(matrix if end == "top" else -matrix))
+    with h.kept():
+        found = [
+            getattr(h, end)(3, missed=0.2, generator=torch.Generator().manual_seed(seed))
+            for seed in range(60)
+        ]
+    assert all(pairs.missed <= 0.2 for pairs in found)
+    seen = [float(pairs.values.abs()[1]) > 1.95 for pairs in found]
+    assert sum(seen) >= 60 * 0.8 - 3 * np.sqrt(60 * 0.8 * 0.2)
+    # Each has looked: some products are beyond those that the pairs took.
+    bare = [getattr(h, end)(3, missed=None, generator=torch.Generator().manual_seed(0))]
+    assert bare[0].products < found[0].products
+
+
+def test_a_look_that_is_cut_short_says_so():
+    values = np.concatenate([[2.0, 1.9], np.linspace(-1.9, 1.7, 118)])
+    h = hessian.operator(*quadratic(turned(values)[0]))
+    enough = h.top(2, missed=None).products
+    with pytest.warns(RuntimeWarning, match=r"copies of repeated eigenvalues may be missing"):
+        cut = h.top(2, products=enough + 3)
+    assert cut.converged
+    assert cut.missed > 0.01
 
 
 @pytest.mark.parametrize("block", [1, 2, 4])
@@ -110,16 +149,26 @@ def test_an_eigenvalue_lies_within_every_error_that_is_told():
     assert "not converged" in str(early)
 
 
-def test_a_restart_within_the_memory_finds_the_same():
-    values = np.concatenate([[9.0, 8.0, 7.0], np.linspace(-1, 5, 197)])
-    matrix, _ = turned(values)
-    model, loss, data = quadratic(matrix)
-    free = hessian.operator(model, loss, data).top(3, tolerance=1e-9)
-    # 13 vectors of 200 float64 and their products.
-    bound = 2 * 2 * 13 * 200 * 8
-    tight = hessian.operator(model, loss, data, memory=bound).top(3, tolerance=1e-9)
-    np.testing.assert_allclose(tight.values, [9, 8, 7], rtol=1e-9)
-    assert tight.products > free.products
+def test_a_restart_within_the_memory_finds_the_same(monkeypatch):
+    values = np.concatenate([[9.0, 8.0, 8.0, 7.0], np.linspace(-1, 5, 196)])
+    h = hessian.operator(*quadratic(turned(values)[0]))
+    for block in (1, 2):
+        free = h.top(4, tolerance=1e-9, missed=None, block=block)
+        with monkeypatch.context() as patch:
+            restarts = []
+            right = _basis.Basis.restart
+            patch.setattr(_hessian, "BASIS", 1)  # 18 to 20 vectors all the same
+            patch.setattr(
+                _basis.Basis, "restart", lambda *a, r=restarts, f=right: r.append(1) or f(*a)
+            )
+            tight = h.top(4, tolerance=1e-9, missed=None, block=block)
+            assert restarts
+            assert tight.products >= free.products > 20
+        np.testing.assert_allclose(tight.values[0], 9, rtol=1e-9)
+        if block == 2:
+            np.testing.assert_allclose(tight.values, [9, 8, 8, 7], rtol=1e-9)
+    looked = h.top(4, tolerance=1e-6)
+    np.testing.assert_allclose(looked.values, [9, 8, 8, 7], rtol=1e-6)
 
 
 def test_the_same_seed_gives_the_same_bits_and_another_one_does_not():
@@ -146,6 +195,8 @@ def test_the_same_seed_gives_the_same_bits_and_another_one_does_not():
         (lambda h: h.top(tolerance=0), "tolerance must be a positive number"),
         (lambda h: h.top(2, products=1), "products must be an integer >= 2"),
         (lambda h: h.top(accuracy="both"), "accuracy must be one of"),
+        (lambda h: h.top(missed=0), "missed must be a positive number"),
+        (lambda h: h.top(block=0), "block must be an integer >= 1"),
         (lambda h: h.restricted("x*"), "'x\\*' matches none of the parameters w"),
         (lambda h: h.restricted(), "patterns is empty"),
         (lambda h: h.top(generator=3), "generator must be a torch.Generator"),

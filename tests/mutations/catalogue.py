@@ -298,10 +298,24 @@ MUTATIONS = [
         "test_spectrum.py",
     ),
     Mutation(
-        "a space that closes is believed to be all",
+        "one vector's Krylov space is believed to hold all copies",
         "_spectrum/lanczos.py",
-        "known = len(fresh) > 0 or (",
-        "known = True or (",
+        "return math.nan if search.missed is None else 1.0",
+        "return 0.0",
+        "test_spectrum.py",
+    ),
+    Mutation(
+        "a copy that was seen ends the search for more",
+        "_spectrum/lanczos.py",
+        "return math.inf",
+        "return 0.0",
+        "test_spectrum.py",
+    ),
+    Mutation(
+        "the look for copies forgets the number of parameters and most steps",
+        "_spectrum/lanczos.py",
+        "1.648 * math.sqrt(size) * math.exp(-exponent)",
+        "math.exp(-6 * exponent)",
         "test_spectrum.py",
     ),
     Mutation(
