@@ -134,6 +134,21 @@ def lanes() -> str:
     return markdown([*head, "32, every step"], rows)
 
 
+def monitor() -> str:
+    """What measurements along training cost, in training steps and as a share."""
+    rows = [
+        [
+            row["network"],
+            f"{row['samples']}",
+            f"`{row['measure']}`",
+            f"{row['steps']:.1f} ({row['least']:.1f} to {row['most']:.1f})",
+            f"{row['share']:.1%}",
+        ]
+        for row in load("monitor.json")["rows"]
+    ]
+    return markdown(["network", "samples", "measure", "training steps", "at every 50th"], rows)
+
+
 NETWORKS = {
     "alexnet": "AlexNet, 10 classes, 128 images",
     "alexnet-quarter": "a quarter of its width",
@@ -219,6 +234,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "digits": lambda: trained("cblr-digits.json"),
     "cifar10": lambda: trained("cblr-cifar10.json"),
     "steps": steps,
+    "monitor": monitor,
     "throughput": throughput,
     "lanes": lanes,
     "diagonals": diagonals,

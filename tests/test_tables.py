@@ -12,7 +12,7 @@ SPEC.loader.exec_module(TABLES)
 
 PAGES = {
     "docs/optimizers.md": ("rules", "digits", "cifar10", "steps"),
-    "docs/training.md": ("throughput", "lanes"),
+    "docs/training.md": ("monitor", "throughput", "lanes"),
     "benchmarks/README.md": ("diagonals", "growth"),
     "docs/estimators.md": ("estimators",),
 }

@@ -17,10 +17,11 @@ def test_the_examples_run_as_one_session(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     namespace = {}
     blocks = re.findall(r"```python\n(.*?)```", TEXT, flags=re.S)
-    assert len(blocks) == 2
+    assert len(blocks) == 3
     for block in blocks:
         exec(block, namespace)
     assert capsys.readouterr().out.startswith("finished 0.")
+    assert sorted(namespace["table"].step.unique()) == [50, 100]
     assert namespace["frame"].status.tolist() == ["finished"] * 6
     assert len(namespace["steps"]) == namespace["frame"].steps_taken.sum()
 

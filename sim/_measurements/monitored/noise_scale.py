@@ -1,0 +1,58 @@
+"""The gradient noise scale, layer by layer, from the gradients of micro-batches."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from sim._measurements.per_sample import Loss, scalar_loss
+
+
+def noise_scale(
+    model: nn.Module,
+    loss: Loss,
+    pair: tuple[Tensor, Tensor],
+    parameters: Mapping[str, Tensor],
+    micro_batches: int,
+) -> dict[str, tuple[float, float]]:
+    """Unbiased tr Σ and |G|² of every parameter, Σ the covariance of one sample's gradient.
+
+    With G_i the mean gradient of micro-batch i of b_i samples, Ḡ that of all n, M their number,
+
+        tr Σ = (Σ_i b_i |G_i|² - n |Ḡ|²) / (M - 1),    |G|² = |Ḡ|² - tr Σ / n
+
+    The first is the mean square between groups, whose expectation is tr Σ whatever the sizes; with
+    two sizes of batch, b and n, it is McCandlish et al. (2018), equations A.2. Their ratio is the
+    simple noise scale: the batch size at which noise and gradient weigh the same.
+
+    Returns:
+        Name → (tr Σ, |G|²); the sum over names is that of the whole network.
+    """
+    x, y = pair
+    tensors = list(parameters.values())
+    total = [torch.zeros_like(p, requires_grad=False) for p in tensors]
+    within = torch.zeros(len(tensors), dtype=torch.float64)
+    parts = list(zip(x.tensor_split(micro_batches), y.tensor_split(micro_batches), strict=True))
+    for inputs, targets in parts:
+        value = scalar_loss(loss, model(inputs), targets)
+        gradients = _gradients(value, tensors)
+        within += len(targets) * _squares(gradients)
+        torch._foreach_add_(total, gradients, alpha=len(targets) / len(y))
+    whole = _squares(total)
+    trace = (within - len(y) * whole) / (len(parts) - 1)
+    signal = whole - trace / len(y)
+    return dict(zip(parameters, zip(trace.tolist(), signal.tolist(), strict=True), strict=True))
+
+
+def _gradients(value: Tensor, tensors: list[Tensor]) -> list[Tensor]:
+    options: dict[str, Any] = {"allow_unused": True, "materialize_grads": True}
+    if not value.requires_grad:
+        return [torch.zeros_like(tensor) for tensor in tensors]
+    return list(torch.autograd.grad(value, tensors, **options))
+
+
+def _squares(tensors: list[Tensor]) -> Tensor:
+    """|·|² of each, float64."""
+    norms = torch._foreach_norm(tensors, 2, dtype=torch.float64)
+    return torch.stack([norm.cpu() for norm in norms]).square()
