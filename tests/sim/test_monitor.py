@@ -453,6 +453,34 @@ def test_both_parts_are_unbiased(micro_batches):
     np.testing.assert_allclose(sums / len(orders), np.array(list(single.values())), rtol=1e-10)
 
 
+def test_sparse_gradients_are_those_of_a_dense_embedding():
+    x, y = torch.randint(7, (24, 3), generator=torch.Generator().manual_seed(0)), batch()[1]
+    values = []
+    for sparse in (False, True):
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Embedding(7, 5, sparse=sparse), nn.Flatten(), nn.Linear(15, 4))
+        optimizer = torch.optim.SGD(model.parameters(), 0.1)
+        names = ("noise_scale", "critical_rate")
+        watch = sim.monitor(model, F.cross_entropy, (x, y), optimizer, measure=names)
+        watch.measure()
+        values.append(watch.table().value)
+    pd.testing.assert_series_equal(*values)
+
+
+def test_gradients_of_sixteen_bits_are_summed_in_thirty_two():
+    pair = batch()
+    half = network(p=0.0).bfloat16()
+    full = network(p=0.0).float()
+    full.load_state_dict(half.state_dict())
+    tables = [
+        noise_table(model, (pair[0].bfloat16().to(dtype), pair[1]), 8)
+        for model, dtype in ((half, torch.bfloat16), (full, torch.float32))
+    ]
+    # Eight bits of each gradient; of two numbers that do not cancel.
+    for key in [(None, "gradient_covariance"), ("0", "gradient_covariance")]:
+        assert tables[0][key] == pytest.approx(tables[1][key], rel=0.02)
+
+
 def test_coupled_samples_and_sums_are_refused():
     coupled = nn.Sequential(nn.Linear(6, 5), nn.BatchNorm1d(5), nn.Linear(5, 4))
     optimizer = torch.optim.SGD(coupled.parameters(), 0.1)

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from sim._measurements.per_sample import Loss, scalar_loss
+from sim.optimizers._rule import working
 
 
 def noise_scale(
@@ -31,7 +32,7 @@ def noise_scale(
     """
     x, y = pair
     tensors = list(parameters.values())
-    total = [torch.zeros_like(p, requires_grad=False) for p in tensors]
+    total = [torch.zeros_like(p, dtype=working(p.dtype), requires_grad=False) for p in tensors]
     within = torch.zeros(len(tensors), dtype=torch.float64)
     parts = list(zip(x.tensor_split(micro_batches), y.tensor_split(micro_batches), strict=True))
     for inputs, targets in parts:
@@ -49,7 +50,9 @@ def _gradients(value: Tensor, tensors: list[Tensor]) -> list[Tensor]:
     options: dict[str, Any] = {"allow_unused": True, "materialize_grads": True}
     if not value.requires_grad:
         return [torch.zeros_like(tensor) for tensor in tensors]
-    return list(torch.autograd.grad(value, tensors, **options))
+    gradients = torch.autograd.grad(value, tensors, **options)
+    # Of an embedding they may be sparse.
+    return [g if g.layout is torch.strided else g.to_dense() for g in gradients]
 
 
 def _squares(tensors: list[Tensor]) -> Tensor:
