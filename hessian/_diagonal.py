@@ -100,7 +100,8 @@ def diagonal(
             itself (class weights, ignored targets). Costs a diagonal of one sample for every
             sample, and three tensors of each parameter's size.
         forward: ``forward(model, inputs)``, to call the model in another way.
-        names: parameters to differentiate; all that require gradients by default.
+        names: parameters to differentiate, by name or by pattern (``"layer1.*"``, as `fnmatch` has
+            them); all that require gradients by default.
         memory: bytes of working set (1 GiB; on a GPU half of what is free), results included,
             beside the data and what one run of the model without gradients takes. A batch that
             needs more is taken in parts of its samples, with the same result, where samples are

@@ -149,7 +149,8 @@ def _missing(
     """
     key = ORDERS[search.order](pairs.values)
     last = key[-1]
-    loose = 2 * pairs.errors + ROUNDINGS * np.finfo(np.float64).eps * np.abs(values).max()
+    rounding = ROUNDINGS * torch.finfo(pairs.vectors.dtype).eps * float(np.abs(values).max())
+    loose = 2 * pairs.errors + rounding
     above = key[last - key > loose]
     if not len(above) or len(basis) == size:
         return 0.0
@@ -170,8 +171,8 @@ def _chance(looked: NDArray[Any], limit: float, low: float, closed: bool, size: 
     """The probability that a matrix has an unseen eigenvalue of at least `limit`; ∞ if one is seen.
 
     `looked` are the Ritz values of a Krylov space from one random vector, `low` the lower end of
-    the spectrum: P(λ - θ > ε (λ - low)) ≤ 1.648 √n exp(-√ε (2s - 1)) after s steps (Kuczyński &
-    Woźniakowski 1992, theorem 4.2), and ε grows with λ.
+    the spectrum as far as it was met: P(λ - θ > ε (λ - low)) ≤ 1.648 √n exp(-√ε (2s - 1)) after s
+    steps (Kuczyński & Woźniakowski 1992, theorem 4.2), and ε grows with λ.
     """
     top = float(looked.max())
     if top >= limit:

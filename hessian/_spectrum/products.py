@@ -93,7 +93,7 @@ class Products:
         for rows, into in zip(block.split(few), result.split(few), strict=True):
             into.copy_(self._pass(rows))
         self.count += len(block)
-        if not bool(torch.isfinite(result).all()):
+        if bool(torch.isfinite(block).all()) and not bool(torch.isfinite(result).all()):
             raise ValueError(
                 "loss: a product of its second derivative with a vector is not finite; check the "
                 "loss and the model at these weights (a square root or logarithm at zero, an "

@@ -66,20 +66,14 @@ def sharpness(
         2.0
     """
     _arguments.number("tolerance", tolerance, 0.0, 1.0, open_=True)
-    with isolated():
-        return _largest(model, loss, data, radius, tolerance, forward)
+    with isolated(), hessian.operator(model, loss, data, forward=forward).kept() as operator:
+        return _largest(operator, radius, tolerance)
 
 
 def _largest(
-    model: nn.Module,
-    loss: Callable[[Any, Any], Tensor],
-    data: Any,
-    radius: Mapping[str, Tensor] | None,
-    tolerance: float,
-    forward: Callable[[nn.Module, Any], Any] | None,
+    operator: hessian.Hessian, radius: Mapping[str, Tensor] | None, tolerance: float
 ) -> float:
     """The largest eigenvalue, dense where the Hessian is small, else by Lanczos."""
-    operator = hessian.operator(model, loss, data, forward=forward)
     root = _root(operator, radius)
 
     def multiply(vector: NDArray[Any]) -> NDArray[Any]:

@@ -83,6 +83,15 @@ def test_repeated_eigenvalues_come_out_with_their_multiplicity():
     assert h.top(1).missed == 0
 
 
+def test_copies_that_rounding_has_pulled_apart_are_copies():
+    values = np.concatenate([[10.0, 7, 7, 7, 5, 5], np.linspace(-1, 1, 194)])
+    matrix = turned(values)[0].astype(np.float32)
+    top = hessian.operator(*quadratic(matrix)).top(6, tolerance=1e-6)
+    np.testing.assert_allclose(top.values, values[:6], rtol=1e-5)
+    assert top.missed <= 0.01
+    assert top.products < 60
+
+
 @pytest.mark.parametrize("end", ["top", "bottom"])
 def test_the_probability_of_a_miss_is_what_it_is_said_to_be(end):
     """Copies in a spectrum without a gap, where the look for them is hardest, over 60 starts."""
@@ -341,6 +350,19 @@ def test_several_vectors_at_once_and_one_by_one_are_the_same(monkeypatch):
 
     monkeypatch.setattr(_terms.HessianTerm, "several", none)
     assert np.abs(h @ eye - together).max() <= 1e-14
+
+
+@pytest.mark.parametrize("network", ["attention", "relu-cnn", "residual-bn-train", "layer-norm"])
+def test_several_vectors_at_once_through_other_operations(network, monkeypatch):
+    model, inputs = build(network)
+    x, y = inputs(3, torch.Generator().manual_seed(1)), torch.tensor([0, 1, 2])
+    h = hessian.operator(model, F.cross_entropy, (x, y))
+    v = np.random.default_rng(0).standard_normal((h.shape[0], 5))
+    found = []
+    for small in (0, 2**60):
+        monkeypatch.setattr(_terms, "SMALL", small)
+        found.append(h @ v)
+    assert np.abs(found[0] - found[1]).max() <= 1e-12 * np.abs(found[0]).max()
 
 
 # ------------------------------------------------------------------------------- restrictions
