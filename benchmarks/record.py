@@ -5,6 +5,7 @@ import math
 import os
 import platform
 import statistics
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,14 @@ def environment() -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "dtype": str(torch.get_default_dtype()).removeprefix("torch."),
     }
+
+
+def clock() -> float:
+    """Seconds: of this process's processor where one thread computes, else of the wall.
+
+    What else the machine does then hardly counts.
+    """
+    return time.process_time() if torch.get_num_threads() == 1 else time.perf_counter()
 
 
 def write(path: Path, **content: Any) -> None:

@@ -1,17 +1,17 @@
 """What a training step costs with each optimizer, relative to SGD: medians of ratios in one run.
 
-    python benchmarks/step.py [--rounds 5] [--batch 128] [--width 1.0] [--threads 2]
+    python benchmarks/step.py [--rounds 5] [--batch 128] [--width 1.0] [--threads 1]
 
 A step is all that one batch takes: forward and backward pass and update, or for CBLR the exact
 diagonal, whose gradient serves the update, and the update. The network is AlexNet for 10 classes
 on images of 3x32x32, in training mode with dropout. Contestants take turns round by round, each
-ratio is that to SGD in the same round. Writes a JSON record with hardware and versions.
+ratio is that to SGD in the same round. With one thread it is the processor's time that counts.
+Writes a JSON record with hardware and versions.
 """
 
 import argparse
 import gc
 import statistics
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -78,10 +78,10 @@ def measure(width: float, batch: int, rounds: int) -> list[dict[str, object]]:
     for number in range(rounds + 1):
         for name, (run, steps) in runs.items():
             gc.collect()
-            start = time.perf_counter()
+            start = record.clock()
             run()
             if number:  # the first round fills caches and makes the state
-                times[name].append((time.perf_counter() - start) / steps)
+                times[name].append((record.clock() - start) / steps)
     rows: list[dict[str, object]] = []
     for name, seconds in times.items():
         ratios = [a / b for a, b in zip(seconds, times["SGD"], strict=True)]
