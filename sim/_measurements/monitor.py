@@ -27,6 +27,8 @@ from sim._measurements.separable import check_separable
 
 MEASURES = ("critical_rate", "noise_scale", "sharpness", "trace")
 COLUMNS = {"step": "int64", "measure": "object", "layer": "object", "value": "float64"}
+# Backward passes beyond which an exact trace is not for measuring along training.
+PASSES = 10_000
 # Rows of one measurement: the layer, or None for the whole network, and the value of a measure.
 Rows = Iterator[tuple[str, str | None, float]]
 
@@ -269,8 +271,8 @@ def monitor(
     Raises:
         TypeError: an argument is of another kind; the optimizer needs a closure.
         ValueError: an argument is out of its range; parameters are sharded; the optimizer has none
-            of them; the loss is not one finite number; samples are coupled, or too few; what
-            `hessian.plan` refuses.
+            of them; the loss is not one finite number; samples are coupled, or too few; the trace
+            takes more than 10,000 backward passes; what `hessian.plan` refuses.
 
     Source: McCandlish et al. (2018), "An empirical model of large-batch training"; the edge of
     stability, Cohen et al. (2021).
@@ -380,4 +382,11 @@ def _try(probe: Probe, measures: tuple[str, ...]) -> None:
     if "noise_scale" in measures:
         check_separable(probe.model, probe.loss, x, y, x.device)
     if "trace" in measures or "sharpness" in measures:
-        hessian.plan(probe.model, probe.loss, probe.pair, memory=probe.memory)
+        plan = hessian.plan(probe.model, probe.loss, probe.pair, memory=probe.memory)
+        if "trace" in measures and plan.backward > PASSES:
+            dearest = max(plan, key=lambda entry: entry.backward)
+            raise ValueError(
+                f"measure: 'trace' takes {plan.backward:,} backward passes every time, most of "
+                f"them for {dearest.name!r} ({dearest.reason}); set evaluation=True if batch norm "
+                "is the reason, else leave it out"
+            )

@@ -453,6 +453,17 @@ def test_both_parts_are_unbiased(micro_batches):
     np.testing.assert_allclose(sums / len(orders), np.array(list(single.values())), rtol=1e-10)
 
 
+def test_a_trace_that_takes_a_product_for_each_of_many_entries_is_refused():
+    wide = nn.Sequential(nn.Linear(6, 900), nn.BatchNorm1d(900), nn.Linear(900, 4))
+    optimizer = torch.optim.SGD(wide.parameters(), 0.1)
+    with pytest.raises(
+        ValueError, match=r"takes 1\d,\d{3} backward passes every time, most of .*'0.w"
+    ):
+        sim.monitor(wide, F.cross_entropy, batch(), optimizer, measure=["trace"])
+    sim.monitor(wide, F.cross_entropy, batch(), optimizer, measure=["trace"], evaluation=True)
+    sim.monitor(wide, F.cross_entropy, batch(), optimizer, measure=["sharpness"])
+
+
 def test_sparse_gradients_are_those_of_a_dense_embedding():
     x, y = torch.randint(7, (24, 3), generator=torch.Generator().manual_seed(0)), batch()[1]
     values = []
