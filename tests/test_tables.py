@@ -15,6 +15,7 @@ PAGES = {
     "docs/training.md": ("monitor", "throughput", "lanes"),
     "benchmarks/README.md": ("diagonals", "growth"),
     "docs/estimators.md": ("estimators",),
+    "docs/spectrum.md": ("spectrum",),
 }
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -96,6 +97,7 @@ def added(
     division: Division,
     inputs: Any = None,
     targets: Any = None,
+    around: Callable[[], AbstractContextManager[Any]] = nullcontext,
 ) -> tuple[Sum, dict[str, Tensor]]:
     """Σ take(value) over losses whose Hessians add up to the batch's, but for a diagonal.
 
@@ -104,20 +106,28 @@ def added(
         take: what is wanted of a loss; linear in its Hessian, and zero where `None`.
         division: is told what was done.
         inputs, targets: the batch in another dtype; the item's own by default.
+        around: stands around the user's code where the batch is whole, and needs no proof.
 
     Returns:
         The sum, and by name the diagonal of what the loss adds by itself, in parts only.
     """
-    return batch.uniform(lambda: _added(batch, take, division, inputs, targets))
+    return batch.uniform(lambda: _added(batch, take, division, inputs, targets, around))
 
 
 def _added(
-    batch: Batch, take: Callable[[Tensor], Sum], division: Division, inputs: Any, targets: Any
+    batch: Batch,
+    take: Callable[[Tensor], Sum],
+    division: Division,
+    inputs: Any,
+    targets: Any,
+    around: Callable[[], AbstractContextManager[Any]],
 ) -> tuple[Sum, dict[str, Tensor]]:
     if inputs is None:
         inputs, targets = batch.inputs, batch.targets
     try:
-        return take(_value(batch, inputs, targets, limit(batch))), {}
+        with around():
+            value = _value(batch, inputs, targets, limit(batch))
+        return take(value), {}
     except TooLarge:
         pass  # beyond this block nothing holds the tape that was begun
     total: Sum = []
@@ -128,7 +138,9 @@ def _added(
 
     loss_diagonal = _over_parts(batch, inputs, targets, add, division)
     if loss_diagonal is None:
-        return take(_value(batch, inputs, targets, None)), {}
+        with around():
+            value = _value(batch, inputs, targets, None)
+        return take(value), {}
     return total, loss_diagonal
 
 

@@ -22,6 +22,7 @@ from hessian._call.objective import Objective
 from hessian._call.precision import current, highest
 from hessian._call.state import Randomness
 from hessian._runtime.progress import Ticker
+from hessian._spectrum.convolution import Convolutions
 from hessian._spectrum.gauss_newton import gauss_newton
 from hessian._spectrum.terms import HessianTerm, Sum, Term, Vector
 
@@ -169,6 +170,7 @@ class Products:
                 batch,
                 lambda value: [h for one in products(HessianTerm(value, wanted)) for h in one],
                 division,
+                around=Convolutions,
             )
             found = [sums[i : i + len(wanted)] for i in range(0, len(sums), len(wanted))]
         else:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -23,6 +23,15 @@ from hessian._tape.graph import Node, Tape, is_custom, is_leaf, title
 SAME = 1e-3
 # Custom functions that come with torch and keep what they need where autograd does not see it.
 _FALSE = {"CrossMapLRN2d": "nn.CrossMapLRN2d; use nn.LocalResponseNorm"}
+
+F = TypeVar("F", bound=type)
+_TRUSTED: set[type] = set()
+
+
+def trusted(function: F) -> F:
+    """Marks a custom function of this package as one that hides nothing."""
+    _TRUSTED.add(function)
+    return function
 
 
 def refuse_opaque(
@@ -52,9 +61,12 @@ def refuse_opaque(
 
 
 def _harmless(node: Node) -> bool:
-    """Whether it is the function at the end of a DistributedDataParallel, which does nothing."""
+    """Whether it is one of this package, or does nothing, as at the end of a parallel module."""
     function = getattr(type(node), "_forward_cls", None)
-    return getattr(function, "__module__", "") == "torch.nn.parallel.distributed"
+    return (
+        function in _TRUSTED
+        or getattr(function, "__module__", "") == "torch.nn.parallel.distributed"
+    )
 
 
 def _refuse_known(node: Node) -> None:

@@ -284,6 +284,20 @@ MUTATIONS = [
         "test_gauss_newton.py",
     ),
     Mutation(
+        "a convolution's second derivative leaves out the weight's part",
+        "_spectrum/convolution.py",
+        "terms += [] if b is None else [geometry.forward(x, b)]",
+        "terms += []",
+        "test_convolution_products.py",
+    ),
+    Mutation(
+        "a convolution's second derivative in the weight takes the image for the vector",
+        "_spectrum/convolution.py",
+        "geometry.backward(adjoint, a, w, [False, True, False])[1]",
+        "geometry.backward(adjoint, x, w, [False, True, False])[1]",
+        "test_convolution_products.py",
+    ),
+    Mutation(
         "a residual is not of the Ritz value",
         "_spectrum/lanczos.py",
         "rest -= theta.unsqueeze(1) * vectors",
