@@ -142,7 +142,7 @@ CALLS = {
             lambda h: h @ torch.ones(h.shape[0]).numpy())(hessian.operator(m, loss, (x, y))),
     ),
     **{f"operator, {what}": (network("dropout-train"), spectrum(call)) for what, call in {
-        "top": lambda h: h.top(2, products=6, tolerance=0.5),
+        "top": lambda h: h.top(2, products=12, tolerance=0.5, missed=None),
         "trace": lambda h: h.trace(method="hutch++", products=6),
         "exact trace": lambda h: h.trace(method="exact"),
         "density": lambda h: h.density(starts=2, steps=2),
