@@ -180,7 +180,7 @@ class Hessian(LinearOperator):
                 estimate residual²/gap where that is less; the vector is then within about
                 residual/gap), or ``"vector"``, the residual ‖Hv - λv‖ itself.
             missed: an eigenvalue that is repeated comes out as often as it is there, but with at
-                most this probability. Looking for further copies takes some ten products more,
+                most this probability. Looking for further copies takes a few products more,
                 none for k = 1; `None` to leave it.
             block: vectors that are multiplied at a time, and copies that the first search meets.
             products: how many may be spent. What did not converge by then is returned with what is
@@ -196,8 +196,8 @@ class Hessian(LinearOperator):
         Warns:
             RuntimeWarning: some pairs did not converge, or copies may be missing.
 
-        Source: Wu & Simon (2000) for thick restarts, Parlett (1998) for the bounds, Kuczyński &
-        Woźniakowski (1992) for the probability.
+        Source: Wu & Simon (2000) for thick restarts, Parlett (1998) for the bounds; the
+        probability by the Christoffel function of the quadrature (Golub & Meurant 2010).
 
         Example:
             L = mean (w·x)² with x = e₁, 2e₂, 3e₃ has the eigenvalues 2/3, 8/3 and 6.

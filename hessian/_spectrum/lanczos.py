@@ -12,11 +12,11 @@ import dataclasses
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy import stats
 from torch import Tensor
 
 from hessian._spectrum.basis import Basis, Multiply, normals
@@ -156,32 +156,32 @@ def _missing(
         return 0.0
     if mark is None:
         return math.nan if search.missed is None else 1.0
-    looked: NDArray[Any] = np.linalg.eigvalsh(basis.matrix[mark:, mark:])
+    looked = basis.matrix[mark:, mark:]
     limit = -float(above.max())  # of the value, or its size, that a copy would have
-    left = size - mark
-    if search.order == "largest":
-        return _chance(looked, limit, float(values.min()), closed, left)
-    if search.order == "smallest":
-        return _chance(-looked, limit, float((-values).min()), closed, left)
-    both = _chance(looked, limit, float(values.min()), closed, left)
-    return both + _chance(-looked, limit, float((-values).min()), closed, left)
+    ends = {"largest": (1,), "smallest": (-1,), "magnitude": (1, -1)}[search.order]
+    return math.fsum(_chance(sign * looked, limit, closed, size - mark) for sign in ends)
 
 
-def _chance(looked: NDArray[Any], limit: float, low: float, closed: bool, size: int) -> float:
-    """The probability that a matrix has an unseen eigenvalue of at least `limit`; ∞ if one is seen.
+def _chance(tridiagonal: Array, limit: float, closed: bool, size: int) -> float:
+    """The probability that a matrix has an unseen eigenvalue λ ≥ `limit`; ∞ if one is seen.
 
-    `looked` are the Ritz values of a Krylov space from one random vector, `low` the lower end of
-    the spectrum as far as it was met: P(λ - θ > ε (λ - low)) ≤ 1.648 √n exp(-√ε (2s - 1)) after s
-    steps (Kuczyński & Woźniakowski 1992, theorem 4.2), and ε grows with λ.
+    The tridiagonal matrix is that of a Lanczos run of s steps from a normal random vector z, whose
+    quadrature is exact up to degree 2s - 1. So for the polynomials p of degree s - 1, λ's share
+    c² of ‖z‖² is at most Σ ω_j p(θ_j)² / p(λ)², the least of which is the Christoffel function
+    K = 1 / Σ p_i(λ)² of the orthonormal polynomials p_0, …, p_(s-1), and that falls beyond the last
+    θ. Of all directions alike, c² has the distribution Beta(1/2, (n - 1)/2).
     """
-    top = float(looked.max())
-    if top >= limit:
+    if float(np.linalg.eigvalsh(tridiagonal)[-1]) >= limit:
         return math.inf
     if closed:
         return 0.0
-    share = min(1.0, (limit - top) / max(limit - min(low, top), 1e-300))
-    exponent = math.sqrt(share) * (2 * len(looked) - 1)
-    return min(1.0, 1.648 * math.sqrt(size) * math.exp(-exponent))
+    alpha, beta = np.diag(tridiagonal), np.abs(np.diag(tridiagonal, 1))
+    before, now, total = 0.0, 1.0, 1.0
+    for i, off in enumerate(beta):
+        last = beta[i - 1] if i else 0.0
+        before, now = now, ((limit - alpha[i]) * now - last * before) / off
+        total += now * now
+    return float(stats.beta.cdf(1 / total, 0.5, (size - 1) / 2))
 
 
 def _pairs(

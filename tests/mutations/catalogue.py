@@ -326,10 +326,10 @@ MUTATIONS = [
         "test_spectrum.py",
     ),
     Mutation(
-        "the look for copies forgets the number of parameters and most steps",
+        "the look for copies takes a share for its probability",
         "_spectrum/lanczos.py",
-        "1.648 * math.sqrt(size) * math.exp(-exponent)",
-        "math.exp(-6 * exponent)",
+        "return float(stats.beta.cdf(1 / total, 0.5, (size - 1) / 2))",
+        "return 1 / total",
         "test_spectrum.py",
     ),
     Mutation(
