@@ -242,10 +242,10 @@ def spectrum() -> str:
                 name,
                 f"{found['product'][name]['times ours']:.2g}",
                 f"{each['seconds']:.3g} s ({work})",
-                f"{each['seconds'] / trace['ours']['seconds']:.3g}",
+                f"{each['seconds'] / trace['ours']['seconds']:,.0f}",
                 f"{top[name]['seconds']:.3g} s ({top[name]['products']} products)",
                 f"{top[name]['seconds'] / top['ours']['seconds']:.2g}",
-                f"{seconds / both['ours']:.3g}",
+                f"{seconds / both['ours']:,.0f}",
             ]
         )
     bare = top["ours, copies not looked for"]
