@@ -399,6 +399,26 @@ def test_float32_and_half_come_out_in_float32():
     assert half[0].vector["0.weight"].dtype == torch.float32
 
 
+def test_tapes_are_kept_in_the_precision_that_is_found_to_be_needed():
+    """The loss of the second batch asks for float64, after the first one's tape was kept."""
+    torch.manual_seed(0)
+    model, (x, y) = tanh_net(3, 5, 3).float(), _data()
+    batches = [(x[:3].float(), y[:3]), (x[3:].float(), y[3:])]
+
+    def loss(output, target):
+        return F.cross_entropy(output if len(target) == 3 else output.double(), target)
+
+    eye = np.eye(38)
+    want = hessian.operator(model, loss, batches, dtype=torch.float64) @ eye
+    with hessian.operator(model, loss, batches).kept() as h:
+        for _ in range(2):
+            got = h @ eye
+            # The first pass begins in float32, and the result is in it.
+            assert np.abs(got - want).max() <= 1e-6 * np.abs(want).max()
+        pairs = h.top(2, tolerance=1e-5)
+    np.testing.assert_allclose(pairs.values, np.linalg.eigvalsh(want)[::-1][:2], rtol=1e-5)
+
+
 def test_progress_counts_products(monkeypatch):
     from rich.progress import Progress
 

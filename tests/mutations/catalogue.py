@@ -242,6 +242,13 @@ MUTATIONS = [
         "test_spectrum.py test_pieces.py test_gauss_newton.py",
     ),
     Mutation(
+        "tapes of a precision that was given up are kept",
+        "_spectrum/products.py",
+        "if self._precision() != precision:",
+        "if False:",
+        "test_spectrum.py",
+    ),
+    Mutation(
         "a kept batch leaves the next one the draw of its own start",
         "_spectrum/products.py",
         "batch.end = kept.end",
