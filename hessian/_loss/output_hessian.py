@@ -140,7 +140,10 @@ def softmax_form(node: Node, adjoint: Tensor, leaf: Tensor, lay: Layout, n: int)
     ranks = torch.zeros_like(first).scatter_(
         0, place, torch.arange(len(place), device=place.device)
     )
-    return Quadratic("softmax", total.reshape(-1)[spots[:, ranks]], shares, place)
+    values, q = total.reshape(-1)[spots[:, ranks]], len(first)
+    in_order = torch.arange(q, device=place.device).repeat_interleave(len(place) // q)
+    parts = q if torch.equal(place, in_order) else 1
+    return Quadratic("softmax", values, shares, place, parts)
 
 
 def rows(gradients: Sequence[Tensor], leaves: Sequence[Tensor]) -> Iterator[Tensor]:

@@ -10,167 +10,77 @@ curvature of an elementwise function is diagonal.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 
 import torch
 from torch import Tensor
 
 from hessian._loss import softmax as _softmax
+from hessian._loss.rows import Cost, JacobianRows
 from hessian._runtime.matrix_products import product
 from hessian._runtime.workspace import scratch
-
-
-@dataclass
-class Cost:
-    """Multiplications per sample, and the largest number of values alive at once.
-
-    `peak` is per sample, `shared` what all samples have in common.
-    """
-
-    work: float = 0.0
-    peak: float = 0.0
-    shared: float = 0.0
-
-
-@dataclass
-class JacobianRows:
-    """Jacobian rows ``[m, d]`` of every sample: `base` ∘ `scale`.
-
-    `base` is ``None`` (the identity), ``[m, d]`` (the same for all samples) or ``[n, m, d]``;
-    `scale` is ``None`` or ``[n, d]``. `fresh` says that nothing else holds `base`.
-    """
-
-    m: int
-    d: int
-    base: Tensor | None = None
-    scale: Tensor | None = None
-    fresh: bool = False
-
-    @property
-    def identity(self) -> bool:
-        """Whether the rows are the identity, up to `scale`."""
-        return self.base is None
-
-    @property
-    def shared(self) -> bool:
-        """Whether all samples have the same rows."""
-        return self.scale is None and (self.base is None or self.base.dim() == 2)
-
-    def size(self) -> int:
-        """Values held per sample; rows that all share are held once, like a weight."""
-        return 0 if self.base is None or self.base.dim() == 2 else self.m * self.d
-
-    def of(self, part: slice) -> JacobianRows:
-        """Those of some samples."""
-        base = self.base if self.base is None or self.base.dim() == 2 else self.base[part]
-        scale = None if self.scale is None else self.scale[part]
-        return JacobianRows(self.m, self.d, base, scale, self.fresh)
-
-    def common(self) -> int:
-        """Values held once for all samples."""
-        return self.m * self.d if self.base is not None and self.base.dim() == 2 else 0
-
-    def scaled(self, factor: Tensor) -> JacobianRows:
-        """With entry j of the tensor multiplied by `factor` ``[n, d]``."""
-        scale = factor if self.scale is None or factor.is_meta else self.scale * factor
-        return JacobianRows(self.m, self.d, self.base, scale, self.fresh)
-
-    def shared_by(self, users: int) -> JacobianRows:
-        """The same for one of several users."""
-        return self if users == 1 else replace(self, fresh=False)
-
-    def times(self, number: float, like: Tensor) -> JacobianRows:
-        """Multiplied by a number."""
-        if number == 1.0:
-            return self
-        base = self.matrix(like)
-        return JacobianRows(self.m, self.d, base if like.is_meta else base * number, self.scale)
-
-    def matrix(self, like: Tensor) -> Tensor:
-        """The rows without `scale`, ``[m, d]`` or ``[n, m, d]``."""
-        if self.base is None:
-            if like.is_meta:
-                return like.new_empty((self.m, self.d))
-            return torch.eye(self.m, dtype=like.dtype, device=like.device)
-        return self.base
-
-    def dense(self, like: Tensor, n: int) -> Tensor:
-        """The rows written out, ``[n, m, d]``."""
-        if like.is_meta:
-            return like.new_empty((1, self.m, self.d))
-        base = self.matrix(like)
-        if self.scale is not None:
-            return base * self.scale.unsqueeze(1)
-        return base.expand(n, self.m, self.d) if base.dim() == 2 else base
-
-    def passing(self, like: Tensor, n: int) -> Tensor:
-        """The rows written out, to be used before anything else is asked for."""
-        if like.is_meta or self.scale is None:
-            return self.dense(like, n)
-        into = scratch("rows", (n, self.m, self.d), like)
-        return torch.mul(self.matrix(like), self.scale.unsqueeze(1), out=into)
-
-    def written(self, like: Tensor, n: int) -> JacobianRows:
-        """The same rows written out, in place where nothing else holds them."""
-        if self.fresh and self.base is not None and self.base.dim() == 3:
-            base = self.base
-            if self.scale is not None:
-                base *= self.scale.unsqueeze(1)
-            return JacobianRows(self.m, self.d, base, None, True)
-        return JacobianRows(self.m, self.d, self.dense(like, n))
-
-    def plus(self, other: JacobianRows, like: Tensor, n: int) -> JacobianRows:
-        """The sum of two sets of rows."""
-        if like.is_meta:
-            shared = self.shared and other.shared
-            shape = (self.m, self.d) if shared else (1, self.m, self.d)
-            return JacobianRows(self.m, self.d, like.new_empty(shape))
-        if self.shared and other.shared:
-            return JacobianRows(self.m, self.d, self.matrix(like) + other.matrix(like))
-        return JacobianRows(self.m, self.d, self.dense(like, n) + other.dense(like, n))
-
-    def left(self, matrix: Tensor) -> Tensor:
-        """`matrix` ``[n, a, m]`` times the rows without `scale`: ``[n, a, d]``."""
-        if self.base is None:
-            return matrix
-        if self.base.dim() == 2:  # one large product instead of n small ones
-            return product(matrix.flatten(0, 1), self.base).view(*matrix.shape[:2], self.d)
-        return matrix @ self.base
 
 
 @dataclass
 class Quadratic:
     """A quadratic form in m values of every sample.
 
-    `kind` is ``"diagonal"`` (`values` ``[n, m]``), ``"pair"`` (2 Σ_i v_i x_i x_{i+m/2}, `values`
-    ``[n, m/2]``), ``"full"`` (`values` ``[n, m, m]``, symmetric), or ``"softmax"``, the second
-    derivative of q functions t_s log softmax: Σ_s t_s ((Σ_{i in s} p_i x_i)² - Σ_{i in s} p_i x_i²)
-    with t in `values` ``[n, q]``, p in `shares` ``[n, m]`` and the s of every i in `spots` ``[m]``.
+    `kind` is ``"diagonal"`` (`values` ``[n, m]``), ``"full"`` (`values` ``[n, m, m]``, symmetric),
+    or ``"softmax"``, the second derivative of q functions t_s log softmax: Σ_s t_s ((Σ_{i in s} p_i
+    x_i)² - Σ_{i in s} p_i x_i²) with t in `values` ``[n, q]``, p in `shares` ``[n, m]`` and the s
+    of every i in `spots` ``[m]``.
+
+    With `parts` b > 1 only values of the same part meet, the m being cut into b contiguous ones
+    of one size: a full form has `values` ``[n·b, m/b, m/b]``, the q of a softmax are b such parts.
     """
 
     kind: str
     values: Tensor
     shares: Tensor | None = None
     spots: Tensor | None = None
+    parts: int = 1
+
+    @property
+    def grain(self) -> int:
+        """Into how many parts the form can be cut; 0 for a diagonal one, which any number cuts."""
+        return 0 if self.kind == "diagonal" else self.parts
+
+    def cut(self, blocks: int, n: int) -> Quadratic:
+        """The form of each of as many parts, a sample each; `grain` must be a multiple of them."""
+        if blocks == 1 and (self.parts == 1 or self.kind == "softmax"):
+            return self
+        v = self.values
+        if self.kind == "diagonal":
+            return Quadratic("diagonal", v.reshape(n * blocks, -1))
+        if self.kind == "softmax":
+            shares, each = self._shares().reshape(n * blocks, -1), self.parts // blocks
+            assert self.spots is not None
+            spots = None if each == 1 else self.spots[: shares.shape[1]]
+            return Quadratic("softmax", v.reshape(n * blocks, each), shares, spots, each)
+        m = self.parts * v.shape[1]
+        rows = JacobianRows(m, m, v, blocks=self.parts)
+        return Quadratic("full", rows.cut(blocks, v, n))
 
     def of(self, part: slice) -> Quadratic:
         """That of some samples."""
         shares = None if self.shares is None else self.shares[part]
-        return Quadratic(self.kind, self.values[part], shares, self.spots)
+        return Quadratic(self.kind, self.values[part], shares, self.spots, self.parts)
 
     def emptied(self, like: Tensor) -> Quadratic:
         """The same for one sample without values."""
         shares = None if self.shares is None else like.new_empty((1, *self.shares.shape[1:]))
-        return Quadratic(self.kind, like.new_empty((1, *self.values.shape[1:])), shares)
+        values = like.new_empty((1, *self.values.shape[1:]))
+        return Quadratic(self.kind, values, shares, parts=self.parts)
 
     def size(self) -> int:
         """Values held per sample."""
         entries = self.values.numel() + (0 if self.shares is None else self.shares.numel())
-        return entries // max(1, self.values.shape[0])
+        parts = self.parts if self.kind == "full" else 1
+        return parts * entries // max(1, self.values.shape[0])
 
     def matrix(self) -> Tensor:
-        """The form written out, ``[n, m, m]``; all kinds but pairs are asked for it."""
+        """The form written out, ``[n, m, m]``."""
         v = self.values
         if self.kind == "diagonal":
             return torch.diag_embed(v)
@@ -242,11 +152,6 @@ class Quadratic:
             shares = shares * (self.spots == positions.unsqueeze(1))
         return columns.left(shares)
 
-    def _halves(self, columns: JacobianRows) -> tuple[Tensor, Tensor]:
-        base = columns.matrix(self.values)
-        half = columns.m // 2
-        return base[..., :half, :], base[..., half:, :]
-
     def _work(self, columns: JacobianRows, each: int) -> float:
         """Multiplications before rows meet rows, and `each` for every one of them."""
         m, d = columns.m, columns.d
@@ -268,10 +173,6 @@ class Quadratic:
                 values = v.diagonal(dim1=1, dim2=2)
             else:
                 values = columns.left(v).mul_(columns.base).sum(1)
-        elif self.kind == "pair":
-            a, b = self._halves(columns)
-            both = a * b
-            values = 2 * (v @ both if both.dim() == 2 else (v.unsqueeze(1) @ both)[:, 0])
         elif self.kind == "softmax":
             values = self._own()
             if columns.base is None:
@@ -290,7 +191,7 @@ class Quadratic:
 
     def blocks(self, columns: JacobianRows, place: Tensor, meter: Cost) -> Tensor:
         """Bᵀ Q B between entries `place` ``[c, p]`` of the same c: ``[n, c, p, p]``."""
-        v, m, (c, p) = self.values, columns.m, place.shape
+        v, (c, p) = self.values, place.shape
         n = v.shape[0]
         meter.work += self._work(columns, c * p * p)
         meter.peak = max(meter.peak, 3 * c * p * p + 4 * columns.size())
@@ -314,11 +215,6 @@ class Quadratic:
             if self.kind == "full":
                 left = columns.left(v)[..., place].transpose(-3, -2)
                 values = left.transpose(-1, -2) @ picked
-            elif self.kind == "pair":
-                half = m // 2
-                a, b = picked[..., :half, :], picked[..., half:, :]
-                values = (a * v.view(n, 1, half, 1)).transpose(-1, -2) @ b
-                values = values + values.transpose(-1, -2)
             else:
                 weights = self._own() if self.kind == "softmax" else v
                 values = (picked * weights.view(n, 1, -1, 1)).transpose(-1, -2) @ picked
@@ -337,7 +233,7 @@ class Quadratic:
 
     def gram(self, columns: JacobianRows, meter: Cost) -> Tensor:
         """Bᵀ Q B, ``[n, d, d]``."""
-        v, m, d = self.values, columns.m, columns.d
+        v, d = self.values, columns.d
         n = v.shape[0]
         meter.work += self._work(columns, d * d)
         meter.peak = max(meter.peak, 2 * d * d + 2 * columns.size())
@@ -345,10 +241,6 @@ class Quadratic:
             return v.new_empty((1, d, d))
         if self.kind == "full":
             product = v if columns.identity else _transposed_times(columns.left(v), columns)
-        elif self.kind == "pair":
-            a, b = self._halves(columns)
-            product = _transposed_times(a * v.unsqueeze(-1), JacobianRows(m // 2, d, b))
-            product = product + product.transpose(1, 2)
         elif columns.base is None:
             product = self.matrix()
         elif self.kind == "softmax":

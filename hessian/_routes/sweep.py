@@ -152,7 +152,7 @@ class Sweep:
                 if jacobian is None:
                     continue
                 if edge in self.sites:
-                    jacobian = jacobian.written(like, count)
+                    jacobian = jacobian.apart(like, count)
                     assert jacobian.base is not None
                     meet(edge, jacobian.base, part, columns)
                     jacobian = jacobian.shared_by(2 if retained else 1)

@@ -10,6 +10,9 @@ from hessian._runtime.workspace import scratch
 from hessian._site.embedding import second_of_rows
 from hessian._site.site import Site
 
+# Values of products of positions written out at a time.
+PRODUCTS = 2**20
+
 
 def second(
     site: Site, curved: Tensor, part: slice, into: Tensor, memory: int, start: int = 0
@@ -55,8 +58,31 @@ def second(
                 square = torch.mul(u[..., 0], u[..., 0], out=scratch("squares", u.shape[:2], u))
                 rows[low:high] += product(block[:, :, 0, 0].T, square)
                 continue
-            for c in range(high - low):
-                rows[low + c] += ((u @ block[:, c]) * u).sum((0, 2))
+            _add_products(rows[low:high], u, block)
+
+
+# As many channels make it worth while to write out the products of all positions.
+CHANNELS = 8
+
+
+def _add_products(into: Tensor, u: Tensor, block: Tensor) -> None:
+    """Add Σ_n Σ_{p,q} u[n,k,p] u[n,k,q] block[n,c,p,q] to `into` ``[c, k]``."""
+    m, k, p = u.shape
+    channels = block.shape[1]
+    if channels < CHANNELS:
+        for c in range(channels):
+            into[c] += ((u @ block[:, c]) * u).sum((0, 2))
+        return
+    portion = max(1, PRODUCTS // (k * p * p))
+    for a in range(0, m, portion):
+        part = u[a : a + portion].contiguous()
+        square = (part.unsqueeze(3) * part.unsqueeze(2)).flatten(2)  # [m, k, p·q]
+        curved = block[a : a + portion].flatten(2)  # [m, c, p·q]
+        into += (
+            product(curved.transpose(0, 1).flatten(1), square.transpose(1, 2).flatten(0, 1))
+            if len(part) > 1
+            else product(curved[0], square[0].T)
+        )
 
 
 def sum_of_squares(

@@ -7,7 +7,11 @@ from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 import hessian
-from hessian._loss.quadratic import Cost, JacobianRows, Quadratic
+from hessian._loss.quadratic import Quadratic
+from hessian._loss.rows import Cost, JacobianRows
+from hessian._routes._chain.steps.base import Where
+from hessian._routes._chain.steps.moved import moved
+from hessian._tape.layouts import Layout
 
 from . import oracle
 
@@ -217,7 +221,7 @@ def test_wide_images_are_left_to_cheaper_routes():
     assert plan["3.weight"].method == "affine"
 
 
-@pytest.mark.parametrize("kind", ["diagonal", "pair", "full"])
+@pytest.mark.parametrize("kind", ["diagonal", "full"])
 @pytest.mark.parametrize("form", ["identity", "shared", "own"])
 @pytest.mark.parametrize("scaled", [True, False])
 def test_quadratic_forms_in_every_form_of_rows(kind, form, scaled):
@@ -226,7 +230,6 @@ def test_quadratic_forms_in_every_form_of_rows(kind, form, scaled):
     double = torch.float64
     values = {
         "diagonal": torch.randn(n, m, dtype=double),
-        "pair": torch.randn(n, m // 2, dtype=double),
         "full": torch.randn(n, m, m, dtype=double),
     }[kind]
     if kind == "full":
@@ -234,9 +237,6 @@ def test_quadratic_forms_in_every_form_of_rows(kind, form, scaled):
     matrix = values
     if kind == "diagonal":
         matrix = torch.diag_embed(values)
-    elif kind == "pair":
-        cross = torch.diag_embed(values)
-        matrix = torch.cat([torch.cat([0 * cross, cross], 2), torch.cat([cross, 0 * cross], 2)], 1)
     base = {"identity": None, "shared": torch.randn(m, d, dtype=double)}.get(
         form, torch.randn(n, m, d, dtype=double)
     )
@@ -251,3 +251,46 @@ def test_quadratic_forms_in_every_form_of_rows(kind, form, scaled):
     place = torch.tensor([[0, 2], [3, 1]])
     blocks = torch.stack([want[:, p][:, :, p] for p in place], 1)
     assert torch.allclose(quadratic.blocks(columns, place, meter), blocks, rtol=1e-12)
+
+
+# What moves entries, by whether rows are picked, and into how many parts that are moved alike.
+MOVES = {
+    "transpose": (lambda x: x.transpose(1, 2), True, 1),
+    "slice of rows": (lambda x: x[:, 1:3], True, 1),
+    "slice of columns": (lambda x: x[..., :2], True, 4),
+    "halves turned": (lambda x: torch.cat((-x[..., 3:], x[..., :3]), -1), True, 4),
+    "sum": (lambda x: x.sum(-1), True, 4),
+    "mean": (lambda x: x.mean(-1), True, 4),
+    "flip": (lambda x: x.flip(1), True, 1),
+    "padded": (lambda x: F.pad(x, (1, 2)), True, 4),
+    "one entry twice": (lambda x: x[:, [0, 2, 2]], False, 0),
+    "means that overlap": (lambda x: F.avg_pool2d(x, (1, 3), 1), False, 0),
+    "means apart": (lambda x: F.avg_pool2d(x, (1, 3)), True, 8),
+    "another entry in each sample": (lambda x: x.kthvalue(2, 1)[0], False, 0),
+}
+
+
+@pytest.mark.parametrize("name", MOVES)
+def test_moves_are_seen_in_the_operations_own_derivative(name):
+    move, picked, parts = MOVES[name]
+    torch.manual_seed(0)
+    x = torch.randn(3, 4, 6, dtype=torch.float64, requires_grad=True)
+    node = move(x).grad_fn
+    slots = [i for i, (child, _) in enumerate(node.next_functions) if child is not None]
+    edges = [(node, 0), *(node.next_functions[i] for i in slots)]
+    step = moved(node, [0], slots, Where(dict.fromkeys(edges, Layout(0)), 3))
+    assert (step is not None) == picked
+    if step is None:
+        return
+    assert step.parts == parts
+    count = step.d
+    up = torch.randn(3, 5, count, dtype=torch.float64)
+    rows = JacobianRows(5, count, up)
+    for child, down in step.pull((node, 0), rows, slice(0, 3), up, Cost()):
+        want = []
+        for row in up.transpose(0, 1):
+            gradients = node(row.reshape(node._input_metadata[0].shape))
+            gradients = gradients if isinstance(gradients, tuple) else (gradients,)
+            slot = step.children.index(child)
+            want.append(gradients[slots[slot]].reshape(3, -1))
+        assert torch.allclose(down.dense(up, 3), torch.stack(want, 1), rtol=1e-14)

@@ -11,7 +11,8 @@ from torch import nn
 import hessian
 from hessian._loss import factor as _factor
 from hessian._loss import softmax as _softmax
-from hessian._loss.quadratic import Cost, JacobianRows, Quadratic
+from hessian._loss.quadratic import Quadratic
+from hessian._loss.rows import Cost, JacobianRows
 from hessian._tape.layouts import Layout
 
 from . import oracle

@@ -7,7 +7,8 @@ from torch import nn
 
 import hessian
 from hessian._loss import output_hessian as _loss
-from hessian._loss.quadratic import Cost, JacobianRows, Quadratic
+from hessian._loss.quadratic import Quadratic
+from hessian._loss.rows import Cost, JacobianRows
 from hessian._tape.certificate import LINEAR, loss_labels
 from hessian._tape.graph import Tape
 from hessian._tape.layouts import Layout

@@ -11,7 +11,7 @@ once, the rows B are pulled through each operation, and a site's parameters take
 derivative from Hₜ at its output. Where a source reaches the loss's lower part through a single
 tensor only, it can be *collapsed* there to its d x d matrix, d the tensor's entries per sample:
 rows that would grow with depth then stay as many as the stream is wide. Whether that pays is
-decided by cost (`_Policy`).
+decided by cost (`Policy`).
 
 This is edge pushing (Gower & Mello 2012) on whole tensors and samples, with factors kept apart as
 long as that is cheaper; on a chain of dense layers it is the recursion of Martens & Grosse (2015,
@@ -21,15 +21,17 @@ block-diagonal) made exact.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from typing import cast
 
 import torch
 from torch import Tensor
 
-from hessian._loss.quadratic import Cost, JacobianRows, Quadratic
+from hessian._loss.quadratic import Quadratic
+from hessian._loss.rows import Cost, JacobianRows
 from hessian._routes._chain.choose import step
+from hessian._routes._chain.policy import RULES, Policy, Rule
 from hessian._routes._chain.shape_only import ShapeOnly
+from hessian._routes._chain.source import Columns, Source
 from hessian._routes._chain.steps.base import Pulled, Step, Where
 from hessian._routes._chain.steps.by_node import ByNode
 from hessian._runtime.share import ALL, Share
@@ -39,22 +41,8 @@ from hessian._tape.graph import Edge, Node, Tape, shape
 from hessian._tape.layouts import Label
 
 CACHE = 2**23
-
-
-@dataclass
-class Source:
-    """A quadratic form above, and its Jacobian rows at the tensors reached so far."""
-
-    quadratic: Quadratic
-    columns: dict[Edge, JacobianRows]
-
-    def only(self, edge: Edge) -> bool:
-        """Whether everything below it goes through `edge`."""
-        return len(self.columns) == 1 and edge in self.columns
-
-    def size(self) -> int:
-        """Values held per sample."""
-        return self.quadratic.size() + sum(c.size() for c in self.columns.values())
+# Multiplications per sample from which on it is worth while to look for the cheapest rule.
+LONG = 1e8
 
 
 class Chain:
@@ -75,7 +63,8 @@ class Chain:
         self.steps: dict[Node, Step | str] = {}
         self.order = {node: i for i, node in enumerate(tape.order)}
         self.blocked: dict[Node, str | None] = {}
-        self.ways: dict[frozenset[Edge], tuple[set[Node], list[Node], _Policy]] = {}
+        self.ways: dict[frozenset[Edge], tuple[set[Node], list[Node], Policy]] = {}
+        self.rules: dict[frozenset[Edge], Rule] = {}
 
     # ------------------------------------------------------------- proof
 
@@ -118,8 +107,28 @@ class Chain:
     ) -> tuple[Cost, list[float]]:
         """The cost of a run on these sites, and the work done when each of them is reached.
 
-        Runs the same sweep on tensors without data.
+        Runs the same sweep on tensors without data. Where a run takes long, it does so by every
+        rule of merging, and the run will go by the cheapest.
         """
+        key = frozenset(site.edge for site in sites)
+        meter, reached = self._rehearsed(sites, widths, loss)
+        if key in self.rules or meter.work < LONG:
+            return meter, reached
+        best, self.rules[key] = (meter, reached), RULES[0]
+        for rule in RULES[1:]:
+            self.ways.pop(key)
+            self.rules[key], other = rule, self.rules[key]
+            meter, reached = self._rehearsed(sites, widths, loss)
+            if meter.work < best[0].work:
+                best = meter, reached
+            else:
+                self.rules[key] = other
+        self.ways.pop(key)
+        return best
+
+    def _rehearsed(
+        self, sites: list[Site], widths: list[int], loss: Quadratic | None
+    ) -> tuple[Cost, list[float]]:
         meter = Cost()
         ghost = cast(Tensor, ShapeOnly())
         reached: dict[Edge, float] = {}
@@ -221,32 +230,32 @@ class Chain:
         count = part.stop - part.start
         for number, node in enumerate(nodes):
             outputs = [(node, i) for i in self.outputs.get(node, [0])]
-            alive = [e for e in outputs if any(e in s.columns for s in sources)]
+            alive = [e for e in outputs if any(s.reaches(e) for s in sources)]
             if len(outputs) == 1 and alive:
-                sources = policy.collapse(sources, alive[0], number, like, meter)
+                sources = policy.collapse(sources, alive[0], number, count, like, meter)
             for edge in outputs:
                 if edge in sites:
-                    above = [s for s in sources if edge in s.columns]
+                    above = [s for s in sources if s.meets(edge)]
                     width = self.where.width(edge)
                     meet(edge, _SiteCurvature(above, edge, count, width, like, meter))
             step = self.steps.get(node)
             if not isinstance(step, Step) or not any(c[0] in needed for c in step.children):
                 step = None  # nothing below asks for rows
             for source in sources:
-                for edge in alive:
-                    rows = source.columns.pop(edge, None)
-                    if rows is not None and step is not None:
-                        pulled = step.pull(edge, rows, part, like, meter)
-                        _into(source.columns, pulled, needed, like, count)
-            sources = [s for s in sources if s.columns]
+                for columns in source.families():
+                    for edge in alive:
+                        rows = columns.pop(edge, None)
+                        if rows is not None and step is not None:
+                            pulled = step.pull(edge, rows, part, like, meter)
+                            _into(columns, pulled, needed, like, count)
+            sources = [s for s in sources if s.alive]
             if step is not None:
                 sources += _own(step, part, needed, like, count)
             if like.is_meta:  # what the run itself takes was predicted
                 meter.peak = max(meter.peak, sum(s.size() for s in sources))
-                common = sum(c.common() for s in sources for c in s.columns.values())
-                meter.shared = max(meter.shared, common)
+                meter.shared = max(meter.shared, sum(s.common() for s in sources))
 
-    def _way(self, sites: frozenset[Edge]) -> tuple[set[Node], list[Node], _Policy]:
+    def _way(self, sites: frozenset[Edge]) -> tuple[set[Node], list[Node], Policy]:
         """The nodes above some sites, from the loss down, and when to collapse there.
 
         The same for the prediction and for every chunk of the run.
@@ -254,12 +263,13 @@ class Chain:
         if sites not in self.ways:
             needed = self.above(sites)
             nodes = [node for node in self.tape.order if node in needed]
-            self.ways[sites] = needed, nodes, _Policy(nodes, self.steps, sites)
+            rule = self.rules.get(sites, RULES[0])
+            self.ways[sites] = needed, nodes, Policy(nodes, self.steps, sites, rule)
         return self.ways[sites]
 
     def _loss(self, loss: Quadratic, widths: list[int], like: Tensor, needed: set[Node]) -> Source:
         total = sum(widths)
-        columns: dict[Edge, JacobianRows] = {}
+        columns: Columns = {}
         start = 0
         for edge, width in zip(self.roots, widths, strict=True):
             if width == 0 or edge[0] not in needed:
@@ -294,7 +304,7 @@ class _SiteCurvature:
         channels, count = place.shape
         if count == 1:
             if self.whole is None:
-                parts = (s.quadratic.diagonal(s.columns[self.edge], self.meter)
+                parts = (s.diagonal(self.edge, self.like, self.n, self.meter)
                          for s in self.sources)  # fmt: skip
                 self.whole = self._total(parts, (self.n, self.d))
             values = self.whole
@@ -302,7 +312,7 @@ class _SiteCurvature:
                 values = values[:, place[:, 0]]
         else:
             parts = (
-                s.quadratic.blocks(s.columns[self.edge], place, self.meter) for s in self.sources
+                s.blocks(self.edge, place, self.like, self.n, self.meter) for s in self.sources
             )
             values = self._total(parts, (self.n, channels, count, count))
         if count == 1 and not self.like.is_meta:
@@ -323,7 +333,7 @@ def _in_order(place: Tensor, d: int) -> bool:
 
 
 def _into(
-    columns: dict[Edge, JacobianRows],
+    columns: Columns,
     pulled: Pulled,
     needed: set[Node],
     like: Tensor,
@@ -338,110 +348,15 @@ def _into(
 def _own(step: Step, part: slice, needed: set[Node], like: Tensor, n: int) -> list[Source]:
     """The sources that an operation's own curvature gives."""
     sources = []
-    for quadratic, pulled in step.sources(part, like):
-        columns: dict[Edge, JacobianRows] = {}
-        _into(columns, pulled, needed, like, n)
-        if columns:
-            sources.append(Source(quadratic, columns))
+    for form, rows, other_rows in step.sources(part, like):
+        source = Source(form, {}, None if other_rows is None else {})
+        for columns, pulled in zip(source.families(), (rows, other_rows), strict=False):
+            _into(columns, pulled or [], needed, like, n)
+        if source.alive:
+            sources.append(source)
     return sources
 
 
-def _add(
-    columns: dict[Edge, JacobianRows], edge: Edge, rows: JacobianRows, like: Tensor, n: int
-) -> None:
+def _add(columns: Columns, edge: Edge, rows: JacobianRows, like: Tensor, n: int) -> None:
     have = columns.get(edge)
     columns[edge] = rows if have is None else have.plus(rows, like, n)
-
-
-class _Policy:
-    """When to collapse sources to one matrix at a tensor that all their effects go through.
-
-    Compared are two futures: pulling the rows that there are, and those that later operations will
-    add, all the way down; or collapsing here and at every chance from here on.
-    """
-
-    def __init__(
-        self, nodes: list[Node], steps: Mapping[Node, Step | str], sites: Iterable[Edge]
-    ) -> None:
-        known_steps = [s if isinstance(s := steps.get(node), Step) else None for node in nodes]
-        costs = [0.0 if s is None else s.cost() for s in known_steps]
-        # The last site's own operation is not pulled through.
-        site_nodes = {node for node, _ in sites}
-        last = max((i for i, node in enumerate(nodes) if node in site_nodes), default=len(nodes))
-        size = len(nodes)
-        self.below, self.apart, self.joint, self.squares = ([0.0] * (size + 1) for _ in range(4))
-        # Where the first and the second operation from here on is that writes rows out.
-        self.hop, self.second = [size] * (size + 1), [size] * (size + 1)
-        dense = False
-        for i in range(size - 1, -1, -1):
-            s, cost = known_steps[i], costs[i] if i < last else 0.0
-            live = s is not None and i < last
-            self.below[i] = self.below[i + 1] + cost
-            self.hop[i], self.second[i] = self.hop[i + 1], self.second[i + 1]
-            if live and s is not None and not s.lazy:
-                self.hop[i], self.second[i] = i, self.hop[i + 1]
-            rows = s.rows() if live and s is not None else 0
-            self.apart[i] = self.apart[i + 1] + rows * self.below[self.second[i + 1]]
-            joint = squares = 0.0
-            if live and s is not None:
-                joint = cost * s.d
-                if s.dense:
-                    joint += cost * sum(s.widths) if dense else 0.0
-                    squares = float(sum(s.widths))
-                    dense = True
-            self.joint[i] = self.joint[i + 1] + joint
-            self.squares[i] = self.squares[i + 1] + squares
-
-    def collapse(
-        self, sources: list[Source], edge: Edge, number: int, like: Tensor, meter: Cost
-    ) -> list[Source]:
-        here = [s for s in sources if s.only(edge)]
-        if not here:
-            return sources
-        rest = [s for s in sources if not s.only(edge)]
-        plain = [s for s in here if s.columns[edge].identity]
-        rows = sum(s.columns[edge].m for s in here if not s.columns[edge].identity)
-        if rows and self._pays(here, edge, number):
-            return [*rest, self._merged(here, edge, like, meter)]
-        if len(plain) > 1 or (plain and plain[0].columns[edge].scale is not None):
-            others = [s for s in here if not s.columns[edge].identity]
-            return [*rest, *others, self._merged(plain, edge, like, meter)]
-        return sources
-
-    def _pays(self, here: list[Source], edge: Edge, number: int) -> bool:
-        d = here[0].columns[edge].d
-        now = apart = 0.0
-        for s in here:
-            rows = s.columns[edge]
-            m = rows.m
-            full = s.quadratic.kind == "full"
-            if rows.identity:
-                apart += m * self.below[self.second[number]]
-            else:
-                shared = rows.base is not None and rows.base.dim() == 2
-                now += m * d * d + (m * m * d if full else 0)
-                apart += m * self.below[self.hop[number] if shared else number]
-            apart += m * m * self.squares[number] if full else 0
-        return now + self.joint[number] < apart + self.apart[number]
-
-    def _merged(self, here: list[Source], edge: Edge, like: Tensor, meter: Cost) -> Source:
-        d = here[0].columns[edge].d
-        flat = all(s.columns[edge].identity and s.quadratic.kind == "diagonal" for s in here)
-        total: Tensor | None = None
-        for s in sorted(here, key=lambda s: s.quadratic.kind != "full"):
-            rows = s.columns[edge]
-            if flat or (rows.identity and s.quadratic.kind == "diagonal" and total is not None):
-                part = s.quadratic.diagonal(rows, meter)
-                if total is None or like.is_meta:
-                    total = total if total is not None else part
-                elif flat:
-                    total = total + part
-                else:
-                    total = total.clone()
-                    total.diagonal(dim1=1, dim2=2).add_(part)
-            else:
-                part = s.quadratic.gram(rows, meter)
-                total = part if total is None or like.is_meta else total + part
-        assert total is not None
-        kind = "diagonal" if flat else "full"
-        return Source(Quadratic(kind, total), {edge: JacobianRows(d, d)})

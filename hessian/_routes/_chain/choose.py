@@ -11,6 +11,7 @@ from hessian._routes._chain.steps.broadcast import Broadcast, summed_axes
 from hessian._routes._chain.steps.by_node import ByNode
 from hessian._routes._chain.steps.elementwise import Elementwise, Rectified, Same, Saturating
 from hessian._routes._chain.steps.linear import Convolution, Linear
+from hessian._routes._chain.steps.moved import moved
 from hessian._routes._chain.steps.norms import LayerNorm
 from hessian._routes._chain.steps.pooling import MaxPool
 from hessian._routes._chain.steps.products import Batched, Product
@@ -135,6 +136,10 @@ def _known(use: Use) -> Step | str:
         return use.broadcast(Elementwise(node, use.edge, slots, where, use.curved))
     if use.curved and use.indices != [0]:
         return f"{node.name()} is curved in several outputs"
+    if not use.curved:
+        move = moved(node, use.indices, slots, where)
+        if move is not None:
+            return move
     return ByNode(node, use.edge, slots, where, use.curved)
 
 

@@ -11,28 +11,39 @@ softmax and products.
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.autograd.graph import GradientEdge
 
 from hessian._loss.output_hessian import by_sample, from_samples
-from hessian._loss.quadratic import Cost, JacobianRows, Quadratic
+from hessian._loss.quadratic import Quadratic
+from hessian._loss.rows import Cost, JacobianRows
 from hessian._runtime.matrix_products import TRAFFIC
 from hessian._tape.graph import Edge, Node, shape
 from hessian._tape.layouts import Label, Layout
 
 Pulled = list[tuple[Edge, JacobianRows]]
-Sources = list[tuple[Quadratic, list[tuple[Edge, JacobianRows]]]]
+
+
+class Curvature(NamedTuple):
+    """An operation's own curvature: that of a form, or of Σ_i x_i y_i where there are `others`."""
+
+    form: Quadratic | None
+    rows: Pulled
+    others: Pulled | None = None
 
 
 class Step:
     """An operation between its outputs and the inputs that are laid out by samples.
 
-    `curved` says whether `sources` may yield anything. On a dry run tensors are on the meta device
-    and hold one sample; `prepare` is not called then.
+    `curved` says whether `sources` may yield anything. On a dry run tensors have a shape only and
+    hold one sample; `prepare` is not called then. The operation acts on contiguous parts of a
+    sample one by one, `parts` of them, each input cut alike: 0 where each entry is one.
     """
+
+    parts = 1
 
     curved = False
     dense = False  # a matrix product, the same for all samples
@@ -66,7 +77,7 @@ class Step:
         """Rows at an output edge, carried to the inputs."""
         raise NotImplementedError
 
-    def sources(self, part: slice, like: Tensor) -> Sources:
+    def sources(self, part: slice, like: Tensor) -> list[Curvature]:
         """The operation's own curvature in its inputs."""
         return []
 
@@ -136,14 +147,3 @@ def second_derivative(
         along = torch.ones_like(first) if along is None else along
         (second,) = torch.autograd.grad(first, [child], along, retain_graph=True, allow_unused=True)
     return second
-
-
-def block_diagonal(blocks: Tensor) -> Tensor:
-    """``[n, p, v, v]`` as the block-diagonal ``[n, p·v, p·v]``."""
-    n, p, v, _ = blocks.shape
-    if p == 1:
-        return blocks[:, 0]
-    out = blocks.new_zeros((n, p, v, p, v))
-    index = torch.arange(p, device=blocks.device)
-    out[:, index, :, index, :] = blocks.transpose(0, 1)
-    return out.view(n, p * v, p * v)

@@ -6,10 +6,12 @@ several places are one entry: the rows that belong to them are summed.
 
 from __future__ import annotations
 
+import math
+
 from torch import Tensor
 
-from hessian._loss.quadratic import Cost, JacobianRows
-from hessian._routes._chain.steps.base import Pulled, Sources, Step, Where
+from hessian._loss.rows import Cost, JacobianRows
+from hessian._routes._chain.steps.base import Curvature, Pulled, Step, Where
 from hessian._tape.graph import Edge, shape
 from hessian._tape.layouts import Layout
 
@@ -50,7 +52,11 @@ class Broadcast(Step):
         assert layout is not None
         assert out is not None
         rest = [s for a, s in enumerate(out) if a != layout.axis]
-        self.dims = (layout.outer * layout.inner, *rest)
+        dims = (layout.outer * layout.inner, *rest)
+        # What lies before the first axis summed over stays apart: one axis for all of it.
+        self.first = min((a for summed in axes for a in summed), default=0)
+        self.dims = (math.prod(dims[: self.first]), *dims[self.first :])
+        self.parts = math.gcd(whole.parts, self.dims[0])
 
     def cost(self) -> float:
         return max(self.whole.cost(), super().cost())
@@ -64,25 +70,34 @@ class Broadcast(Step):
     def pull(
         self, edge: Edge, rows: JacobianRows, part: slice, like: Tensor, meter: Cost
     ) -> Pulled:
-        meter.work += super().cost() * rows.m
+        meter.work += super().cost() * rows.m / max(1, rows.grain)
         pulled = self.whole.pull(edge, rows, part, like, meter)
         return [(child, self._summed(child, r, part, like)) for child, r in pulled]
 
-    def sources(self, part: slice, like: Tensor) -> Sources:
+    def sources(self, part: slice, like: Tensor) -> list[Curvature]:
+        def summed(pulled: Pulled) -> Pulled:
+            return [(child, self._summed(child, rows, part, like)) for child, rows in pulled]
+
         return [
-            (form, [(child, self._summed(child, r, part, like)) for child, r in columns])
-            for form, columns in self.whole.sources(part, like)
+            Curvature(form, summed(rows), None if others is None else summed(others))
+            for form, rows, others in self.whole.sources(part, like)
         ]
 
     def _summed(self, child: Edge, rows: JacobianRows, part: slice, like: Tensor) -> JacobianRows:
         axes, width = self.axes[child], self.where.width(child)
         if not axes or rows.d != self.d:  # nothing to sum, or the node did so
             return rows
-        shared = rows.shared
+        blocks, shared, count = (
+            math.gcd(rows.grain, self.parts),
+            rows.shared,
+            part.stop - part.start,
+        )
+        a, b = rows.m // blocks, width // blocks
         if like.is_meta:
-            return JacobianRows(rows.m, width, like.new_empty((*[1] * (not shared), rows.m, width)))
-        base = rows.matrix(like) if shared else rows.dense(like, part.stop - part.start)
-        lead = base.shape[:-1]
-        full = base.reshape(*lead, *self.dims)
-        total = full.sum([len(lead) + a for a in axes])
-        return JacobianRows(rows.m, width, total.reshape(*lead, width), None, True)
+            base = like.new_empty((a, b) if shared else (blocks, a, b))
+            return JacobianRows(rows.m, width, base, None, True, blocks)
+        base = rows.cut(blocks, like, count) if shared else rows.written(blocks, like, count)
+        lead, before = base.shape[:-1], self.dims[0] // blocks
+        total = base.reshape(*lead, before, *self.dims[1:])
+        total = total.sum([len(lead) + 1 + a - self.first for a in axes])
+        return JacobianRows(rows.m, width, total.reshape(*lead, b), None, True, blocks)

@@ -7,10 +7,11 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from hessian._loss.quadratic import Cost, JacobianRows, Quadratic
+from hessian._loss.quadratic import Quadratic
+from hessian._loss.rows import Cost, JacobianRows
 from hessian._routes._chain.steps.base import (
+    Curvature,
     Pulled,
-    Sources,
     Step,
     Where,
     call,
@@ -86,12 +87,13 @@ class ByNode(Step):
         except (RuntimeError, NotImplementedError):  # an operation without a batching rule
             return tuple(map(torch.stack, zip(*(one(row) for row in rows), strict=True)))
 
-    def sources(self, part: slice, like: Tensor) -> Sources:
+    def sources(self, part: slice, like: Tensor) -> list[Curvature]:
         if not self.curved:
             return []
         d, child = self.widths[0], self.children[0]
         if like.is_meta:
-            return [(Quadratic("full", like.new_empty((1, d, d))), [(child, JacobianRows(d, d))])]
+            empty = Quadratic("full", like.new_empty((1, d, d)))
+            return [Curvature(empty, [(child, JacobianRows(d, d))])]
         assert self.up is not None
         columns = []
         for j in range(d):
@@ -103,4 +105,4 @@ class ByNode(Step):
                 unit.zero_() if second is None else self.where.flat(second.detach(), child)
             )
         full = torch.stack([c[part] for c in columns], 1)
-        return [(Quadratic("full", full), [(child, JacobianRows(d, d))])]
+        return [Curvature(Quadratic("full", full), [(child, JacobianRows(d, d))])]

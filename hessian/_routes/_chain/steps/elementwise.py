@@ -5,8 +5,16 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from hessian._loss.quadratic import Cost, JacobianRows, Quadratic
-from hessian._routes._chain.steps.base import Pulled, Sources, Step, Where, call, second_derivative
+from hessian._loss.quadratic import Quadratic
+from hessian._loss.rows import Cost, JacobianRows
+from hessian._routes._chain.steps.base import (
+    Curvature,
+    Pulled,
+    Step,
+    Where,
+    call,
+    second_derivative,
+)
 from hessian._runtime.matrix_products import TRAFFIC
 from hessian._tape.graph import Edge, Node, operation
 
@@ -15,6 +23,7 @@ class Same(Step):
     """Views, sums and differences: every input gets the rows, up to a factor."""
 
     lazy = True
+    parts = 0
 
     def __init__(
         self, node: Node, edge: Edge, data: list[int], where: Where, factors: list[float]
@@ -29,7 +38,7 @@ class Same(Step):
         self, edge: Edge, rows: JacobianRows, part: slice, like: Tensor, meter: Cost
     ) -> Pulled:
         return [
-            (child, rows.shared_by(len(self.children)).times(factor, like))
+            (child, rows.shared_by(len(self.children)).times(factor, like, part.stop - part.start))
             for child, factor in zip(self.children, self.factors, strict=True)
         ]
 
@@ -38,6 +47,7 @@ class Elementwise(Step):
     """y_i = φ_i(x_i): a factor for every entry, and diagonal curvature."""
 
     lazy = True
+    parts = 0
 
     def __init__(self, node: Node, edge: Edge, data: list[int], where: Where, curved: bool) -> None:
         super().__init__(node, edge, data, where)
@@ -77,7 +87,7 @@ class Elementwise(Step):
             if factor is not None
         ]
 
-    def sources(self, part: slice, like: Tensor) -> Sources:
+    def sources(self, part: slice, like: Tensor) -> list[Curvature]:
         width = self.widths[0]
         if like.is_meta:
             values = like.new_empty((1, width)) if self.curved else None
@@ -85,7 +95,8 @@ class Elementwise(Step):
             values = None if self.second is None else self.second[part]
         if values is None:
             return []
-        return [(Quadratic("diagonal", values), [(self.children[0], JacobianRows(width, width))])]
+        identity = [(self.children[0], JacobianRows(width, width))]
+        return [Curvature(Quadratic("diagonal", values), identity)]
 
 
 class Saturating(Elementwise):

@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from hessian._loss.quadratic import Cost, JacobianRows
+from hessian._loss.rows import Cost, JacobianRows
 from hessian._routes._chain.steps.base import Pulled, Step, Where
 from hessian._runtime.matrix_products import product
 from hessian._tape.graph import Edge, Node, operation, shape
@@ -24,6 +24,7 @@ class Linear(Step):
         weight = node._saved_mat2.detach().T
         self.weight = weight if alpha == 1.0 else alpha * weight
         self.o, self.k = self.weight.shape
+        self.positions = self.parts = self.d // max(1, self.o)
 
     def cost(self) -> float:
         return float(self.d * self.k)
@@ -34,26 +35,26 @@ class Linear(Step):
     def pull(
         self, edge: Edge, rows: JacobianRows, part: slice, like: Tensor, meter: Cost
     ) -> Pulled:
-        q, m = self.d // self.o, rows.m
-        width = q * self.k
+        m, width, count = rows.m, self.positions * self.k, part.stop - part.start
+        blocks = math.gcd(rows.grain, self.positions)
+        each = self.positions // blocks
         shared = rows.shared
         if not rows.identity and not shared:
-            meter.work += m * q * self.o * self.k
-            meter.peak = max(meter.peak, m * (self.d + width))
+            meter.work += m * each * self.o * self.k
+            meter.peak = max(meter.peak, m * (self.d + width) / blocks)
         if like.is_meta:
-            base = like.new_empty((m, width) if shared else (1, m, width))
+            of_block = (m // blocks, width // blocks)
+            base = like.new_empty(of_block if shared else (blocks, *of_block))
         elif rows.identity:
-            base = self.weight if q == 1 else torch.block_diag(*[self.weight] * q)
+            base = self.weight
             if rows.scale is not None:
-                base = base * rows.scale.unsqueeze(2)
+                base = base * rows.scale.reshape(-1, self.o, 1)
         else:
-            written = rows.matrix(like) if shared else rows.passing(like, part.stop - part.start)
-            base = product(written.reshape(-1, self.o), self.weight).view(
-                *written.shape[:-1], width
-            )
-        return [
-            (self.children[0], JacobianRows(m, width, base, None, not shared and not rows.identity))
-        ]
+            written = rows.cut(blocks, like, count) if shared else rows.passing(blocks, like, count)
+            base = product(written.reshape(-1, self.o), self.weight)
+            base = base.view(*written.shape[:-1], each * self.k)
+        fresh = not shared and not rows.identity
+        return [(self.children[0], JacobianRows(m, width, base, None, fresh, blocks))]
 
 
 class Convolution(Step):
@@ -85,7 +86,7 @@ class Convolution(Step):
         if like.is_meta:
             base = like.new_empty((rows.m, width) if shared else (1, rows.m, width))
             return [(self.children[0], JacobianRows(rows.m, width, base))]
-        dense = rows.matrix(like) if shared else rows.passing(like, count)
+        dense = rows.matrix(like, count) if shared else rows.passing(1, like, count)
         images = dense.reshape(-1, *self.out)
         pulled, _, _ = torch.ops.aten.convolution_backward(
             images, images.new_empty(()).expand(images.shape[0], *self.space), self.weight, None,

@@ -6,8 +6,9 @@ import math
 
 from torch import Tensor
 
-from hessian._loss.quadratic import Cost, JacobianRows, Quadratic
-from hessian._routes._chain.steps.base import Pulled, Sources, Step, Where, block_diagonal
+from hessian._loss.quadratic import Quadratic
+from hessian._loss.rows import Cost, JacobianRows
+from hessian._routes._chain.steps.base import Curvature, Pulled, Step, Where
 from hessian._runtime.matrix_products import TRAFFIC
 from hessian._tape.graph import Edge, Node
 
@@ -24,6 +25,7 @@ class LayerNorm(Step):
     def __init__(self, node: Node, edge: Edge, data: list[int], where: Where) -> None:
         super().__init__(node, edge, data, where)
         self.v = math.prod(node._saved_normalized_shape)
+        self.parts = self.d // max(1, self.v)
         weight = node._saved_weight
         self.weight = None if weight is None else weight.detach().reshape(-1)
         self.hat: Tensor
@@ -47,30 +49,33 @@ class LayerNorm(Step):
         self, edge: Edge, rows: JacobianRows, part: slice, like: Tensor, meter: Cost
     ) -> Pulled:
         count = part.stop - part.start
-        meter.work += 4 * TRAFFIC * rows.m * self.d
-        meter.peak = max(meter.peak, 3 * rows.m * self.d)
-        if like.is_meta:
-            return [(self.children[0], JacobianRows(rows.m, self.d, rows.dense(like, 1)))]
-        base = rows.dense(like, count).reshape(count, rows.m, -1, self.v)
-        if self.weight is not None:
-            base = base * self.weight
-        hat = self.hat[part].unsqueeze(1)
-        share = (base * hat).mean(-1, keepdim=True)
-        pulled = (base - base.mean(-1, keepdim=True)).sub_(hat * share)
-        pulled.mul_(self.rate[part].unsqueeze(1))
-        return [
-            (self.children[0], JacobianRows(rows.m, self.d, pulled.reshape(count, rows.m, self.d)))
-        ]
+        blocks = math.gcd(rows.grain, self.parts)
+        values = rows.m * self.d // blocks
+        meter.work += 4 * TRAFFIC * values
+        meter.peak = max(meter.peak, 3 * values)
+        written = rows.passing(blocks, like, count)
+        if not like.is_meta:
+            base = written.reshape(*written.shape[:2], -1, self.v)
+            if self.weight is not None:
+                base = base * self.weight
+            hat = self.hat[part].reshape(len(base), 1, -1, self.v)
+            share = (base * hat).mean(-1, keepdim=True)
+            base = (base - base.mean(-1, keepdim=True)).sub_(hat * share)
+            base.mul_(self.rate[part].reshape(len(base), 1, -1, 1))
+            written = base.reshape(written.shape)
+        return [(self.children[0], JacobianRows(rows.m, self.d, written, None, True, blocks))]
 
-    def sources(self, part: slice, like: Tensor) -> Sources:
-        d, v, child = self.d, self.v, self.children[0]
+    def sources(self, part: slice, like: Tensor) -> list[Curvature]:
+        d, v, p = self.d, self.v, self.parts
+        identity = [(self.children[0], JacobianRows(d, d))]
         if like.is_meta:
-            return [(Quadratic("full", like.new_empty((1, d, d))), [(child, JacobianRows(d, d))])]
+            return [Curvature(Quadratic("full", like.new_empty((p, v, v)), parts=p), identity)]
         hat, rate, up = self.hat[part], self.rate[part].unsqueeze(-1), self.up[part]
         share = (up * hat).sum(-1, keepdim=True)
         pu = up - up.mean(-1, keepdim=True) - hat * (share / v)
         outer = pu.unsqueeze(-1) * hat.unsqueeze(-2)
-        p = hat.unsqueeze(-1) * hat.unsqueeze(-2) / -v - 1 / v
-        p.diagonal(dim1=-2, dim2=-1).add_(1.0)
-        block = (outer + outer.transpose(-1, -2) + share.unsqueeze(-1) * p) * (rate**2 / -v)
-        return [(Quadratic("full", block_diagonal(block)), [(child, JacobianRows(d, d))])]
+        projection = hat.unsqueeze(-1) * hat.unsqueeze(-2) / -v - 1 / v
+        projection.diagonal(dim1=-2, dim2=-1).add_(1.0)
+        block = outer + outer.transpose(-1, -2) + share.unsqueeze(-1) * projection
+        block = (block * (rate**2 / -v)).reshape(-1, v, v)
+        return [Curvature(Quadratic("full", block, parts=p), identity)]

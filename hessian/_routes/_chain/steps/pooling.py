@@ -6,7 +6,7 @@ import math
 
 from torch import Tensor
 
-from hessian._loss.quadratic import Cost, JacobianRows
+from hessian._loss.rows import Cost, JacobianRows
 from hessian._routes._chain.steps.base import Pulled, Step, Where
 from hessian._runtime.matrix_products import TRAFFIC
 from hessian._tape.graph import Edge, Node, operation, shape

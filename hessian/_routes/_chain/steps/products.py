@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
+
 from torch import Tensor
 
-from hessian._loss.quadratic import Cost, JacobianRows, Quadratic
-from hessian._routes._chain.steps.base import Pulled, Sources, Step, Where
+from hessian._loss.rows import Cost, JacobianRows
+from hessian._routes._chain.steps.base import Curvature, Pulled, Step, Where
 from hessian._runtime.matrix_products import TRAFFIC
 from hessian._tape.graph import Edge, Node, shape
 
@@ -14,8 +16,8 @@ class Product(Step):
     """y = a ∘ b, both laid out by samples."""
 
     lazy = True
-
     curved = True
+    parts = 0
 
     def __init__(self, node: Node, edge: Edge, data: list[int], where: Where) -> None:
         super().__init__(node, edge, data, where)
@@ -31,9 +33,6 @@ class Product(Step):
         if adjoint is not None:
             self.up = self.where.flat(adjoint, self.edge)
 
-    def rows(self) -> int:
-        return 2 * self.d
-
     def pull(
         self, edge: Edge, rows: JacobianRows, part: slice, like: Tensor, meter: Cost
     ) -> Pulled:
@@ -46,14 +45,16 @@ class Product(Step):
             for child, factor in zip(self.children, self.factors, strict=True)
         ]
 
-    def sources(self, part: slice, like: Tensor) -> Sources:
+    def sources(self, part: slice, like: Tensor) -> list[Curvature]:
         values = like.new_empty((1, self.d)) if like.is_meta else self.up[part]
         a, b = self.children
-        rows = [
-            (a, _halves(self.d, self.d, True, like)),
-            (b, _halves(self.d, self.d, False, like)),
+        return [
+            Curvature(
+                None,
+                [(a, JacobianRows(self.d, self.d))],
+                [(b, JacobianRows(self.d, self.d, None, values))],
+            )
         ]
-        return [(Quadratic("pair", values), rows)]
 
 
 class Batched(Step):
@@ -67,7 +68,7 @@ class Batched(Step):
             shape(self.children[0]) or (0, 0, 0),
             shape(self.children[1]) or (0, 0, 0),
         )
-        self.h = self.d // (self.i * self.j)
+        self.h = self.parts = self.d // max(1, self.i * self.j)
         self.a: Tensor
         self.b: Tensor
         self.up: Tensor
@@ -85,51 +86,49 @@ class Batched(Step):
         return 2.0 * self.h * self.i * self.j * self.k
 
     def rows(self) -> int:
-        return sum(self.widths)
+        return min(self.widths)
 
     def pull(
         self, edge: Edge, rows: JacobianRows, part: slice, like: Tensor, meter: Cost
     ) -> Pulled:
         count, m = part.stop - part.start, rows.m
         wa, wb = self.widths
-        meter.work += 2 * m * self.h * self.i * self.j * self.k
-        meter.peak = max(meter.peak, m * (self.d + wa + wb))
+        blocks = math.gcd(rows.grain, self.h)
+        meter.work += 2 * m * (self.h // blocks) * self.i * self.j * self.k
+        meter.peak = max(meter.peak, m * (self.d + wa + wb) / blocks)
         if like.is_meta:
-            left, right = like.new_empty((1, m, wa)), like.new_empty((1, m, wb))
+            left, right = (like.new_empty((blocks, m // blocks, w // blocks)) for w in (wa, wb))
         else:
-            base = rows.dense(like, count).reshape(count, m, self.h, self.i, self.j)
-            left = base @ self.b[part].unsqueeze(1).transpose(-1, -2)
-            left = left.reshape(count, m, wa)
-            right = (self.a[part].unsqueeze(1).transpose(-1, -2) @ base).reshape(count, m, wb)
+            base = rows.passing(blocks, like, count)
+            lead, heads = base.shape[:2], self.h // blocks
+            base = base.reshape(*lead, heads, self.i, self.j)
+            a, b = (
+                factor[part].reshape(lead[0], 1, heads, *factor.shape[2:])
+                for factor in (self.a, self.b)
+            )
+            left = (base @ b.mT).reshape(*lead, -1)
+            right = (a.mT @ base).reshape(*lead, -1)
         return [
-            (self.children[0], JacobianRows(m, wa, left)),
-            (self.children[1], JacobianRows(m, wb, right)),
+            (self.children[0], JacobianRows(m, wa, left, None, True, blocks)),
+            (self.children[1], JacobianRows(m, wb, right, None, True, blocks)),
         ]
 
-    def sources(self, part: slice, like: Tensor) -> Sources:
-        wa, wb = self.widths
-        count = part.stop - part.start
-        full = like.new_zeros((count, wa + wb, wa + wb))
-        if not like.is_meta:
-            up, h = self.up[part], self.h
-            cross = full.new_zeros((count, h, self.i, self.k, h, self.k, self.j))
-            for head in range(h):
-                for k in range(self.k):
-                    cross[:, head, :, k, head, k, :] = up[:, head]
-            cross = cross.view(count, wa, wb)
-            full[:, :wa, wa:] = cross
-            full[:, wa:, :wa] = cross.transpose(1, 2)
-        rows = [
-            (self.children[0], _halves(wa, wb, True, like)),
-            (self.children[1], _halves(wb, wa, False, like)),
-        ]
-        return [(Quadratic("full", full), rows)]
-
-
-def _halves(d: int, other: int, first: bool, like: Tensor) -> JacobianRows:
-    """Rows of a source that reads two tensors: the identity on one of them, zero elsewhere."""
-    base = like.new_zeros((d + other, d))
-    start = 0 if first else other
-    if not like.is_meta:
-        base[start : start + d].fill_diagonal_(1.0)
-    return JacobianRows(d + other, d, base)
+    def sources(self, part: slice, like: Tensor) -> list[Curvature]:
+        """Σ λ_ij a_ik b_kj: the smaller factor times the other's rows, all heads apart."""
+        (small, large), h = sorted(self.widths), self.h
+        first = self.widths[0] == small
+        edges = self.children if first else self.children[::-1]
+        if like.is_meta:
+            base = like.new_empty((h, small // h, large // h))
+        else:
+            up = self.up[part].flatten(0, 1)  # [n·h, i, j]
+            i, j, k = self.i, self.j, self.k
+            if first:  # from a_ik to λ_ij at b_kj
+                base = up.new_zeros((len(up), i, k, k, j))
+                base.diagonal(dim1=2, dim2=3).copy_(up.unsqueeze(-1).expand(-1, i, j, k))
+            else:  # from b_kj to λ_ij at a_ik
+                base = up.new_zeros((len(up), k, j, i, k))
+                base.diagonal(dim1=1, dim2=4).copy_(up.mT.unsqueeze(-1).expand(-1, j, i, k))
+            base = base.view(len(up), small // h, large // h)
+        rows = JacobianRows(small, large, base, blocks=h)
+        return [Curvature(None, [(edges[0], JacobianRows(small, small))], [(edges[1], rows)])]

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
-from hessian._loss.quadratic import Cost, JacobianRows, Quadratic
-from hessian._routes._chain.steps.base import Pulled, Sources, Step, Where, block_diagonal
+from hessian._loss.quadratic import Quadratic
+from hessian._loss.rows import Cost, JacobianRows
+from hessian._routes._chain.steps.base import Curvature, Pulled, Step, Where
 from hessian._runtime.matrix_products import TRAFFIC
 from hessian._tape.graph import Edge, Node, shape
 
@@ -19,6 +22,7 @@ class Softmax(Step):
     def __init__(self, node: Node, edge: Edge, data: list[int], where: Where) -> None:
         super().__init__(node, edge, data, where)
         self.k = (shape(edge) or (1,))[-1]
+        self.parts = self.d // max(1, self.k)
         self.y: Tensor
         self.up: Tensor
 
@@ -36,23 +40,26 @@ class Softmax(Step):
         self, edge: Edge, rows: JacobianRows, part: slice, like: Tensor, meter: Cost
     ) -> Pulled:
         count = part.stop - part.start
-        meter.work += 3 * TRAFFIC * rows.m * self.d
-        meter.peak = max(meter.peak, 3 * rows.m * self.d)
-        if like.is_meta:
-            return [(self.children[0], JacobianRows(rows.m, self.d, rows.dense(like, 1)))]
-        y = self.y[part].unsqueeze(1)
-        weighted = rows.dense(like, count).reshape(count, rows.m, -1, self.k) * y
-        base = weighted - y * weighted.sum(-1, keepdim=True)
-        base = base.reshape(count, rows.m, self.d)
-        return [(self.children[0], JacobianRows(rows.m, self.d, base))]
+        blocks = math.gcd(rows.grain, self.parts)
+        values = rows.m * self.d // blocks
+        meter.work += 3 * TRAFFIC * values
+        meter.peak = max(meter.peak, 3 * values)
+        written = rows.passing(blocks, like, count)
+        if not like.is_meta:
+            y = self.y[part].reshape(len(written), 1, -1, self.k)
+            weighted = written.reshape(*written.shape[:2], -1, self.k) * y
+            weighted.addcmul_(y, weighted.sum(-1, keepdim=True), value=-1.0)
+            written = weighted.reshape(written.shape)
+        return [(self.children[0], JacobianRows(rows.m, self.d, written, None, True, blocks))]
 
-    def sources(self, part: slice, like: Tensor) -> Sources:
-        d, child = self.d, self.children[0]
+    def sources(self, part: slice, like: Tensor) -> list[Curvature]:
+        d, k, p = self.d, self.k, self.parts
+        identity = [(self.children[0], JacobianRows(d, d))]
         if like.is_meta:
-            return [(Quadratic("full", like.new_empty((1, d, d))), [(child, JacobianRows(d, d))])]
+            return [Curvature(Quadratic("full", like.new_empty((p, k, k)), parts=p), identity)]
         y, up = self.y[part], self.up[part]
         # Σ_i u_i y_i: gradient y∘c with c = u - y·u, Hessian diag(y∘c) - y (y∘c)ᵀ - (y∘c) yᵀ.
         g = y * (up - (y * up).sum(-1, keepdim=True))
         outer = y.unsqueeze(-1) * g.unsqueeze(-2)
-        block = torch.diag_embed(g) - outer - outer.transpose(-1, -2)
-        return [(Quadratic("full", block_diagonal(block)), [(child, JacobianRows(d, d))])]
+        block = (torch.diag_embed(g) - outer - outer.transpose(-1, -2)).reshape(-1, k, k)
+        return [Curvature(Quadratic("full", block, parts=p), identity)]

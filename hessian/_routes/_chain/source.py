@@ -1,0 +1,196 @@
+"""A source of curvature on its way down the tape, and what it makes of the tensors it reaches."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from hessian._loss import pairs
+from hessian._loss.quadratic import Quadratic
+from hessian._loss.rows import Cost, JacobianRows
+from hessian._tape.graph import Edge
+
+Columns = dict[Edge, JacobianRows]
+
+
+@dataclass
+class Source:
+    """A quadratic form above, and its Jacobian rows at the tensors reached so far.
+
+    Without a `form` it is a sum of products Σ_i x_i y_i: `columns` are the rows of x, `others`
+    those of y. `symmetric` says that Aᵀ B of the two is symmetric, and the whole: y = Q x for a
+    form ½ xᵀ Q x whose product with the rows is carried along.
+    """
+
+    form: Quadratic | None
+    columns: Columns
+    others: Columns | None = None
+    symmetric: bool = False
+
+    def families(self) -> list[Columns]:
+        """The rows of x, and those of y where there are two."""
+        return [self.columns] if self.others is None else [self.columns, self.others]
+
+    @property
+    def alive(self) -> bool:
+        """Whether anything below can still get curvature from it."""
+        return all(self.families())
+
+    def reaches(self, edge: Edge) -> bool:
+        """Whether it has rows at a tensor."""
+        return any(edge in family for family in self.families())
+
+    def meets(self, edge: Edge) -> bool:
+        """Whether it gives the tensor curvature by itself."""
+        return all(edge in family for family in self.families())
+
+    def only(self, edge: Edge) -> bool:
+        """Whether everything below it goes through `edge`."""
+        return all(len(family) == 1 and edge in family for family in self.families())
+
+    def size(self) -> int:
+        """Values held per sample."""
+        values = sum(rows.size() for family in self.families() for rows in family.values())
+        return values + (0 if self.form is None else self.form.size())
+
+    def common(self) -> int:
+        """Values held once for all samples."""
+        return sum(rows.common() for family in self.families() for rows in family.values())
+
+    def diagonal(self, edge: Edge, like: Tensor, n: int, meter: Cost) -> Tensor:
+        """The diagonal of the curvature at a tensor, ``[n, d]``."""
+        if self.others is not None:
+            a, b = self.columns[edge], self.others[edge]
+            values = pairs.diagonal(a, b, like, n, meter)
+            return values if self.symmetric or like.is_meta else 2 * values
+        form, rows, parts = self._cut(edge, like, n, meter)
+        if form is None:
+            return self._carried(edge, like, n, meter).diagonal(edge, like, n, meter)
+        values = _counted(parts, meter, lambda each: form.diagonal(rows, each))
+        return like.new_empty((1, rows.d * parts)) if like.is_meta else values.reshape(n, -1)
+
+    def blocks(self, edge: Edge, place: Tensor, like: Tensor, n: int, meter: Cost) -> Tensor:
+        """The curvature between entries `place` ``[c, p]`` of the same c: ``[n, c, p, p]``."""
+        if self.others is not None:
+            a, b = self.columns[edge], self.others[edge]
+            values = pairs.blocks(a, b, place, like, n, meter)
+            return values if self.symmetric or like.is_meta else values + values.mT
+        form, rows, parts = self._cut(edge, like, n, meter)
+        if form is None:
+            return self._carried(edge, like, n, meter).blocks(edge, place, like, n, meter)
+        if parts > 1 and _all_apart(place, rows.d):
+            values = self.diagonal(edge, like, n, meter)
+            c, p = place.shape
+            return (
+                like.new_empty((1, c, p, p)) if like.is_meta
+                else torch.diag_embed(values[:, place])
+            )  # fmt: skip
+        assert self.form is not None
+        whole = JacobianRows(rows.m * parts, rows.d * parts)
+        columns = self.columns[edge]
+        if columns.base is not None:
+            whole.base = columns.cut(1, like, n)
+        whole.scale = columns.scale
+        form = self.form if like.is_meta else self.form.cut(1, n)
+        return form.blocks(whole, place, meter)
+
+    def gram(self, edge: Edge, like: Tensor, n: int, meter: Cost) -> Quadratic:
+        """The curvature at a tensor as a form in its entries."""
+        if self.others is not None:
+            return self._product(edge, like, n, meter)
+        form, rows, parts = self._cut(edge, like, n, meter)
+        if form is None:
+            return self._carried(edge, like, n, meter).gram(edge, like, n, meter)
+        if rows.identity and form.kind == "diagonal":
+            return Quadratic("diagonal", self.diagonal(edge, like, n, meter))
+        values = _counted(parts, meter, lambda each: form.gram(rows, each))
+        if like.is_meta:
+            values = like.new_empty((parts, rows.d, rows.d))
+        return Quadratic("full", values, parts=parts)
+
+    def _product(self, edge: Edge, like: Tensor, n: int, meter: Cost) -> Quadratic:
+        assert self.others is not None
+        a, b = self.columns[edge], self.others[edge]
+        if a.identity and b.identity:
+            return Quadratic("diagonal", self.diagonal(edge, like, n, meter))
+        values, blocks = pairs.gram(a, b, like, n, meter)
+        if not self.symmetric and not like.is_meta:
+            values = values + values.mT
+        return Quadratic("full", values, parts=blocks)
+
+    def _cut(
+        self, edge: Edge, like: Tensor, n: int, meter: Cost
+    ) -> tuple[Quadratic | None, JacobianRows, int]:
+        """Form and rows of every part that meets itself only, a sample each, and their number.
+
+        No form where the rows have more blocks than the form has parts.
+        """
+        assert self.form is not None
+        rows = self.columns[edge]
+        parts = math.gcd(rows.grain, self.form.grain) or 1
+        if parts == 1 and rows.blocks == 1 and self.form.grain <= 1:
+            return self.form, rows, 1
+        if not rows.identity and rows.blocks > parts:
+            return None, rows, parts
+        scale = rows.scale
+        if scale is not None and not like.is_meta:
+            scale = scale.reshape(n * parts, -1)
+        base = None if rows.base is None else rows.cut(parts, like, n)
+        of_part = JacobianRows(rows.m // parts, rows.d // parts, base, scale)
+        form = self.form
+        if like.is_meta:
+            shares = None if form.shares is None else like.new_empty((1, of_part.m))
+            width = form.values.shape[1] // parts if form.kind == "softmax" else of_part.m
+            shape = (1, width, width) if form.kind == "full" else (1, width)
+            return Quadratic(form.kind, like.new_empty(shape), shares), of_part, parts
+        return form.cut(parts, n), of_part, parts
+
+    def _carried(self, edge: Edge, like: Tensor, n: int, meter: Cost) -> Source:
+        """The same with the product of form and rows for the second rows."""
+        assert self.form is not None
+        rows = self.columns[edge]
+        parts = math.gcd(rows.blocks, self.form.grain)
+        m, d, each = rows.m // parts, rows.d // parts, rows.blocks // parts
+        meter.work += self.form.parts * m * m * d / each
+        if like.is_meta:
+            base = like.new_empty((parts, m, d))
+        else:
+            q = self.form.cut(parts, n).matrix().unflatten(-1, (each, -1))  # [.., m, each, m']
+            own = rows.cut(rows.blocks, like, n)  # [.., m', d'] of each block
+            if own.dim() == 3:
+                own = own.unflatten(0, (-1, each))
+            base = (q.transpose(1, 2) @ own).transpose(1, 2).flatten(2)
+        left = JacobianRows(rows.m, rows.d, base, rows.scale, blocks=parts)
+        return Source(None, {edge: rows}, {edge: left}, True)
+
+
+def carrying(form: Quadratic, edge: Edge, like: Tensor, n: int) -> Source:
+    """A form in a tensor's entries as rows and their product with it, both to be carried along."""
+    values = form.values
+    m = form.parts * values.shape[1] if form.kind == "full" else values.shape[1]
+    if form.kind == "diagonal":
+        left = JacobianRows(m, m, None, values)
+    else:
+        left = JacobianRows(m, m, values, blocks=form.parts)
+    return Source(None, {edge: JacobianRows(m, m)}, {edge: left}, True)
+
+
+def _all_apart(place: Tensor, width: int) -> bool:
+    """Whether entries of the same row of `place` all lie in different parts of that width."""
+    if place.shape[1] == 1:
+        return True
+    parts = (place // width).sort(1).values
+    return bool((parts.diff(dim=1) > 0).all())
+
+
+def _counted(parts: int, meter: Cost, take: Callable[[Cost], Tensor]) -> Tensor:
+    """What `take` gives for every part of a sample, counted for the sample."""
+    each = Cost()
+    values = take(each)
+    meter.work += parts * each.work
+    meter.peak = max(meter.peak, parts * each.peak)
+    return values
