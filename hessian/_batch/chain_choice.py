@@ -9,10 +9,13 @@ they are served by the chain all together or not at all.
 from __future__ import annotations
 
 import itertools
+from collections.abc import Mapping
 from dataclasses import dataclass
 
-from hessian._batch.prices import Prices
-from hessian._loss.quadratic import Cost
+from torch import Tensor
+
+from hessian._batch.prices import HVP, Prices
+from hessian._loss.rows import Cost
 from hessian._tape.graph import Edge
 
 # With fewer columns the affine route is near its least: not even a prediction would pay.
@@ -25,11 +28,15 @@ SPECTRUM = 9
 
 @dataclass(frozen=True)
 class ChainChoice:
-    """What the chain route is chosen for, its passes, and what a sample takes."""
+    """What the chain route is chosen for, its passes, and what a sample takes.
+
+    `looked_up` are the flat entries of tied embeddings that take a product each beside it.
+    """
 
     names: tuple[str, ...]
     passes: int
     meter: Cost
+    looked_up: Mapping[str, Tensor]
 
 
 @dataclass(frozen=True)
@@ -90,11 +97,16 @@ def choose_chain(prices: Prices) -> ChainChoice | None:
                 f"needs about {whole.bytes} bytes for a single sample; "
                 "raise memory=, or use method='auto'"
             )
-        return ChainChoice(tuple(able), whole.passes[able[-1]], whole.meter)
+        return _chosen(prices, able, whole.passes[able[-1]], whole.meter)
     straight = [name for name in able if name not in set(curved)]
     best = min(_choices(prices, curved, straight, whole), key=lambda choice: choice.cost)
     served = [*curved[: best.count], *(straight if best.affine else [])]
-    return ChainChoice(tuple(served), best.passes, best.meter) if served else None
+    return _chosen(prices, served, best.passes, best.meter) if served else None
+
+
+def _chosen(prices: Prices, names: list[str], passes: int, meter: Cost) -> ChainChoice:
+    looked_up = {name: entries for name in names if (entries := prices.looked_up(name)) is not None}
+    return ChainChoice(tuple(names), passes, meter, looked_up)
 
 
 def _choices(
@@ -106,7 +118,10 @@ def _choices(
         name for name, node in prices.proof.leaf_nodes.items()
         if node in prices.proof.affine.reaches and node not in prices.proof.affine.refusal
     ]  # fmt: skip
-    contractions = {name: _contraction(prices, name) for name in (*curved, *straight)}
+    contractions = {
+        name: _contraction(prices, name) + HVP * _products(prices, name)
+        for name in (*curved, *straight)
+    }
     columns = _columns(prices, straight)
     several = any(contractions[name] for name in straight)
     alone = _Prediction(prices, curved) if several and curved else whole
@@ -148,6 +163,12 @@ def _below(prices: Prices, names: list[str]) -> list[int]:
         shared[edge] = max(other, shared.get(edge, 0))
         costs.append(total)
     return costs[::-1]
+
+
+def _products(prices: Prices, name: str) -> int:
+    """Entries that take a product each beside the chain."""
+    entries = prices.looked_up(name)
+    return 0 if entries is None else len(entries)
 
 
 def _contraction(prices: Prices, name: str) -> float:

@@ -64,6 +64,7 @@ def ticks(plan: Plan) -> int:
     groups = {e.method: e.backward for e in plan if e.method in SHARING}
     sites = {e.site: e.backward // HVP for e in plan if e.method == "preactivation"}
     entries = sum(e.backward // HVP for e in plan if e.method == "parameter")
+    entries += sum(e.products for e in plan)
     return sum(groups.values()) + sum(sites.values()) + entries
 
 
@@ -261,7 +262,8 @@ class Execution:
 
     def _by_products(self, into: Mapping[str, Tensor], tick: Tick) -> None:
         """Hessian-vector products, on a tape that connects the loss with the parameters."""
-        at_sites, entries = self._names("preactivation"), self._names("parameter")
+        at_sites = self._names("preactivation")
+        entries = [e.name for e in self.plan if e.method == "parameter" or e.products]
         if not at_sites and not entries:
             return
         task, objective = self.task, self.task.objective
@@ -281,13 +283,19 @@ class Execution:
             )
         if not entries:
             return
-        index = [task.sampled[name] for name in entries] if task.sampled else None
+        index = [self._single(name) for name in entries]
         results = [
-            into[name].new_zeros(len(task.sampled[name])) if task.sampled else into[name]
-            for name in entries
+            into[name] if flat is None else into[name].new_zeros(len(flat))
+            for name, flat in zip(entries, index, strict=True)
         ]
         wanted = [parameters[name] for name in entries]
         _parameter.by_entries(value, wanted, results, size, memory, tick, index, objective.share)
-        if index is not None:
-            for name, flat, values in zip(entries, index, results, strict=True):
+        for name, flat, values in zip(entries, index, results, strict=True):
+            if flat is not None:
                 into[name].view(-1)[flat] = values
+
+    def _single(self, name: str) -> Tensor | None:
+        """The entries of a parameter that take a product each; ``None`` for all."""
+        if self.chain_choice is not None and name in self.chain_choice.looked_up:
+            return self.chain_choice.looked_up[name]
+        return self.task.sampled.get(name) if self.task.sampled else None

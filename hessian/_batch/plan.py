@@ -26,6 +26,7 @@ class Entry:
         forward: forward passes per batch; shared by all parameters of the same method.
         backward: backward passes per batch, likewise; a Hessian-vector product counts as two.
         site: number of the site, for ``"preactivation"``; parameters of one site share its passes.
+        products: entries that take a Hessian-vector product each beside these passes.
     """
 
     name: str
@@ -35,6 +36,7 @@ class Entry:
     forward: int
     backward: int
     site: int | None = None
+    products: int = 0
 
     @property
     def numel(self) -> int:
@@ -91,7 +93,10 @@ class Plan:
         In parts, each part's own, one of the whole batch for its outputs and one of two samples
         for the proof; and at weights nearby, one of the whole batch and one of each part.
         """
-        each = 1 + any(entry.method in ("parameter", "preactivation") for entry in self.entries)
+        each = 1 + any(
+            entry.method in ("parameter", "preactivation") or entry.products
+            for entry in self.entries
+        )
         return each if self.parts == 1 else self.parts * (each + 1) + 3
 
     @property
@@ -105,6 +110,7 @@ class Plan:
             e.method: e.backward for e in self.entries if e.method in ("affine", "columns", "chain")
         }
         by_entries = sum(e.backward for e in self.entries if e.method == "parameter")
+        by_entries += 2 * sum(e.products for e in self.entries)
         separable = any(e.method == "separable" for e in self.entries)
         by_site = {e.site: e.backward for e in self.entries if e.method == "preactivation"}
         gradients = 1 + len(by_site) + (by_entries > 0)

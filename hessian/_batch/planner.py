@@ -45,7 +45,11 @@ def choose(task: Task, reading: Reading, proof: Proof) -> tuple[Plan, ChainChoic
 def _link(prices: Prices, name: str, parameter: Tensor, chained: ChainChoice) -> Entry:
     why = prices.proof.affine.refusal.get(prices.proof.leaf_nodes[name])
     reason = CHAIN + (why or "nothing is curved")
-    return Entry(name, tuple(parameter.shape), "chain", reason, 1, chained.passes)
+    entries, dims = chained.looked_up.get(name), tuple(parameter.shape)
+    if entries is None:
+        return Entry(name, dims, "chain", reason, 1, chained.passes)
+    reason += f"; {len(entries)} entries of rows that are looked up, too, by a product each"
+    return Entry(name, dims, "chain", reason, 1, chained.passes, products=len(entries))
 
 
 def _weigh_columns(entries: dict[str, Entry]) -> None:

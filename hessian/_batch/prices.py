@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from hessian._batch.curvature import BLOCKS
@@ -11,11 +12,20 @@ from hessian._batch.plan import Entry
 from hessian._batch.proof import APART, Proof
 from hessian._batch.reading import Reading, Task
 from hessian._routes import preactivation as _preactivation
+from hessian._site.site import Site
 
 PREACTIVATION = "linear in it at one site, samples stay apart; above it "
 AFFINE = "the output is affine in each entry"
 # A Hessian-vector product runs the tape of a backward pass backward: two passes.
 HVP = 2
+
+
+def is_tied(uses: list[Site]) -> bool:
+    """Whether a parameter is met by one operation, and else looked up: a tied embedding.
+
+    Entries of rows that no lookup reads are then those of a weight with one site.
+    """
+    return len(uses) > 1 and [site.tokens is None for site in uses].count(True) == 1
 
 
 @dataclass(frozen=True)
@@ -98,11 +108,25 @@ class Prices:
             return "the loss is not proved to keep samples apart"
         if uses is None:
             return proof.obstacle.get(name, APART)
-        if len(uses) != 1 or uses[0].positions is None:
+        if uses[0].positions is None or (len(uses) > 1 and not is_tied(uses)):
             return "it is not used at one site of a known kind"
         if curvature.outputs and curvature.form is None:
             return curvature.refusal
         return proof.chain.obstacle(uses[0])
+
+    def looked_up(self, name: str) -> Tensor | None:
+        """The flat entries of a tied parameter that are met by lookups, too.
+
+        Of them the wanted ones, where not all are wanted.
+        """
+        uses = self.proof.sites.get(name, [])
+        if not is_tied(uses):
+            return None
+        tokens = torch.cat([site.tokens.flatten() for site in uses[1:] if site.tokens is not None])
+        rows, width = tokens[tokens >= 0].unique(), self.task.objective.parameters[name].shape[1]
+        entries = (rows.unsqueeze(1) * width + torch.arange(width, device=rows.device)).flatten()
+        wanted = self.task.sampled.get(name)
+        return entries if wanted is None else wanted[torch.isin(wanted, entries)]
 
     def otherwise(self, name: str) -> int:
         """Backward passes that the cheapest other exact method takes for a parameter."""

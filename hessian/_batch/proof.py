@@ -115,7 +115,8 @@ def located(tape: Tape, nodes: Mapping[str, Node], layouts: Sequence[Layout], n:
             if uses is None or any(complex_valued(site.edge) for site in uses):
                 places.obstacle[name] = "it is used in a way without a per-sample gradient here"
             else:
-                places.sites[name] = uses
+                # A weight that is looked up, too, is met by its product first.
+                places.sites[name] = sorted(uses, key=lambda site: site.tokens is not None)
     return places
 
 

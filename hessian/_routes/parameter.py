@@ -18,7 +18,7 @@ def by_entries(
     tape_bytes: int,
     memory: int,
     tick: Callable[[int], None],
-    index: Sequence[Tensor] | None = None,
+    index: Sequence[Tensor | None] | None = None,
     share: Share = ALL,
 ) -> None:
     """Write d²L/dw² at flat entries `index` (all by default) of each parameter to `into`.
@@ -38,11 +38,9 @@ def by_entries(
         refuse_undifferentiable(gradients)
         for i, (parameter, gradient) in enumerate(zip(parameters, gradients, strict=True)):
             target = into[i].view(-1)
-            entries = (
-                torch.arange(parameter.numel(), device=parameter.device)
-                if index is None
-                else index[i]
-            )
+            entries = None if index is None else index[i]
+            if entries is None:
+                entries = torch.arange(parameter.numel(), device=parameter.device)
             if gradient is None or not gradient.requires_grad:
                 target.zero_()
                 tick(len(entries))

@@ -18,6 +18,7 @@ from transformers import (
 )
 
 import hessian
+from hessian.testing import assert_exact
 
 from . import oracle
 
@@ -208,3 +209,24 @@ def test_every_second_derivative_of_a_gpt2_of_four_blocks():
     # float32: 1e-7 per operation through four blocks and a tied softmax
     assert max(got.deviation.values()) < 1e-3
     assert seconds < 300
+
+
+def test_a_tied_embedding_takes_products_for_the_rows_that_are_read_alone():
+    """The head's weight is looked up, too: its other rows are those of a weight with one site."""
+    torch.manual_seed(0)
+    model, ids = gpt2(blocks=2).double().eval(), torch.tensor([[1, 4, 4, 7, 2]])
+    data = ({"input_ids": ids}, ids)
+    with sdpa_kernel(SDPBackend.MATH):
+        want = oracle.diagonal(model, next_token, [data])
+    plan = hessian.plan(model, next_token, data)
+    assert plan.methods()["transformer.wte.weight"] == "chain"
+    width = model.config.n_embd
+    assert plan["transformer.wte.weight"].products == 4 * width  # of tokens 1, 2, 4 and 7
+    ticks = 2 * sum(entry.products for entry in plan)
+    assert plan.backward == 1 + 1 + ticks + max(e.backward for e in plan if e.method == "chain")
+    oracle.assert_exact(hessian.diagonal(model, next_token, data), want)
+    two = [({"input_ids": part}, part) for part in (ids, torch.tensor([[3, 3, 0, 9, 10]]))]
+    with sdpa_kernel(SDPBackend.MATH):
+        want = oracle.diagonal(model, next_token, two)
+    oracle.assert_exact(hessian.diagonal(model, next_token, two), want)
+    assert_exact(model, next_token, data, names=["transformer.wte.weight"], entries=8)
