@@ -2,6 +2,8 @@
 
     python benchmarks/against.py COMMIT [--only NAME ...] [--rounds 200] [--seconds 60]
 
+With `--only llama gpt2`, too: transformers of some 800,000 parameters, minutes a round.
+
 The other commit is unpacked to a temporary folder, and the packages of both live in one process.
 They take turns, call by call, and what is reported is the median of the ratios within a turn (this
 tree over the other: below 1 is faster) with its quartiles, so that a machine whose speed drifts
@@ -23,7 +25,6 @@ from typing import Any
 
 import cases
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 DIAGONALS = (
@@ -43,6 +44,8 @@ TRAINING: dict[str, dict[str, Any]] = {
     "train lars-32": {"optimizer": "lars", "batch_size": 32, "epochs": 2},
 }
 CASES = (*DIAGONALS, *(f"step {rule}" for rule in RULES), *TRAINING)
+# Of a round that takes longer there are a few, of others nine at least.
+LONG_ROUND = 5.0
 PACKAGES = ("hessian", "sim")
 STEPS = 50  # of a rule, for one timing
 HERE = Path(__file__).resolve().parent.parent
@@ -76,7 +79,7 @@ class Tree:
     def work(self, name: str) -> Callable[[], Numbers]:
         """What a case does with this tree; imports that a call makes are its own."""
         sys.modules.update(self.modules)
-        if name in DIAGONALS:
+        if name in (*DIAGONALS, *cases.FORMS):
             return self._diagonal(name)
         return self._train(name) if name in TRAINING else self._steps(name.split()[1])
 
@@ -85,8 +88,8 @@ class Tree:
 
         def diagonal() -> Numbers:
             sys.modules.update(self.modules)
-            found: Numbers = self.hessian.diagonal(case.model, F.cross_entropy, (case.x, case.y))
-            return found
+            numbers: Numbers = self.hessian.diagonal(case.model, case.loss, (case.x, case.y))
+            return numbers
 
         return diagonal
 
@@ -145,8 +148,9 @@ def compare(label: str, name: str, here: Tree, there: Tree, options: Any) -> Non
         work()
         return time.perf_counter() - start
 
-    rounds = int(options.seconds / (seconds(ours) + seconds(theirs)))
-    rounds = max(9, min(options.rounds, rounds))
+    each = seconds(ours) + seconds(theirs)
+    least = 9 if each < LONG_ROUND else 3
+    rounds = max(least, min(options.rounds, int(options.seconds / each)))
     gc.collect()
     pairs = []
     for turn in range(rounds):
@@ -168,7 +172,8 @@ def compare(label: str, name: str, here: Tree, there: Tree, options: Any) -> Non
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("commit", help="the commit to compare with, e.g. HEAD~1")
-    parser.add_argument("--only", nargs="*", default=list(CASES), choices=CASES, metavar="NAME")
+    known = (*CASES, *cases.FORMS)
+    parser.add_argument("--only", nargs="*", default=list(CASES), choices=known, metavar="NAME")
     parser.add_argument("--rounds", type=int, default=200, help="at most so many turns a case")
     parser.add_argument("--seconds", type=float, default=60, help="at most so long a case")
     options = parser.parse_args()

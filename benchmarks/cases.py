@@ -28,6 +28,7 @@ class Case:
     peer: str
     classes: int
     affine: bool = False
+    loss: Callable[[Tensor, Tensor], Tensor] = F.cross_entropy
 
     def to(self, device: str) -> "Case":
         self.model, self.x, self.y = self.model.to(device), self.x.to(device), self.y.to(device)
@@ -104,6 +105,48 @@ CASES: dict[str, Callable[[], Case]] = {
     "alexnet": lambda: image_case(1.0, 10, 128),
 }
 
+
+class Logits(nn.Module):
+    """A Hugging Face model of tokens, by what it says of the next one."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, ids: Tensor) -> Tensor:
+        return self.model(ids).logits
+
+
+def each_token(logits: Tensor, targets: Tensor) -> Tensor:
+    return F.cross_entropy(logits.flatten(0, 1), targets.flatten())
+
+
+def token_case(kind: str, sequences: int = 1) -> Case:
+    """Four blocks of width 128, vocabulary 256, sequences of 16 tokens, all weights random."""
+    from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
+
+    if kind == "llama":
+        model: nn.Module = LlamaForCausalLM(LlamaConfig(
+            vocab_size=256, hidden_size=128, intermediate_size=341, num_hidden_layers=4,
+            num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=16,
+            bos_token_id=0, eos_token_id=0, attn_implementation="eager",
+        ))  # fmt: skip
+    else:
+        model = GPT2LMHeadModel(GPT2Config(
+            vocab_size=256, n_embd=128, n_layer=4, n_head=4, n_positions=16,
+            bos_token_id=0, eos_token_id=0, attn_implementation="eager",
+        ))  # fmt: skip
+    x, y = (torch.randint(0, 256, (sequences, 16)) for _ in range(2))
+    return Case(Logits(model).eval(), x, y, PRODUCTS, 256, loss=each_token)
+
+
+# Transformers as Hugging Face builds them; minutes each before their positions were blocks.
+FORMS: dict[str, Callable[[], Case]] = {
+    "llama": lambda: token_case("llama"),
+    "llama-4-sequences": lambda: token_case("llama", 4),
+    "gpt2": lambda: token_case("gpt2"),
+}
+
 # What grows, and over what: AlexNet of an eighth of the width, or a ReLU network for depth.
 GROWTH: dict[str, tuple[tuple[float, ...], Callable[[float], Case]]] = {
     "samples": ((32, 64, 128, 256), lambda v: image_case(0.125, 10, int(v))),
@@ -119,7 +162,7 @@ def named(name: str) -> Case:
     if "=" in name:
         axis, value = name.split("=")
         return GROWTH[axis][1](float(value))
-    return CASES[name]()
+    return (CASES | FORMS)[name]()
 
 
 def processor() -> str:

@@ -64,7 +64,7 @@ class Chain:
         self.order = {node: i for i, node in enumerate(tape.order)}
         self.blocked: dict[Node, str | None] = {}
         self.ways: dict[frozenset[Edge], tuple[set[Node], list[Node], Policy]] = {}
-        self.rules: dict[frozenset[Edge], Rule] = {}
+        self.rule: Rule | None = None  # of merging, once the cheapest was looked for
 
     # ------------------------------------------------------------- proof
 
@@ -110,20 +110,18 @@ class Chain:
         Runs the same sweep on tensors without data. Where a run takes long, it does so by every
         rule of merging, and the run will go by the cheapest.
         """
-        key = frozenset(site.edge for site in sites)
         meter, reached = self._rehearsed(sites, widths, loss)
-        if key in self.rules or meter.work < LONG:
+        if self.rule is not None or meter.work < LONG:
             return meter, reached
-        best, self.rules[key] = (meter, reached), RULES[0]
+        best, cheapest = (meter, reached), RULES[0]
         for rule in RULES[1:]:
-            self.ways.pop(key)
-            self.rules[key], other = rule, self.rules[key]
+            self.rule = rule
+            self.ways.clear()
             meter, reached = self._rehearsed(sites, widths, loss)
             if meter.work < best[0].work:
-                best = meter, reached
-            else:
-                self.rules[key] = other
-        self.ways.pop(key)
+                best, cheapest = (meter, reached), rule
+        self.rule = cheapest
+        self.ways.clear()
         return best
 
     def _rehearsed(
@@ -263,8 +261,8 @@ class Chain:
         if sites not in self.ways:
             needed = self.above(sites)
             nodes = [node for node in self.tape.order if node in needed]
-            rule = self.rules.get(sites, RULES[0])
-            self.ways[sites] = needed, nodes, Policy(nodes, self.steps, sites, rule)
+            policy = Policy(nodes, self.steps, sites, self.rule or RULES[0])
+            self.ways[sites] = needed, nodes, policy
         return self.ways[sites]
 
     def _loss(self, loss: Quadratic, widths: list[int], like: Tensor, needed: set[Node]) -> Source:
