@@ -263,6 +263,7 @@ MOVES = {
     "mean": (lambda x: x.mean(-1), True, 4),
     "flip": (lambda x: x.flip(1), True, 1),
     "padded": (lambda x: F.pad(x, (1, 2)), True, 4),
+    "reflected": (lambda x: F.pad(x, (2, 2), mode="reflect"), False, 0),
     "one entry twice": (lambda x: x[:, [0, 2, 2]], False, 0),
     "means that overlap": (lambda x: F.avg_pool2d(x, (1, 3), 1), False, 0),
     "means apart": (lambda x: F.avg_pool2d(x, (1, 3)), True, 8),

@@ -100,8 +100,8 @@ class Moved(Step):
 def moved(node: Node, indices: list[int], slots: list[int], where: Where) -> Moved | None:
     """The step, where the operation's own derivative shows that it moves entries.
 
-    Asked for the derivative of the sum of its outputs, of their numbers and of numbers drawn
-    without structure, it must multiply and pick, the same in every sample.
+    Asked for the derivative of the sum of its outputs, of their numbers and of drawn numbers, it
+    must multiply and pick, the same in every sample.
     """
     places: dict[int, list[Places]] = {}
     for index in indices:
@@ -110,9 +110,7 @@ def moved(node: Node, indices: list[int], slots: list[int], where: Where) -> Mov
             return None
         meta = node._input_metadata[index]
         numbers = torch.arange(1, d + 1, dtype=meta.dtype, device=meta.device)
-        # Multiples of the golden ratio are as far from integers, and each other, as can be.
-        spread = 1 + (numbers.double() * 0.6180339887498949).frac().to(meta.dtype)
-        probes = torch.stack([torch.ones_like(numbers), numbers, spread])
+        probes = torch.stack([torch.ones_like(numbers), numbers, *_drawn(d).to(numbers)])
         adjoints = _adjoints(node, index, slots, where, probes)
         if adjoints is None:
             return None
@@ -122,6 +120,17 @@ def moved(node: Node, indices: list[int], slots: list[int], where: Where) -> Mov
             return None
         places[index] = known
     return Moved(node, (node, indices[0]), slots, where, places)
+
+
+def _drawn(d: int) -> Tensor:
+    """Numbers without structure, twice: no sum of some is a multiple of another one.
+
+    Any regular numbers would do for some operation: a reflection adds entries at the same distance
+    from a third.
+    """
+    generator = torch.Generator(device="cpu").manual_seed(0)
+    drawn = torch.rand((2, d), generator=generator, dtype=torch.float64, device="cpu")
+    return 1 + drawn
 
 
 def _adjoints(
@@ -151,16 +160,16 @@ def _adjoints(
 
 
 def _places(probes: Tensor, adjoints: Tensor) -> Places | None:
-    """Where entries go, from what `probes` ``[3, d]`` becomes at an input, ``[3, w]``."""
-    weight, numbers, spread = adjoints
+    """Where entries go, from what `probes` ``[4, d]`` become at an input, ``[4, w]``."""
+    weight, numbers = adjoints[:2]
     goes = weight != 0
     index = torch.where(goes, numbers / torch.where(goes, weight, 1.0), 1.0).round().long() - 1
     if not index.numel() or int(index.min()) < 0 or int(index.max()) >= probes.shape[1]:
         return None
-    expected = torch.where(goes, weight * probes[2, index], 0.0)
+    expected = torch.where(goes, weight * probes[2:, index], 0.0)
     # A sum over a mean's entries is rounded a few times; two different entries differ by more.
     slack = 8 * torch.finfo(probes.dtype).eps
-    if not torch.allclose(spread, expected, rtol=slack, atol=0.0):
+    if not torch.allclose(adjoints[2:], expected, rtol=slack, atol=0.0):
         return None
     plain = bool((weight == 1).all())
     return Places(index, None if plain else weight, _parts(index, weight, probes.shape[1]))
