@@ -38,6 +38,7 @@ def dense(node: Node, layout: Layout, n: int, transposed: bool) -> Site:
         count=u.shape[1],
         inputs=columns,
         taps=torch.arange(u.shape[1], device=u.device).unsqueeze(0),
+        in_order=u.shape[1] == 1,
     )
     return Site(
         (node, 0), layout, gradient, alpha, outer=single, transposed=not transposed,

@@ -57,6 +57,7 @@ def broadcast(
             groups=1,
             out=out[1],
             count=count,
+            in_order=count == 1,
         )
     else:
         positions = _spread(node, layout, out, rest, scale, spread)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 import torch
 from torch import Tensor
@@ -32,7 +32,8 @@ class Positions:
 
     Where the columns are windows of something smaller, k = (c, a) for an offset a in the window,
     `inputs` gives it as ``[m, groups, c, r]`` and `taps` ``[a, p]`` says which r the offset a of
-    the window at p falls on, -1 for padding.
+    the window at p falls on, -1 for padding. With `in_order` there is one position, and `rows`
+    leaves a sample's entries in their order.
     """
 
     rows: Callable[[Tensor], Tensor]
@@ -42,6 +43,14 @@ class Positions:
     count: int
     inputs: Callable[[slice], Tensor] | None = None
     taps: Tensor | None = None
+    in_order: bool = False
+
+
+@lru_cache(maxsize=64)
+def each_apart(d: int) -> Tensor:
+    """Places ``[d, 1]`` of entries that meet themselves alone; one tensor for all who ask."""
+    with torch.inference_mode(False):
+        return torch.arange(d, device="cpu").unsqueeze(1)
 
 
 @dataclass
@@ -82,6 +91,8 @@ class Site:
         assert dims is not None
         axis, outer, inner = self.layout
         rest = [s for a, s in enumerate(dims) if a != axis]
+        if positions.in_order:
+            return each_apart(outer * inner * math.prod(rest))
         index = torch.arange(outer * inner * math.prod(rest), device="cpu").view(
             1, outer * inner, *rest
         )

@@ -35,7 +35,7 @@ from hessian._routes._chain.source import Columns, Source
 from hessian._routes._chain.steps.base import Pulled, Step, Where
 from hessian._routes._chain.steps.by_node import ByNode
 from hessian._runtime.share import ALL, Share
-from hessian._site.site import Site
+from hessian._site.site import Site, each_apart
 from hessian._site.sums import second
 from hessian._tape.graph import Edge, Node, Tape, shape
 from hessian._tape.layouts import Label
@@ -107,11 +107,12 @@ class Chain:
     ) -> tuple[Cost, list[float]]:
         """The cost of a run on these sites, and the work done when each of them is reached.
 
-        Runs the same sweep on tensors without data. Where a run takes long, it does so by every
-        rule of merging, and the run will go by the cheapest.
+        Runs the same sweep on tensors without data. Where a run takes long and positions are
+        blocks, it does so by every rule of merging, and the run will go by the cheapest.
         """
         meter, reached = self._rehearsed(sites, widths, loss)
-        if self.rule is not None or meter.work < LONG:
+        positions = any(isinstance(s, Step) and s.parts > 1 for s in self.steps.values())
+        if self.rule is not None or meter.work < LONG or not positions:
             return meter, reached
         best, cheapest = (meter, reached), RULES[0]
         for rule in RULES[1:]:
@@ -327,6 +328,8 @@ class _SiteCurvature:
 
 def _in_order(place: Tensor, d: int) -> bool:
     """Whether places ``[c, 1]`` are 0, 1, … d-1."""
+    if place is each_apart(d):
+        return True
     return len(place) == d and torch.equal(place[:, 0], torch.arange(d, device=place.device))
 
 

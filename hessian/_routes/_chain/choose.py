@@ -136,7 +136,7 @@ def _known(use: Use) -> Step | str:
         return use.broadcast(Elementwise(node, use.edge, slots, where, use.curved))
     if use.curved and use.indices != [0]:
         return f"{node.name()} is curved in several outputs"
-    if not use.curved:
+    if slots and row is not None and row.dependence == AFFINE:
         move = moved(node, use.indices, slots, where)
         if move is not None:
             return move

@@ -91,8 +91,7 @@ class Policy:
         plain: list[Source] = []
         written: list[Source] = []
         for s in here:
-            identity = all(family[edge].identity for family in s.families())
-            (plain if identity else written).append(s)
+            (plain if s.plain(edge) else written).append(s)
         if written and self._pays(here, edge, number):
             return [*rest, self._merged(here, edge, n, like, meter)]
         if len(plain) > 1 or (plain and plain[0].columns[edge].scale is not None):

@@ -31,26 +31,36 @@ class Source:
     others: Columns | None = None
     symmetric: bool = False
 
-    def families(self) -> list[Columns]:
+    def families(self) -> tuple[Columns, ...]:
         """The rows of x, and those of y where there are two."""
-        return [self.columns] if self.others is None else [self.columns, self.others]
+        return (self.columns,) if self.others is None else (self.columns, self.others)
+
+    # A small network's sweep asks these a few hundred times.
 
     @property
     def alive(self) -> bool:
         """Whether anything below can still get curvature from it."""
-        return all(self.families())
+        return bool(self.columns) and (self.others is None or bool(self.others))
 
     def reaches(self, edge: Edge) -> bool:
         """Whether it has rows at a tensor."""
-        return any(edge in family for family in self.families())
+        return edge in self.columns or (self.others is not None and edge in self.others)
 
     def meets(self, edge: Edge) -> bool:
         """Whether it gives the tensor curvature by itself."""
-        return all(edge in family for family in self.families())
+        return edge in self.columns and (self.others is None or edge in self.others)
 
     def only(self, edge: Edge) -> bool:
         """Whether everything below it goes through `edge`."""
-        return all(len(family) == 1 and edge in family for family in self.families())
+        if len(self.columns) != 1 or edge not in self.columns:
+            return False
+        return self.others is None or (len(self.others) == 1 and edge in self.others)
+
+    def plain(self, edge: Edge) -> bool:
+        """Whether its rows at a tensor are the identity, up to factors."""
+        return self.columns[edge].base is None and (
+            self.others is None or self.others[edge].base is None
+        )
 
     def size(self) -> int:
         """Values held per sample."""
@@ -67,6 +77,10 @@ class Source:
             a, b = self.columns[edge], self.others[edge]
             values = pairs.diagonal(a, b, like, n, meter)
             return values if self.symmetric or like.is_meta else 2 * values
+        assert self.form is not None
+        rows = self.columns[edge]
+        if rows.blocks == 1 and self.form.parts == 1:
+            return self.form.diagonal(rows, meter)
         form, rows, parts = self._cut(edge, like, n, meter)
         if form is None:
             return self._carried(edge, like, n, meter).diagonal(edge, like, n, meter)
