@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 
 from torch import Tensor
 
-from hessian._loss.quadratic import Cost, JacobianRows
+from hessian._loss.rows import Cost, JacobianRows
 from hessian._routes._chain.chain import Chain
 from hessian._routes._chain.steps.base import Step
 from hessian._routes._chain.steps.by_node import ByNode
