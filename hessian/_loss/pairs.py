@@ -58,13 +58,13 @@ def _aligned(a: JacobianRows, b: JacobianRows, like: Tensor, n: int) -> tuple[Te
         coarse = fine = math.gcd(fine, coarse)
     bases = []
     for rows in (a, b):
-        base = rows.cut(min(fine, math.gcd(fine, rows.blocks)), like, n)
-        each = fine // math.gcd(fine, rows.blocks)
-        if each > 1:
+        common = math.gcd(fine, rows.blocks)
+        base, ratio = rows.cut(common, like, n), fine // common
+        if ratio > 1:
             if base.dim() == 2:
                 base = base.expand(n * coarse, *base.shape)
-            parts = base.reshape(-1, each, rows.m // fine, each, rows.d // fine)
-            inside = parts.diagonal(dim1=1, dim2=3)  # [n·c, a, b, each]
+            parts = base.reshape(-1, ratio, rows.m // fine, ratio, rows.d // fine)
+            inside = parts.diagonal(dim1=1, dim2=3)  # [n·c, a, b, ratio]
             base = inside.permute(0, 3, 1, 2).flatten(0, 1)
         bases.append(base)
     return bases[0], bases[1], fine
@@ -105,14 +105,14 @@ def gram_work(a: JacobianRows, b: JacobianRows) -> float:
 
 def _by_blocks(fine: JacobianRows, coarse: JacobianRows, like: Tensor, n: int) -> Tensor:
     """Fᵀ C in the blocks of C, each of which holds some of F's: ``[.., d/b, d/b]``."""
-    each, right = fine.blocks // coarse.blocks, coarse.cut(coarse.blocks, like, n)
+    ratio, right = fine.blocks // coarse.blocks, coarse.cut(coarse.blocks, like, n)
     left = fine.cut(fine.blocks, like, n)
-    if each == 1:
+    if ratio == 1:
         return _transposed_times(left, right)
     d = right.shape[-1]
-    right = right.unflatten(-2, (each, -1))  # [.., each, m', d]
-    left = left.unflatten(0, (-1, each)) if left.dim() == 3 else left
-    values = left.mT @ right  # [.., each, d', d]
+    right = right.unflatten(-2, (ratio, -1))  # [.., ratio, m', d]
+    left = left.unflatten(0, (-1, ratio)) if left.dim() == 3 else left
+    values = left.mT @ right  # [.., ratio, d', d]
     return values.reshape(*values.shape[:-3], d, d)
 
 
@@ -137,10 +137,14 @@ def blocks(
         return like.new_empty((1, c, p, p))
     if aligned and p in (a.grain, b.grain):
         values = _between_positions(a, b, like, n, p, c)
+    elif a.base is None or b.base is None:
+        rows = (b if a.base is None else a).matrix(like, n)
+        values = rows[..., place.unsqueeze(2), place.unsqueeze(1)]
+        values = (values if a.base is None else values.mT).expand(n, c, p, p)
     else:
         left, right = (
-            _picked(rows.matrix(like, n), place, aligned, name)
-            for rows, name in ((a, "picked"), (b, "picked others"))
+            _picked(factor.matrix(like, n), place, aligned, name)
+            for factor, name in ((a, "picked"), (b, "picked others"))
         )
         values = (left @ right.mT).expand(n, c, p, p)
     if a.scale is not None:
@@ -154,15 +158,12 @@ def _picked(base: Tensor, place: Tensor, aligned: bool, name: str) -> Tensor:
     """Columns `place` ``[c, p]`` of rows ``[.., m, d]``, as ``[.., c, p, m]``."""
     turned = scratch(name, base.mT.shape, base)
     # One at a time: torch turns single matrices tile by tile, batches of them entry by entry.
-    for into, rows in zip(turned.view(-1, *turned.shape[-2:]), _matrices(base), strict=True):
-        into.copy_(rows.T)
+    matrices = base.reshape(-1, *base.shape[-2:])
+    for into, matrix in zip(turned.view(-1, *turned.shape[-2:]), matrices, strict=True):
+        into.copy_(matrix.T)
     if aligned:
         return turned.unflatten(-2, place.T.shape).transpose(-3, -2)
     return turned[..., place, :]
-
-
-def _matrices(base: Tensor) -> Tensor:
-    return base.reshape(-1, *base.shape[-2:])
 
 
 def _blocks_work(a: JacobianRows, b: JacobianRows, c: int, p: int, aligned: bool) -> float:

@@ -45,8 +45,8 @@ class Basis:
         matrix[: len(self), : len(self)] = self.matrix
         matrix[:, len(self) :] = corner
         matrix[len(self) :, :] = corner.T
-        own = corner[len(self) :]
-        matrix[len(self) :, len(self) :] = (own + own.T) / 2
+        square = corner[len(self) :]
+        matrix[len(self) :, len(self) :] = (square + square.T) / 2
         self.matrix = matrix
 
     def combined(self, weights: NDArray[np.float64], of: str = "rows") -> Tensor:

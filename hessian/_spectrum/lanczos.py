@@ -134,8 +134,8 @@ def extreme(
 
 def _restart(basis: Basis, values: Array, weights: Array, search: Search) -> None:
     """Keep the best Ritz vectors alone."""
-    kept = max(search.count, min(search.most - search.block, len(basis)) * 2 // 3)
-    basis.restart(weights[:, :kept], values[:kept])
+    retained = max(search.count, min(search.most - search.block, len(basis)) * 2 // 3)
+    basis.restart(weights[:, :retained], values[:retained])
 
 
 def _missing(

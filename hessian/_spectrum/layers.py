@@ -101,7 +101,7 @@ def summed(
     for name, size in sizes.items():
         starts[name] = slice(first, first + size)
         first += size
-    found, spent = [], 0
+    layers, spent = [], 0
     for layer, members in by_layer(list(sizes)).items():
         entries = torch.cat([torch.arange(s.start, s.stop) for s in map(starts.get, members) if s])
         entries = entries.to(like.device)
@@ -113,13 +113,13 @@ def summed(
         )
         traces: list[float] = []
         squares: list[float] = []
-        for some in vectors.split(TOGETHER):
-            full = like.new_zeros((len(some), first))
-            full[:, entries] = some
+        for part in vectors.split(TOGETHER):
+            full = like.new_zeros((len(part), first))
+            full[:, entries] = part
             block = multiply(full)[:, entries].double()
-            traces += (block * some).sum(1).tolist()
+            traces += (block * part).sum(1).tolist()
             squares += block.square().sum(1).tolist()
-            tick(len(some))
+            tick(len(part))
         spent += len(vectors)
         trace, trace_error = _moments(traces, is_exact)
         square, square_error = _moments(squares, is_exact)
@@ -131,13 +131,13 @@ def summed(
         elif is_exact:
             norm = math.sqrt(math.fsum(t * t for t in traces))
         root = math.sqrt(square)
-        found.append(
+        layers.append(
             Layer(
                 layer, tuple(members), len(entries), trace, trace_error, norm,
                 root, square_error / (2 * root) if root else square_error,
             )
         )  # fmt: skip
-    return Layers(found, spent)
+    return Layers(layers, spent)
 
 
 def _moments(values: Sequence[float], is_exact: bool) -> tuple[float, float]:

@@ -311,16 +311,16 @@ def monitor(
     evaluation = _arguments.flag("evaluation", evaluation)
     if memory is not None:
         memory = _arguments.integer("memory", memory, 1)
-    own = set(model.parameters())
-    if not own.intersection(p for group in optimizer.param_groups for p in group["params"]):
+    parameters = set(model.parameters())
+    if not parameters.intersection(p for group in optimizer.param_groups for p in group["params"]):
         raise ValueError(
             "optimizer: it holds none of the model's parameters; make it of model.parameters()"
         )
     if "critical_rate" in measures:
         _refuse_closures(optimizer)
-    device = next(iter(own)).device
+    device = next(iter(parameters)).device
     owners = [owner for owner in (model, loss) if isinstance(owner, nn.Module)]
-    with isolated(), as_found(owners, {p.device for p in own}):
+    with isolated(), as_found(owners, {p.device for p in parameters}):
         x, y = all_samples(data)
         micro_batches = _arguments.integer("micro_batches", micro_batches, 2)
         if "noise_scale" in measures and micro_batches > len(y):

@@ -111,8 +111,7 @@ class Chain:
         blocks, it does so by every rule of merging, and the run will go by the cheapest.
         """
         meter, reached = self._rehearsed(sites, widths, loss)
-        positions = any(isinstance(s, Step) and s.parts > 1 for s in self.steps.values())
-        if self.rule is not None or meter.work < LONG or not positions:
+        if self.rule is not None or meter.work < LONG or not self._positions():
             return meter, reached
         best, cheapest = (meter, reached), RULES[0]
         for rule in RULES[1:]:
@@ -124,6 +123,10 @@ class Chain:
         self.rule = cheapest
         self.ways.clear()
         return best
+
+    def _positions(self) -> bool:
+        """Whether operations act on parts of a sample one by one."""
+        return any(isinstance(step, Step) and step.parts > 1 for step in self.steps.values())
 
     def _rehearsed(
         self, sites: list[Site], widths: list[int], loss: Quadratic | None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -104,11 +104,9 @@ class Source:
                 else torch.diag_embed(values[:, place])
             )  # fmt: skip
         assert self.form is not None
-        whole = JacobianRows(rows.m * parts, rows.d * parts)
-        columns = self.columns[edge]
-        if columns.base is not None:
-            whole.base = columns.cut(1, like, n)
-        whole.scale = columns.scale
+        whole = self.columns[edge]
+        if whole.base is not None:
+            whole = replace(whole, base=whole.cut(1, like, n), blocks=1)
         form = self.form if like.is_meta else self.form.cut(1, n)
         return form.blocks(whole, place, meter)
 
@@ -203,8 +201,8 @@ def _all_apart(place: Tensor, width: int) -> bool:
 
 def _counted(parts: int, meter: Cost, take: Callable[[Cost], Tensor]) -> Tensor:
     """What `take` gives for every part of a sample, counted for the sample."""
-    each = Cost()
-    values = take(each)
-    meter.work += parts * each.work
-    meter.peak = max(meter.peak, parts * each.peak)
+    of_part = Cost()
+    values = take(of_part)
+    meter.work += parts * of_part.work
+    meter.peak = max(meter.peak, parts * of_part.peak)
     return values
