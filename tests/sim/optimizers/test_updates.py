@@ -1,7 +1,5 @@
 """Every rule and every named option beside a transcription of the reference it reproduces."""
 
-import importlib.util
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +11,7 @@ from hypothesis import strategies as st
 from sim import optimizers
 
 from . import reference
+from .mutant import mutant
 
 STEPS = 4
 
@@ -245,24 +244,18 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("mutant", MUTANTS)
-def test_a_wrong_formula_is_caught(mutant, tmp_path, monkeypatch):
-    module, right, wrong, rule = MUTANTS[mutant]
-    source = Path(optimizers.__file__).with_name(f"{module}.py").read_text(encoding="utf-8")
+@pytest.mark.parametrize("error", MUTANTS)
+def test_a_wrong_formula_is_caught(error, tmp_path, monkeypatch):
+    module, right, wrong, rule = MUTANTS[error]
+    source = Path(optimizers.__file__).with_name(f"{module}.py")
     check, *arguments = CASES[rule]
-    if mutant == "no floor":
+    if error == "no floor":
         arguments[-2] = True  # weights of zero
-    if mutant == "the gradient's zero":
+    if error == "the gradient's zero":
         arguments = ["pytorch-optimizer", 3, (3, 4), 0.5, 0.5, 1.0, False, True]
-    if mutant == "no limit":
+    if error == "no limit":
         arguments = ["signed", 8, (7,), 0.0, 0.0, 1.0, True]
     check(getattr(optimizers, rule), *arguments)
-    assert right in source
-    path = tmp_path / "mutant.py"
-    path.write_text(source.replace(right, wrong), encoding="utf-8")
-    spec = importlib.util.spec_from_file_location("mutant", path)
-    changed = importlib.util.module_from_spec(spec)
-    monkeypatch.setitem(sys.modules, "mutant", changed)
-    spec.loader.exec_module(changed)
+    changed = mutant(source, right, wrong, tmp_path, monkeypatch)
     with pytest.raises(AssertionError):
         check(getattr(changed, rule), *arguments)
