@@ -9,6 +9,7 @@
 | the true minimum along single weights, kinks and all | `coordinate_minimum` |
 | eigenpairs, trace, density and layers of H, Gauss-Newton and Fisher; v → Hv | `operator` |
 | radius of curvature from gradient and second derivative | `radius` |
+| a loss of the logits, for models that return more than these | `on_logits` |
 | a matrix product, by the library that is faster here | `product` |
 | is it exact on a network or operation of one's own? | `testing.assert_exact` |
 """
@@ -25,6 +26,7 @@ from hessian._diagonal import plan as plan
 from hessian._estimate import Estimate as Estimate
 from hessian._estimate import estimate as estimate
 from hessian._hessian import Hessian as Hessian
+from hessian._on_logits import on_logits as on_logits
 from hessian._operator import operator as operator
 from hessian._radius import radius as radius
 from hessian._runtime.matrix_products import product as product
@@ -57,6 +59,7 @@ __all__ = [
     "coordinate_minimum",
     "diagonal",
     "estimate",
+    "on_logits",
     "operator",
     "plan",
     "product",

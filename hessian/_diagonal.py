@@ -86,7 +86,11 @@ def diagonal(
         data: one ``(inputs, targets)`` pair (a tuple or list of two whose first element is a
             tensor or a mapping, or several inputs beside a tensor of targets) or an iterable of
             pairs, such as a DataLoader. Inputs are passed
-            as ``model(x)``, ``model(*x)`` for a tuple, ``model(**x)`` for a mapping.
+            as ``model(x)``, ``model(*x)`` for a tuple, ``model(**x)`` for a mapping. A batch may be
+            one mapping with its targets inside, as Hugging Face's collators yield them: the model
+            is called with it (without labels that it has no argument for), and the loss is given
+            its labels (``labels``, ``label``, ``label_ids``, ``targets`` or ``target``), or the
+            mapping where it has none of these or the loss asks for entries by name.
         method: ``"auto"``; ``"affine"`` or ``"preactivation"`` to refuse whatever that method is
             not proved for; ``"parameter"`` for Hessian-vector products along every entry.
         verify: number of random entries of the whole network, spread over its tensors in turn, to

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import fnmatch
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from scipy.sparse.linalg import LinearOperator
 
+from hessian._call.names import fits
 from hessian._known_diagonal import known_diagonal
 from hessian._runtime.progress import Ticker
 from hessian._spectrum import arguments
@@ -140,7 +140,7 @@ class Hessian(LinearOperator):
             ('2.weight', '2.bias')
         """
         for pattern in patterns:
-            if not any(fnmatch.fnmatchcase(name, pattern) for name in self.names):
+            if not any(fits(name, pattern) for name in self.names):
                 raise ValueError(
                     f"patterns: {pattern!r} matches none of the parameters "
                     f"{', '.join(self.names[:8])}{', …' if len(self.names) > 8 else ''}"
@@ -150,7 +150,7 @@ class Hessian(LinearOperator):
         chosen = [
             (name, shape)
             for name, shape in zip(self.names, self.shapes, strict=True)
-            if any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
+            if any(fits(name, pattern) for pattern in patterns)
         ]
         source = dataclasses.replace(self._source, names=tuple(name for name, _ in chosen))
         return Hessian(source, tuple(shape for _, shape in chosen), np.dtype(self.dtype))

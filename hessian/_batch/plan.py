@@ -6,6 +6,8 @@ import textwrap
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+from hessian._call.names import matching
+
 # Methods whose passes all their parameters share.
 SHARING = ("affine", "columns", "chain")
 
@@ -59,6 +61,7 @@ class Plan:
         parts: in how many parts of its samples the batch is taken; all counts of passes are for
             one part.
         held: why the batch is not taken in parts, where it needs more than the memory.
+        advice: what would make it cheaper, or empty.
         columns: rank r of the loss's second derivative in the outputs (per sample where samples
             are not coupled), ``None`` where it was not needed.
     """
@@ -68,6 +71,7 @@ class Plan:
     columns: int | None = None
     parts: int = 1
     held: str = ""
+    advice: str = ""
     _by_name: dict[str, Entry] = field(default_factory=dict, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -80,7 +84,9 @@ class Plan:
         return len(self.entries)
 
     def __getitem__(self, name: str) -> Entry:
-        return self._by_name[name]
+        return self._by_name[
+            name if name in self._by_name else matching(name, self._by_name) or name
+        ]
 
     def methods(self) -> dict[str, str]:
         """Method by parameter name."""
@@ -150,4 +156,6 @@ class Plan:
                 f"{self.held}."
             )
         why = [wrapped(reason, f"({mark}) ") for reason, mark in notes.items()]
+        if self.advice:
+            foot += f" {self.advice}"
         return "\n".join((line(head), *map(line, rows), *why, wrapped(foot)))

@@ -14,6 +14,12 @@ from hessian._batch.proof import Proof
 from hessian._batch.reading import Reading, Task
 from hessian._tape.graph import Edge
 
+LOSS_INSIDE = (
+    "The loss is a number that the model returns itself, so that its samples cannot be told apart "
+    "and cheaper methods are closed. Let the loss take the model's outputs, e.g. loss=lambda "
+    "output, target: cross_entropy(output.logits, target), or loss=hessian.on_logits(cross_entropy)"
+    ": the same derivatives, mostly at far fewer passes."
+)
 CHAIN = "samples stay apart, every operation above has a known step; above it "
 
 
@@ -39,7 +45,14 @@ def choose(task: Task, reading: Reading, proof: Proof) -> tuple[Plan, ChainChoic
     factored = any(e.method in ("affine", "columns") for e in entries.values())
     factor = proof.curvature.factor if factored else None
     rank = None if factor is None else factor.rank
-    return Plan(tuple(entries.values()), task.samples, rank), chained
+    return Plan(tuple(entries.values()), task.samples, rank, advice=_advice(task, reading)), chained
+
+
+def _advice(task: Task, reading: Reading) -> str:
+    """What the user could do to make it cheaper."""
+    if task.samples > 1 and any(output.tensor.dim() == 0 for output in reading.used):
+        return LOSS_INSIDE
+    return ""
 
 
 def _link(prices: Prices, name: str, parameter: Tensor, chained: ChainChoice) -> Entry:

@@ -13,47 +13,55 @@ from torch.utils._pytree import tree_leaves, tree_map
 from hessian._call.precision import Precision, current
 
 Batch = tuple[Any, Any]
+Item = Batch | Mapping[str, Any]  # of data: a pair, or a mapping with the targets inside
 Forward = Callable[[nn.Module, Any], Any]
 Loss = Callable[[Any, Any], Tensor]
-Weight = str | Callable[[Batch], float] | None
+Weight = str | Callable[[Any], float] | None
 
 
-def batches(data: Any) -> Iterator[Batch]:
-    """One ``(inputs, targets)`` pair, or an iterable of pairs, as an iterator of pairs.
+def batches(data: Any) -> Iterator[Item]:
+    """One batch, or an iterable of batches, as an iterator of these: pairs and mappings.
 
-    A pair is a two-element tuple or list whose first element is a tensor or a mapping, or a tuple
-    or list of several inputs beside targets that are none. Where both are tuples they are read as
-    two batches; ``[((x1, x2), (y1, y2))]`` is one.
+    A pair ``(inputs, targets)`` is a two-element tuple or list whose first element is a tensor or a
+    mapping, or a tuple or list of several inputs beside targets that are none. Where both are
+    tuples they are read as two batches; ``[((x1, x2), (y1, y2))]`` is one. A mapping alone holds
+    its targets inside (`_call.labelled`), and a list of two with the same keys is two batches.
 
     Raises:
-        TypeError, ValueError: `data` is neither, or holds nothing.
+        TypeError, ValueError: `data` is none of these, or holds nothing.
     """
-    if _is_pair(data):
-        yield data[0], data[1]
+    if is_batch(data):
+        yield data if isinstance(data, Mapping) else (data[0], data[1])
         return
-    if isinstance(data, Tensor | Mapping) or not isinstance(data, Iterable):
+    if isinstance(data, Tensor) or not isinstance(data, Iterable):
         raise TypeError(
-            f"data must be an (inputs, targets) pair or an iterable of such pairs, got "
-            f"{type(data).__name__}; pass (inputs, targets) or a DataLoader"
+            f"data must be an (inputs, targets) pair, a mapping or an iterable of such batches, "
+            f"got {type(data).__name__}; pass (inputs, targets) or a DataLoader"
         )
     count = 0
     for item in data:
-        if not (isinstance(item, tuple | list) and len(item) == 2):
+        is_mapping = isinstance(item, Mapping)
+        if not (is_mapping or (isinstance(item, tuple | list) and len(item) == 2)):
             raise TypeError(
-                f"data: item {count} of the iterable must be an (inputs, targets) pair, got "
-                f"{_describe(item)}; let the loader yield two-element tuples, and put a pair whose "
-                "inputs are a tuple into a list: [((x1, x2), targets)]"
+                f"data: item {count} of the iterable must be an (inputs, targets) pair or a "
+                f"mapping, got {_describe(item)}; let the loader yield two-element tuples, and put "
+                "a pair whose inputs are a tuple into a list: [((x1, x2), targets)]"
             )
         count += 1
-        yield item[0], item[1]
+        yield item if is_mapping else (item[0], item[1])
     if count == 0:
         raise ValueError("data is empty: no batch was yielded; pass at least one (inputs, targets)")
 
 
-def _is_pair(data: Any) -> bool:
+def is_batch(data: Any) -> bool:
+    """Whether it is one batch, and no iterable of several."""
+    if isinstance(data, Mapping):
+        return True
     if not isinstance(data, tuple | list) or len(data) != 2:
         return False
     inputs, targets = data
+    if isinstance(inputs, Mapping) and isinstance(targets, Mapping) and isinstance(data, list):
+        return set(inputs) != set(targets)  # a list of batches has the same keys in each
     if isinstance(inputs, Tensor | Mapping):
         return True
     # ((x, edges), y): a tensor is no batch, so these are not two.
@@ -189,7 +197,7 @@ def _held() -> str:
     return f" (everything is computed in {precision.dtype} here, whatever dtype the code asks for)"
 
 
-def batch_weight(weight: Weight, batch: Batch, n: int) -> float:
+def batch_weight(weight: Weight, batch: Item, n: int) -> float:
     """The factor a_b of a batch before normalisation.
 
     Raises:

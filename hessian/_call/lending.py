@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fnmatch
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -15,6 +14,7 @@ from hessian._call import data as _data
 from hessian._call import precision as _precision
 from hessian._call.attributes import attribute_tensors, drop_caches
 from hessian._call.hooks import take_hooks_off
+from hessian._call.names import fits, matching
 from hessian._call.objective import METHOD_CHOICES, Objective
 from hessian._call.state import compute_exactly, note_state
 from hessian._call.thaw import freeze, may_freeze
@@ -160,15 +160,17 @@ def selected(model: nn.Module, names: Iterable[str] | None) -> dict[str, Tensor]
 
 def _meant(name: Any, every: Mapping[str, Tensor], free: Mapping[str, Tensor]) -> list[Any]:
     """A name, or the names of free parameters that a pattern such as ``"layer1.*"`` stands for."""
-    if name in every or not isinstance(name, str) or not set("*?[") & set(name):
+    if name in every or not isinstance(name, str):
         return [name]
-    matching = [each for each in free if fnmatch.fnmatchcase(each, name)]
-    if not matching:
+    if not set("*?[") & set(name):
+        return [matching(name, every) or name]
+    fitting = [each for each in free if fits(each, name)]
+    if not fitting:
         raise ValueError(
             f"names: the pattern {name!r} matches no parameter that requires gradients; "
             f"the parameters are {', '.join(list(free)[:8])}{', …' if len(free) > 8 else ''}"
         )
-    return matching
+    return fitting
 
 
 def _real(parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:

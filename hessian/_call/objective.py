@@ -13,6 +13,7 @@ from hessian._call import data as _data
 from hessian._call import precision as _precision
 from hessian._call.attributes import Attributes
 from hessian._call.forward import Watch
+from hessian._call.labelled import called
 from hessian._call.state import Buffers, Randomness
 from hessian._call.written import Written
 from hessian._runtime.share import ALL, Share
@@ -101,7 +102,7 @@ class Objective:
             Watch(self.written, None),
             _precision.held(),
         ):
-            return self.loss(output, targets)
+            return called(self.loss, output, targets)
 
 
 class Start:

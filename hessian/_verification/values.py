@@ -17,6 +17,7 @@ from torch.autograd.graph import saved_tensors_hooks
 
 from hessian._call import data as _data
 from hessian._call.batches import Batch
+from hessian._call.labelled import called
 from hessian._call.precision import held
 from hessian._call.state import Randomness
 from hessian._call.thaw import thawed
@@ -81,7 +82,7 @@ class Values:
         with settled(), thawed(), nullcontext() if self.taped else torch.no_grad(), held():
             owe(self.originals.restore)
             output = _data.call(self.objective.model, self.inputs, self.objective.forward)
-            return self.objective.loss(output, self.targets)
+            return called(self.objective.loss, output, self.targets)
 
     def _value(self) -> float:
         """The loss as a number, finite or not."""

@@ -122,7 +122,7 @@ def assert_exact(
     """
     parameters = selected(model, names)
     small = sum(p.numel() for p in parameters.values()) <= SMALL
-    if not _data._is_pair(data):
+    if not _data.is_batch(data):
         data = list(_data.batches(data))  # every run walks through the same batches
     arguments: dict[str, Any] = {"forward": forward, "dtype": dtype, "weight": weight}
     wanted = tuple(methods) if methods else METHOD_CHOICES if small else ("auto",)
@@ -174,7 +174,7 @@ def _proved(
     arguments: dict[str, Any],
 ) -> list[str]:
     """The parameters that a method is not refused for, on any batch."""
-    batches = [data] if _data._is_pair(data) else [[pair] for pair in data]
+    batches = [data] if _data.is_batch(data) else [[pair] for pair in data]
 
     def serves(some: list[str]) -> bool:
         try:
