@@ -23,7 +23,7 @@ class Labelled:
 
 
 register_pytree_node(
-    Labelled, lambda l: ([l.labels, l.batch], None), lambda values, _: Labelled(*values)
+    Labelled, lambda both: ([both.labels, both.batch], None), lambda values, _: Labelled(*values)
 )
 
 
@@ -44,9 +44,9 @@ def separated(batch: Mapping[str, Any], model: nn.Module, called_by_user: bool) 
     """What the model is called with and what the loss is given, of a batch in one mapping.
 
     The loss is given the entry under the first of `TARGETS` that the mapping holds, and the mapping
-    itself where it holds none or the loss asks for an entry by name. The model is called with all of it, as a training loop does,
-    except targets that its ``forward`` has no argument for. With `called_by_user` (a ``forward=``)
-    nothing is left out.
+    itself where it holds none or the loss asks for an entry by name. The model is called with all
+    of it, as a training loop does, except targets that its ``forward`` has no argument for. With
+    `called_by_user` (a ``forward=``) nothing is left out.
     """
     name = next((name for name in TARGETS if name in batch), None)
     if name is None:

@@ -174,7 +174,7 @@ def test_names_are_matched_through_wrappers(wrap):
         operator = hessian.operator(model, F.cross_entropy, BATCH)
         if not asked.startswith(("module", "_orig")):
             assert operator.restricted(asked).shape == (16, 16)
-    with pytest.raises(ValueError, match="'c.weight' is not a parameter"):
+    with pytest.raises(ValueError, match=r"'c\.weight' is not a parameter"):
         hessian.diagonal(model, F.cross_entropy, BATCH, names=["c.weight"])
 
 
