@@ -5,7 +5,7 @@ from difflib import get_close_matches
 
 from paper_checks.check import Check
 from paper_checks.errors import InputError
-from paper_checks.figures import FIGURES, figure_check
+from paper_checks.papers.gao2020.figures import FIGURES, figure_check
 from paper_checks.statements import CLAIMS
 
 EQUATION_IDS = tuple(f"eq{label}" for label in range(1, 29))
@@ -52,20 +52,20 @@ def build(name: str) -> Check:
 
         return equation_check(name.removeprefix("eq"))
     if name == "fig2":
-        from paper_checks.figures.fig2 import FIG2
+        from paper_checks.papers.gao2020.figures.fig2 import FIG2
 
         return FIG2
     if name == "fig3":
-        from paper_checks.figures.fig3 import FIG3
+        from paper_checks.papers.gao2020.figures.fig3 import FIG3
 
         return FIG3
     if name == "fig-law":
-        from paper_checks.figures.fig_law import FIG_LAW
+        from paper_checks.papers.gao2020.figures.fig_law import FIG_LAW
 
         return FIG_LAW
     if name in FIGURES:
         return figure_check(name)
-    from paper_checks.claims import claim_check
+    from paper_checks.papers.gao2020.claims import claim_check
 
     return claim_check(name)
 

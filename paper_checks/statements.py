@@ -63,5 +63,9 @@ def parse(text: str, table: str = "claim") -> dict[str, Claim]:
 
 
 CLAIMS: Mapping[str, Claim] = MappingProxyType(
-    parse(files("paper_checks").joinpath("claims", "registry.toml").read_text(encoding="utf-8"))
+    parse(
+        files("paper_checks.papers.gao2020")
+        .joinpath("claims", "registry.toml")
+        .read_text(encoding="utf-8")
+    )
 )

@@ -6,13 +6,18 @@ from typing import TYPE_CHECKING
 
 from paper_checks.check import Check
 from paper_checks.ledger.rows import MEASUREMENT, Ledger, Problem, Row
-from paper_checks.measurements.durations import config_seconds, duration, key_seconds, work
+from paper_checks.papers.gao2020.measurements.durations import (
+    config_seconds,
+    duration,
+    key_seconds,
+    work,
+)
 from paper_checks.registry import IDS, rows_read
 
 if TYPE_CHECKING:
     from paper_checks.ledger.records import Records
     from paper_checks.measurements.context import Context
-    from paper_checks.measurements.training import Planned, Sweep
+    from paper_checks.papers.gao2020.measurements.training import Planned, Sweep
     from sim.training import TrainConfig
 
 
@@ -65,7 +70,7 @@ def left(recorder: "Records", sweep: "Sweep", context: "Context") -> "list[Plann
 
 def counted(recorder: "Records", name: str, context: "Context") -> tuple[int, int]:
     """How many runs of a sweep, or of a measurement, are done, and how many there are."""
-    from paper_checks.measurements.training import SWEEPS
+    from paper_checks.papers.gao2020.measurements.training import SWEEPS
 
     if name not in SWEEPS:
         return int(recorder.once_row(context, name) is not None), 1
@@ -75,7 +80,7 @@ def counted(recorder: "Records", name: str, context: "Context") -> tuple[int, in
 
 def progress(recorder: "Records", name: str, context: "Context") -> Progress:
     """What is done and what is left of a sweep; the time by its own rows, else by a timed step."""
-    from paper_checks.measurements.training import SWEEPS
+    from paper_checks.papers.gao2020.measurements.training import SWEEPS
 
     done, total = counted(recorder, name, context)
     rows = rows_of(name, recorder.ledger)
@@ -150,7 +155,7 @@ def lines(checks: Sequence[Check], context: "Context") -> list[str]:
 def admissible(recorder: "Records", context: "Context") -> dict[str, frozenset[str]]:
     """The keys that a run of each sweep can have, whatever is chosen."""
     from paper_checks.ledger.rows import key
-    from paper_checks.measurements.training import SWEEPS
+    from paper_checks.papers.gao2020.measurements.training import SWEEPS
 
     sizes = {name: recorder.measurement(context, name) for name in once()}
     return {
@@ -170,7 +175,7 @@ def admissible(recorder: "Records", context: "Context") -> dict[str, frozenset[s
 
 def once() -> tuple[str, ...]:
     """The measurements that are one row each, of all checks."""
-    from paper_checks.measurements.training import SWEEPS
+    from paper_checks.papers.gao2020.measurements.training import SWEEPS
 
     read = dict.fromkeys(row for name in IDS for row in rows_read(name))
     return tuple(name for name in read if name not in SWEEPS)
@@ -178,7 +183,7 @@ def once() -> tuple[str, ...]:
 
 def problems(context: "Context") -> list[Problem]:
     """Rows that are no evidence, and why: changed by hand, of no plan, of another version."""
-    from paper_checks.measurements.training import SWEEPS
+    from paper_checks.papers.gao2020.measurements.training import SWEEPS
 
     recorder = _recorder(context)
     ledger = recorder.ledger

@@ -15,7 +15,7 @@ from paper_checks.result import plain
 
 if TYPE_CHECKING:
     from paper_checks.measurements.context import Context
-    from paper_checks.measurements.training import Cell, Planned, Sweep
+    from paper_checks.papers.gao2020.measurements.training import Cell, Planned, Sweep
     from sim.training import TrainConfig
 
 # Seconds between two looks at a run that another process makes.

@@ -218,7 +218,10 @@ class Context:
     ) -> list[dict[str, Any]]:
         import numpy as np
 
-        from paper_checks.measurements.tensor_statistics import mean_growth, tensor_statistics
+        from paper_checks.measurements.tensor_statistics import (
+            mean_growth,
+            tensor_statistics,
+        )
         from sim import compare_radii
 
         frame = compare_radii(model, loss, pair, curvature=curvature)

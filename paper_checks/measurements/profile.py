@@ -38,7 +38,7 @@ class Profile:
 
 # The profile `cifar` is on CIFAR-10 alone, all 50,000 images, AlexNet (with its dropout of a half)
 # and ResNet-18 (with batch norm) at an eighth of their width; every run is a row of the ledger.
-# Epochs and seeds stand beside each sweep in `paper_checks.measurements.training`.
+# Epochs and seeds stand beside each sweep in `paper_checks.papers.gao2020.measurements.training`.
 # On CIFAR-10 the network is the paper's own, at full width; on the small sets a quarter of it is
 # far more than the data needs, and every parameter still gets its exact second derivative.
 _PROFILES = {

@@ -14,7 +14,7 @@ from paper_checks.result import plain
 
 # What any measurement may depend on: the packages under audit, and what all checks share.
 _PACKAGES = ("theory", "hessian", "sim")
-_SHARED = ("context", "profile", "laws", "tensor_statistics")
+_SHARED = ("context", "profile", "tensor_statistics")
 
 
 class Store:
@@ -100,9 +100,11 @@ def shared_files() -> tuple[Path, ...]:
     here = Path(__file__).parent
     checks = here.parent
     paths += [here / f"{name}.py" for name in _SHARED]
-    # Helpers that several figures or claims measure with.
+    # Helpers that several figures or claims of a paper measure with.
     paths += sorted(
-        [*checks.glob("figures/_*.py"), *checks.glob("claims/_*.py"), *here.glob("training/*.py")]
+        path
+        for pattern in ("figures/_*.py", "claims/_*.py", "measurements/**/*.py")
+        for path in checks.glob(f"papers/*/{pattern}")
     )
     return tuple(paths)
 

@@ -9,12 +9,12 @@ import numpy as np
 
 from paper_checks import drawing
 from paper_checks.check import Drawing, Judgement
-from paper_checks.claims import CLAIMS
-from paper_checks.claims.layer_statistics_usable import STATISTICS, compare
-from paper_checks.figures import FIGURES, _reducers, fig_b, fig_radius
-from paper_checks.figures._lines import MARKERS, PALETTE
 from paper_checks.files import write_atomically
 from paper_checks.numbers import short
+from paper_checks.papers.gao2020.claims import CLAIMS
+from paper_checks.papers.gao2020.claims.layer_statistics_usable import STATISTICS, compare
+from paper_checks.papers.gao2020.figures import FIGURES, _reducers, fig_b, fig_radius
+from paper_checks.papers.gao2020.figures._lines import MARKERS, PALETTE
 from paper_checks.result import Result, plain, write_results
 from paper_checks.statements import digest
 from paper_checks.verdicts import CONTRADICTED, HOLDS, IN_PART, INCONCLUSIVE, SKIPPED

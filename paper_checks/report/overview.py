@@ -19,7 +19,7 @@ from paper_checks.verdicts import (
 )
 
 _DATA = tomllib.loads(
-    files("paper_checks.report").joinpath("overview.toml").read_text(encoding="utf-8")
+    files("paper_checks.papers.gao2020").joinpath("overview.toml").read_text(encoding="utf-8")
 )
 STATEMENTS: Sequence[str] = tuple(_DATA["statements"])
 ADVICE: Sequence[Mapping[str, str]] = tuple(_DATA["advice"])

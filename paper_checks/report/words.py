@@ -29,7 +29,7 @@ WORDS: Mapping[str, Words] = MappingProxyType(
     {
         name: Words(**{**entry, "equations": tuple(entry.get("equations", ()))})
         for name, entry in tomllib.loads(
-            files("paper_checks.report").joinpath("words.toml").read_text(encoding="utf-8")
+            files("paper_checks.papers.gao2020").joinpath("words.toml").read_text(encoding="utf-8")
         ).items()
     }
 )

@@ -75,7 +75,7 @@ def run(
 def _record(checks: Sequence[Check], context: Context, monitor: Monitor) -> None:
     """Make the runs that the ledger lacks, those of the most verdicts for an hour first."""
     from paper_checks.campaign.progress import ordered
-    from paper_checks.measurements.training import SWEEPS, lab, rows
+    from paper_checks.papers.gao2020.measurements.training import SWEEPS, lab, rows
 
     assert context.ledger is not None
     context.ledger.listener = monitor.recorded
@@ -113,7 +113,7 @@ def planned(
 
     Raises what `run` raises, before any long work.
     """
-    from paper_checks.measurements.durations import estimates, told
+    from paper_checks.papers.gao2020.measurements.durations import estimates, told
 
     ledger = None if evidence is None else Path(evidence).expanduser()
     arguments = (profile, only, out, dataset, data, device, fresh, ledger)

@@ -83,7 +83,7 @@ def schedules(rng, noise=0.02, **changes):
 
 def discarding(rng, noise=0.005, **gains):
     """What each protocol gains at each n, by the first word of its name; seeds share their luck."""
-    from paper_checks.measurements.training import DISCARDED
+    from paper_checks.papers.gao2020.measurements.training import DISCARDED
 
     sizes, rows, curves = [57, 230, 471], [], {}
     for place, n in enumerate(sizes):
@@ -103,7 +103,7 @@ def discarding(rng, noise=0.005, **gains):
 
 def ruled(rng, noise=0.004, series=("epochs", "steps"), sizes=(29, 235, 942), **accuracy):
     """Accuracies by rule: a number, or one for each n, or by series; the second γ is the best."""
-    from paper_checks.measurements.training import GAMMAS
+    from paper_checks.papers.gao2020.measurements.training import GAMMAS
 
     rows, seeds = [], list(range(10))
     stage = ["tuning"] * 4 + ["reading"] * 6

@@ -16,7 +16,7 @@ def near(rng, value, noise, count=6):
 
 def discarded(rng, small=0.0, random=0.0, fixed_too=True, noise=0.02):
     """Powers by which mean |g| grows with the discarded share, in two networks."""
-    from paper_checks.figures.fig9 import SHARES
+    from paper_checks.papers.gao2020.figures.fig9 import SHARES
 
     kept = [round(100 * (1 - p)) for p in SHARES]
     cases = []
@@ -69,7 +69,7 @@ def ranks(rng, first=0.0, second=0.0, noise=0.02):
 
 def enlarged(rng, *powers, noise=0.02):
     """Factors by which each method enlarges the gradient."""
-    from paper_checks.claims.other_enlargers import METHODS
+    from paper_checks.papers.gao2020.claims.other_enlargers import METHODS
 
     values = {"plain": np.exp(near(rng, 0.0, noise)).tolist()}
     for name, factor in zip(METHODS, powers or (1, 1, 1), strict=True):
@@ -199,7 +199,7 @@ def critical(rng, mclr=3, lars=3, growth=(20.0, 10.0), noise=0.02):
 
 def convergent(rng, factor=1.0, power=0.0, groups=400, noise=0.0):
     """Spreads that are `factor`·k^`power` times the law's on real layers."""
-    from paper_checks.figures.fig_convergence import RULES, SETTLE
+    from paper_checks.papers.gao2020.figures.fig_convergence import RULES, SETTLE
 
     sizes = [64, 256, 1024, 4096]
     law = {rule: [1 / k**0.5 for k in sizes] for rule in SETTLE}
@@ -243,7 +243,7 @@ def falling(rng, constant=1.128, noise=0.001):
 
 def law(rng, fresh=1.0, trained=1.0, noise=0.001):
     """fig-law's networks, at so many times the full law."""
-    from paper_checks.figures.fig_law import LINES
+    from paper_checks.papers.gao2020.figures.fig_law import LINES
 
     sizes, cases = [1, 32, 128, 512], []
     finite = [(1 / n - 1 / 600) ** 0.5 for n in sizes]
@@ -296,7 +296,7 @@ def shaped(rng, fresh=0.3, trained=10.0, sigma=1.0, noise=0.02):
 
 def decayed(rng, trained=1.0, added=1.0, without=5.0, noise=0.05):
     """Mean misfits of the three arms."""
-    from paper_checks.claims.weight_decay_centres_minimum import ARMS
+    from paper_checks.papers.gao2020.claims.weight_decay_centres_minimum import ARMS
 
     rows = [
         {"seed": seed, "arm": arm, "parameter": f"fc{k}.weight", "entries": 100}
@@ -409,7 +409,7 @@ def quotients(rng, fresh=1.0, trained=1.0, noise=0.02):
 
 def eliminated(rng, smooth=0.0, random=0.0, flatter=0.5, noise=0.003):
     """Gains in test accuracy of noise on the weights and on the gradient; λ_max over plain."""
-    from paper_checks.claims.eliminating_sharp_minima import PLAIN, RANDOM, SMOOTH
+    from paper_checks.papers.gao2020.claims.eliminating_sharp_minima import PLAIN, RANDOM, SMOOTH
 
     rows = [
         {"arm": arm, "seed": seed, "loss": 0.1}

@@ -48,7 +48,7 @@ def report(tmp_path_factory):
         environment=results[0].environment,
         title="A claim",
         criterion_hash="0" * 64,
-        code="paper_checks/claims/minimum_at_zero.py",
+        code="paper_checks/papers/gao2020/claims/minimum_at_zero.py",
         measurements={"rows": rows},
     )
     results.append(long)

@@ -2,8 +2,8 @@
 
 import pytest
 
-from paper_checks.claims import CLAIMS, claim_check
-from paper_checks.claims.layer_statistics_usable import compare
+from paper_checks.papers.gao2020.claims import CLAIMS, claim_check
+from paper_checks.papers.gao2020.claims.layer_statistics_usable import compare
 from paper_checks.statements import parse
 
 
@@ -127,8 +127,8 @@ def test_what_is_measured_is_judged_without_further_ado(tiny, monkeypatch, name)
     """Everything real, only small: one epoch, a few steps."""
     import json
 
-    from paper_checks.claims import eliminating_sharp_minima
-    from paper_checks.figures import _samples
+    from paper_checks.papers.gao2020.claims import eliminating_sharp_minima
+    from paper_checks.papers.gao2020.figures import _samples
     from paper_checks.result import plain
     from paper_checks.verdicts import VERDICTS
 

@@ -304,7 +304,7 @@ FULL = """
 import sys
 from paper_checks.measurements import profile
 from paper_checks.cli import main
-from paper_checks.measurements.training import _whole
+from paper_checks.papers.gao2020.measurements.training import _whole
 _whole.SIZES = (8192, 32768)
 profile._PROFILES["full", "digits"] = profile.Profile(
     "full", 0.02, 16, 64, 2, 100, 1000, seeds=(0,), runs=2, epochs=2, images=128, trains="alexnet"

@@ -11,8 +11,8 @@ from typer.testing import CliRunner
 import paper_checks
 from paper_checks.cli import commands as cli
 from paper_checks.measurements.context import Context
-from paper_checks.measurements.durations import Estimate, estimates, needs, told
 from paper_checks.measurements.profile import profile
+from paper_checks.papers.gao2020.measurements.durations import Estimate, estimates, needs, told
 from paper_checks.registry import IDS, build
 from paper_checks.report.compare import Change, compare, lines
 from paper_checks.result import read_results
@@ -141,7 +141,7 @@ class TestEstimates:
 
     def test_every_need_is_something_that_is_measured(self):
         context = Context(profile("quick", "digits"))
-        from paper_checks.measurements import training
+        from paper_checks.papers.gao2020.measurements import training
 
         for name in IDS:
             for key in needs(build(name), context):

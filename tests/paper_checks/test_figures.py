@@ -8,8 +8,8 @@ import xml.etree.ElementTree as ET
 import numpy as np
 import pytest
 
-from paper_checks.figures import fig2, fig3
-from paper_checks.measurements.laws import layer_lines
+from paper_checks.papers.gao2020.figures import fig2, fig3
+from paper_checks.papers.gao2020.measurements.laws import layer_lines
 from paper_checks.result import plain
 
 

@@ -20,10 +20,11 @@ from paper_checks.campaign.recorder import Recorder, Unmeasured
 from paper_checks.errors import InputError
 from paper_checks.ledger import lock
 from paper_checks.ledger.rows import SUFFIX, Ledger, Row, apart, checked
-from paper_checks.measurements import profile, training
+from paper_checks.measurements import profile
 from paper_checks.measurements.context import Context
 from paper_checks.measurements.profile import Profile
-from paper_checks.measurements.training import _rules, _tuned
+from paper_checks.papers.gao2020.measurements import training
+from paper_checks.papers.gao2020.measurements.training import _rules, _tuned
 from paper_checks.registry import IDS, build, rows_read
 from paper_checks.report import beside as side
 from paper_checks.running import runner

@@ -175,7 +175,7 @@ def test_a_check_without_a_picture_names_the_figure_that_shows_it(tmp_path, tiny
 
 
 def test_every_figure_that_a_claim_names_is_one():
-    from paper_checks.claims import CLAIMS
+    from paper_checks.papers.gao2020.claims import CLAIMS
     from paper_checks.registry import FIGURE_IDS
 
     named = {claim.shown for claim in CLAIMS.values()} - {""}

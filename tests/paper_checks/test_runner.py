@@ -198,7 +198,7 @@ def test_an_unknown_check_is_refused_with_its_neighbours(asked, message):
 
 
 def test_every_equation_figure_and_section_has_its_check():
-    from paper_checks.claims import CLAIMS
+    from paper_checks.papers.gao2020.claims import CLAIMS
 
     assert set(IDS) >= {f"eq{k}" for k in range(1, 29)} | {f"fig{k}" for k in range(1, 17)}
     assert len([name for name in IDS if name.startswith("claim-")]) >= 20

@@ -8,11 +8,11 @@ from importlib import import_module
 import numpy as np
 import pytest
 
-from paper_checks.figures import fig16
-from paper_checks.measurements import training
 from paper_checks.measurements.context import Context
-from paper_checks.measurements.durations import estimates, needs
 from paper_checks.measurements.profile import Profile, profile
+from paper_checks.papers.gao2020.figures import fig16
+from paper_checks.papers.gao2020.measurements import training
+from paper_checks.papers.gao2020.measurements.durations import estimates, needs
 from paper_checks.registry import build
 from paper_checks.result import plain
 from paper_checks.verdicts import VERDICTS
@@ -87,7 +87,7 @@ def test_a_sweep_feeds_its_checks(tiny, sweep, monkeypatch):
 
 
 def test_all_rules_choose_by_as_many_runs_and_read_on_other_seeds(tiny):
-    from paper_checks.measurements.training._rules import arms, seeds_of
+    from paper_checks.papers.gao2020.measurements.training._rules import arms, seeds_of
 
     found = replace(training.lab(tiny), seeds=tuple(range(16)))
     runs = {}
@@ -99,7 +99,7 @@ def test_all_rules_choose_by_as_many_runs_and_read_on_other_seeds(tiny):
 
 
 def test_what_decides_figure_16_has_more_seeds_where_they_cost_little(tiny):
-    from paper_checks.measurements.training._rules import seeds_of
+    from paper_checks.papers.gao2020.measurements.training._rules import seeds_of
 
     found = replace(training.lab(tiny), seeds=tuple(range(16)))
     assert len(seeds_of(found, "mclr", decisive=True)[1]) == 16
@@ -315,8 +315,8 @@ def test_a_run_that_fails_is_no_finding(tmp_path):
 
 def test_the_full_profile_has_the_seeds_that_its_criteria_ask_for():
     """Half of them choose a rate; where a criterion reads the others, there are enough."""
-    from paper_checks.claims import CLAIMS
-    from paper_checks.figures import FIGURES
+    from paper_checks.papers.gao2020.claims import CLAIMS
+    from paper_checks.papers.gao2020.figures import FIGURES
 
     for name in ("quick", "full"):
         sizes = profile(name, "cifar10")

@@ -6,7 +6,7 @@ import xml.etree.ElementTree as ET
 import numpy as np
 import pytest
 
-from paper_checks.figures import figure_check
+from paper_checks.papers.gao2020.figures import figure_check
 
 rng = np.random.default_rng(0)
 
@@ -50,14 +50,14 @@ def test_a_sketch_is_an_illustration_only_if_it_is_right(name, tiny):
 
 def test_the_rate_is_chosen_on_other_seeds_than_it_is_read_on():
     """A rate that is lucky on the choosing seeds alone gets its bad luck back."""
-    from paper_checks.measurements.training import best
+    from paper_checks.papers.gao2020.measurements.training import best
 
     lucky, steady = {"accuracy": [1.0, 0.1] * 3}, {"accuracy": [0.6, 0.6] * 3}
     assert best([lucky, steady])[1] == [0.1, 0.1, 0.1]
 
 
 def test_the_fluctuation_is_of_the_noise_and_not_of_the_trend():
-    from paper_checks.measurements.training import fluctuation
+    from paper_checks.papers.gao2020.measurements.training import fluctuation
 
     steep, noise = np.linspace(9, 0, 4000), rng.normal(0, 0.3, 4000)
     found = fluctuation(steep + noise)["absolute"]
@@ -69,7 +69,7 @@ def test_the_fluctuation_is_of_the_noise_and_not_of_the_trend():
 def test_the_moments_of_outer_products_are_those_of_their_entries():
     from scipy.stats import kurtosis
 
-    from paper_checks.figures.fig_gaussian import moments
+    from paper_checks.papers.gao2020.figures.fig_gaussian import moments
 
     generator = np.random.default_rng(0)
     a, delta = generator.exponential(size=(500, 3)), generator.standard_normal((500, 2))
@@ -83,7 +83,7 @@ def test_loss_and_gradient_of_real_samples_go_together_until_shuffled():
     """The measurement itself: shuffling the samples takes the correlation away."""
     import torch
 
-    from paper_checks.figures import fig9
+    from paper_checks.papers.gao2020.figures import fig9
 
     losses = torch.linspace(0, 3, 400)
     norms = losses.exp()
@@ -95,7 +95,7 @@ def test_loss_and_gradient_of_real_samples_go_together_until_shuffled():
 
 @pytest.mark.parametrize("rule", ["lars", "percentdelta"])
 def test_the_rules_equal_the_exact_radius_where_they_must(rule):
-    from paper_checks.claims._special_case import rate
+    from paper_checks.papers.gao2020.claims._special_case import rate
 
     w = rng.standard_normal(100) * 1e-4
     assert rate(rule, w, 2.0 * w) == pytest.approx(0.5, rel=1e-12)

@@ -1,0 +1,1 @@
+"""The papers under audit, a folder of statements each; what judges them knows none of them."""

@@ -1,0 +1,1 @@
+"""What the checks of this paper measure and share beyond what every paper needs."""
