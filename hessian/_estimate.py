@@ -148,7 +148,7 @@ def estimate(
             "e.g. 0.1 to stop at a tenth of the norm of the estimate"
         )
     _data.check_generator(generator)
-    generator = generator or torch.Generator().manual_seed(0)
+    generator = generator or torch.Generator("cpu").manual_seed(0)
     batches = list(data) if isinstance(data, Iterator) else data
     mean: dict[str, Tensor] = {}
     spread: dict[str, Tensor] = {}
@@ -229,7 +229,7 @@ def _pass(
     """One pass over the data: an estimate from every probe."""
     total: list[dict[str, Tensor]] = [{} for _ in seeds]
     weights: list[float] = []
-    noise = [torch.Generator().manual_seed(seed) for seed in seeds]
+    noise = [torch.Generator("cpu").manual_seed(seed) for seed in seeds]
     fixed = [
         {name: rademacher(p.shape, one, p) for name, p in objective.parameters.items()}
         for one in noise

@@ -379,3 +379,68 @@ def test_a_name_is_the_noun_of_what_it_is(package):
 def test_names_are_seen_wherever_they_are_bound():
     text = "def f(found, *, kept=1):\n for at, (mine, x) in y:\n  held: int = got.res\n"
     assert bound(text) & NAMELESS == {"found", "kept", "at", "mine", "held"}
+
+
+# What makes a tensor, or a generator, on the default device, which is the user's to choose.
+CONSTRUCTORS = {
+    *("arange", "as_tensor", "asarray", "bartlett_window", "blackman_window", "empty"),
+    *(
+        "empty_permuted",
+        "empty_quantized",
+        "empty_strided",
+        "eye",
+        "fft.fftfreq",
+        "fft.rfftfreq",
+        "from_file",
+    ),
+    *("frombuffer", "full", "hamming_window", "hann_window", "kaiser_window", "linspace"),
+    *("logspace", "nested.nested_tensor", "normal", "ones", "rand", "randint", "randn"),
+    *("randperm", "range", "scalar_tensor", "sparse_bsc_tensor", "sparse_bsr_tensor"),
+    *("sparse_compressed_tensor", "sparse_coo_tensor", "sparse_csc_tensor"),
+    *("sparse_csr_tensor", "tensor", "tril_indices", "triu_indices", "zeros"),
+    "Generator",
+}
+# Modules are made where their user wants them, as torch's own are: his default device holds.
+BUILDS_MODULES = {"hessian/testing/_parts.py", "sim/models/_transformer.py"}
+
+
+def placeless(text: str) -> list[tuple[int, str]]:
+    """Lines that make a tensor or a generator and do not say where."""
+    return [
+        (node.lineno, name)
+        for node in ast.walk(ast.parse(text))
+        if isinstance(node, ast.Call)
+        and (name := ast.unparse(node.func).removeprefix("torch.")) in CONSTRUCTORS
+        and ast.unparse(node.func).startswith("torch.")
+        and not any(keyword.arg == "device" for keyword in node.keywords)
+        and not (name == "Generator" and node.args)
+    ]
+
+
+@pytest.mark.parametrize("package", ["hessian", "sim"])
+def test_every_tensor_is_made_where_it_belongs(package):
+    places = {
+        (name, *place)
+        for path in sorted((ROOT / package).rglob("*.py"))
+        if (name := str(path.relative_to(ROOT))) not in BUILDS_MODULES
+        for place in placeless(path.read_text(encoding="utf-8"))
+    }
+    assert places == set()
+
+
+def test_a_tensor_without_a_place_is_seen():
+    text = "import torch\ntorch.zeros(3)\ntorch.zeros(3, device=d)\ntorch.Generator()\n"
+    text += "torch.Generator('cpu')\nnp.zeros(3)\ntorch.zeros_like(x)\nf(torch.fft.fftfreq(3))\n"
+    assert placeless(text) == [(2, "zeros"), (4, "Generator"), (8, "fft.fftfreq")]
+
+
+def test_torch_makes_tensors_by_no_other_function():
+    from torch.utils import _device
+
+    if not hasattr(_device, "_device_constructors"):
+        pytest.skip("this torch has no list of what makes tensors")
+    names = {function.__name__ for function in _device._device_constructors()}
+    inside = {"nested_tensor": "nested.nested_tensor"}
+    names = {inside.get(name, name.replace("fft_", "fft.", 1)) for name in names}
+    assert len(names) > 20
+    assert names - CONSTRUCTORS == set()

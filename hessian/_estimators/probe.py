@@ -122,14 +122,14 @@ class Noise:
 
     def rewind(self) -> None:
         """Back to the first sample."""
-        self._source = torch.Generator().manual_seed(self._seed)
+        self._source = torch.Generator("cpu").manual_seed(self._seed)
         self._streams: list[torch.Generator] = []
 
     def draw(self, place: int, n: int, width: int, like: Tensor) -> Tensor:
         """Signs of the next n samples, ``[n, width]``."""
         while len(self._streams) <= place:
             seed = int(torch.randint(2**62, (), generator=self._source, device="cpu"))
-            self._streams.append(torch.Generator().manual_seed(seed))
+            self._streams.append(torch.Generator("cpu").manual_seed(seed))
         return rademacher((n, width), self._streams[place], like)
 
 

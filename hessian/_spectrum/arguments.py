@@ -47,7 +47,7 @@ class Draw:
 
     def __init__(self, generator: torch.Generator | None) -> None:
         check_generator(generator)
-        self.generator = generator or torch.Generator().manual_seed(0)
+        self.generator = generator or torch.Generator("cpu").manual_seed(0)
         self.state = self.generator.get_state()
 
     def __call__(self) -> torch.Generator:

@@ -14,13 +14,15 @@ Multiply = Callable[[Tensor], Tensor]
 
 def signs(count: int, generator: torch.Generator, like: Tensor) -> Tensor:
     """Independent ±1, ``[count, P]``, the same on every device; `like` is ``[.., P]``."""
-    drawn = torch.randint(0, 2, (count, like.shape[-1]), generator=generator, dtype=torch.int8)
+    shape = count, like.shape[-1]
+    drawn = torch.randint(0, 2, shape, generator=generator, dtype=torch.int8, device="cpu")
     return drawn.to(like).mul_(2).sub_(1)
 
 
 def normals(count: int, generator: torch.Generator, like: Tensor) -> Tensor:
     """Independent standard normal numbers, likewise."""
-    drawn = torch.randn(count, like.shape[-1], generator=generator, dtype=like.dtype)
+    shape = count, like.shape[-1]
+    drawn = torch.randn(shape, generator=generator, dtype=like.dtype, device="cpu")
     return drawn.to(like)
 
 

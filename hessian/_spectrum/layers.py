@@ -103,8 +103,8 @@ def summed(
         first += size
     layers, spent = [], 0
     for layer, members in by_layer(list(sizes)).items():
-        entries = torch.cat([torch.arange(s.start, s.stop) for s in map(starts.get, members) if s])
-        entries = entries.to(like.device)
+        places = [starts[name] for name in members]
+        entries = torch.cat([torch.arange(s.start, s.stop, device=like.device) for s in places])
         is_exact = len(entries) <= probes
         vectors = (
             torch.eye(len(entries), dtype=like.dtype, device=like.device)

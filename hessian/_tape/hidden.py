@@ -25,7 +25,7 @@ def now() -> int:
     if ask is not None:
         return int(ask())
     with torch.enable_grad():
-        node: Any = torch.zeros((), requires_grad=True).clone().grad_fn
+        node: Any = torch.zeros((), requires_grad=True, device="cpu").clone().grad_fn
     number = getattr(node, "_sequence_nr", None)
     return 0 if number is None else int(number()) + 1
 

@@ -135,8 +135,8 @@ class Masked(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         s = x.view(-1, 2, 2)
-        mask = torch.zeros(2, 2, dtype=x.dtype).masked_fill(
-            torch.ones(2, 2).triu(1).bool(), -torch.inf
+        mask = torch.zeros(2, 2, dtype=x.dtype, device=x.device).masked_fill(
+            torch.ones(2, 2, device=x.device).triu(1).bool(), -torch.inf
         )
         if self.how == "fused":
             z = F.scaled_dot_product_attention(self.q(s), self.k(s), self.v(s), mask)

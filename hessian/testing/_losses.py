@@ -14,7 +14,7 @@ Targets = Callable[[int, torch.Generator], Tensor]
 
 
 def classes(n: int, generator: torch.Generator) -> Tensor:
-    return torch.randint(0, 4, (n,), generator=generator)
+    return torch.randint(0, 4, (n,), generator=generator, device="cpu")
 
 
 def ignored(n: int, generator: torch.Generator) -> Tensor:
@@ -24,14 +24,14 @@ def ignored(n: int, generator: torch.Generator) -> Tensor:
 
 
 def values(n: int, generator: torch.Generator) -> Tensor:
-    return torch.randn(n, 4, generator=generator, dtype=torch.float64)
+    return torch.randn(n, 4, generator=generator, dtype=torch.float64, device="cpu")
 
 
 def bits(n: int, generator: torch.Generator) -> Tensor:
-    return torch.randint(0, 2, (n, 4), generator=generator).double()
+    return torch.randint(0, 2, (n, 4), generator=generator, device="cpu").double()
 
 
-WEIGHTS = torch.tensor([0.5, 2.0, 1.0, 3.0], dtype=torch.float64)
+WEIGHTS = torch.tensor([0.5, 2.0, 1.0, 3.0], dtype=torch.float64, device="cpu")
 
 
 def l2(model: nn.Module) -> Loss:

@@ -191,7 +191,7 @@ FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "clamp": lambda x: x.clamp(-0.7, 0.9),
     "square": lambda x: x.square() / 2,
     "center": lambda x: x - x.mean(0, keepdim=True),
-    "shuffle": lambda x: x[torch.arange(len(x)).flip(0)] + x,
+    "shuffle": lambda x: x[torch.arange(len(x), device=x.device).flip(0)] + x,
     "turn": lambda x: x.t().flip(0).t(),
     "detach": lambda x: x * x.detach(),
     "where": lambda x: torch.where(x > 0.1, x, 0.3 * x + 0.2),

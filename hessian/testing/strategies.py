@@ -148,7 +148,7 @@ class Problem:
 
     def network(self) -> nn.Module:
         """The network in float64, as a plain module from [n, 3] to [n, 4]."""
-        with torch.random.fork_rng(devices=[]):
+        with torch.random.fork_rng(devices=[]), torch.device("cpu"):
             torch.manual_seed(self.seed)
             parts = [part(name) for name in self.parts]
             return nn.Sequential(Part(3, WIDTH), *parts, Part(WIDTH, 4)).double()
@@ -175,7 +175,7 @@ class Problem:
                 total = total + module.penalty
             return total
 
-        x = torch.randn(self.n, 3, generator=generator, dtype=torch.float64)
+        x = torch.randn(self.n, 3, generator=generator, dtype=torch.float64, device="cpu")
         y = targets(self.n, generator)
         if self.loss.startswith(("ignore", "weights")):
             y[-1] = 1  # a batch of ignored targets only has no loss

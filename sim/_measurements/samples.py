@@ -46,7 +46,7 @@ def spread(
     inputs: Tensor, targets: Tensor, most: int, device: torch.device
 ) -> tuple[Tensor, Tensor]:
     """A few samples from all over the data, which may be sorted by class."""
-    index = torch.linspace(0, len(targets) - 1, min(most, len(targets))).long()
+    index = torch.linspace(0, len(targets) - 1, min(most, len(targets)), device="cpu").long()
     index = index.to(targets.device)
     return inputs[index].to(device), targets[index].to(device)
 

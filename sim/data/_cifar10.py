@@ -30,9 +30,11 @@ def cifar10(
 ) -> tuple[Tensor, Tensor, int, Mapping[str, Any]]:
     """The images as float32 `[N, 3, 32, 32]` and their labels, in the order of the files."""
     paths = files(root, split)
-    inputs = torch.empty(RECORDS * len(paths), 3, 32, 32, dtype=torch.float32)
-    targets = torch.empty(RECORDS * len(paths), dtype=torch.int64)
-    mean, std = (torch.tensor(v, dtype=torch.float32)[:, None, None] for v in (MEAN, STD))
+    inputs = torch.empty(RECORDS * len(paths), 3, 32, 32, dtype=torch.float32, device="cpu")
+    targets = torch.empty(RECORDS * len(paths), dtype=torch.int64, device="cpu")
+    mean, std = (
+        torch.tensor(v, dtype=torch.float32, device="cpu")[:, None, None] for v in (MEAN, STD)
+    )
     sha = hashlib.sha256()
     for number, path in enumerate(paths):
         raw = np.fromfile(path, dtype=np.uint8)

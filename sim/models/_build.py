@@ -141,4 +141,4 @@ def _seeded(seed: int | None) -> AbstractContextManager[Any]:
         return nullcontext()
     seed = _arguments.integer("seed", seed, 0)
     _arguments.at_most("seed", seed, MOST_SEED)
-    return Drawing(torch.Generator().manual_seed(seed))
+    return Drawing(torch.Generator("cpu").manual_seed(seed))

@@ -42,7 +42,8 @@ def median(columns: Sequence[Columns], entry: Entry, *, without_nan: bool = Fals
     tensor(2.5000, dtype=torch.float64)
     """
     if all(type(t) in PLAIN and t.device.type == "cpu" for members in columns for t in members):
-        return torch.tensor(_on_cpu(columns, entry, without_nan), dtype=torch.float64)
+        value = _on_cpu(columns, entry, without_nan)
+        return torch.tensor(value, dtype=torch.float64, device="cpu")
     values = torch.cat([entry(*members).flatten() for members in columns])
     return _by_torch(values[~values.isnan()] if without_nan else values)
 

@@ -33,7 +33,7 @@ def noise_scale(
     x, y = pair
     tensors = list(parameters.values())
     total = [torch.zeros_like(p, dtype=working(p.dtype), requires_grad=False) for p in tensors]
-    within = torch.zeros(len(tensors), dtype=torch.float64)
+    within = torch.zeros(len(tensors), dtype=torch.float64, device="cpu")
     parts = list(zip(x.tensor_split(micro_batches), y.tensor_split(micro_batches), strict=True))
     for inputs, targets in parts:
         value = scalar_loss(loss, model(inputs), targets)

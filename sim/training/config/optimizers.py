@@ -76,7 +76,7 @@ def _check_torch(options: Mapping[str, Any]) -> None:
 
 def check(name: str, lr: float, options: Mapping[str, Any]) -> None:
     """Refuse, without a network, what `make` would refuse."""
-    make(name, [("w", torch.nn.Parameter(torch.zeros(1)))], lr, options)
+    make(name, [("w", torch.nn.Parameter(torch.zeros(1, device="cpu")))], lr, options)
 
 
 def couples(name: str, options: Mapping[str, Any]) -> bool:
@@ -87,7 +87,7 @@ def couples(name: str, options: Mapping[str, Any]) -> bool:
     """
     if name != "lamb":
         return False
-    made = make(name, [("w", torch.nn.Parameter(torch.zeros(1)))], 0.0, options)
+    made = make(name, [("w", torch.nn.Parameter(torch.zeros(1, device="cpu")))], 0.0, options)
     return made.param_groups[0]["max_grad_norm"] is not None
 
 

@@ -148,7 +148,7 @@ class Layers:
             means = self._means(pending.values[:count])
             if self._stride_source != "weights":
                 # The step is the rate times the gradient or the momentum.
-                rates = torch.tensor(pending.rates[:count], dtype=self._sizes.dtype)
+                rates = torch.tensor(pending.rates[:count], dtype=self._sizes.dtype, device="cpu")
                 source = 0 if self._stride_source == "gradient" else 1
                 means[:, 1] = means[:, source] * moved(rates, means.device)[:, None, None]
             self.rows.values[last - count : last] = means.permute(0, 2, 3, 1)

@@ -28,7 +28,7 @@ class Masks:
         )
         self._generator: torch.Generator | None = None
         if self._random and device.type == "cpu" and separate:
-            generator = torch.Generator()
+            generator = torch.Generator("cpu")
             self._generator = generator if mask(model, generator) else None
 
     def __call__(self, *seed: int) -> AbstractContextManager[None]:

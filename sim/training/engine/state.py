@@ -167,7 +167,8 @@ class State:
         last = epoch is self.schedule.passes[-1]
         due = every and (last or (epoch.epoch + 1) % every == 0)
         tested = self.evaluation.test() if due else {}
-        counts = torch.tensor(self.schedule.counts[epoch.first : epoch.first + epoch.steps])
+        sizes = self.schedule.counts[epoch.first : epoch.first + epoch.steps]
+        counts = torch.tensor(sizes, device="cpu")
         samples = len(self.samples.training)
         whole = epoch.steps == steps_in(samples, epoch.batch_size, self.config.drop_last)
         self.recorder.end_epoch(epoch, counts, tested, self.position.epoch_seconds, whole)

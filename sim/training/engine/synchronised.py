@@ -154,7 +154,7 @@ class Synchronised:
                 variance, mean = torch.var_mean(x, dims, correction=0)
                 moments.append((count, mean, variance * count))
             # The moments of the parts, then of the processes, put together without cancellation.
-            counts = torch.tensor([count for count, _, _ in moments]).to(moments[0][1])
+            counts = moments[0][1].new_tensor([count for count, _, _ in moments])
             means = torch.stack([mean for _, mean, _ in moments])
             total, weighted = counts.sum().reshape(1), counts @ means
             self.world.sum([total, weighted])

@@ -19,4 +19,4 @@ def keep_freed() -> None:
     network. It learns from the largest block that it has seen freed, so one is shown to it, which
     nothing is written to and which takes no memory. Another C library does what it did before.
     """
-    torch.empty(BLOCK, dtype=torch.uint8)
+    torch.empty(BLOCK, dtype=torch.uint8, device="cpu")

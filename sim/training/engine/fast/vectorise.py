@@ -111,7 +111,7 @@ def _cost(config: TrainConfig) -> Cost:
         if type(module) in products:
             module.register_forward_hook(count)
     with isolated("cpu"), torch.no_grad():
-        model.eval()(torch.zeros(1, *shape, dtype=torch.float32))
+        model.eval()(torch.zeros(1, *shape, dtype=torch.float32, device="cpu"))
     n = max([config.batch_size, *(phase.batch_size or 0 for phase in config.phases)])
     weights = sum(p.numel() for p in model.parameters())
     return Cost(weights, n * sum(products.values()), n * products[nn.Conv2d])
