@@ -2,9 +2,10 @@
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
+PYTHONS ?= python3.11 python3.12 python3.13
 AUDIT  ?=
 
-.PHONY: audit test lint slow gpu browser bench gallery docs wheel clean
+.PHONY: audit test lint slow gpu browser pythons bench gallery docs wheel clean
 
 audit: $(VENV)/.installed
 	$(BIN)/cblr audit $(AUDIT)
@@ -27,6 +28,15 @@ gpu: $(VENV)/.installed-test
 browser: $(VENV)/.installed-test
 	$(BIN)/python -m pytest -m browser
 
+# The whole gate on each of the interpreters that are at hand.
+pythons:
+	@for python in $(PYTHONS); do \
+	  if $$python -c '' 2> /dev/null; then \
+	    echo "== $$($$python -V)"; \
+	    $(MAKE) --no-print-directory VENV=.venv-$$(basename $$python) PYTHON=$$python test || exit; \
+	  else echo "== $$python is not at hand"; fi; \
+	done
+
 # Without dependencies: BackPACK names torchvision, which nothing here uses, and none may pick a torch.
 bench: $(VENV)/.installed-test
 	$(BIN)/python -m pip install --quiet --no-deps -c constraints.txt backpack-for-pytorch unfoldNd einops \
@@ -41,8 +51,15 @@ docs: gallery
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[docs]'
 	$(BIN)/mkdocs build --strict
 
-wheel: $(VENV)/.installed-test
-	$(BIN)/python -m build --wheel
+# Source distribution and, from it, the wheel; with the build tool alone.
+wheel: build/venv/.installed
+	rm -rf dist
+	PIP_CONSTRAINT=constraints.txt build/venv/bin/python -m build
+
+build/venv/.installed: constraints.txt
+	$(PYTHON) -m venv build/venv
+	build/venv/bin/python -m pip install --quiet -c constraints.txt build
+	@touch $@
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
@@ -52,7 +69,7 @@ $(BIN)/python:
 # torch first and by its exact pin, so that nothing else decides which build is taken.
 $(VENV)/.installed: $(BIN)/python constraints.txt pyproject.toml
 	$(BIN)/python -m pip install --quiet -c constraints.txt torch
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e .
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[audit]'
 	@touch $@
 
 $(VENV)/.installed-test: $(VENV)/.installed
@@ -60,4 +77,4 @@ $(VENV)/.installed-test: $(VENV)/.installed
 	@touch $@
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv* build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

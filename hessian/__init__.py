@@ -14,6 +14,8 @@
 | is it exact on a network or operation of one's own? | `testing.assert_exact` |
 """
 
+from typing import TYPE_CHECKING
+
 from hessian import testing as testing
 from hessian._batch.plan import Entry as Entry
 from hessian._batch.plan import Plan as Plan
@@ -67,3 +69,15 @@ __all__ = [
     "sample",
     "testing",
 ]
+
+if TYPE_CHECKING:
+    __version__: str
+else:  # not for type checkers, to which every name would then be one of this module's
+
+    def __getattr__(name):
+        """The version, which is looked up when it is first asked for."""
+        if name != "__version__":
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        from hessian._runtime.release import release
+
+        return globals().setdefault(name, release())

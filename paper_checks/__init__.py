@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from paper_checks.running.runner import rejudge as rejudge
     from paper_checks.running.runner import run as run
 
+    __version__: str
+
 __all__ = ["IDS", "InputError", "Interrupted", "Result", "rejudge", "run"]
 
 # Imported when first asked for: the command `cblr` sees to Ctrl-C before anything that takes time.
@@ -33,8 +35,16 @@ _PLACES = {
 
 def __getattr__(name: str) -> Any:
     """A public name, from the module that has it."""
-    if name not in _PLACES:
+    if name not in _PLACES and name != "__version__":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if name == "__version__":
+        from hessian._runtime.release import release
+
+        return release()
+    from paper_checks.extras import absence
+
+    if name in ("run", "rejudge") and (sentence := absence(f"{__name__}.{name}")):
+        raise ModuleNotFoundError(sentence)
     return getattr(import_module(f"{__name__}.{_PLACES[name]}"), name)
 
 

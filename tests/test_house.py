@@ -125,11 +125,11 @@ INNER = {
 }
 # On top of their package, but below all of its folders.
 BELOW = {
-    *("sim._arguments", "sim._isolation"),
+    *("sim._arguments", "sim._extras", "sim._isolation"),
     *(
         f"paper_checks.{name}"
         for name in (
-            *("check", "drawing", "environment", "errors", "files", "numbers", "result"),
+            *("check", "drawing", "environment", "errors", "extras", "files", "numbers", "result"),
             *("shared", "statements", "statistics", "verdicts"),
         )
     ),

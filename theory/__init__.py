@@ -31,6 +31,17 @@
 True
 """  # noqa: E501
 
+from typing import TYPE_CHECKING
+
+try:
+    import mpmath as _mpmath  # noqa: F401
+    import sympy as _sympy  # noqa: F401
+except ModuleNotFoundError as error:
+    raise ModuleNotFoundError(
+        f"theory needs {error.name}, which is not installed; pip install 'cblr[theory]'",
+        name=error.name,
+    ) from None
+
 from theory import symbols
 from theory._objects import Distributed, Gaussian, Tends
 from theory.derivation import Derivation, Statement
@@ -148,3 +159,18 @@ __all__ = [
     "student_abs_gradient",
     "symbols",
 ]
+
+if TYPE_CHECKING:
+    __version__: str
+else:  # not for type checkers, to which every name would then be one of this module's
+
+    def __getattr__(name):
+        """The version of what is installed, looked up when it is first asked for."""
+        if name != "__version__":
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        from importlib.metadata import PackageNotFoundError, version
+
+        try:
+            return globals().setdefault(name, version("cblr"))
+        except PackageNotFoundError:
+            return "0+unknown"

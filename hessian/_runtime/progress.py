@@ -6,6 +6,8 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, Protocol, TypeVar
 
+from hessian._runtime.extras import extra
+
 
 class Numbered(Protocol):
     """What has a place in the order of the data."""
@@ -54,7 +56,8 @@ def ticker(progress: bool) -> Iterator[Ticker]:
     if not progress:
         yield Ticker()
         return
-    from rich.progress import Progress
+    with extra("display", "progress=True"):
+        from rich.progress import Progress
 
     with Progress(transient=True) as bar:
         yield Ticker(bar)

@@ -18,6 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from hessian._runtime.extras import extra
 from hessian._spectrum.basis import Multiply, signs
 
 Array = NDArray[np.float64]
@@ -75,11 +76,11 @@ class Density:
         """Draw density and band on a logarithmic scale, into matplotlib axes or new ones.
 
         Raises:
-            ImportError: matplotlib is not installed.
+            ModuleNotFoundError: matplotlib, of the extra `display`, is not installed.
         """
         if axes is None:
-            from matplotlib.figure import Figure
-
+            with extra("display", "Density.plot"):
+                from matplotlib.figure import Figure
             axes = Figure(figsize=(7, 4), layout="constrained").subplots()
         floor = 1e-3 / (self.size * self.width)  # a thousandth of one eigenvalue's peak
         axes.fill_between(
@@ -95,7 +96,7 @@ class Density:
         """Write the plot to a file, whose ending says in which format.
 
         Raises:
-            ImportError: matplotlib is not installed.
+            ModuleNotFoundError: matplotlib, of the extra `display`, is not installed.
         """
         self.plot().figure.savefig(path)
 

@@ -19,6 +19,10 @@ def main() -> None:
     usual = signal.getsignal(signal.SIGINT) is signal.default_int_handler
     if usual and threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGINT, _stop)
+    from paper_checks.extras import absence
+
+    if sentence := absence("the command cblr"):
+        sys.exit(sentence)
     from paper_checks.cli.commands import app
     from paper_checks.cli.streams import lenient
 

@@ -6,10 +6,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from rich.console import Console
-from rich.progress import Progress
 from torch import Tensor, nn
 
+from sim._extras import extra
 from sim._isolation import isolated, seeded
 from sim.data import Dataset
 
@@ -79,7 +78,13 @@ def seeded_anew(seed: int | list[int], device: torch.device) -> Iterator[None]:
 @contextmanager
 def progress_bar(shown: bool, title: str) -> Iterator[Callable[[int], Callable[[int], None]]]:
     """A bar that starts once the number of samples is known."""
-    with Progress(console=Console(stderr=True), disable=not shown, transient=True) as bar:
+    if not shown:
+        yield lambda total: lambda samples: None
+        return
+    with extra("progress=True"):
+        from rich.console import Console
+        from rich.progress import Progress
+    with Progress(console=Console(stderr=True), transient=True) as bar:
 
         def start(total: int) -> Callable[[int], None]:
             task = bar.add_task(title, total=total)

@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pooch
 import torch
 from torch import Tensor
+
+from sim._extras import extra
 
 CLASSES = 10
 FOLDER = "cifar-10-batches-bin"
@@ -91,6 +92,8 @@ def download_cifar10(
     ...
     ValueError: SHA256 hash of downloaded file ... does not match the known hash...
     """
+    with extra("download_cifar10"):
+        import pooch
     try:
         pooch.retrieve(
             URL,

@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from sklearn.datasets import load_digits
 from torch import Tensor
 
+from sim._extras import extra
 from sim.data._dataset import needless
 
 CLASSES = 10
@@ -24,6 +24,8 @@ def digits(root: None, split: str) -> tuple[Tensor, Tensor, int, Mapping[str, An
     """The images as float32 `[N, 1, 8, 8]` and their labels."""
     if root is not None:
         raise needless("digits", root)
+    with extra("the data set 'digits'"):
+        from sklearn.datasets import load_digits
     bunch = load_digits()
     pixels = bunch.images.astype(np.uint8)
     labels = bunch.target.astype(np.uint8)
