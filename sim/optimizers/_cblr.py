@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from sim import _arguments
+from sim.optimizers._radii import descend, rates
 from sim.optimizers._rule import Bucket, Rule, options, pieces, working
 from sim.optimizers._saved import bare
 from sim.optimizers._shards import PLAIN, like, local, reduced, sharded, spread_out, wrapped
@@ -181,17 +182,17 @@ class CBLR(Rule):
         {'w': tensor([ 0.2500, 10.0000])}
         """
         curvatures, buckets = self._gather(curvature)
-        rates: dict[Tensor, Tensor] = {}
+        radii: dict[Tensor, Tensor] = {}
         for group, members in zip(self.param_groups, buckets, strict=True):
             for bucket in members:
                 second = [
                     curvatures[p].to(w) if p in curvatures else local(self.state[p]["curvature"])
                     for p, w in zip(bucket.parameters, bucket.weights, strict=True)
                 ]
-                _, values = _rates(group, bucket.weights, bucket.gradients, second)
-                rates.update(zip(bucket.parameters, values, strict=True))
+                _, values = rates(group, bucket.weights, bucket.gradients, second)
+                radii.update(zip(bucket.parameters, values, strict=True))
         pairs = [pair for group in self.param_groups for pair in zip(*_named(group), strict=True)]
-        return {name: wrapped(rates[p], p) for name, p in pairs if p in rates}
+        return {name: wrapped(radii[p], p) for name, p in pairs if p in radii}
 
     def _gather(
         self, curvature: Mapping[str, Tensor] | None
@@ -230,7 +231,7 @@ class CBLR(Rule):
         if group["momentum"]:
             lists.append(self._state(bucket, "momentum_buffer")[0])
         for weights, gradients, second, *velocities in pieces(lists):
-            _descend(group, weights, gradients, second, velocities[0] if velocities else None)
+            descend(group, weights, gradients, second, velocities[0] if velocities else None)
         bucket.write()
 
     def _at_rest(self) -> bool:
@@ -353,69 +354,6 @@ class CBLR(Rule):
             (room if type(room) in PLAIN else local(room)).copy_(value)
         for group in self.param_groups:
             group["curvature_age"] = 0
-
-
-def radii(
-    gradients: list[Tensor],
-    curvatures: list[Tensor],
-    *,
-    max_radius: float,
-    min_curvature: float = 0.0,
-    damping: float = 0.0,
-    negative: str = "absolute",
-) -> list[Tensor]:
-    """min(R, R_max) for lists of tensors (equation 9), R as the options of CBLR have it.
-
-    >>> g, h = torch.tensor([1.0, 0.0, 2.0]), torch.tensor([2.0, 0.0, 0.0])
-    >>> radii([g], [h], max_radius=10.0)
-    [tensor([ 1.4142, 10.0000, 10.0000])]
-    """
-    size = torch._foreach_abs(curvatures)
-    if damping:
-        torch._foreach_add_(size, damping)
-    if min_curvature:
-        torch._foreach_clamp_min_(size, min_curvature)
-    radius = torch._foreach_mul(gradients, gradients)
-    torch._foreach_add_(radius, 1.0)
-    torch._foreach_mul_(radius, torch._foreach_sqrt(radius))
-    torch._foreach_div_(radius, size)
-    if negative != "absolute":
-        for r, h in zip(radius, curvatures, strict=True):
-            r.masked_fill_(h < 0, 1.0 if negative == "gradient" else 0.0)
-    # Where (1 + g²)^{3/2} overflows it is infinite, and the cap holds all the same.
-    torch._foreach_clamp_max_(radius, max_radius)
-    return list(radius)
-
-
-def _rates(
-    group: dict[str, Any], weights: list[Tensor], gradients: list[Tensor], curvatures: list[Tensor]
-) -> tuple[list[Tensor], list[Tensor]]:
-    """The gradients, with coupled decay where there is one, and the rate of each entry."""
-    beta = group["weight_decay"]
-    if beta and group["decay"] == "coupled":
-        gradients = list(torch._foreach_add(gradients, weights, alpha=beta))
-        curvatures = list(torch._foreach_add(curvatures, beta))
-    options = {key: group[key] for key in ("max_radius", "min_curvature", "damping", "negative")}
-    return gradients, radii(gradients, curvatures, **options)
-
-
-def _descend(
-    group: dict[str, Any],
-    weights: list[Tensor],
-    gradients: list[Tensor],
-    curvatures: list[Tensor],
-    velocities: list[Tensor] | None,
-) -> None:
-    lr, beta = float(group["lr"]), group["weight_decay"]
-    gradients, steps = _rates(group, weights, gradients, curvatures)
-    torch._foreach_mul_(steps, gradients)
-    if velocities is not None:
-        torch._foreach_mul_(velocities, group["momentum"])
-        torch._foreach_add_(velocities, steps)
-        steps = velocities
-    if beta and group["decay"] == "decoupled":
-        torch._foreach_mul_(weights, 1 - lr * beta)
-    torch._foreach_add_(weights, steps, alpha=-lr)
 
 
 def _stale(groups: list[dict[str, Any]], known: Mapping[str, Tensor]) -> bool:
