@@ -1,7 +1,7 @@
 """Curvature-based learning rates with the exact second derivative (equations 9 to 11)."""
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -9,12 +9,13 @@ from torch import Tensor
 
 from sim import _arguments
 from sim.optimizers._radii import descend, rates
-from sim.optimizers._rule import Bucket, Rule, options, pieces, working
+from sim.optimizers._rule import Bucket, Rule, evaluate, options, pieces, working
 from sim.optimizers._saved import bare
 from sim.optimizers._shards import PLAIN, like, local, reduced, sharded, spread_out, wrapped
 
 DECAYS = ("coupled", "decoupled")
 NEGATIVE = ("absolute", "gradient", "zero")
+Source = Callable[[], Mapping[str, Tensor]]
 REMEDY = "pass hessian.diagonal(model, loss, batch) of this model"
 
 
@@ -35,10 +36,11 @@ class CBLR(Rule):
     must stay below 2(1 + m)/λ_max(ρ^½ H ρ^½), ρ = min(R, R_max), which can be as small as 2/P for
     P parameters. `sim.stable_gamma` finds γ, cap and interval that keep within that along a run.
 
-    The curvature goes to `step`. The gradient is `.grad`; where no parameter has one, it is
-    `curvature.gradient`, which `hessian.diagonal` has already computed. That leaves buffers and
-    random state as found: a network with batch norm or dropout still needs a forward and backward
-    pass of its own, after `hessian.diagonal`, so that both have the same dropout.
+    The curvature goes to `step`, or comes from a source. The gradient is `.grad`; where no
+    parameter has one, it is `curvature.gradient`, which `hessian.diagonal` has already computed.
+    That leaves buffers and random state as found: a network with batch norm or dropout still needs
+    a forward and backward pass of its own, after `hessian.diagonal`, so that both have the same
+    dropout.
 
     Args:
         params: names are needed: `model.named_parameters()`, or groups whose "params" are
@@ -62,8 +64,15 @@ class CBLR(Rule):
             `due` says whether the next step needs a new one.
         foreach: `True` updates all tensors of a group together, which saves launches; `False` one
             by one, which saves memory; `None` chooses by device and size. The results are equal.
+        curvature: a source: a function without arguments that returns the curvature (the second
+            derivatives at the current weights, `hessian.diagonal(model, loss, batch)`), called by
+            each step that is not given one, or every `refresh_interval` steps. For loops that call
+            `step()` or `step(closure)` themselves: Lightning, Hugging Face's Trainer, accelerate,
+            a gradient scaler; `sim.integrations.BatchCurvature` is one. Also an attribute to set.
+            Not part of the saved state.
 
     Raises:
+        TypeError: `curvature` is no function.
         ValueError: an argument is out of its range; a parameter has no name.
 
     Source: Gao & Zhong (2020), equations 9 to 11. The paper has neither the cap nor momentum,
@@ -81,6 +90,7 @@ class CBLR(Rule):
     """
 
     _keys = ("curvature", "momentum_buffer")
+    curvature: Source | None = None
 
     def __init__(
         self,
@@ -96,9 +106,18 @@ class CBLR(Rule):
         negative: str = "absolute",
         refresh_interval: int | None = None,
         foreach: bool | None = None,
+        curvature: Source | None = None,
     ) -> None:
+        if curvature is not None and not callable(curvature):
+            raise TypeError(
+                f"curvature: got {type(curvature).__name__}; give a function that returns "
+                "hessian.diagonal(model, loss, batch), or pass that to step"
+            )
+        defaults = options(locals())
+        del defaults["curvature"]
         # The age is the number of steps taken with the stored curvature.
-        super().__init__(params, {**options(locals()), "curvature_age": None})
+        super().__init__(params, {**defaults, "curvature_age": None})
+        self.curvature = curvature
 
     def _check(self, group: dict[str, Any]) -> None:
         super()._check(group)
@@ -120,46 +139,66 @@ class CBLR(Rule):
     def due(self) -> bool:
         """Whether the next step needs a curvature: there is none yet, or it has served its time.
 
+        With a source of its own and without a `refresh_interval`, every step needs a new one.
+
         >>> w = torch.nn.Parameter(torch.tensor(1.0))
         >>> CBLR([("w", w)], lr=0.1).due
         True
         """
+        has_source = self.curvature is not None
         for group in self.param_groups:
             age, interval = group["curvature_age"], group["refresh_interval"]
-            if age is None or (interval is not None and age >= interval):
+            if age is None or (age >= interval if interval is not None else has_source):
                 return True
         return False
 
     @torch.no_grad()
-    def step(  # type: ignore[override]
-        self, curvature: Mapping[str, Tensor] | None = None, closure: Any = None
-    ) -> None:
+    def step(
+        self,
+        closure: Callable[[], Any] | Mapping[str, Tensor] | None = None,
+        curvature: Mapping[str, Tensor] | Source | None = None,
+    ) -> Any:
         """Update the parameters once.
 
         Args:
+            closure: evaluated first, with gradients on; its value is returned. A mapping in its
+                place is the curvature.
             curvature: name → d²L/dw² in the parameter's shape, for every trainable parameter of
-                this optimizer and no other, as `hessian.diagonal` returns it. It is copied. `None`
-                uses the last one again.
-            closure: not taken; named here only to say so.
+                this optimizer and no other, as `hessian.diagonal` returns it, or a function that
+                returns it, called after the closure. It is copied. `None` asks the optimizer's own
+                source where a new one is `due`, and else uses the last one again.
 
         Raises:
-            TypeError: a closure, or a curvature that is not a mapping of tensors.
+            TypeError: a closure that is no function; a curvature that is not a mapping of tensors.
             ValueError: a name is missing, unknown or has another shape; a value is not finite;
                 `None` where there is no curvature yet or `refresh_interval` has passed; a sparse
                 gradient. Nothing has been changed then.
         """
-        if closure is not None or (callable(curvature) and not isinstance(curvature, Mapping)):
-            raise TypeError(f"closure: CBLR takes none, it needs a curvature; {REMEDY}")
+        if isinstance(closure, Mapping) and curvature is None:
+            closure, curvature = None, closure
+        if closure is not None and not callable(closure):
+            raise TypeError(
+                f"closure: got {type(closure).__name__}; give a function, or as the curvature "
+                "hessian.diagonal(model, loss, batch)"
+            )
+        if curvature is None and self.due and self.curvature is None and closure is not None:
+            self._check_age()
+        value = evaluate(closure)
         if curvature is None and self._at_rest():
             self._begin()
-            return
-        curvatures, buckets = self._gather(curvature)
-        if curvature is not None:
+            return value
+        source = self.curvature if curvature is None and self.due else curvature
+        if callable(source) and not isinstance(source, Mapping):
+            with torch.enable_grad():
+                source = source()
+        curvatures, buckets = self._gather(source)
+        if source is not None:
             self._store(curvatures)
         for group, members in zip(self.param_groups, buckets, strict=True):
             for bucket in members:
                 self._update(group, bucket)
             group["curvature_age"] += 1
+        return value
 
     @torch.no_grad()
     def radius(self, curvature: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:

@@ -132,9 +132,10 @@ CURVATURES = [
     (good(p1=torch.ones(3).long()), TypeError, r"'p1' is torch\.int64; give a floating-point"),
     (good(p1=[1.0] * 3), TypeError, r"'p1' is list; give a floating-point tensor"),
     (good(p1=torch.tensor([1, torch.nan, 1])), ValueError, r"'p1' holds a value that is not fin"),
-    (torch.ones(2), TypeError, r"^closure: CBLR takes none|^curvature: got Tensor; pass hessian"),
+    (torch.ones(2), TypeError, r"^curvature: got Tensor; pass hessian"),
     ([torch.ones(2)], TypeError, r"^curvature: got list; pass hessian\.diagonal"),
-    (lambda: 1.0, TypeError, r"^closure: CBLR takes none, it needs a curvature; pass hessian"),
+    (lambda: 1.0, TypeError, r"^curvature: got float; pass hessian"),
+    (lambda: None, ValueError, r"^curvature: there is none to use again yet; pass hessian"),
     (None, ValueError, r"^curvature: there is none to use again yet; pass hessian\.diagonal"),
 ]
 
@@ -153,9 +154,19 @@ def test_curvature(curvature, kind, message):
     optimizer.step(curvature=good())
 
 
-def test_a_closure_by_name():
-    with pytest.raises(TypeError, match=r"^closure: CBLR takes none"):
-        optimizers.CBLR(tensors(), lr=0.1).step(closure=lambda: 1.0)
+def test_a_closure_without_a_curvature_is_not_begun():
+    called = []
+    optimizer = optimizers.CBLR(tensors(), lr=0.1)
+    for arguments in ((called.clear,), (None, None)):
+        with pytest.raises(ValueError, match=r"^curvature: there is none to use again yet"):
+            optimizer.step(*arguments)
+    with pytest.raises(ValueError, match=r"^curvature: there is none"):
+        optimizer.step(closure=lambda: called.append(1))
+    assert not called
+    with pytest.raises(TypeError, match=r"^closure: got Tensor; give a function, or as the"):
+        optimizer.step(torch.ones(1))
+    with pytest.raises(TypeError, match=r"^curvature: got dict; give a function that returns"):
+        optimizers.CBLR(tensors(), lr=0.1, curvature={})
 
 
 def test_a_gradient_of_another_model():
