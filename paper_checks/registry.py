@@ -1,80 +1,68 @@
-"""Every check by its id."""
+"""Every check of a paper by its id."""
 
 from collections.abc import Iterable
 from difflib import get_close_matches
 
 from paper_checks.check import Check
 from paper_checks.errors import InputError
-from paper_checks.papers.gao2020.figures import FIGURES, figure_check
-from paper_checks.statements import CLAIMS
+from paper_checks.papers import NAMES, USUAL, paper
 
-EQUATION_IDS = tuple(f"eq{label}" for label in range(1, 29))
-_PAPER = {*FIGURES, "fig2", "fig3"}
-FIGURE_IDS = (
-    *(name for name in (f"fig{number}" for number in range(1, 17)) if name in _PAPER),
-    "fig-law",
-    *(name for name in FIGURES if name.startswith("fig-")),
-)
-IDS = EQUATION_IDS + FIGURE_IDS + tuple(CLAIMS)
+IDS = paper().ids
+EQUATION_IDS = tuple(name for name in IDS if name.startswith("eq"))
+FIGURE_IDS = tuple(name for name in IDS if name.startswith("fig"))
 
 
-def resolve(only: str | Iterable[str] | None) -> list[str]:
-    """The ids asked for, in the order of `IDS`, each once; all of them for `None`.
+def known(name: str) -> str:
+    """The name of a paper.
+
+    >>> known("gao2020")
+    'gao2020'
+
+    Raises `InputError` for a name that no paper has.
+    """
+    if name not in NAMES:
+        raise InputError("--paper", repr(name), f"choose one of {', '.join(NAMES)}")
+    return name
+
+
+def resolve(only: str | Iterable[str] | None, of: str = USUAL) -> list[str]:
+    """The ids asked for of a paper, in its order, each once; all of them for `None`.
 
     >>> resolve(["fig2", "eq4", "fig2"])
     ['eq4', 'fig2']
 
     Raises `InputError` for an unknown id, with the nearest known ones, and for an empty list.
     """
+    ids = paper(of).ids
     if only is None:
-        return list(IDS)
+        return list(ids)
     asked = [only] if isinstance(only, str) else list(only)
     if not asked:
         raise InputError("--only", "nothing", "name at least one check, or leave it out for all")
     for name in asked:
-        if name not in IDS:
-            raise InputError("--only", repr(name), _remedy(name))
-    return [name for name in IDS if name in asked]
+        if name not in ids:
+            raise InputError("--only", repr(name), _remedy(name, of))
+    return [name for name in ids if name in asked]
 
 
-def _remedy(name: str) -> str:
-    claims = [known for known in CLAIMS if name and name.casefold() in known]
-    near = claims[:3] or get_close_matches(name.casefold(), IDS, n=3, cutoff=0.4)
+def _remedy(name: str, of: str) -> str:
+    claims = [known for known in paper(of).claims if name and name.casefold() in known]
+    near = claims[:3] or get_close_matches(name.casefold(), paper(of).ids, n=3, cutoff=0.4)
     if near:
         return f"no such check; did you mean {' or '.join(near)}?"
-    return "no such check; there are eq1 to eq28, fig1 to fig16, fig-… and claim-…"
+    return f"no such check; there are {paper(of).range_of_ids}"
 
 
-def build(name: str) -> Check:
-    """The check called `name`; its packages are imported only now."""
-    if name.startswith("eq"):
-        from paper_checks.equations.checks import equation_check
-
-        return equation_check(name.removeprefix("eq"))
-    if name == "fig2":
-        from paper_checks.papers.gao2020.figures.fig2 import FIG2
-
-        return FIG2
-    if name == "fig3":
-        from paper_checks.papers.gao2020.figures.fig3 import FIG3
-
-        return FIG3
-    if name == "fig-law":
-        from paper_checks.papers.gao2020.figures.fig_law import FIG_LAW
-
-        return FIG_LAW
-    if name in FIGURES:
-        return figure_check(name)
-    from paper_checks.papers.gao2020.claims import claim_check
-
-    return claim_check(name)
+def build(name: str, of: str = USUAL) -> Check:
+    """The check called `name` of a paper; its packages are imported only now."""
+    return paper(of).build(name)
 
 
-def rows_read(name: str) -> tuple[str, ...]:
+def rows_read(name: str, of: str = USUAL) -> tuple[str, ...]:
     """The ledger's sweeps and measurements whose rows the check `name` reads; none without rows.
 
     >>> rows_read("fig4"), rows_read("fig3"), rows_read("eq4")
     (('first-epoch',), ('fig3',), ())
     """
     # Not an equation, whose check takes all of theory, nor what is said of a reader's own network.
-    return build(name).rows if name in FIGURE_IDS or name in CLAIMS else ()
+    return build(name, of).rows if name in paper(of).ids and not name.startswith("eq") else ()

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from paper_checks.files import write_atomically
+from paper_checks.papers import USUAL
 
 # In place of measurements that another check of the same file has.
 SAME = "same_as"
@@ -50,6 +51,11 @@ class Result:
     code: str = ""
     p: float | None = None
     measurements: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def paper(self) -> str:
+        """The name of the paper that was audited."""
+        return str((self.environment or {}).get("paper", USUAL))
 
 
 def plain(value: Any) -> Any:

@@ -4,7 +4,6 @@ import hashlib
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from importlib.resources import files
 from types import MappingProxyType
 
 
@@ -62,10 +61,26 @@ def parse(text: str, table: str = "claim") -> dict[str, Claim]:
     return claims
 
 
-CLAIMS: Mapping[str, Claim] = MappingProxyType(
-    parse(
-        files("paper_checks.papers.gao2020")
-        .joinpath("claims", "registry.toml")
-        .read_text(encoding="utf-8")
-    )
-)
+@dataclass(frozen=True)
+class Words:
+    """One check for a reader: a sentence, the equations it tests, and the unit of its numbers.
+
+    `no_row` says why the ledger has no row of it, where that is not plain.
+    """
+
+    sentence: str
+    equations: tuple[str, ...] = ()
+    unit: str = ""
+    no_row: str = ""
+
+
+def parse_words(text: str) -> dict[str, Words]:
+    """The words of a TOML text, a table for each check, by its id.
+
+    >>> parse_words('[eq1]\\nsentence = "It falls."')["eq1"].sentence
+    'It falls.'
+    """
+    return {
+        name: Words(**{**entry, "equations": tuple(entry.get("equations", ()))})
+        for name, entry in tomllib.loads(text).items()
+    }

@@ -10,7 +10,8 @@ from pathlib import Path
 
 from paper_checks.errors import InputError
 from paper_checks.files import write_atomically
-from paper_checks.report.beside import PLACE, Beside, Entry, beside
+from paper_checks.papers import USUAL
+from paper_checks.report.beside import Beside, Entry, beside
 from paper_checks.report.words import bounds, quantity
 from paper_checks.result import Result, read_results
 from paper_checks.verdicts import rank
@@ -29,13 +30,15 @@ def table(results: Sequence[Result], ledger: Beside) -> str:
     lines = [f"{_counts([row.verdict for row in rows])} on {here}."]
     if ledger.entries:
         verdicts = [ledger.entries[row.id].verdict for row in rows if row.id in ledger.entries]
-        lines[0] += f" {_counts(verdicts)} on {PLACE}, from {ledger.rows} runs."
-    lines += ["", f"| | {here} | {PLACE} | |", "|---|---|---|---|"]
+        lines[0] += f" {_counts(verdicts)} on {ledger.place}, from {ledger.rows} runs."
+    lines += ["", f"| | {here} | {ledger.place} | |", "|---|---|---|---|"]
     for row in rows:
         entry = ledger.entries.get(row.id)
-        cell = _cell(row.id, row.verdict, row.measured, row.interval)
+        cell = _cell(row.id, row.verdict, row.measured, row.interval, row.paper)
         word = "differs" if ledger.word(row).startswith("differs") else ""
-        lines.append(f"| {row.id}: {_plain(row.title)} | {cell} | {_entry(entry)} | {word} |")
+        lines.append(
+            f"| {row.id}: {_plain(row.title)} | {cell} | {_entry(entry, row.paper)} | {word} |"
+        )
     return "\n".join(lines)
 
 
@@ -44,20 +47,24 @@ def _counts(verdicts: Sequence[str]) -> str:
     return ", ".join(f"{count} {word}" for word, count in counts)
 
 
-def _entry(entry: Entry | None) -> str:
+def _entry(entry: Entry | None, of: str) -> str:
     if entry is None:
         return ""
     if not entry.ran:
         runs = f" ({entry.done} of {entry.total} runs)" if entry.done else ""
         return f"{entry.verdict}{runs}"
-    return _cell(entry.id, entry.verdict, entry.measured, entry.interval)
+    return _cell(entry.id, entry.verdict, entry.measured, entry.interval, of)
 
 
 def _cell(
-    name: str, verdict: str, measured: float | str | None, interval: tuple[float, float] | None
+    name: str,
+    verdict: str,
+    measured: float | str | None,
+    interval: tuple[float, float] | None,
+    of: str,
 ) -> str:
-    value = "" if measured is None else f": {quantity(name, measured)}"
-    return _plain(f"{verdict}{value} {bounds(name, interval)}".strip())
+    value = "" if measured is None else f": {quantity(name, measured, of)}"
+    return _plain(f"{verdict}{value} {bounds(name, interval, of)}".strip())
 
 
 def _plain(text: str) -> str:
@@ -85,7 +92,10 @@ def put(page: Path, text: str) -> None:
 def main(arguments: Sequence[str]) -> None:
     """Print the table of a results.json, or put it into a page."""
     results = read_results(Path(arguments[0]))
-    text = table(results, beside([result.id for result in results]))
+    text = table(
+        results,
+        beside([result.id for result in results], of=results[0].paper if results else USUAL),
+    )
     if len(arguments) > 1:
         put(Path(arguments[1]), text)
     else:

@@ -96,13 +96,23 @@ INNER = {
         "paper_checks/ledger": set(),
         "paper_checks/measurements": {"paper_checks/ledger"},
         "paper_checks/equations": {"paper_checks/measurements"},
-        f"{GAO}/measurements": {"paper_checks/ledger", "paper_checks/measurements"},
+        f"{GAO}/statements": set(),
+        f"{GAO}/experiments": {"paper_checks/equations"},
+        f"{GAO}/measurements": {
+            *("paper_checks/ledger", "paper_checks/measurements", f"{GAO}/statements"),
+        },
         f"{GAO}/figures": {f"{GAO}/measurements", "paper_checks/measurements"},
-        f"{GAO}/claims": {f"{GAO}/measurements", f"{GAO}/figures", "paper_checks/measurements"},
-        "paper_checks/registry": {"paper_checks/equations", f"{GAO}/figures", f"{GAO}/claims"},
+        f"{GAO}/claims": {
+            *(f"{GAO}/statements", f"{GAO}/measurements", f"{GAO}/figures"),
+            "paper_checks/measurements",
+        },
+        GAO: {
+            *("paper_checks/equations", "paper_checks/ledger", f"{GAO}/statements"),
+            *(f"{GAO}/experiments", f"{GAO}/measurements", f"{GAO}/figures", f"{GAO}/claims"),
+        },
+        "paper_checks/registry": set(),
         "paper_checks/campaign": {
             *("paper_checks/ledger", "paper_checks/measurements", "paper_checks/registry"),
-            f"{GAO}/measurements",
         },
         "paper_checks/report": {
             *("paper_checks/ledger", "paper_checks/measurements", "paper_checks/registry"),
@@ -115,7 +125,7 @@ INNER = {
         },
         "paper_checks/running": {
             *("paper_checks/ledger", "paper_checks/measurements", "paper_checks/registry"),
-            *("paper_checks/campaign", "paper_checks/report", f"{GAO}/measurements"),
+            *("paper_checks/campaign", "paper_checks/report"),
         },
         "paper_checks/cli": {
             *("paper_checks/ledger", "paper_checks/measurements", "paper_checks/registry"),
@@ -129,8 +139,8 @@ BELOW = {
     *(
         f"paper_checks.{name}"
         for name in (
-            *("check", "drawing", "environment", "errors", "extras", "files", "numbers", "result"),
-            *("shared", "statements", "statistics", "verdicts"),
+            *("check", "drawing", "environment", "errors", "extras", "files", "numbers", "paper"),
+            *("papers", "result", "shared", "statements", "statistics", "verdicts"),
         )
     ),
 }

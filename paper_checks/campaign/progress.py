@@ -1,23 +1,24 @@
 """What the ledger holds of each sweep, what is left, how long it will take, and in which order."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from paper_checks.check import Check
 from paper_checks.ledger.rows import MEASUREMENT, Ledger, Problem, Row
-from paper_checks.papers.gao2020.measurements.durations import (
+from paper_checks.measurements.durations import (
     config_seconds,
     duration,
     key_seconds,
     work,
 )
-from paper_checks.registry import IDS, rows_read
+from paper_checks.papers import paper
+from paper_checks.registry import rows_read
 
 if TYPE_CHECKING:
     from paper_checks.ledger.records import Records
+    from paper_checks.measurements.cells import Planned, Sweep
     from paper_checks.measurements.context import Context
-    from paper_checks.papers.gao2020.measurements.training import Planned, Sweep
     from sim.training import TrainConfig
 
 
@@ -38,6 +39,11 @@ class Progress:
     def complete(self) -> bool:
         """Whether nothing is left."""
         return self.done == self.total
+
+
+def sweeps_of(context: "Context") -> "Mapping[str, Sweep]":
+    """What the campaign of a context's paper runs, by name."""
+    return paper(context.paper).campaign.sweeps()
 
 
 def rows_of(name: str, ledger: Ledger) -> list[Row]:
@@ -70,22 +76,20 @@ def left(recorder: "Records", sweep: "Sweep", context: "Context") -> "list[Plann
 
 def counted(recorder: "Records", name: str, context: "Context") -> tuple[int, int]:
     """How many runs of a sweep, or of a measurement, are done, and how many there are."""
-    from paper_checks.papers.gao2020.measurements.training import SWEEPS
-
-    if name not in SWEEPS:
+    sweeps = sweeps_of(context)
+    if name not in sweeps:
         return int(recorder.once_row(context, name) is not None), 1
-    total = sum(cell.runs() for cell in recorder.cells(SWEEPS[name], context))
-    return total - len(left(recorder, SWEEPS[name], context)), total
+    total = sum(cell.runs() for cell in recorder.cells(sweeps[name], context))
+    return total - len(left(recorder, sweeps[name], context)), total
 
 
 def progress(recorder: "Records", name: str, context: "Context") -> Progress:
     """What is done and what is left of a sweep; the time by its own rows, else by a timed step."""
-    from paper_checks.papers.gao2020.measurements.training import SWEEPS
-
+    sweeps = sweeps_of(context)
     done, total = counted(recorder, name, context)
     rows = rows_of(name, recorder.ledger)
-    if name in SWEEPS:
-        missing = left(recorder, SWEEPS[name], context)
+    if name in sweeps:
+        missing = left(recorder, sweeps[name], context)
         rest = sum(seconds(rows, run.arm.config, context) for run in missing)
     else:
         rest = 0.0 if done else key_seconds(name, context)
@@ -155,9 +159,8 @@ def lines(checks: Sequence[Check], context: "Context") -> list[str]:
 def admissible(recorder: "Records", context: "Context") -> dict[str, frozenset[str]]:
     """The keys that a run of each sweep can have, whatever is chosen."""
     from paper_checks.ledger.rows import key
-    from paper_checks.papers.gao2020.measurements.training import SWEEPS
 
-    sizes = {name: recorder.measurement(context, name) for name in once()}
+    sizes = {name: recorder.measurement(context, name) for name in once(context)}
     return {
         MEASUREMENT: frozenset(
             key(MEASUREMENT, config, recorder.numerics, recorder.reading(name))
@@ -169,25 +172,24 @@ def admissible(recorder: "Records", context: "Context") -> dict[str, frozenset[s
             for cell in recorder.cells(sweep, context)
             for run in cell.admissible()
         )
-        for name, sweep in SWEEPS.items()
+        for name, sweep in sweeps_of(context).items()
     }
 
 
-def once() -> tuple[str, ...]:
+def once(context: "Context") -> tuple[str, ...]:
     """The measurements that are one row each, of all checks."""
-    from paper_checks.papers.gao2020.measurements.training import SWEEPS
-
-    read = dict.fromkeys(row for name in IDS for row in rows_read(name))
-    return tuple(name for name in read if name not in SWEEPS)
+    of = context.paper
+    read = dict.fromkeys(row for name in paper(of).ids for row in rows_read(name, of))
+    return tuple(name for name in read if name not in sweeps_of(context))
 
 
 def problems(context: "Context") -> list[Problem]:
     """Rows that are no evidence, and why: changed by hand, of no plan, of another version."""
-    from paper_checks.papers.gao2020.measurements.training import SWEEPS
-
     recorder = _recorder(context)
     ledger = recorder.ledger
-    versions = {name: (recorder.numerics, sweep.version) for name, sweep in SWEEPS.items()}
+    versions = {
+        name: (recorder.numerics, sweep.version) for name, sweep in sweeps_of(context).items()
+    }
     return [*ledger.problems, *ledger.strangers(admissible(recorder, context), versions)]
 
 

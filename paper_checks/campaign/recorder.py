@@ -11,19 +11,17 @@ from typing import TYPE_CHECKING, Any
 from paper_checks.environment import commit, machine, now
 from paper_checks.errors import InputError
 from paper_checks.ledger.rows import MEASUREMENT, Ledger, Row
+from paper_checks.paper import Campaign
+from paper_checks.papers import USUAL, paper
 from paper_checks.result import plain
 
 if TYPE_CHECKING:
+    from paper_checks.measurements.cells import Cell, Planned, Sweep
     from paper_checks.measurements.context import Context
-    from paper_checks.papers.gao2020.measurements.training import Cell, Planned, Sweep
     from sim.training import TrainConfig
 
 # Seconds between two looks at a run that another process makes.
 PATIENCE = 5.0
-# Of a profile, what a measurement without training depends on; and the version of what it reads,
-# which is raised when the same network gives other numbers than before.
-SIZES = ("width", "sample", "population", "batches", "entries", "verify", "passes", "seeds")
-READINGS = {"snapshot": 1, "entries": 1, "fig3": 1, "fig9": 1, "fig-gaussian": 1}
 # Results depend on the number of threads, by rounding.
 THREADS = 1
 
@@ -53,7 +51,8 @@ class Absent:
 class Recorder:
     """The ledger, and whether runs that it lacks are made.
 
-    `listener` hears of every run that was made.
+    `listener` hears of every run that was made. `campaign` is the paper's, by default that of the
+    paper that is audited where none is named.
     """
 
     def __init__(
@@ -62,8 +61,10 @@ class Recorder:
         *,
         trains: bool = False,
         listener: Callable[[Row], None] | None = None,
+        campaign: Campaign | None = None,
     ) -> None:
         self.ledger = ledger or Ledger()
+        self._campaign = campaign or paper().campaign
         self.trains = trains
         self.listener = listener
         self._taken = 0.0
@@ -154,13 +155,13 @@ class Recorder:
 
     def reading(self, name: str) -> int:
         """The version of what a measurement without training reads."""
-        return READINGS.get(name.rstrip("0123456789").rstrip("-"), 1)
+        return self._campaign.readings.get(name.rstrip("0123456789").rstrip("-"), 1)
 
     def measurement(self, context: "Context", name: str) -> dict[str, Any]:
         """The whole configuration of a measurement without training."""
-        sizes = {size: getattr(context.profile, size) for size in SIZES}
-        network = {"network": context.profile.trains, "dataset": context.name}
-        return dict(plain({"measurement": name, **network, **sizes}))
+        profile = context.profile
+        sizes = {size: getattr(profile, place) for size, place in self._campaign.sizes.items()}
+        return dict(plain({"measurement": name, "dataset": context.name, **sizes}))
 
     def _measure(
         self, context: "Context", name: str, make: "Callable[[Context], dict[str, Any]]"
@@ -271,6 +272,7 @@ def _alone(folder: Path | None, name: str) -> Iterator[bool]:
         yield True
 
 
-def recorder(folder: Path | None, *, trains: bool) -> Recorder:
-    """The ledger in `folder`, by default the one of this package."""
-    return Recorder(Ledger() if folder is None else Ledger(folder), trains=trains)
+def recorder(folder: Path | None, *, trains: bool, of: str = USUAL) -> Recorder:
+    """The ledger in `folder`, by default the one of the paper."""
+    ledger = Ledger(folder or paper(of).evidence)
+    return Recorder(ledger, trains=trains, campaign=paper(of).campaign)

@@ -10,6 +10,7 @@ import typer
 from paper_checks.cli import training
 from paper_checks.cli.ending import INTERRUPTED, complete, expected, terminable, wrong_paths
 from paper_checks.cli.options import Csv, Device, Parquet, Root, path
+from paper_checks.papers import USUAL
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -59,6 +60,9 @@ def audit(
             help="quick (minutes on 2 cores), cifar (hours, goes on from day to day) or full.",
         ),
     ] = "quick",
+    paper: Annotated[
+        str, typer.Option("--paper", help="Which paper: the name of its folder of statements.")
+    ] = USUAL,
     only: Annotated[
         list[str] | None,
         typer.Option("--only", help="Run this check alone; may be given several times."),
@@ -101,7 +105,7 @@ def audit(
 ) -> None:
     """Check the paper's equations, figures and claims, and write the report."""
     if lock:
-        _lock(only, evidence)
+        _lock(only, evidence, paper)
         return
     from rich.console import Console
 
@@ -123,6 +127,7 @@ def audit(
                     *(profile, only or None, out, dataset, data, device),
                     fresh=fresh,
                     evidence=evidence,
+                    paper=paper,
                 )
                 for line in told if plan else told[-1:]:
                     typer.echo(line)
@@ -138,9 +143,10 @@ def audit(
                 fresh=fresh,
                 monitor=_monitor(console),
                 evidence=evidence,
+                paper=paper,
             )
     except Interrupted as stop:
-        again = resuming(profile, only or [], out, dataset, data, device, evidence)
+        again = resuming(profile, only or [], out, dataset, data, device, evidence, paper)
         typer.echo(f"cblr: {stop}; {_kept(stop, out)}; resume with: {again}", err=True)
         raise typer.Exit(INTERRUPTED) from None
     except KeyboardInterrupt:
@@ -169,6 +175,7 @@ def resuming(
     data: Path | None,
     device: str | None,
     evidence: Path | None = None,
+    paper: str = USUAL,
 ) -> str:
     """The command that goes on with an audit; without --fresh, which would begin it again.
 
@@ -179,6 +186,7 @@ def resuming(
     """
     words = ["cblr", "audit"]
     for option, value, default in (
+        ("--paper", paper, USUAL),
         ("--profile", profile, "quick"),
         *(("--only", name, None) for name in only),
         ("--out", str(out), "report"),
@@ -201,24 +209,27 @@ def _kept(stop: "Interrupted", out: Path) -> str:
 
 def _beside(results: "Sequence[Result]") -> list[str]:
     """What the ledger says on the same checks, in short, and where it differs."""
-    from paper_checks.measurements.profile import RECORDED
+    from paper_checks.papers import paper
     from paper_checks.report.beside import beside
 
-    if any(result.environment.get("profile") in RECORDED for result in results):
+    of = results[0].paper if results else USUAL
+    profiles = paper(of).campaign.profiles
+    if any(result.environment.get("profile") in profiles for result in results):
         return []
-    ledger = beside([result.id for result in results])
+    ledger = beside([result.id for result in results], of=of)
     words = [(result.id, ledger.word(result)) for result in results]
     return [*ledger.lines(), *(f"{name} {word}" for name, word in words if "differs" in word)]
 
 
-def _lock(only: list[str] | None, evidence: Path | None) -> None:
+def _lock(only: list[str] | None, evidence: Path | None, of: str) -> None:
     """Write down the criteria of some checks, or of all."""
     from paper_checks.ledger.lock import lock
-    from paper_checks.ledger.rows import EVIDENCE
-    from paper_checks.registry import build, resolve
+    from paper_checks.papers import paper
+    from paper_checks.registry import build, known, resolve
 
     with complete(), wrong_paths(), expected(ValueError):
-        for line in lock([build(name) for name in resolve(only or None)], evidence or EVIDENCE):
+        folder = evidence or paper(known(of)).evidence
+        for line in lock([build(name, of) for name in resolve(only or None, of)], folder):
             typer.echo(line)
 
 

@@ -1,1 +1,1 @@
-"""The 28 equations as checks, and an experiment for each."""
+"""Equations as checks, and what an experiment beside one gives."""

@@ -1,5 +1,6 @@
-"""The 28 equations: theory's verdict, its derivation checked, and an experiment beside it."""
+"""Equations: theory's verdict, its derivation checked, and an experiment beside it."""
 
+from collections.abc import Callable
 from functools import partial
 from math import isclose
 from typing import TYPE_CHECKING, Any
@@ -9,7 +10,14 @@ from paper_checks.numbers import short
 from paper_checks.verdicts import HOLDS, INCONCLUSIVE
 
 if TYPE_CHECKING:
+    import numpy as np
+
+    from paper_checks.equations.evidence import Evidence
     from paper_checks.measurements.context import Context
+    from theory import Equation
+
+# Measures an equation's left-hand side with so many random numbers.
+Experiment = Callable[[int, "np.random.Generator"], "Evidence"]
 
 CRITERION = (
     "The verdict is theory's, computed from what is printed and what follows from the stated "
@@ -21,41 +29,36 @@ CRITERION = (
 _MISSES = ("wrong constant", "sign", "typo", "fails")
 
 
-def equation_check(label: str) -> Check:
-    """The check of the equation with this label, `"1"` to `"28"`.
+def equation_check(equation: "Equation", experiment: Experiment | None = None) -> Check:
+    """The check of an equation, with an experiment that measures its left-hand side, if any does.
 
-    >>> equation_check("14").title
+    >>> from theory import EQUATIONS
+    >>> equation_check(EQUATIONS["14"]).title
     'The second derivative of the parabola'
-
-    Raises `KeyError` for any other label.
     """
-    from theory import EQUATIONS
-
-    equation = EQUATIONS[label]
     printed = None if equation.printed is None else equation.latex("printed")
     return Check(
-        id=f"eq{label}",
+        id=f"eq{equation.label}",
         kind="equation",
         title=equation.title,
         section=equation.section,
         statement=printed or "The text has no such equation.",
         criterion=CRITERION,
-        measure=partial(measure, label=label),
+        measure=partial(measure, equation=equation, experiment=experiment),
         judge=judge,
         latex=printed,
         needs_data=False,
     )
 
 
-def measure(context: "Context", label: str) -> dict[str, Any]:
+def measure(
+    context: "Context", equation: "Equation", experiment: Experiment | None = None
+) -> dict[str, Any]:
     """Theory's verdict and checked steps, and the experiment's numbers beside both forms."""
-    from theory import EQUATIONS
-
-    equation = EQUATIONS[label]
     factor = equation.factor
     constant = factor is not None and factor.is_number
     return {
-        "seeds": [0] if label in _experiments() else [],
+        "seeds": [] if experiment is None else [0],
         "verdict": equation.verdict.value,
         "note": equation.note,
         "factor": float(factor) if constant else None,
@@ -75,20 +78,15 @@ def measure(context: "Context", label: str) -> dict[str, Any]:
                 for reading in equation.readings
             ],
         },
-        "numbers": _numbers(equation, context.profile.draws),
+        "numbers": _numbers(equation, experiment, context.profile.draws),
     }
 
 
-def _experiments() -> Any:
-    from paper_checks.equations.experiments import EXPERIMENTS
-
-    return EXPERIMENTS
-
-
-def _numbers(equation: Any, draws: int) -> dict[str, Any] | None:
+def _numbers(
+    equation: "Equation", experiment: Experiment | None, draws: int
+) -> dict[str, Any] | None:
     import numpy as np
 
-    experiment = _experiments().get(equation.label)
     if experiment is None:
         return None
     evidence = experiment(draws, np.random.default_rng([0, int(equation.label)]))
@@ -108,12 +106,14 @@ def _numbers(equation: Any, draws: int) -> dict[str, Any] | None:
 
 def _value(side: Any, evidence: Any) -> float | None:
     """A printed or derived object as a number at the experiment's point, if it has one there."""
-    from theory import symbols
-
     if side is None:
         return None
     expression = side if evidence.read is None else evidence.read(side)
-    point = {getattr(symbols, name): value for name, value in evidence.point.items()}
+    point = {
+        symbol: evidence.point[symbol.name]
+        for symbol in expression.free_symbols
+        if symbol.name in evidence.point
+    }
     value = expression.subs(point).evalf()
     return float(value) if value.is_number and value.is_real else None
 

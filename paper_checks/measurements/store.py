@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from paper_checks.files import write_atomically
+from paper_checks.papers import USUAL
 from paper_checks.result import plain
 
 # What any measurement may depend on: the packages under audit, and what all checks share.
 _PACKAGES = ("theory", "hessian", "sim")
-_SHARED = ("context", "profile", "tensor_statistics")
+_SHARED = ("context", "profile", "cells", "lab")
 
 
 class Store:
@@ -25,15 +26,16 @@ class Store:
     nothing stale is ever read. `None` for the folder keeps nothing.
     """
 
-    def __init__(self, folder: Path | None, facts: Mapping[str, Any]) -> None:
+    def __init__(self, folder: Path | None, facts: Mapping[str, Any], of: str = USUAL) -> None:
         self._folder = folder
+        self._of = of
         self._facts = json.dumps(plain(facts), sort_keys=True)
 
     def path(self, name: str, make: Callable[..., Any]) -> Path | None:
         """Where the measurement `name`, made by `make`, is kept."""
         if self._folder is None:
             return None
-        text = "\n".join((self._facts, common_source(), source(make)))
+        text = "\n".join((self._facts, common_source(self._of), source(make)))
         return self._folder / f"{name}-{hashlib.sha256(text.encode()).hexdigest()[:20]}.json"
 
     def get(self, name: str, make: Callable[..., Any]) -> dict[str, Any] | None:
@@ -84,14 +86,14 @@ def _file(make: Callable[..., Any]) -> Path | None:
     return None if path is None else Path(path)
 
 
-@lru_cache(maxsize=1)
-def common_source() -> str:
-    """The sha256 of every source file that any measurement may depend on."""
-    return _digest(shared_files())
+@lru_cache(maxsize=8)
+def common_source(of: str = USUAL) -> str:
+    """The sha256 of every source file that any measurement of a paper may depend on."""
+    return _digest(shared_files(of))
 
 
-def shared_files() -> tuple[Path, ...]:
-    """The files of the packages under audit, and what several checks measure with."""
+def shared_files(of: str = USUAL) -> tuple[Path, ...]:
+    """The files of the packages under audit, and what several checks of a paper measure with."""
     paths: list[Path] = []
     for package in _PACKAGES:
         spec = find_spec(package)
@@ -100,11 +102,11 @@ def shared_files() -> tuple[Path, ...]:
     here = Path(__file__).parent
     checks = here.parent
     paths += [here / f"{name}.py" for name in _SHARED]
-    # Helpers that several figures or claims of a paper measure with.
+    # Helpers that several figures or claims of a paper measure with; of that paper alone.
     paths += sorted(
         path
         for pattern in ("figures/_*.py", "claims/_*.py", "measurements/**/*.py")
-        for path in checks.glob(f"papers/*/{pattern}")
+        for path in (checks / "papers" / of).glob(pattern)
     )
     return tuple(paths)
 

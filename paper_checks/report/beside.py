@@ -10,14 +10,13 @@ from paper_checks.campaign.progress import counted, problems, rows_of
 from paper_checks.campaign.recorder import Recorder, Unmeasured
 from paper_checks.check import Check
 from paper_checks.ledger import lock
-from paper_checks.ledger.rows import EVIDENCE, Ledger, Problem, Row
+from paper_checks.ledger.rows import Ledger, Problem, Row
 from paper_checks.measurements.context import Context
-from paper_checks.measurements.profile import RECORDED, profile, usual_dataset
-from paper_checks.registry import IDS, build, rows_read
+from paper_checks.papers import USUAL, paper
+from paper_checks.registry import build, rows_read
 from paper_checks.result import Result, plain
 from paper_checks.verdicts import INCONCLUSIVE, NOT_RUN, rank
 
-PLACE = "CIFAR-10"
 # Images that are not the published ones, by the sha256 of the training files.
 IMAGES = {
     "f610fc4876bfd36dd8657e78e582320b86ec1d3fb17a4021cfb874e3fb4c1daf": (
@@ -57,6 +56,7 @@ class Beside:
     rows: int = 0
     seconds: float = 0.0
     images: tuple[str, ...] = ()
+    place: str = paper().campaign.place
 
     def word(self, result: Result) -> str:
         """How the ledger's verdict stands to a report's own, in a word or two.
@@ -69,7 +69,7 @@ class Beside:
             return ""
         if entry.verdict == result.verdict:
             return "the same"
-        return f"differs: {result.verdict} here, {entry.verdict} on {PLACE}"
+        return f"differs: {result.verdict} here, {entry.verdict} on {self.place}"
 
     def lines(self) -> list[str]:
         """The whole in a few lines, for a terminal; none where nothing was asked.
@@ -81,30 +81,35 @@ class Beside:
             return []
         counts = Counter(entry.verdict for entry in self.entries.values())
         words = ", ".join(f"{n} {word}" for word, n in sorted(counts.items(), key=_place))
-        text = [f"On {PLACE} ({self.rows} runs in the ledger): {words}"]
+        text = [f"On {self.place} ({self.rows} runs in the ledger): {words}"]
         text += [f"Images of these runs: {images}" for images in self.images]
         text += [f"Not evidence: {problem}" for problem in self.problems]
         text += [f"Deviation, {d.id}, {d.date}: {d.what}" for d in self.deviations]
         return text
 
 
-def beside(ids: Iterable[str] = IDS, folder: Path = EVIDENCE, name: str = RECORDED[0]) -> Beside:
-    """What the ledger in `folder` says on some checks, judged today.
+def beside(ids: Iterable[str] | None = None, folder: Path | None = None, of: str = USUAL) -> Beside:
+    """What the ledger in `folder` says on some checks of a paper, judged today.
 
-    No data are needed, and nothing is trained.
+    By default its own ledger, and all of its checks. No data are needed, and nothing is trained.
 
     >>> beside(["eq4"])
-    Beside(entries={}, problems=[], deviations=[], rows=0, seconds=0.0, images=())
+    Beside(entries={}, problems=[], deviations=[], rows=0, seconds=0.0, images=(), place='CIFAR-10')
     """
-    every = list(ids)
-    wanted = [name for name in every if rows_read(name)]
-    if not wanted:
+    audited = paper(of)
+    every = list(audited.ids if ids is None else ids)
+    wanted = [name for name in every if rows_read(name, of)]
+    if not wanted or not audited.campaign.profiles:
         return Beside()
+    folder = folder or audited.evidence
     ledger = Ledger(folder)
-    recorder = Recorder(ledger)
-    dataset = usual_dataset(name)
-    context = Context(profile(name, dataset), dataset, ledger=recorder)
-    checks = [build(check) for check in wanted]
+    recorder = Recorder(ledger, campaign=audited.campaign)
+    profile = audited.campaign.profiles[0]
+    dataset = audited.usual_dataset(profile)
+    context: Context = audited.context(
+        audited.profile(profile, dataset), dataset, None, None, None, recorder
+    )
+    checks = [build(check, of) for check in wanted]
     read = {check.id: _rows(ledger, check) for check in checks}
     deviations = lock.deviations(checks, read, lock.read(folder)) + lock.stated(every, folder)
     return Beside(
@@ -114,6 +119,7 @@ def beside(ids: Iterable[str] = IDS, folder: Path = EVIDENCE, name: str = RECORD
         len(ledger.rows),
         sum(row.processor_seconds or row.seconds for row in ledger.rows),
         tuple(sorted({_images(row.data) for row in ledger.rows})),
+        audited.campaign.place,
     )
 
 

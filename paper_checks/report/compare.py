@@ -59,11 +59,12 @@ def _differences(old: Result, new: Result) -> list[Change]:
         )
     if _moved(old.predicted, new.predicted, None):
         changes.append(
-            Change(new.id, "predicted", *(quantity(r.id, r.predicted) for r in (old, new)))
+            Change(new.id, "predicted", *(quantity(r.id, r.predicted, r.paper) for r in (old, new)))
         )
     if _moved(old.measured, new.measured, old.interval):
         texts = (
-            f"{quantity(each.id, each.measured)} {bounds(each.id, each.interval)}".strip()
+            f"{quantity(each.id, each.measured, each.paper)} "
+            f"{bounds(each.id, each.interval, each.paper)}".strip()
             for each in (old, new)
         )
         changes.append(Change(new.id, "measured", *texts))

@@ -1,12 +1,11 @@
 """The half page on top of the report, in plain words, chosen by the verdicts."""
 
-import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from importlib.resources import files
 from typing import Any
 
-from paper_checks.report.beside import PLACE, Beside
+from paper_checks.papers import USUAL, paper
+from paper_checks.report.beside import Beside
 from paper_checks.report.words import words
 from paper_checks.result import Result
 from paper_checks.verdicts import (
@@ -18,15 +17,13 @@ from paper_checks.verdicts import (
     IN_PART,
 )
 
-_DATA = tomllib.loads(
-    files("paper_checks.papers.gao2020").joinpath("overview.toml").read_text(encoding="utf-8")
-)
-STATEMENTS: Sequence[str] = tuple(_DATA["statements"])
-ADVICE: Sequence[Mapping[str, str]] = tuple(_DATA["advice"])
+# Of the paper that is audited where none is named.
+STATEMENTS: Sequence[str] = paper().overview.statements
+ADVICE: Sequence[Mapping[str, str]] = paper().overview.advice
+MEANING = paper().overview.meaning
 # The heading under which a statement of that verdict stands; all others are not decided.
 _HEADINGS = {HOLDS: "What stands", IN_PART: "What stands in part", CONTRADICTED: "What does not"}
 _UNDECIDED = "What is not decided"
-MEANING = "What it means for training with large batches"
 _PHRASES = {HOLDS: "holds", IN_PART: "part", CONTRADICTED: "contradicted"}
 
 
@@ -54,21 +51,25 @@ def overview(results: Sequence[Result], ledger: Beside) -> list[Section]:
     []
     """
     by_id = {result.id: result for result in results}
-    headings = [*_HEADINGS.values(), _UNDECIDED, MEANING]
+    of = results[0].paper if results else USUAL
+    top = paper(of).overview
+    headings = [*_HEADINGS.values(), _UNDECIDED, top.meaning]
     sections = {heading: Section(heading) for heading in headings}
     for verdict, line in _equations(results):
         sections[_HEADINGS.get(verdict, _UNDECIDED)].lines.append(line)
-    for name in STATEMENTS:
+    for name in top.statements:
         if result := by_id.get(name):
             elsewhere = _other(result, ledger)
-            note = f"{elsewhere} on {PLACE}" if elsewhere else ""
+            note = f"{elsewhere} on {ledger.place}" if elsewhere else ""
             heading = _HEADINGS.get(result.verdict, _UNDECIDED)
-            sections[heading].lines.append(Line(words(name).sentence, (name,), note))
-    for each in ADVICE:
+            sections[heading].lines.append(Line(words(name, of).sentence, (name,), note))
+    for each in top.advice:
         if result := by_id.get(each["check"]):
             elsewhere = _other(result, ledger)
-            note = f"On {PLACE}: {advice(each, elsewhere)}" if elsewhere else ""
-            sections[MEANING].lines.append(Line(advice(each, result.verdict), (result.id,), note))
+            note = f"On {ledger.place}: {advice(each, elsewhere)}" if elsewhere else ""
+            sections[top.meaning].lines.append(
+                Line(advice(each, result.verdict), (result.id,), note)
+            )
     return [section for section in sections.values() if section.lines]
 
 

@@ -3,6 +3,7 @@
 import shlex
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,29 +11,27 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from paper_checks.check import Drawing
-from paper_checks.ledger.rows import EVIDENCE
-from paper_checks.measurements.profile import RECORDED
 from paper_checks.numbers import short
-from paper_checks.registry import IDS
+from paper_checks.papers import USUAL, paper
 from paper_checks.report.beside import Beside, beside
 from paper_checks.report.formula import formula
 from paper_checks.report.multiplicity import multiplicity
 from paper_checks.report.overview import overview
 from paper_checks.report.words import bounds, checks_of, quantity, words
 from paper_checks.result import Result, read_results
-from paper_checks.statements import CLAIMS
 from paper_checks.verdicts import MEANINGS, mark, rank, tone
 
 MOST_ROWS = 60
 
 
-def order(name: str) -> int:
+def order(name: str, of: str = USUAL) -> int:
     """The paper's own order of the checks, for sorting.
 
     >>> order("eq4") < order("eq10") < order("fig2")
     True
     """
-    return IDS.index(name) if name in IDS else len(IDS)
+    ids = paper(of).ids
+    return ids.index(name) if name in ids else len(ids)
 
 
 def command(result: Result) -> str:
@@ -41,6 +40,8 @@ def command(result: Result) -> str:
     if "command" in ran:
         return str(ran["command"])
     words = ["cblr", "audit", "--only", result.id]
+    if result.paper != USUAL:
+        words += ["--paper", result.paper]
     if ran.get("profile", "quick") != "quick":
         words += ["--profile", ran["profile"]]
     if ran.get("data") and ran.get("dataset", "digits") != "digits":
@@ -144,14 +145,8 @@ def _page_facts(results: Sequence[Result]) -> dict[str, Any]:
     return {"environment": environment, "data": name, "seconds": seconds}
 
 
-TITLE = (
-    "An audit of “Study on the Large Batch Size Training of Neural Networks Based on the Second "
-    "Order Gradient”"
-)
-LEAD = (
-    "Gao & Zhong (2020). Each equation is derived anew and tried on numbers; each figure and claim "
-    "is measured on a network and judged by a criterion that was fixed before the run."
-)
+# Where the first paper's results of other runs lie.
+EVIDENCE = paper().evidence
 
 
 def evidence(folder: Path = EVIDENCE) -> dict[str, list[Result]]:
@@ -198,7 +193,7 @@ def seen_in(results: Sequence[Result]) -> dict[str, str]:
         if result.figure or not result.measurements:
             continue
         same = (other.id for other in figures if other.measurements == result.measurements)
-        claim = CLAIMS.get(result.id)
+        claim = paper(result.paper).claims.get(result.id)
         name = next(same, claim.shown if claim else "")
         if name in names:
             figure_of[result.id] = name
@@ -209,21 +204,26 @@ def render(
     results: Sequence[Result],
     drawings: Mapping[str, Drawing],
     *,
-    title: str = TITLE,
-    lead: str = LEAD,
+    title: str | None = None,
+    lead: str | None = None,
     others: Mapping[str, list[Result]] | None = None,
     ledger: Beside | None = None,
 ) -> str:
     """The whole page: contradictions first, then as the paper has them.
 
+    `title` and `lead` are the paper's, if not given; all results are of one paper.
+
     `others` are the results of other configurations to stand beside, `evidence()` by default;
     `ledger` is what the ledger says on the same checks, by default the one of this package, where
     the results are not its own.
     """
-    elsewhere = evidence() if others is None else others
+    of = results[0].paper if results else USUAL
+    audited = paper(of)
+    elsewhere = evidence(audited.evidence) if others is None else others
     if ledger is None:
-        own = any(result.environment.get("profile") in RECORDED for result in results)
-        ledger = Beside() if own else beside([result.id for result in results])
+        profiles = audited.campaign.profiles
+        own = any(result.environment.get("profile") in profiles for result in results)
+        ledger = Beside() if own else beside([result.id for result in results], of=of)
     environment = Environment(
         loader=PackageLoader("paper_checks.report", "."),
         autoescape=True,
@@ -235,26 +235,26 @@ def render(
         "tone": tone,
         "mark": mark,
         "rank": rank,
-        "order": order,
+        "order": partial(order, of=of),
         "short": _cell,
         "grid": grid,
-        "bounds": bounds,
-        "quantity": quantity,
-        "words": words,
+        "bounds": partial(bounds, of=of),
+        "quantity": partial(quantity, of=of),
+        "words": partial(words, of=of),
         "key": _key,
         "command": command,
         "facts": _facts,
         "formula": lambda latex: Markup(formula(latex)),
     }
-    ordered = sorted(results, key=lambda result: (rank(result.verdict), order(result.id)))
+    ordered = sorted(results, key=lambda result: (rank(result.verdict), order(result.id, of)))
     counts = Counter(result.verdict for result in results)
     return environment.get_template("page.html.j2").render(
-        title=title,
-        lead=lead,
+        title=title or audited.title,
+        lead=lead or audited.lead,
         overview=overview(results, ledger),
         meanings=_meanings(results, ledger),
-        testing={result.id: _known(checks_of(result.id), results) for result in results},
-        tested={result.id: _known(words(result.id).equations, results) for result in results},
+        testing={result.id: _known(checks_of(result.id, of), results) for result in results},
+        tested={result.id: _known(words(result.id, of).equations, results) for result in results},
         seen_in=seen_in(results),
         elsewhere={result.id: _elsewhere(result, elsewhere) for result in ordered},
         results=ordered,

@@ -11,10 +11,10 @@ from paper_checks.environment import hardware, versions
 from paper_checks.errors import InputError
 from paper_checks.files import FULL, writable, write_atomically
 from paper_checks.measurements.context import Context
-from paper_checks.measurements.profile import RECORDED, usual_dataset
-from paper_checks.measurements.profile import profile as profile_named
 from paper_checks.measurements.store import source_path
-from paper_checks.registry import IDS, build, resolve, rows_read
+from paper_checks.papers import USUAL
+from paper_checks.papers import paper as paper_named
+from paper_checks.registry import build, known, resolve, rows_read
 from paper_checks.result import Result, plain, read_results, write_results
 from paper_checks.running.monitor import Monitor, Silent
 from paper_checks.verdicts import INCONCLUSIVE
@@ -44,11 +44,13 @@ def run(
     fresh: bool = False,
     monitor: Monitor | None = None,
     evidence: str | os.PathLike[str] | None = None,
+    paper: str = USUAL,
 ) -> list[Result]:
     """Audit the paper and return one `Result` per check; `out` gets the report.
 
-    `only` names the checks to run (all by default), `dataset` is `digits`, `cifar10` or
-    `gaussian` (`None`: the profile's), `data` the folder that holds it, `device` a torch device.
+    `paper` is the name of its folder, `only` names the checks to run (all by default), `dataset`
+    is `digits`, `cifar10` or `gaussian` (`None`: the profile's), `data` the folder that holds it,
+    `device` a torch device.
     `monitor` hears how the run goes. In the profile `cifar` every training run becomes a row of
     the ledger in the folder `evidence` (`None`: this package's), and those that are there are not
     made again. `out` gets `results.json` (after every check), one SVG per figure, `index.html`, and
@@ -66,7 +68,7 @@ def run(
     `Interrupted` (a `KeyboardInterrupt`) when stopped, with every finished check on disk.
     """
     ledger = None if evidence is None else Path(evidence).expanduser()
-    checks, context = _prepared(profile, only, out, dataset, data, device, fresh, ledger)
+    checks, context = _prepared(paper, profile, only, out, dataset, data, device, fresh, ledger)
     if context.ledger is not None:
         _record(checks, context, monitor or Silent())
     return execute(checks, context, Path(out).expanduser(), monitor or Silent())
@@ -74,16 +76,15 @@ def run(
 
 def _record(checks: Sequence[Check], context: Context, monitor: Monitor) -> None:
     """Make the runs that the ledger lacks, those of the most verdicts for an hour first."""
-    from paper_checks.campaign.progress import ordered
-    from paper_checks.papers.gao2020.measurements.training import SWEEPS, lab, rows
+    from paper_checks.campaign.progress import ordered, sweeps_of
 
     assert context.ledger is not None
     context.ledger.listener = monitor.recorded
     try:
         # What is one row is measured by its check.
         for progress in ordered(checks, context):
-            if progress.sweep in SWEEPS:
-                rows(context, lab(context), SWEEPS[progress.sweep])
+            if progress.sweep in sweeps_of(context):
+                paper_named(context.paper).campaign.record(context, progress.sweep)
         context.ledger.taken()  # the seconds count where a check reads the runs
     except KeyboardInterrupt:
         raise Interrupted([], len(checks)) from None
@@ -103,6 +104,7 @@ def planned(
     *,
     fresh: bool = False,
     evidence: str | os.PathLike[str] | None = None,
+    paper: str = USUAL,
 ) -> list[str]:
     """What `run` with the same arguments would do, a line a check, and about how long it takes.
 
@@ -113,10 +115,10 @@ def planned(
 
     Raises what `run` raises, before any long work.
     """
-    from paper_checks.papers.gao2020.measurements.durations import estimates, told
+    from paper_checks.measurements.durations import estimates, told
 
     ledger = None if evidence is None else Path(evidence).expanduser()
-    arguments = (profile, only, out, dataset, data, device, fresh, ledger)
+    arguments = (paper, profile, only, out, dataset, data, device, fresh, ledger)
     checks, context = _prepared(*arguments, trains=False)
     if context.ledger is not None:
         from paper_checks.campaign.progress import lines
@@ -126,6 +128,7 @@ def planned(
 
 
 def _prepared(
+    of: str,
     profile: str,
     only: str | Iterable[str] | None,
     out: str | os.PathLike[str],
@@ -137,36 +140,37 @@ def _prepared(
     trains: bool = True,
 ) -> tuple[list[Check], Context]:
     """The checks and what they share, after everything that can be refused; nothing is written."""
-    dataset = dataset or usual_dataset(profile)
-    sizes = profile_named(profile, dataset)
-    recorded = sizes.name in RECORDED
-    ids = _recorded_ids(only) if recorded else resolve(only)
+    paper = paper_named(known(of))
+    dataset = dataset or paper.usual_dataset(profile)
+    sizes = paper.profile(profile, dataset)
+    recorded = sizes.name in paper.campaign.profiles
+    ids = _recorded_ids(only, of) if recorded else resolve(only, of)
     folder = writable(Path(out).expanduser())
     recorder = None
     if recorded:
         from paper_checks.campaign.recorder import recorder as made
 
         _check_recorded(device, fresh)
-        recorder = made(ledger, trains=trains)
-    context = Context(sizes, dataset, data, device, folder / MEASUREMENTS, recorder)
+        recorder = made(ledger, trains=trains, of=of)
+    context: Context = paper.context(sizes, dataset, data, device, folder / MEASUREMENTS, recorder)
     context.fresh = fresh
-    checks = [build(name) for name in ids]
+    checks = [build(name, of) for name in ids]
     if any(check.needs_data for check in checks):
         # Loading here means that a missing file ends the run before anything is written.
         context.load()
     return checks, context
 
 
-def _recorded_ids(only: str | Iterable[str] | None) -> list[str]:
+def _recorded_ids(only: str | Iterable[str] | None, of: str) -> list[str]:
     """The checks asked for that have runs in the ledger; all such for `None`.
 
     Raises `InputError` where one asked for has none.
     """
-    ids = resolve(only)
-    others = [name for name in ids if not rows_read(name)]
+    ids = resolve(only, of)
+    others = [name for name in ids if not rows_read(name, of)]
     if only is not None and others:
-        known = ", ".join(name for name in IDS if rows_read(name))
-        raise InputError("--only", others[0], f"has no runs in the ledger; those are: {known}")
+        recorded = ", ".join(name for name in paper_named(of).ids if rows_read(name, of))
+        raise InputError("--only", others[0], f"has no runs in the ledger; those are: {recorded}")
     return [name for name in ids if name not in others]
 
 
@@ -298,7 +302,7 @@ def rejudge(path: str | os.PathLike[str]) -> list[tuple[Result, Judgement]]:
     in `criterion_hash`. Raises `FileNotFoundError` or `ValueError` for a file that is none.
     """
     return [
-        (result, build(result.id).judge(result.measurements))
+        (result, build(result.id, result.paper).judge(result.measurements))
         for result in read_results(Path(path))
         if result.completed
     ]

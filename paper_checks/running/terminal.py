@@ -34,13 +34,13 @@ def table(results: Sequence[Result], width: int) -> Table:
     grid.add_column("measured", overflow="fold")
     grid.add_column("s", justify="right", no_wrap=True)
     for result in results:
-        measured = quantity(result.id, result.measured)
+        measured = quantity(result.id, result.measured, result.paper)
         if width >= _ROOM_FOR_INTERVALS and result.interval:
-            measured += f" {bounds(result.id, result.interval)}"
+            measured += f" {bounds(result.id, result.interval, result.paper)}"
         grid.add_row(
             Text(result.id),
             Text(f"{mark(result.verdict)} {result.verdict}", style=_COLOUR[tone(result.verdict)]),
-            Text(quantity(result.id, result.predicted)),
+            Text(quantity(result.id, result.predicted, result.paper)),
             Text(measured),
             f"{result.seconds:.1f}",
         )

@@ -3,8 +3,8 @@
 import pytest
 
 from paper_checks.check import Check, Drawing, Judgement
-from paper_checks.measurements.context import Context
-from paper_checks.measurements.profile import Profile
+from paper_checks.papers.gao2020.measurements.context import Context
+from paper_checks.papers.gao2020.measurements.profile import Profile
 
 TINY = Profile(
     name="quick",

@@ -41,7 +41,7 @@ def test_an_audit_that_contradicts_the_paper_succeeds(tmp_path):
 
 
 def test_a_check_that_cannot_be_completed_gives_status_1(tmp_path, monkeypatch, fake_check):
-    def build(name):
+    def build(name, of):
         return fake_check(name, error=RuntimeError("broken") if name == "eq4" else None)
 
     monkeypatch.setattr(runner, "build", build)
@@ -57,7 +57,7 @@ def test_an_interrupt_gives_status_130_and_one_line(tmp_path, monkeypatch, fake_
         raise KeyboardInterrupt
 
     monkeypatch.setattr(
-        runner, "build", lambda name: fake_check(name, act=stop if name == "eq9" else None)
+        runner, "build", lambda name, of: fake_check(name, act=stop if name == "eq9" else None)
     )
     result = cblr("audit", "--only", "eq4", "--only", "eq9", "--out", tmp_path)
     assert result.exit_code == 130
@@ -302,7 +302,7 @@ def test_an_interrupt_while_it_is_still_importing_is_one_line(module, tmp_path):
 # The full profile on the digits, small: AlexNet, whose runs stand in folders and go on one by one.
 FULL = """
 import sys
-from paper_checks.measurements import profile
+from paper_checks.papers.gao2020.measurements import profile
 from paper_checks.cli import main
 from paper_checks.papers.gao2020.measurements.training import _whole
 _whole.SIZES = (8192, 32768)

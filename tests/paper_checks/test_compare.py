@@ -10,9 +10,9 @@ from typer.testing import CliRunner
 
 import paper_checks
 from paper_checks.cli import commands as cli
-from paper_checks.measurements.context import Context
-from paper_checks.measurements.profile import profile
-from paper_checks.papers.gao2020.measurements.durations import Estimate, estimates, needs, told
+from paper_checks.measurements.durations import Estimate, estimates, needs, told
+from paper_checks.papers.gao2020.measurements.context import Context
+from paper_checks.papers.gao2020.measurements.profile import profile
 from paper_checks.registry import IDS, build
 from paper_checks.report.compare import Change, compare, lines
 from paper_checks.result import read_results

@@ -8,17 +8,23 @@ import types
 import pytest
 
 import theory
-from paper_checks.equations.checks import equation_check, judge, measure
-from paper_checks.equations.experiments import EXPERIMENTS, circle_radius
+from paper_checks.equations.checks import judge, measure
+from paper_checks.papers.gao2020.experiments import EXPERIMENTS, circle_radius
+from paper_checks.registry import build
 from paper_checks.result import plain
 
 LABELS = [str(number) for number in range(1, 29)]
 
 
+def measured(context, label):
+    """What an audit measures of an equation, theory's as it is now."""
+    return plain(measure(context, theory.EQUATIONS[label], EXPERIMENTS.get(label)))
+
+
 @pytest.fixture(scope="module")
 def stored(tiny):
     """The measurements of all 28 equations as they are read back from results.json."""
-    return {label: json.loads(json.dumps(plain(measure(tiny, label=label)))) for label in LABELS}
+    return {label: json.loads(json.dumps(measured(tiny, label))) for label in LABELS}
 
 
 @pytest.mark.parametrize("label", LABELS)
@@ -76,7 +82,7 @@ def test_a_printed_form_that_is_altered_no_longer_holds(tiny, monkeypatch, label
     wrong = dataclasses.replace(right, printed=2 * right.printed)
     changed = types.MappingProxyType({**theory.EQUATIONS, label: wrong})
     monkeypatch.setattr(theory, "EQUATIONS", changed)
-    assert judge(plain(measure(tiny, label=label))).verdict == "wrong constant"
+    assert judge(measured(tiny, label)).verdict == "wrong constant"
 
 
 def test_a_printed_form_that_is_corrected_holds(tiny, monkeypatch):
@@ -84,11 +90,11 @@ def test_a_printed_form_that_is_corrected_holds(tiny, monkeypatch):
     right = dataclasses.replace(wrong, printed=wrong.derived)
     changed = types.MappingProxyType({**theory.EQUATIONS, "4": right})
     monkeypatch.setattr(theory, "EQUATIONS", changed)
-    assert judge(plain(measure(tiny, label="4"))).verdict == "holds"
+    assert judge(measured(tiny, "4")).verdict == "holds"
 
 
 def test_the_absent_equation_says_so():
-    check = equation_check("7")
+    check = build("eq7")
     assert check.latex is None
     assert "no such equation" in check.statement
 

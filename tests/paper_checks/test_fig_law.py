@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch.nn.functional import cross_entropy
 
-from paper_checks.measurements.context import Context
 from paper_checks.papers.gao2020.figures import fig_law
+from paper_checks.papers.gao2020.measurements.context import Context
 from paper_checks.report.page import grid
 from paper_checks.result import plain
 from sim.data import load

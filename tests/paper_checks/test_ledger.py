@@ -20,10 +20,9 @@ from paper_checks.campaign.recorder import Recorder, Unmeasured
 from paper_checks.errors import InputError
 from paper_checks.ledger import lock
 from paper_checks.ledger.rows import SUFFIX, Ledger, Row, apart, checked
-from paper_checks.measurements import profile
-from paper_checks.measurements.context import Context
-from paper_checks.measurements.profile import Profile
-from paper_checks.papers.gao2020.measurements import training
+from paper_checks.papers.gao2020.measurements import profile, training
+from paper_checks.papers.gao2020.measurements.context import Context
+from paper_checks.papers.gao2020.measurements.profile import Profile
 from paper_checks.papers.gao2020.measurements.training import _rules, _tuned
 from paper_checks.registry import IDS, build, rows_read
 from paper_checks.report import beside as side
@@ -517,7 +516,7 @@ def test_all_rules_of_the_ledger_choose_by_as_many_runs():
 def test_every_sweep_of_the_ledger_has_readers():
     read = {row for name in IDS for row in rows_read(name)}
     assert set(training.SWEEPS) <= read
-    assert read - set(training.SWEEPS) == set(progress.once())
+    assert read - set(training.SWEEPS) == set(progress.once(context(Path("nowhere"))))
 
 
 def test_measurements_without_training_are_one_row_each(images, tmp_path, monkeypatch):
@@ -615,8 +614,8 @@ def test_the_readmes_table_has_both_columns(made, tmp_path):
 
 
 def test_a_judge_that_breaks_down_is_said_and_costs_no_other(copy, monkeypatch):
-    def broken(name):
-        check = build(name)
+    def broken(name, of):
+        check = build(name, of)
         return replace(check, judge=lambda m: m["nothing"]) if name == "fig4" else check
 
     monkeypatch.setattr(side, "build", broken)

@@ -5,10 +5,10 @@ import pytest
 from paper_checks.campaign.recorder import Recorder, Unmeasured
 from paper_checks.check import Check, Judgement
 from paper_checks.ledger.rows import Ledger
-from paper_checks.measurements.context import SNAPSHOTS, Context
-from paper_checks.measurements.profile import profile
 from paper_checks.papers.gao2020.claims import high_loss_larger_gradients
 from paper_checks.papers.gao2020.figures import fig9
+from paper_checks.papers.gao2020.measurements.context import SNAPSHOTS, Context
+from paper_checks.papers.gao2020.measurements.profile import profile
 from paper_checks.registry import EQUATION_IDS, IDS, build, rows_read
 from paper_checks.running.monitor import Silent
 from paper_checks.running.runner import perform

@@ -6,9 +6,9 @@ import pytest
 
 import paper_checks
 from paper_checks.measurements import store as module
-from paper_checks.measurements.context import Context
-from paper_checks.measurements.profile import Profile
 from paper_checks.measurements.store import Store, source_path
+from paper_checks.papers.gao2020.measurements.context import Context
+from paper_checks.papers.gao2020.measurements.profile import Profile
 from paper_checks.running.monitor import Silent
 from paper_checks.running.runner import execute
 from paper_checks.shared import Shared, reads
@@ -32,7 +32,7 @@ def test_another_configuration_or_code_reads_nothing(tmp_path, monkeypatch):
     Store(tmp_path, {"a": 1}).put("x", make, {"value": 1})
     assert Store(tmp_path, {"a": 2}).get("x", make) is None
     assert Store(tmp_path, {"a": 1}).get("y", make) is None
-    monkeypatch.setattr(module, "common_source", lambda: "edited")
+    monkeypatch.setattr(module, "common_source", lambda of: "edited")
     assert Store(tmp_path, {"a": 1}).get("x", make) is None
 
 

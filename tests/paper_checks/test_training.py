@@ -8,11 +8,11 @@ from importlib import import_module
 import numpy as np
 import pytest
 
-from paper_checks.measurements.context import Context
-from paper_checks.measurements.profile import Profile, profile
+from paper_checks.measurements.durations import estimates, needs
 from paper_checks.papers.gao2020.figures import fig16
 from paper_checks.papers.gao2020.measurements import training
-from paper_checks.papers.gao2020.measurements.durations import estimates, needs
+from paper_checks.papers.gao2020.measurements.context import Context
+from paper_checks.papers.gao2020.measurements.profile import Profile, profile
 from paper_checks.registry import build
 from paper_checks.result import plain
 from paper_checks.verdicts import VERDICTS
@@ -152,7 +152,7 @@ def test_the_runs_of_a_sweep_are_asked_for_at_once_so_that_all_cores_train(tiny,
         asked.append([(config.batch_size, config.lr, config.seed) for config in configs])
         return [{"accuracy": config.lr, "status": "finished"} for config in configs]
 
-    monkeypatch.setattr(training._cells, "trained", trained)
+    monkeypatch.setattr("paper_checks.measurements.cells.trained", trained)
     sweep = training.Sweep("any", lambda context: cells, None)
     made = training.rows(Context(tiny.profile, "digits"), training.lab(tiny), sweep)
     assert [len(configs) for configs in asked] == [8, 4]

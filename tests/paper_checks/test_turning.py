@@ -15,8 +15,8 @@ import pytest
 
 from paper_checks.equations.checks import equation_check
 from paper_checks.equations.checks import measure as measure_equation
-from paper_checks.measurements.context import Context
-from paper_checks.measurements.profile import profile
+from paper_checks.papers.gao2020.measurements.context import Context
+from paper_checks.papers.gao2020.measurements.profile import profile
 from paper_checks.registry import IDS, build
 from paper_checks.result import plain
 

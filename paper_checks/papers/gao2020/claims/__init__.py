@@ -3,7 +3,8 @@
 from importlib import import_module
 
 from paper_checks.check import Check, check_of
-from paper_checks.statements import CLAIMS, Claim
+from paper_checks.papers.gao2020.statements import CLAIMS
+from paper_checks.statements import Claim
 
 __all__ = ["CLAIMS", "Claim", "claim_check"]
 

@@ -6,7 +6,7 @@ from paper_checks.papers.gao2020.measurements.training import LONG_RUNS
 from paper_checks.shared import reads
 
 if TYPE_CHECKING:
-    from paper_checks.measurements.context import Context
+    from paper_checks.papers.gao2020.measurements.context import Context
 
 
 @reads(LONG_RUNS)

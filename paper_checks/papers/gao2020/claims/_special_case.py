@@ -22,7 +22,7 @@ from paper_checks.statistics import (
 )
 
 if TYPE_CHECKING:
-    from paper_checks.measurements.context import Context
+    from paper_checks.papers.gao2020.measurements.context import Context
 
 PROTOCOL = (
     "What is true by algebra: LARS's rate is the g²-weighted root mean square of |w/g| over the "

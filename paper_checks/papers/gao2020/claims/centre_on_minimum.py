@@ -12,7 +12,7 @@ from paper_checks.shared import reads
 from paper_checks.statistics import conclude, more, proportion, too_few
 
 if TYPE_CHECKING:
-    from paper_checks.measurements.context import Context
+    from paper_checks.papers.gao2020.measurements.context import Context
 
 PROTOCOL = (
     "The measurement of fig-minimum: random entries of an MLP at initialisation, the loss over the "

@@ -22,7 +22,7 @@ from paper_checks.statistics import (
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from paper_checks.measurements.context import Context
+    from paper_checks.papers.gao2020.measurements.context import Context
 
 NEEDS_DATA = False
 SEEDS = 6

@@ -10,7 +10,7 @@ from paper_checks.shared import reads
 from paper_checks.statistics import Ratio, conclude, in_parts, more, paired, ratio, too_few
 
 if TYPE_CHECKING:
-    from paper_checks.measurements.context import Context
+    from paper_checks.papers.gao2020.measurements.context import Context
 
 PROTOCOL = (
     "The measurement of fig-gaussian: an MLP at initialisation and trained, each layer's entries.",

@@ -11,7 +11,7 @@ from paper_checks.shared import reads
 from paper_checks.statistics import Ratio, conclude, less, too_few
 
 if TYPE_CHECKING:
-    from paper_checks.measurements.context import Context
+    from paper_checks.papers.gao2020.measurements.context import Context
 
 PROTOCOL = (
     "The measurement of figure 3, with dropout off, batches drawn without replacement.",

@@ -10,7 +10,7 @@ from paper_checks.shared import reads
 from paper_checks.statistics import all_of, conclude, difference, in_parts, mean, more, too_few
 
 if TYPE_CHECKING:
-    from paper_checks.measurements.context import Context
+    from paper_checks.papers.gao2020.measurements.context import Context
 
 PROTOCOL = (
     "The batches of figure 9: every sample's loss, and the norm of its own gradient in the second "

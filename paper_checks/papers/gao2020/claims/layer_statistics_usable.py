@@ -7,16 +7,16 @@ import numpy as np
 
 from paper_checks import drawing
 from paper_checks.check import Drawing, Judgement, Measurements
-from paper_checks.measurements.context import SNAPSHOTS
 from paper_checks.numbers import points, short, spread
 from paper_checks.papers.gao2020.claims._networks import PROTOCOL as NETWORKS
 from paper_checks.papers.gao2020.claims._networks import networks
+from paper_checks.papers.gao2020.measurements.context import SNAPSHOTS
+from paper_checks.papers.gao2020.statements import CLAIMS
 from paper_checks.shared import reads
-from paper_checks.statements import CLAIMS
 from paper_checks.statistics import any_of, at_least, conclude, mean, too_few
 
 if TYPE_CHECKING:
-    from paper_checks.measurements.context import Context
+    from paper_checks.papers.gao2020.measurements.context import Context
 
 PROTOCOL = (
     *NETWORKS,

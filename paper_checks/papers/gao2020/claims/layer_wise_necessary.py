@@ -14,7 +14,7 @@ from paper_checks.shared import reads
 from paper_checks.statistics import UNDECIDED, Decision, Estimate, conclude, more, too_few
 
 if TYPE_CHECKING:
-    from paper_checks.measurements.context import Context
+    from paper_checks.papers.gao2020.measurements.context import Context
 
 PROTOCOL = (
     *TUNED,

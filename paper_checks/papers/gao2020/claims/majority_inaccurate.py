@@ -4,15 +4,15 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from paper_checks.check import Judgement, Measurements
-from paper_checks.measurements.context import SNAPSHOTS
 from paper_checks.numbers import short
 from paper_checks.papers.gao2020.claims._networks import PROTOCOL as NETWORKS
 from paper_checks.papers.gao2020.claims._networks import networks
+from paper_checks.papers.gao2020.measurements.context import SNAPSHOTS
 from paper_checks.shared import reads
 from paper_checks.statistics import conclude, less, mean, too_few
 
 if TYPE_CHECKING:
-    from paper_checks.measurements.context import Context
+    from paper_checks.papers.gao2020.measurements.context import Context
 
 PROTOCOL = (
     *NETWORKS,

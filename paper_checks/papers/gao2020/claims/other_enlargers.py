@@ -9,7 +9,7 @@ from paper_checks.shared import Shared, reads
 from paper_checks.statistics import all_of, conclude, in_parts, more, ratio, too_few
 
 if TYPE_CHECKING:
-    from paper_checks.measurements.context import Context
+    from paper_checks.papers.gao2020.measurements.context import Context
 
 BATCHES = 16
 METHODS = ("dropout 0.5 → 0.8", "sharper loss", "small values left out")

@@ -2,12 +2,12 @@
 
 from typing import TYPE_CHECKING, Any
 
-from paper_checks.measurements.context import SNAPSHOTS
 from paper_checks.papers.gao2020.claims._special_case import PROTOCOL, judge, measured
+from paper_checks.papers.gao2020.measurements.context import SNAPSHOTS
 from paper_checks.shared import reads
 
 if TYPE_CHECKING:
-    from paper_checks.measurements.context import Context
+    from paper_checks.papers.gao2020.measurements.context import Context
 
 __all__ = ["PROTOCOL", "RECORDED", "judge", "measure"]
 

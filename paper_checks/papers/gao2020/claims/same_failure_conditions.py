@@ -11,7 +11,7 @@ from paper_checks.shared import reads
 from paper_checks.statistics import all_of, conclude, more, ratio, too_few
 
 if TYPE_CHECKING:
-    from paper_checks.measurements.context import Context
+    from paper_checks.papers.gao2020.measurements.context import Context
 
 PROTOCOL = (
     "Weights and gradients of a large weight tensor of the network of figure 2 (entries of which "

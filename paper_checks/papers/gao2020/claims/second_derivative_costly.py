@@ -5,13 +5,13 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from paper_checks.check import Judgement, Measurements
-from paper_checks.measurements.context import SNAPSHOTS
 from paper_checks.numbers import short, spread
+from paper_checks.papers.gao2020.measurements.context import SNAPSHOTS
 from paper_checks.shared import Shared, reads
 from paper_checks.statistics import Ratio, all_of, any_of, conclude, more, ratio, too_few
 
 if TYPE_CHECKING:
-    from paper_checks.measurements.context import Context
+    from paper_checks.papers.gao2020.measurements.context import Context
 
 # Entries of ResNet-18 whose second derivatives are timed, and the samples of the loss.
 ENTRIES = 6
@@ -64,7 +64,7 @@ def _coupled(context: "Context", seed: int) -> dict[str, Any]:
     from torch.nn.functional import cross_entropy
 
     import hessian
-    from paper_checks.measurements.context import _gradient_seconds
+    from paper_checks.papers.gao2020.measurements.context import _gradient_seconds
     from sim.models import build
 
     data = context.dataset

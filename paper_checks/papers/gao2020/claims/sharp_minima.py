@@ -13,7 +13,7 @@ from paper_checks.shared import reads
 from paper_checks.statistics import UNDECIDED, Ratio, conclude, more, paired, ratio, too_few
 
 if TYPE_CHECKING:
-    from paper_checks.measurements.context import Context
+    from paper_checks.papers.gao2020.measurements.context import Context
 
 PROTOCOL = (
     "SGD with momentum 0.9 at one rate from the same initialisations, the same number of steps for "

@@ -11,7 +11,7 @@ from paper_checks.statistics import Ratio, all_of, conclude, ratio, too_few, wit
 if TYPE_CHECKING:
     from torch import nn
 
-    from paper_checks.measurements.context import Context
+    from paper_checks.papers.gao2020.measurements.context import Context
 
 NEEDS_DATA = False
 PROTOCOL = (

@@ -13,7 +13,7 @@ from paper_checks.statistics import Ratio, all_of, conclude, less, ratio, too_fe
 if TYPE_CHECKING:
     from torch import nn
 
-    from paper_checks.measurements.context import Context
+    from paper_checks.papers.gao2020.measurements.context import Context
 
 # The paper's batch sizes that both data sets have in images; a gradient's noise depends on their
 # number, not on their share.

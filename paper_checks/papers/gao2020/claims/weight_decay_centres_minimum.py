@@ -12,7 +12,7 @@ from paper_checks.statistics import conclude, difference, less, mean, paired, to
 if TYPE_CHECKING:
     from torch import nn
 
-    from paper_checks.measurements.context import Context
+    from paper_checks.papers.gao2020.measurements.context import Context
 
 NEEDS_DATA = False
 PROTOCOL = (
@@ -36,8 +36,8 @@ def measure(context: "Context") -> dict[str, Any]:
 
 
 def _measure(context: "Context") -> dict[str, Any]:
-    from paper_checks.measurements.context import WEIGHT_DECAY
     from paper_checks.papers.gao2020.figures._samples import repeats, small_networks
+    from paper_checks.papers.gao2020.measurements.context import WEIGHT_DECAY
 
     rows = []
     for seed in repeats(context):
@@ -59,8 +59,8 @@ def misfits(context: "Context", model: "nn.Module", beta: float) -> list[dict[st
     from torch.nn.functional import cross_entropy
 
     import hessian
-    from paper_checks.measurements.tensor_statistics import tensor_statistics
     from paper_checks.papers.gao2020.figures._samples import small_data
+    from paper_checks.papers.gao2020.measurements.tensor_statistics import tensor_statistics
 
     exact = hessian.diagonal(model, cross_entropy, small_data(context))
     rows = []

@@ -13,7 +13,7 @@ from paper_checks.shared import reads
 from paper_checks.statistics import Decision, Estimate, all_of, conclude, more, too_few
 
 if TYPE_CHECKING:
-    from paper_checks.measurements.context import Context
+    from paper_checks.papers.gao2020.measurements.context import Context
 
 PROTOCOL = (
     *TUNED,

@@ -2,7 +2,6 @@
 
 from typing import TYPE_CHECKING, Any
 
-from paper_checks.measurements.profile import RECORDED_SEEDS
 from paper_checks.papers.gao2020.figures._reducers import (
     convergence,
     density,
@@ -10,10 +9,11 @@ from paper_checks.papers.gao2020.figures._reducers import (
     place,
     ranks,
 )
+from paper_checks.papers.gao2020.measurements.profile import RECORDED_SEEDS
 from paper_checks.shared import Shared
 
 if TYPE_CHECKING:
-    from paper_checks.measurements.context import Context
+    from paper_checks.papers.gao2020.measurements.context import Context
 
 
 ENTRIES = Shared(

@@ -27,7 +27,7 @@ from paper_checks.statistics import (
 )
 
 if TYPE_CHECKING:
-    from paper_checks.measurements.context import Context
+    from paper_checks.papers.gao2020.measurements.context import Context
 
 BASELINE = "baseline"
 OURS = "first epoch 512 / 0.005"

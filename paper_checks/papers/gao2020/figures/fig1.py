@@ -35,7 +35,7 @@ from paper_checks.statistics import (
 )
 
 if TYPE_CHECKING:
-    from paper_checks.measurements.context import Context
+    from paper_checks.papers.gao2020.measurements.context import Context
 
 PROTOCOL = (
     "Batch sizes that are the paper's shares n/N of the training set; SGD with momentum 0.9, "

@@ -14,7 +14,7 @@ from paper_checks.statistics import Estimate, all_of, conclude, difference, in_p
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from paper_checks.measurements.context import Context
+    from paper_checks.papers.gao2020.measurements.context import Context
 
 PROTOCOL = (
     "Batch sizes that are the paper's 2000, 8000 and 16384 of 50000; SGD with momentum 0.9 at one "

@@ -13,7 +13,7 @@ from paper_checks.shared import reads
 from paper_checks.verdicts import ILLUSTRATION, INCONCLUSIVE
 
 if TYPE_CHECKING:
-    from paper_checks.measurements.context import Context
+    from paper_checks.papers.gao2020.measurements.context import Context
 
 NEEDS_DATA = False
 PROTOCOL = (

@@ -33,7 +33,7 @@ from paper_checks.statistics import (
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from paper_checks.measurements.context import Context
+    from paper_checks.papers.gao2020.measurements.context import Context
 
 NAMES = {"lars": "LARS", "mclr": "MCLR", "cblr": "CBLR, exact", "sgd": "SGD"}
 # What figure 16 compares.

@@ -7,16 +7,16 @@ import numpy as np
 
 from paper_checks import drawing
 from paper_checks.check import Check, Drawing, Judgement, Measurements
-from paper_checks.measurements.context import SNAPSHOTS
 from paper_checks.numbers import short, spread
 from paper_checks.papers.gao2020.figures._lines import MARKERS, PALETTE
+from paper_checks.papers.gao2020.measurements.context import SNAPSHOTS
 from paper_checks.shared import reads
 from paper_checks.statistics import conclude, more, ratio, too_few
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from paper_checks.measurements.context import Context
+    from paper_checks.papers.gao2020.measurements.context import Context
 
 RATIO = 10.0
 # A share of a single-precision diagonal's largest entry; rounding alone stays below 1e-4.
@@ -41,7 +41,7 @@ COLUMNS = (
 @reads(SNAPSHOTS)
 def measure(context: "Context") -> dict[str, Any]:
     """Quartiles of R and |w/g|, the mean of |w/g|, and that mean's growth with the layer's size."""
-    from paper_checks.measurements.tensor_statistics import (
+    from paper_checks.papers.gao2020.measurements.tensor_statistics import (
         growth_of_independent_gaussians,
     )
 

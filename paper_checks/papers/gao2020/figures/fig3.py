@@ -12,7 +12,7 @@ from paper_checks.statistics import Decision, Estimate, all_of, any_of, conclude
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from paper_checks.measurements.context import Context
+    from paper_checks.papers.gao2020.measurements.context import Context
 
 TOLERANCE = 0.10
 # Up to this share of the data the finite training set bends a 1/√n line by less than 4 %.

@@ -18,7 +18,7 @@ from paper_checks.shared import reads
 from paper_checks.statistics import conclude, less, log_slope, too_few, within
 
 if TYPE_CHECKING:
-    from paper_checks.measurements.context import Context
+    from paper_checks.papers.gao2020.measurements.context import Context
 
 READINGS = {
     "stride": "per step, mean over the epoch",

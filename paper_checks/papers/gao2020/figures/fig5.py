@@ -26,7 +26,7 @@ from paper_checks.statistics import (
 )
 
 if TYPE_CHECKING:
-    from paper_checks.measurements.context import Context
+    from paper_checks.papers.gao2020.measurements.context import Context
 
 PROTOCOL = (
     "SGD with momentum 0.9 at one rate for every n, the same number of epochs; "

@@ -14,7 +14,7 @@ from paper_checks.shared import reads
 from paper_checks.statistics import conclude, difference, less, log_slope, mean, too_few, within
 
 if TYPE_CHECKING:
-    from paper_checks.measurements.context import Context
+    from paper_checks.papers.gao2020.measurements.context import Context
 
 SERIES = {"decrease_batch": "on the step's own batch", "decrease_held_out": "on held-out images"}
 PROTOCOL = (

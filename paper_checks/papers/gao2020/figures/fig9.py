@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from torch import Tensor, nn
 
-    from paper_checks.measurements.context import Context
+    from paper_checks.papers.gao2020.measurements.context import Context
 
 SHARES = tuple(round(0.1 * k, 1) for k in range(10))
 # The paper's batch of 8192 of 50000 images.

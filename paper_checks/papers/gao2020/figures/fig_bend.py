@@ -14,7 +14,7 @@ from paper_checks.statistics import Ratio, all_of, conclude, too_few, within
 if TYPE_CHECKING:
     from torch import nn
 
-    from paper_checks.measurements.context import Context
+    from paper_checks.papers.gao2020.measurements.context import Context
 
 LAYERS = ("fc1.weight", "fc2.weight", "fc3.weight")
 BEYOND = 8

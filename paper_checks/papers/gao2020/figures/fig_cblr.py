@@ -23,7 +23,7 @@ from paper_checks.shared import reads
 from paper_checks.statistics import all_of, conclude, in_parts, more, too_few
 
 if TYPE_CHECKING:
-    from paper_checks.measurements.context import Context
+    from paper_checks.papers.gao2020.measurements.context import Context
 
 NAMES = {
     "cblr": "CBLR, exact",

@@ -14,7 +14,7 @@ from paper_checks.shared import reads
 from paper_checks.statistics import Ratio, all_of, any_of, conclude, mean, too_few, within
 
 if TYPE_CHECKING:
-    from paper_checks.measurements.context import Context
+    from paper_checks.papers.gao2020.measurements.context import Context
 
 PROTOCOL = (
     "The gradient and the weights of large weight tensors at initialisation (the network of "

@@ -14,7 +14,7 @@ from paper_checks.statistics import all_of, conclude, mean, too_few, within
 if TYPE_CHECKING:
     from torch import nn
 
-    from paper_checks.measurements.context import Context
+    from paper_checks.papers.gao2020.measurements.context import Context
 
 LAYERS = ("fc1", "fc2", "fc3")
 LEVELS = (0.05, 0.25, 0.5, 0.75, 0.95)

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from torch import nn
 
-    from paper_checks.measurements.context import Context
+    from paper_checks.papers.gao2020.measurements.context import Context
 
 # The smallest batch of the paper's figure 3. Below it the law is shown, not judged: a mean of so
 # few is not normal unless the per-sample gradients are.

@@ -14,7 +14,7 @@ from paper_checks.statistics import conclude, ratio, too_few, within
 if TYPE_CHECKING:
     from torch import nn
 
-    from paper_checks.measurements.context import Context
+    from paper_checks.papers.gao2020.measurements.context import Context
 
 RULES = ("mclr", "lars")
 STEPS = 20

@@ -15,7 +15,7 @@ from paper_checks.statistics import Proportion, conclude, more, proportion, too_
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from paper_checks.measurements.context import Context
+    from paper_checks.papers.gao2020.measurements.context import Context
 
 PER_TENSOR = 3
 # Beside the largest sample a small one: what a share says must not hang on how many are taken.

@@ -14,7 +14,7 @@ from paper_checks.shared import reads
 from paper_checks.statistics import at_least, conclude, less, mean, more, too_few
 
 if TYPE_CHECKING:
-    from paper_checks.measurements.context import Context
+    from paper_checks.papers.gao2020.measurements.context import Context
 
 PROTOCOL = (
     "The network of figure 2 at initialisation, cross-entropy, dropout off: R from the exact "

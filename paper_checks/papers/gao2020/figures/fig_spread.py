@@ -14,7 +14,7 @@ from paper_checks.shared import reads
 from paper_checks.statistics import Estimate, conclude, difference, less, paired, too_few
 
 if TYPE_CHECKING:
-    from paper_checks.measurements.context import Context
+    from paper_checks.papers.gao2020.measurements.context import Context
 
 WARM, FULL, SLOW = "warm-up", "full rate", "rate of the warm-up's start"
 PROTOCOL = (

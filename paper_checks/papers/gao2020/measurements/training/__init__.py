@@ -19,6 +19,12 @@ of their width, every run a row of the ledger (`SWEEPS`).
 
 from collections.abc import Mapping
 
+from paper_checks.measurements.cells import Arm as Arm
+from paper_checks.measurements.cells import Cell as Cell
+from paper_checks.measurements.cells import Planned as Planned
+from paper_checks.measurements.cells import Sweep as Sweep
+from paper_checks.measurements.cells import rows as rows
+from paper_checks.measurements.lab import trained as trained
 from paper_checks.papers.gao2020.measurements.training import (
     _compared,
     _discarding,
@@ -29,11 +35,6 @@ from paper_checks.papers.gao2020.measurements.training import (
     _warmup,
     _whole,
 )
-from paper_checks.papers.gao2020.measurements.training._cells import Arm as Arm
-from paper_checks.papers.gao2020.measurements.training._cells import Cell as Cell
-from paper_checks.papers.gao2020.measurements.training._cells import Planned as Planned
-from paper_checks.papers.gao2020.measurements.training._cells import Sweep as Sweep
-from paper_checks.papers.gao2020.measurements.training._cells import rows as rows
 from paper_checks.papers.gao2020.measurements.training._compared import (
     COMPARED_RUNS as COMPARED_RUNS,
 )
@@ -60,7 +61,6 @@ from paper_checks.papers.gao2020.measurements.training._lab import (
 from paper_checks.papers.gao2020.measurements.training._lab import Lab as Lab
 from paper_checks.papers.gao2020.measurements.training._lab import equal_steps as equal_steps
 from paper_checks.papers.gao2020.measurements.training._lab import lab as lab
-from paper_checks.papers.gao2020.measurements.training._lab import trained as trained
 from paper_checks.papers.gao2020.measurements.training._lab import (
     trained_network as trained_network,
 )

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from paper_checks.papers.gao2020.measurements.training._cells import Cell, Sweep, rows
+from paper_checks.measurements.cells import Cell, Sweep, rows
 from paper_checks.papers.gao2020.measurements.training._lab import Lab, lab
 from paper_checks.papers.gao2020.measurements.training._rules import (
     GAMMAS,
@@ -21,7 +21,7 @@ from paper_checks.papers.gao2020.measurements.training._tuned import best
 from paper_checks.shared import Shared
 
 if TYPE_CHECKING:
-    from paper_checks.measurements.context import Context
+    from paper_checks.papers.gao2020.measurements.context import Context
 
 # What figure 16 compares on a network whose whole exact diagonal is out of reach.
 FIRST_ORDER = tuple(rule for rule in GAMMAS if rule != "cblr")

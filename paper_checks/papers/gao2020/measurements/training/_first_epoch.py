@@ -3,12 +3,12 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from paper_checks.papers.gao2020.measurements.training._cells import Arm, Cell, Sweep, rows
+from paper_checks.measurements.cells import Arm, Cell, Sweep, rows
 from paper_checks.papers.gao2020.measurements.training._lab import Lab, lab, layer, provenance
 from paper_checks.shared import Shared
 
 if TYPE_CHECKING:
-    from paper_checks.measurements.context import Context
+    from paper_checks.papers.gao2020.measurements.context import Context
     from sim.training import Run
 
 FIRST_EPOCH = (32, 128, 512, 2048, 8192, 16384, 32768, 49152)

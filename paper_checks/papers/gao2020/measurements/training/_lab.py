@@ -1,19 +1,18 @@
 """The network, the data and the sizes of a profile's training, and how its runs are made."""
 
 import math
-import tempfile
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
+
+from paper_checks.measurements import lab as lab_of_runs
 
 if TYPE_CHECKING:
     from torch import nn
 
-    from paper_checks.measurements.context import Context
-    from sim.training import Run, TrainConfig
+    from paper_checks.papers.gao2020.measurements.context import Context
+    from sim.training import Run
 
-Reading = TypeVar("Reading")
 PAPER = 50_000
 # The paper's 32 is less than one image of the digits, so its place is taken by 128 where the
 # training is long.
@@ -29,21 +28,8 @@ LATE = 5
 
 
 @dataclass(frozen=True)
-class Lab:
-    """The network, the data and the sizes that a context's profile trains with.
-
-    `recorded` says that every run becomes a row of the ledger.
-    """
-
-    base: "TrainConfig"
-    total: int
-    seeds: tuple[int, ...]
-    epochs: int
-    root: Path | None
-    runs: Path | None
-    vectorise: bool
-    jobs: int | None
-    recorded: bool = False
+class Lab(lab_of_runs.Lab):
+    """What a context's profile trains with, and the paper's batch sizes as shares of its data."""
 
     def n(self, paper: int) -> int:
         """The batch size that is the same share of the training set as the paper's."""
@@ -92,45 +78,6 @@ def lab(context: "Context", network: str | None = None, images: int | None = Non
     jobs = None if context.device == "cpu" and profile.runs >= 8 else 1
     seeds = tuple(range(profile.runs))
     return Lab(base, total, seeds, profile.epochs, context.root, runs, small, jobs, recorded)
-
-
-def trained(
-    lab: Lab, configs: "Sequence[TrainConfig]", read: "Callable[[Run], Reading]"
-) -> "list[Reading]":
-    """Train `configs` and return what `read` gives of each run, in the same order.
-
-    One run at a time is in memory.
-
-    Raises `RuntimeError` where a run failed: that is a fault, where to diverge is a finding.
-    """
-    from sim import sweep
-    from sim.training import load
-
-    if not configs:
-        return []
-
-    def readings(out: Path) -> "list[Reading]":
-        frame = sweep(
-            configs,
-            out=out,
-            root=lab.root,
-            jobs=lab.jobs,
-            threads=1,
-            vectorise=lab.vectorise,
-            progress=lab.runs is not None,
-        )
-        failed = frame[frame.status == "failed"]
-        if len(failed):
-            raise RuntimeError(
-                f"{len(failed)} of {len(configs)} runs failed, the first: {failed.iloc[0].reason}"
-            )
-        return [read(load(out / config.hash)) for config in configs]
-
-    if lab.runs is not None:
-        lab.runs.mkdir(parents=True, exist_ok=True)
-        return readings(lab.runs)
-    with tempfile.TemporaryDirectory() as folder:
-        return readings(Path(folder))
 
 
 # The network that a check looks at after training: at one rate, as the paper's smaller batches.

@@ -5,13 +5,13 @@ from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from paper_checks.papers.gao2020.measurements.training._cells import Arm, Cell, Sweep, rows
+from paper_checks.measurements.cells import Arm, Cell, Sweep, rows
 from paper_checks.papers.gao2020.measurements.training._lab import Lab, ends, lab, provenance
 from paper_checks.papers.gao2020.measurements.training._tuned import listed
 from paper_checks.shared import Shared
 
 if TYPE_CHECKING:
-    from paper_checks.measurements.context import Context
+    from paper_checks.papers.gao2020.measurements.context import Context
     from sim.training import Run
 
 # γ of each rule at the paper's 1024; for larger n they rise with the root of n, so that the best is

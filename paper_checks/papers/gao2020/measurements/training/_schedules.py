@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from paper_checks.papers.gao2020.measurements.training._cells import Arm, Cell, Sweep, rows
+from paper_checks.measurements.cells import Arm, Cell, Sweep, rows
 from paper_checks.papers.gao2020.measurements.training._lab import (
     Lab,
     ends,
@@ -17,7 +17,7 @@ from paper_checks.papers.gao2020.measurements.training._lab import (
 from paper_checks.shared import Shared
 
 if TYPE_CHECKING:
-    from paper_checks.measurements.context import Context
+    from paper_checks.papers.gao2020.measurements.context import Context
     from sim.training import Run, TrainConfig
 
 # For the ledger: the baseline, the paper's model, and the two controls that decide.

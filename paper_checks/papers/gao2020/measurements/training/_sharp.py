@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from paper_checks.papers.gao2020.measurements.training._cells import READING, Arm, Cell, Sweep, rows
+from paper_checks.measurements.cells import READING, Arm, Cell, Sweep, rows
 from paper_checks.papers.gao2020.measurements.training._lab import (
     Lab,
     ends,
@@ -21,7 +21,7 @@ from paper_checks.papers.gao2020.measurements.training._tuned import (
 from paper_checks.shared import Shared
 
 if TYPE_CHECKING:
-    from paper_checks.measurements.context import Context
+    from paper_checks.papers.gao2020.measurements.context import Context
     from sim.training import Run
 
 SHARP_SIZES = (512, 2048, 49152)

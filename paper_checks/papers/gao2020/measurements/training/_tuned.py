@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from paper_checks.papers.gao2020.measurements.training._cells import (
+from paper_checks.measurements.cells import (
     CHOICE,
     READING,
     TUNING,
@@ -28,7 +28,7 @@ from paper_checks.papers.gao2020.measurements.training._lab import (
 from paper_checks.shared import Shared
 
 if TYPE_CHECKING:
-    from paper_checks.measurements.context import Context
+    from paper_checks.papers.gao2020.measurements.context import Context
     from sim.training import Run
 
 # Rates tried around the root-of-n rule, which suits both ends.

@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from paper_checks.papers.gao2020.measurements.training._cells import Arm, Cell, Sweep, rows
+from paper_checks.measurements.cells import Arm, Cell, Sweep, rows
 from paper_checks.papers.gao2020.measurements.training._lab import Lab, lab, provenance
 from paper_checks.shared import Shared
 
 if TYPE_CHECKING:
-    from paper_checks.measurements.context import Context
+    from paper_checks.papers.gao2020.measurements.context import Context
     from sim.training import Run, TrainConfig
 
 WARM_EPOCHS = 5

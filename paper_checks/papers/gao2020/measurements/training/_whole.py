@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from paper_checks.papers.gao2020.measurements.training._cells import Arm, Cell, Sweep, rows
+from paper_checks.measurements.cells import Arm, Cell, Sweep, rows
 from paper_checks.papers.gao2020.measurements.training._lab import (
     SIZES,
     Lab,
@@ -20,7 +20,7 @@ from paper_checks.papers.gao2020.measurements.training._lab import (
 from paper_checks.shared import Shared
 
 if TYPE_CHECKING:
-    from paper_checks.measurements.context import Context
+    from paper_checks.papers.gao2020.measurements.context import Context
     from sim.training import Run
 
 # The paper has 0.005 with its 512 and 0.05 with its 8192: a power of n.

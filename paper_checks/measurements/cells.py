@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from paper_checks.papers.gao2020.measurements.training._lab import Lab, trained
+from paper_checks.measurements.lab import Lab, trained
 from paper_checks.result import plain
 
 if TYPE_CHECKING:
@@ -117,8 +117,8 @@ class Sweep:
     """
 
     name: str
-    cells: "Callable[[Context], Sequence[Cell]]"
-    read: "Callable[[Run, Context], dict[str, Any]]"
+    cells: Callable[[Any], Sequence[Cell]]
+    read: "Callable[[Run, Any], dict[str, Any]]"
     version: int = 1
 
 

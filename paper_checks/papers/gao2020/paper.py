@@ -1,0 +1,122 @@
+"""Gao & Zhong (2020), as the engine asks for it."""
+
+import tomllib
+from importlib.resources import files
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
+
+from paper_checks.check import Check
+from paper_checks.ledger.rows import EVIDENCE
+from paper_checks.paper import Campaign, Overview, Paper
+from paper_checks.papers.gao2020.figures import FIGURES, figure_check
+from paper_checks.papers.gao2020.measurements.profile import RECORDED, profile, usual_dataset
+from paper_checks.papers.gao2020.statements import CLAIMS
+from paper_checks.statements import parse_words
+
+if TYPE_CHECKING:
+    from paper_checks.papers.gao2020.measurements.context import Context
+
+EQUATION_IDS = tuple(f"eq{label}" for label in range(1, 29))
+_PAPER = {*FIGURES, "fig2", "fig3"}
+FIGURE_IDS = (
+    *(name for name in (f"fig{number}" for number in range(1, 17)) if name in _PAPER),
+    "fig-law",
+    *(name for name in FIGURES if name.startswith("fig-")),
+)
+
+
+def build(name: str) -> Check:
+    """The check called `name`; its packages are imported only now."""
+    if name.startswith("eq"):
+        import theory
+        from paper_checks.equations.checks import equation_check
+        from paper_checks.papers.gao2020.experiments import EXPERIMENTS
+
+        label = name.removeprefix("eq")
+        return equation_check(theory.EQUATIONS[label], EXPERIMENTS.get(label))
+    if name == "fig2":
+        from paper_checks.papers.gao2020.figures.fig2 import FIG2
+
+        return FIG2
+    if name == "fig3":
+        from paper_checks.papers.gao2020.figures.fig3 import FIG3
+
+        return FIG3
+    if name == "fig-law":
+        from paper_checks.papers.gao2020.figures.fig_law import FIG_LAW
+
+        return FIG_LAW
+    if name in FIGURES:
+        return figure_check(name)
+    from paper_checks.papers.gao2020.claims import claim_check
+
+    return claim_check(name)
+
+
+def context(*arguments: Any) -> "Context":
+    """What the checks of a run share."""
+    from paper_checks.papers.gao2020.measurements.context import Context
+
+    return Context(*arguments)
+
+
+def seconds(key: str, context: Any) -> float:
+    """About how long a shared measurement takes."""
+    from paper_checks.papers.gao2020.measurements.durations import key_seconds
+
+    return key_seconds(key, context)
+
+
+def _sweeps() -> Any:
+    from paper_checks.papers.gao2020.measurements.training import SWEEPS
+
+    return SWEEPS
+
+
+def _record(context: Any, name: str) -> None:
+    from paper_checks.papers.gao2020.measurements.training import SWEEPS, lab, rows
+
+    rows(context, lab(context), SWEEPS[name])
+
+
+def _text(name: str) -> str:
+    return files(__package__).joinpath(name).read_text(encoding="utf-8")
+
+
+# Fields of a profile that a measurement without training depends on, beside the network.
+_SIZES = ("width", "sample", "population", "batches", "entries", "verify", "passes", "seeds")
+_OVERVIEW = tomllib.loads(_text("overview.toml"))
+PAPER = Paper(
+    name="gao2020",
+    title=(
+        "An audit of “Study on the Large Batch Size Training of Neural Networks Based on the "
+        "Second Order Gradient”"
+    ),
+    lead=(
+        "Gao & Zhong (2020). Each equation is derived anew and tried on numbers; each figure and "
+        "claim is measured on a network and judged by a criterion that was fixed before the run."
+    ),
+    ids=EQUATION_IDS + FIGURE_IDS + tuple(CLAIMS),
+    build=build,
+    claims=CLAIMS,
+    words=MappingProxyType(parse_words(_text("words.toml"))),
+    overview=Overview(
+        tuple(_OVERVIEW["statements"]),
+        tuple(_OVERVIEW["advice"]),
+        "What it means for training with large batches",
+    ),
+    # The first paper's evidence lies at the top, where its runs have always been added.
+    evidence=EVIDENCE,
+    context=context,
+    profile=profile,
+    usual_dataset=usual_dataset,
+    seconds=seconds,
+    campaign=Campaign(
+        profiles=RECORDED,
+        place="CIFAR-10",
+        sweeps=_sweeps,
+        record=_record,
+        sizes={"network": "trains"} | {size: size for size in _SIZES},
+        readings={"snapshot": 1, "entries": 1, "fig3": 1, "fig9": 1, "fig-gaussian": 1},
+    ),
+)
