@@ -1,4 +1,4 @@
-"""The tables of docs and of benchmarks/README.md, from the records in benchmarks/results.
+"""The tables of docs, README.md and benchmarks/README.md, from the records in benchmarks/results.
 
 python benchmarks/tables.py
 """
@@ -185,6 +185,24 @@ def diagonals() -> str:
     return markdown(head, rows)
 
 
+def peers() -> str:
+    """The exact diagonal in short: its time, and how many times as fast it is as the best peer."""
+    rows = []
+    found = {row["case"]: row for row in load("diagonal.json")["rows"]}
+    for row in (found[case] for case in NETWORKS if case != "alexnet-quarter"):
+        ratio = row["times as fast"][row["peer"]]
+        rows.append(
+            [
+                NETWORKS[row["case"]],
+                f"{row['parameters']:,}",
+                f"{digits(row['seconds'] * 1e3)} ms",
+                f"{row['gradients']:.0f}",
+                f"{digits(float(f'{ratio:.2g}'))} × {row['peer']}",
+            ]
+        )
+    return markdown(["", "parameters", "time", "in gradients", "as fast as"], rows)
+
+
 def growth() -> str:
     """Time and memory as samples, classes, width and depth grow."""
     rows = []
@@ -271,6 +289,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "monitor": monitor,
     "throughput": throughput,
     "lanes": lanes,
+    "peers": peers,
     "diagonals": diagonals,
     "growth": growth,
     "estimators": estimators,

@@ -1,6 +1,7 @@
-"""The README's table of verdicts, from an audit's results and the ledger: one row a check.
+"""The verdicts of docs/verdicts.md, from an audit's results and the ledger: one row a check.
 
-`python -m paper_checks.summary report/results.json README.md` puts it between the two markers.
+`python -m paper_checks.summary report/results.json docs/verdicts.md` puts the table between the
+two markers.
 """
 
 import sys

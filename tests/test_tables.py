@@ -13,6 +13,7 @@ SPEC.loader.exec_module(TABLES)
 PAGES = {
     "docs/optimizers.md": ("rules", "digits", "cifar10", "steps"),
     "docs/training.md": ("monitor", "throughput", "lanes"),
+    "README.md": ("peers",),
     "benchmarks/README.md": ("diagonals", "growth"),
     "docs/estimators.md": ("estimators",),
     "docs/spectrum.md": ("spectrum",),

@@ -135,17 +135,17 @@ def test_foreach_launches_few_operations(rule):
     assert calls[True] < calls[False] / (1.5 if rule == "MCLR" else 5)
 
 
-def readme(start):
-    """The block of README's section on training loops that sets `optimizer` to such a rule."""
-    text = (Path(__file__).resolve().parents[3] / "README.md").read_text(encoding="utf-8")
+def documented(start):
+    """The block on training loops of docs/start.md that sets `optimizer` to such a rule."""
+    text = (Path(__file__).resolve().parents[3] / "docs" / "start.md").read_text(encoding="utf-8")
     section = text.split("## In a training loop")[1].split("\n## ")[0]
     (block,) = [b for b in re.findall(r"```python\n(.*?)```", section, re.DOTALL) if start in b]
     return block
 
 
 @pytest.mark.parametrize("rule", RULES)
-def test_the_loop_of_the_readme(rule):
-    block = readme("CBLR(" if rule == "CBLR" else "LARS(").replace("LARS(", f"{rule}(")
+def test_the_loop_of_the_docs(rule):
+    block = documented("CBLR(" if rule == "CBLR" else "LARS(").replace("LARS(", f"{rule}(")
     loop = block.split("\n\n")[1]
     assert len(loop.strip().splitlines()) <= 5
     torch.manual_seed(0)
@@ -154,7 +154,7 @@ def test_the_loop_of_the_readme(rule):
     names = {"model": model, "x": x, "y": y, "nn": nn, "sim": sim, "hessian": hessian}
     names["batches"] = 4 * [(x[:32], y[:32]), (x[32:], y[32:])]
     before = nn.functional.cross_entropy(model(x), y).item()
-    exec(readme("LARS(").splitlines()[0], names)  # loss = …
+    exec(documented("LARS(").splitlines()[0], names)  # loss = …
     exec(block.replace("batches = ", "_ = "), names)
     assert type(names["optimizer"]).__name__ == rule
     assert nn.functional.cross_entropy(model(x), y) < before
