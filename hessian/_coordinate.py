@@ -250,7 +250,8 @@ class _Line:
     def _loss(self, batch: Batch) -> Tensor:
         batch.start.rewind()
         output = self.objective.output(batch.inputs, batch.index)
-        return self.objective.unchecked(output, batch.targets, batch.index).reshape(())
+        value: Tensor = self.objective.unchecked(output, batch.targets, batch.index)
+        return value.reshape(())
 
     def __call__(self, name: str, places: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
         """Values and slopes at displacements t of the flat entries `places`, float64 on the CPU."""
@@ -322,9 +323,10 @@ class _Line:
                 batch.start.rewind()
 
                 def loss(q: Tensor, batch: Batch = batch) -> Tensor:
-                    return functional_call(
+                    value: Tensor = functional_call(
                         whole, {f"model.{name}": q}, (batch.inputs, batch.targets)
                     )
+                    return value
 
                 g, v = vmap(grad_and_value(loss), randomness="same")(moved)
                 values += batch.a * v.detach().cpu().double()
@@ -359,7 +361,8 @@ class _Whole(nn.Module):
 
     def forward(self, inputs: Any, targets: Any) -> Tensor:
         output = self.objective.output(inputs, 0)
-        return self.objective.unchecked(output, targets, 0).reshape(())
+        value: Tensor = self.objective.unchecked(output, targets, 0)
+        return value.reshape(())
 
 
 class _Lanes:

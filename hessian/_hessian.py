@@ -75,7 +75,8 @@ class Hessian(LinearOperator):
             result: NDArray[Any] = products(rows).cpu().numpy().T.astype(self.dtype)
             return result
 
-        return self._within(compute, keep=columns.shape[1] > TOGETHER, walks=True)
+        product: NDArray[Any] = self._within(compute, keep=columns.shape[1] > TOGETHER, walks=True)
+        return product
 
     def _adjoint(self) -> Hessian:
         return self  # a Hessian is symmetric

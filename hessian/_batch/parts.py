@@ -95,7 +95,7 @@ class Part:
             for read in self.whole.reading.used
         )
         here, there = float(value.detach()), float(reading.loss.detach())
-        return abs(here - there) <= eps ** (2 / 3) * (terms + abs(there))
+        return bool(abs(here - there) <= eps ** (2 / 3) * (terms + abs(there)))
 
 
 def part_of(analysis: Analysis) -> Part | None:

@@ -208,14 +208,15 @@ def _point(parameters: Iterable[Tensor]) -> None:
         size = p.detach().square().mean().sqrt()
         direction = _laid_out(pattern.to(size) * size, p)
         # A user's tape that holds the parameter stays good: its values do not change.
-        with torch.no_grad(), torch.autograd._unsafe_preserve_version_counter(p):
+        with torch.no_grad(), torch.autograd.grad_mode._unsafe_preserve_version_counter(p):
             p.copy_(_dual(p.detach(), direction))
 
 
 def _dual(tensor: Tensor, direction: Tensor) -> Tensor:
     with warnings.catch_warnings():  # torch uses what it deprecates, the first time
         warnings.simplefilter("ignore")
-        return forward_ad.make_dual(tensor, direction)
+        dual: Tensor = forward_ad.make_dual(tensor, direction)
+        return dual
 
 
 def _end_forward_mode() -> None:

@@ -243,10 +243,12 @@ def check_loss(value: Any, index: int, inputs: Any, parameters: Mapping[str, Ten
         )
     if not value.is_floating_point():
         raise TypeError(f"loss must return a real floating tensor, got {value.dtype}")
-    value = value.reshape(())
-    if not bool(torch.isfinite(value.detach())):
-        raise ValueError(f"loss is {value.item()} on batch {index}: {_culprit(inputs, parameters)}")
-    return value
+    scalar: Tensor = value.reshape(())
+    if not bool(torch.isfinite(scalar.detach())):
+        raise ValueError(
+            f"loss is {scalar.item()} on batch {index}: {_culprit(inputs, parameters)}"
+        )
+    return scalar
 
 
 def _culprit(inputs: Any, parameters: Mapping[str, Tensor]) -> str:

@@ -96,7 +96,7 @@ def _hardsigmoid(
 
 def _pad(
     watch: Watch,
-    func: Callable[..., Any],
+    func: Callable[..., Tensor],
     input: Tensor,
     pad: Any,
     mode: str = "constant",
@@ -116,7 +116,7 @@ def _pad(
     return input
 
 
-def _averaged(watch: Watch, func: Callable[..., Any], input: Tensor, output_size: Any) -> Tensor:
+def _averaged(watch: Watch, func: Callable[..., Tensor], input: Tensor, output_size: Any) -> Tensor:
     """Pooling to one value as the mean that it is.
 
     Torch takes that too, but where channels come last it gives the mean new strides, by an
@@ -140,7 +140,7 @@ _POOLED: dict[Callable[..., Any], int] = {
 
 
 def _group_norm(
-    watch: Watch, func: Callable[..., Any], input: Tensor, *args: Any, **kwargs: Any
+    watch: Watch, func: Callable[..., Tensor], input: Tensor, *args: Any, **kwargs: Any
 ) -> Tensor:
     """With channels first in memory: torch's backward of its backward reads past others' end."""
     return func(input.contiguous(), *args, **kwargs)
@@ -148,7 +148,7 @@ def _group_norm(
 
 def _as_strided_scatter(
     watch: Watch,
-    func: Callable[..., Any],
+    func: Callable[..., Tensor],
     input: Tensor,
     src: Tensor,
     size: Any,
@@ -176,7 +176,8 @@ def _cdist(
     p: float = 2.0,
     compute_mode: str = "",
 ) -> Tensor:
-    return torch.linalg.vector_norm(x1.unsqueeze(-2) - x2.unsqueeze(-3), p, dim=-1)
+    distances: Tensor = torch.linalg.vector_norm(x1.unsqueeze(-2) - x2.unsqueeze(-3), p, dim=-1)
+    return distances
 
 
 def _without_cudnn(watch: Watch, func: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
@@ -205,7 +206,8 @@ def _weight_norm_interface(
 
 def _norm(v: Tensor, axes: list[int]) -> Tensor:
     """|v| over some axes, which stay as ones; over all of them a number."""
-    return torch.linalg.vector_norm(v, 2, axes, keepdim=True) if axes else v.norm(2)
+    size: Tensor = torch.linalg.vector_norm(v, 2, axes, keepdim=True) if axes else v.norm(2)
+    return size
 
 
 def _layer_norm(

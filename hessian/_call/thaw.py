@@ -159,7 +159,7 @@ def whole(function: Callable[P, T], listed: bool = False) -> Callable[P, T]:
             for generator, state in zip(drawn, states, strict=True):
                 generator.set_state(state)
 
-        compute: Any = function
+        compute: Callable[..., T] = function
         return again(lambda: compute(*values, **options), rewind)
 
     return call

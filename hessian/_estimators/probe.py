@@ -21,7 +21,8 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import GradientEdge, get_gradient_edge
 
-from hessian._batch.analysis import BLOCKS, Analysis
+from hessian._batch.analysis import Analysis
+from hessian._batch.curvature import BLOCKS
 from hessian._batch.parts import Part, part_of
 from hessian._batch.pieces import Division, Sum, added, gathered, is_first
 from hessian._call.batches import Batch

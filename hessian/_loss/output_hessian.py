@@ -56,7 +56,7 @@ class Products:
 def by_sample(tensor: Tensor, layout: Layout, n: int) -> Tensor:
     """Samples first: ``[n, positions, ...]`` with positions the outer·inner places of `layout`."""
     axis, outer, inner = layout
-    parts = tensor.unflatten(axis, (outer, n, inner))
+    parts: Tensor = tensor.unflatten(axis, (outer, n, inner))
     return parts.movedim((axis + 1, axis, axis + 2), (0, 1, 2)).flatten(1, 2)
 
 

@@ -112,7 +112,7 @@ def _by_blocks(fine: JacobianRows, coarse: JacobianRows, like: Tensor, n: int) -
     d = right.shape[-1]
     right = right.unflatten(-2, (ratio, -1))  # [.., ratio, m', d]
     left = left.unflatten(0, (-1, ratio)) if left.dim() == 3 else left
-    values = left.mT @ right  # [.., ratio, d', d]
+    values: Tensor = left.mT @ right  # [.., ratio, d', d]
     return values.reshape(*values.shape[:-3], d, d)
 
 
@@ -162,7 +162,8 @@ def _picked(base: Tensor, place: Tensor, aligned: bool, name: str) -> Tensor:
     for into, matrix in zip(turned.view(-1, *turned.shape[-2:]), matrices, strict=True):
         into.copy_(matrix.T)
     if aligned:
-        return turned.unflatten(-2, place.T.shape).transpose(-3, -2)
+        columns: Tensor = turned.unflatten(-2, place.T.shape)
+        return columns.transpose(-3, -2)
     return turned[..., place, :]
 
 

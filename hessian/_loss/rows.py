@@ -121,7 +121,8 @@ class JacobianRows:
         if each == 1:
             return base
         if base.dim() == 2:
-            return torch.block_diag(*[base] * each)
+            diagonal: Tensor = torch.block_diag(*[base] * each)
+            return diagonal
         whole = base.new_zeros((n, blocks, each, a // each, each, b // each))
         parts = base.view(n, blocks, each, a // each, b // each)
         whole.diagonal(dim1=2, dim2=4).copy_(parts.permute(0, 1, 3, 4, 2))

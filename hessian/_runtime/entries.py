@@ -11,7 +11,9 @@ def entries(numel: int, wanted: int, generator: torch.Generator | None) -> Tenso
     if wanted >= numel:
         return torch.arange(numel, device="cpu")
     if numel <= 2**20:
-        return torch.randperm(numel, generator=generator, device="cpu")[:wanted].sort().values
+        order = torch.randperm(numel, generator=generator, device="cpu")
+        numbers: Tensor = order[:wanted].sort().values
+        return numbers
     numbers = torch.randint(numel, (wanted,), generator=generator, device="cpu").unique()
     while len(numbers) < wanted:
         more = torch.randint(numel, (wanted - len(numbers),), generator=generator, device="cpu")

@@ -95,7 +95,8 @@ def _vendor() -> str:
 
 
 def _onednn(a: Tensor, b: Tensor) -> Tensor:
-    return torch.ops.mkldnn._linear_pointwise(a, b.t(), None, "none", [], "")
+    product: Tensor = torch.ops.mkldnn._linear_pointwise(a, b.t(), None, "none", [], "")
+    return product
 
 
 def _agrees() -> bool:

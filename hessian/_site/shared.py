@@ -100,7 +100,9 @@ def _ones(node: Node) -> Tensor:
 
 def normalised(node: Node) -> Tensor:
     """The normalised input of a batch or group norm, before scale and shift."""
-    x = node._saved_input
+    x: Tensor = node._saved_input
+    mean: Tensor
+    rstd: Tensor
     if operation(node) == "NativeGroupNorm":
         groups = int(node._saved_group)
         batch = x.shape[0]

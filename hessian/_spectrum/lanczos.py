@@ -213,4 +213,5 @@ def _gaps(values: Array, residuals: Array) -> Array:
         distance = np.abs(values - values[i])
         others = distance[distance > residual]
         gaps[i] = others.min() if len(others) else residual
-    return np.maximum(gaps, np.finfo(np.float64).eps * np.abs(values).max(initial=1e-300))
+    least = np.finfo(np.float64).eps * float(np.abs(values).max(initial=1e-300))
+    return np.maximum(gaps, least).astype(np.float64, copy=False)

@@ -339,7 +339,7 @@ def _below_own_functions(value: Tensor) -> set[int]:
 
 def _tolerance(h: Tensor) -> float:
     """Half of the digits of a result are left to terms that cancel."""
-    return float(torch.finfo(h.dtype).eps) ** 0.5
+    return math.sqrt(torch.finfo(h.dtype).eps)
 
 
 def _enough(h: Tensor) -> float:

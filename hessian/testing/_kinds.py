@@ -75,7 +75,7 @@ class Mul(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Tensor:
-        (x,) = ctx.saved_tensors
+        x: Tensor = ctx.saved_tensors[0]
         return grads[0] * (x.sin() + x * x.cos())
 
 

@@ -48,7 +48,8 @@ def norm(model: nn.Module) -> Loss:
     """An unsquared norm: the loss's own term couples the entries of the parameter."""
 
     def loss(output: Tensor, target: Tensor) -> Tensor:
-        return F.cross_entropy(output, target) + 0.1 * next(iter(model.parameters())).norm()
+        size: Tensor = next(iter(model.parameters())).norm()
+        return F.cross_entropy(output, target) + 0.1 * size
 
     return loss
 

@@ -35,7 +35,8 @@ class Module(nn.Module):
         else:
             x = self.inner(x)
             x = x[0] if isinstance(x, tuple) else x
-        return self.back(x.flatten(1))
+        y: Tensor = self.back(x.flatten(1))
+        return y
 
 
 def _convolution(d: int, how: str) -> Callable[[], nn.Module]:

@@ -38,7 +38,7 @@ class Sum(nn.Module):
         self.inner, self.how = inner, how
 
     def forward(self, x: Tensor) -> Tensor:
-        y = self.inner(x)
+        y: Tensor = self.inner(x)
         return {
             "add": x + y,
             "mul": x * y,
@@ -53,9 +53,9 @@ class Twice(nn.Module):
         self.inner, self.how = inner, how
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.how == "series":
-            return self.inner(F.relu(self.inner(x)))
-        return self.inner(x) + F.relu(self.inner(x.flip(1)))
+        series = self.how == "series"
+        y: Tensor = self.inner(F.relu(self.inner(x)) if series else x)
+        return y if series else y + F.relu(self.inner(x.flip(1)))
 
 
 class Broadcast(nn.Module):
@@ -82,7 +82,8 @@ class Sequence(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         s = x.view(len(x), 2, -1)
         if self.conv is not None:
-            return self.conv(s.transpose(1, 2))[:, :, 1:].flatten(1)
+            y: Tensor = self.conv(s.transpose(1, 2))
+            return y[:, :, 1:].flatten(1)
         s = self.lin(s)
         if self.how == "time-first":
             s = self.lin(s.transpose(0, 1)).transpose(0, 1)
@@ -121,7 +122,8 @@ class Pair(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         a, b = x.chunk(2, 1)
-        return self.inner(self.below(a), b if self.how == "one" else self.below(b))
+        y: Tensor = self.inner(self.below(a), b if self.how == "one" else self.below(b))
+        return y
 
 
 class Complex(nn.Module):
@@ -133,8 +135,10 @@ class Complex(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         if self.how == "fourier":
-            return torch.fft.irfft(torch.fft.rfft(x) * self.p[:3], n=WIDTH)
-        return (x * self.p).to(torch.complex128).add(0.5j).abs()
+            wave: Tensor = torch.fft.irfft(torch.fft.rfft(x) * self.p[:3], n=WIDTH)
+            return wave
+        y: Tensor = (x * self.p).to(torch.complex128).add(0.5j).abs()
+        return y
 
 
 class Rows(nn.Module):

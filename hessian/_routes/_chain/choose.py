@@ -44,7 +44,8 @@ class Use:
 
     def child(self, slot: int) -> Edge:
         """The edge of an input."""
-        return self.node.next_functions[slot]
+        edge: Edge = self.node.next_functions[slot]
+        return edge
 
     @cached_property
     def alike(self) -> bool:

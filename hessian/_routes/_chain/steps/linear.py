@@ -22,7 +22,7 @@ class Linear(Step):
         super().__init__(node, edge, data, where)
         alpha = float(node._saved_alpha) if operation(node) == "Addmm" else 1.0
         weight = node._saved_mat2.detach().T
-        self.weight = weight if alpha == 1.0 else alpha * weight
+        self.weight: Tensor = weight if alpha == 1.0 else alpha * weight
         self.o, self.k = self.weight.shape
         self.positions = self.parts = self.d // max(1, self.o)
 
@@ -64,7 +64,7 @@ class Convolution(Step):
 
     def __init__(self, node: Node, edge: Edge, data: list[int], where: Where) -> None:
         super().__init__(node, edge, data, where)
-        self.weight = node._saved_weight.detach()
+        self.weight: Tensor = node._saved_weight.detach()
         self.space = tuple(shape(self.children[0]) or ())[1:]
         self.out = tuple(shape(edge) or ())[1:]
 

@@ -38,8 +38,8 @@ class Places:
         if piece is None:
             goes = None if self.weight is None else self.weight[:width] != 0
             piece = self.pieces[width] = _piece(index, goes, d)
-        pieces = base.unflatten(-1, (-1, piece)).index_select(-2, index[::piece] // piece)
-        return pieces.flatten(-2)
+        pieces: Tensor = base.unflatten(-1, (-1, piece))
+        return pieces.index_select(-2, index[::piece] // piece).flatten(-2)
 
 
 class Moved(Step):
