@@ -17,7 +17,7 @@ from hessian._call.batches import Batch, scale, walk
 from hessian._call.lending import lend, refuse_uninitialised
 from hessian._call.objective import Objective
 from hessian._call.thaw import whole
-from hessian._descent import Found, Search
+from hessian._descent import Found, Limits, Search
 from hessian._runtime.entries import entries
 from hessian._runtime.ledger import Guard, owe, settled
 from hessian._runtime.progress import ticker
@@ -171,10 +171,12 @@ def coordinate_minimum(
             size = float(p.double().square().mean().sqrt())
             far = reach or REACH * (size or 1.0)
             eps = torch.finfo(p.dtype).eps
+            limits = Limits(
+                far, size or 1.0, tolerance or eps**0.5, 16 * eps * (abs(result.loss) or 1.0), most
+            )
             span = Search(
-                _Lanes(line, name, places), factor * g[name], factor * h[name], result.loss, far,
-                size or 1.0, tolerance or eps**0.5, 16 * eps * (abs(result.loss) or 1.0), most,
-            )  # fmt: skip
+                _Lanes(line, name, places), factor * g[name], factor * h[name], result.loss, limits
+            )
             end: Found = span.lowest(points) if search == "lowest" else span.nearest()
             result[name] = CoordinateMinimum(
                 places, p.reshape(-1)[places].clone(), end.displacement.to(p.dtype),

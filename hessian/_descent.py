@@ -28,6 +28,17 @@ class Found:
     converged: Tensor
 
 
+@dataclass(frozen=True)
+class Limits:
+    """How far and how closely a search looks."""
+
+    reach: float  # the largest displacement
+    size: float  # the scale of the entries
+    tolerance: float  # relative width at which a bracket is closed
+    noise: float  # values nearer than this are not told apart; slopes decide
+    most: int  # looks at one line
+
+
 class Search:
     """Descent along many lines at once.
 
@@ -42,16 +53,9 @@ class Search:
         g: Tensor,
         h: Tensor,
         value: float,
-        reach: float,
-        size: float,
-        tolerance: float,
-        noise: float,
-        most: int,
+        limits: Limits,
     ) -> None:
-        self.ask, self.g, self.h = ask, g, h
-        self.here, self.reach, self.size, self.tolerance = value, reach, size, tolerance
-        self.noise = noise  # values nearer than this are not told apart; slopes decide
-        self.most = most
+        self.ask, self.g, self.h, self.here, self.limits = ask, g, h, value, limits
         toward = -g.sign() * float("inf")
         self.newton = torch.where(g == 0, 0.0, torch.where(h == 0, toward, -g / h))
 
@@ -62,11 +66,11 @@ class Search:
 
     def _left(self, lanes: Tensor) -> Tensor:
         """The lines that may be looked at again."""
-        return lanes[self.looks[lanes] < self.most]
+        return lanes[self.looks[lanes] < self.limits.most]
 
     def _found(self, t: Tensor, v: Tensor, kink: Tensor, ended: Tensor) -> Found:
         """The ends, and the least value seen where a search did not come to one downhill."""
-        ended = ended & ~(v > self.here + self.noise)
+        ended = ended & ~(v > self.here + self.limits.noise)
         v = torch.where(ended, v, self.least)
         return Found(
             torch.where(ended, t, self.at_least), (self.here - v).clamp_min(0), kink & ended, ended
@@ -80,33 +84,33 @@ class Search:
         way = torch.where(self.g.isfinite(), -self.g.sign(), 0.0)
         # Half of the parabola's way where there is one; small against the tensor anyway.
         step = torch.where(self.h > 0, self.newton.abs() / 2, torch.inf)
-        step = step.clamp(max=min(self.size / 64, self.reach))
+        step = step.clamp(max=min(self.limits.size / 64, self.limits.reach))
         least = step.clone()
         b, vb, sb = a.clone(), va.clone(), sa.clone()
         walking = (way != 0).nonzero().flatten()
         endless = torch.zeros(k, dtype=torch.bool, device="cpu")
         while len(walking):
-            t = (a + way * step).clamp(-self.reach, self.reach)[walking]
+            t = (a + way * step).clamp(-self.limits.reach, self.limits.reach)[walking]
             v, s = self._at(walking, t)
             # A line that bends little rises by its mean slope. Where it did not, something lies
             # in between: look closer, down to the first step's size.
             stride = t - a[walking]
             guess = va[walking] + (sa[walking] + s) / 2 * stride
-            odd = (v - guess).abs() > BENT * (sa[walking] * stride).abs() + self.noise
+            odd = (v - guess).abs() > BENT * (sa[walking] * stride).abs() + self.limits.noise
             odd &= step[walking] > least[walking]
             again, new = walking[odd], walking[~odd]
             step[again] /= 2
             b[new], vb[new], sb[new] = t[~odd], v[~odd], s[~odd]
-            turned = (sb[new] * way[new] >= 0) | (vb[new] > va[new] + self.noise)
+            turned = (sb[new] * way[new] >= 0) | (vb[new] > va[new] + self.limits.noise)
             on = new[~turned]
             a[on], va[on], sa[on] = b[on], vb[on], sb[on]
-            done = on[b[on].abs() >= self.reach]
+            done = on[b[on].abs() >= self.limits.reach]
             endless[done] = True
-            on = on[b[on].abs() < self.reach]
+            on = on[b[on].abs() < self.limits.reach]
             step[on] *= 2
             walking = self._left(torch.cat([on, again]))
         moving = (way != 0) & ~endless
-        cut = moving & (self.looks >= self.most)
+        cut = moving & (self.looks >= self.limits.most)
         t, v, kink, ended = self._close(a, va, sa, b, vb, sb, way, moving & ~cut)
         t = torch.where(endless, way * float("inf"), t)
         return self._found(t, v, kink, ended & ~cut & self.g.isfinite())
@@ -115,7 +119,9 @@ class Search:
         """The same at the lowest of the values on a grid, and on from there."""
         k = len(self.g)
         self._begin()
-        grid = torch.linspace(-self.reach, self.reach, points, dtype=torch.float64, device="cpu")
+        grid = torch.linspace(
+            -self.limits.reach, self.limits.reach, points, dtype=torch.float64, device="cpu"
+        )
         every = torch.arange(k, device="cpu")
         table = [
             self._at(every, torch.full((k,), float(t), dtype=torch.float64, device="cpu"))
@@ -134,7 +140,7 @@ class Search:
         far = self._found(torch.where(endless, way * float("inf"), t), v, kink, ended)
         # The grid may be too coarse for the valley of the present point.
         near = self.nearest()
-        better = far.decrease > near.decrease + self.noise
+        better = far.decrease > near.decrease + self.limits.noise
         return Found(
             torch.where(better, far.displacement, near.displacement),
             torch.where(better, far.decrease, near.decrease),
@@ -179,20 +185,20 @@ class Search:
             m = a[lanes] + share * (b[lanes] - a[lanes])
             vm, sm = self._at(lanes, m)
             fm = sm * way[lanes]
-            back = (fm >= 0) | (vm > va[lanes] + self.noise)
+            back = (fm >= 0) | (vm > va[lanes] + self.limits.noise)
             for kept, new in ((b, m), (vb, vm), (sb, sm)):
                 kept[lanes[back]] = new[back]
             for kept, new in ((a, m), (va, vm), (sa, sm)):
                 kept[lanes[~back]] = new[~back]
             width = (b[lanes] - a[lanes]).abs()
             rounding = 4 * torch.finfo(torch.float64).eps
-            narrow = width <= self.tolerance * m.abs() + rounding * self.size
+            narrow = width <= self.limits.tolerance * m.abs() + rounding * self.limits.size
             # A slope this small is zero, where it has been seen to pass through zero; a plateau,
             # where it is zero exactly, is closed in on from the side that falls.
             flat = (
                 ((fb >= 0) | (fm > 0))
                 & (fm != 0)
-                & (fm.abs() <= 0.1 * self.tolerance * start[lanes])
+                & (fm.abs() <= 0.1 * self.limits.tolerance * start[lanes])
             )
             ends = lanes[narrow]
             lower = vb[ends] < va[ends]
@@ -200,11 +206,11 @@ class Search:
             v[ends] = torch.where(lower, vb[ends], va[ends])
             # Through a smooth minimum the slope shrinks with the bracket; at a jump it stays.
             jump = (sb[ends] - sa[ends]).abs()
-            kink[ends] = jump > 100 * self.tolerance * start[ends]
+            kink[ends] = jump > 100 * self.limits.tolerance * start[ends]
             t[lanes[flat]], v[lanes[flat]] = m[flat], vm[flat]
             kink[lanes[flat]] = False
             # Both slopes lead on, but the values rise, and not by a jump: one of them lies.
-            lie = (sb[lanes] * way[lanes] < 0) & (vb[lanes] - va[lanes] <= self.noise)
+            lie = (sb[lanes] * way[lanes] < 0) & (vb[lanes] - va[lanes] <= self.limits.noise)
             ended[lanes[(narrow & ~lie) | flat]] = True
             lanes = self._left(lanes[~(narrow | flat)])
         return t, v, kink, ended

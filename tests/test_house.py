@@ -317,8 +317,7 @@ def test_a_file_can_be_read_at_one_go(package):
     assert {name: count for name, count in lines.items() if count > MOST_LINES} == {}
 
 
-# `hessian` has two classes with more so far.
-@pytest.mark.parametrize("package", sorted(OURS - {"hessian"}))
+@pytest.mark.parametrize("package", sorted(OURS))
 def test_a_class_has_few_attributes(package):
     counts = {
         f"{path.relative_to(ROOT)}: {name}": len(names)

@@ -107,13 +107,14 @@ def _by_lanes(
         lanes -= 1
     work = _sweep.Sweep(chain, [site.edge for site in sites], tops, memory, share, lanes)
     work.prepare()
-    sums = [_Squares(targets, weights, work.columns, memory // work.lanes)]
-    for _ in range(1, work.lanes):
+    tiling = work.tiling
+    sums = [_Squares(targets, weights, tiling.columns, memory // tiling.lanes)]
+    for _ in range(1, tiling.lanes):
         lane_targets = [
             t if postponed(t.sites) else replace(t, into=torch.zeros_like(t.into)) for t in targets
         ]
-        sums.append(_Squares(lane_targets, weights, work.columns, memory // work.lanes))
-    done = [0] * work.lanes
+        sums.append(_Squares(lane_targets, weights, tiling.columns, memory // tiling.lanes))
+    done = [0] * tiling.lanes
     told = 0
 
     def job(lane: int) -> _workers.Job:
@@ -136,7 +137,7 @@ def _by_lanes(
 
         return run
 
-    _workers.run([job(lane) for lane in range(work.lanes)])
+    _workers.run([job(lane) for lane in range(tiling.lanes)])
     tick(sum(done) // work.n - told)
     for other in sums[1:]:
         sums[0].join(other)

@@ -11,6 +11,7 @@ rows short, all samples share one reading of a weight.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
 from torch import Tensor
 
@@ -30,10 +31,20 @@ Close = Callable[[slice, slice], None] | None
 Ended = Callable[[slice, slice], None]
 
 
+@dataclass(frozen=True)
+class Tiling:
+    """How much of the batch is taken at a time, so that it fits into memory and cache."""
+
+    lanes: int  # walks side by side
+    columns: int  # of a factor, at a time
+    samples: int  # at a time
+    most: list[int]  # samples in a part that each node takes at a time
+
+
 class Sweep:
     """The walk from `tops`, columns ``[n, r, d]`` at the outputs, to the `edges` of sites.
 
-    Up to `lanes` walks share the memory and the samples; `lanes` says how many there are.
+    Up to `lanes` walks share the memory and the samples; `tiling` says how many there are.
     """
 
     def __init__(
@@ -55,28 +66,32 @@ class Sweep:
                 self.nodes.append((node, step if live and isinstance(step, Step) else None))
         top = next(iter(tops.values()))
         self.n, self.rank = top.shape[:2]
-        item = top.element_size()
-        self.alive = [item * values for values in self._alive()]  # bytes of a row, by node
-        each = max(self.alive, default=item)
         # Where an operation is read off autograd's node, that knows all samples only.
         whole = any(isinstance(step, ByNode) for _, step in self.nodes)
-        self.lanes = 1 if whole else max(1, min(lanes, self.n // share.size))
-        memory //= self.lanes
-        # Two levels of splitting are alive at once.
-        room = max(1, memory if whole or top.is_cuda else memory // 2)
-        self.columns = max(1, min(self.rank, room // max(1, (self.n if whole else 1) * each)))
-        self.samples = self.n if whole else max(1, min(self.n, room // (self.columns * each)))
-        # The largest part that each node takes; a weight is read once for every part.
-        self.most = [
-            self.samples if whole or top.is_cuda
-            else max(1, max(CACHE // self.lanes, item * (0 if step is None else step.loads())) // (
-                self.columns * size))
-            for (_, step), size in zip(self.nodes, self.alive, strict=True)
-        ]  # fmt: skip
+        lanes = 1 if whole else max(1, min(lanes, self.n // share.size))
+        self.tiling = self._tiling(top, memory // lanes, lanes, whole)
         # Each process takes some samples, or where they cannot be told apart some columns.
         by_columns = whole or self.n < share.size
         self.mine = slice(0, self.n) if by_columns else share.of(self.n)
         self.some = share.of(self.rank) if by_columns else slice(0, self.rank)
+
+    def _tiling(self, top: Tensor, memory: int, lanes: int, whole: bool) -> Tiling:
+        """Samples and columns at a time, where a lane has so much memory."""
+        item = top.element_size()
+        alive = [item * values for values in self._alive()]  # bytes of a row, by node
+        largest = max(alive, default=item)
+        # Two levels of splitting are alive at once.
+        room = max(1, memory if whole or top.is_cuda else memory // 2)
+        columns = max(1, min(self.rank, room // max(1, (self.n if whole else 1) * largest)))
+        samples = self.n if whole else max(1, min(self.n, room // (columns * largest)))
+        # A weight is read once for every part, so that a part is worth as much as it.
+        most = [
+            samples if whole or top.is_cuda
+            else max(1, max(CACHE // lanes, item * (0 if step is None else step.loads())) // (
+                columns * size))
+            for (_, step), size in zip(self.nodes, alive, strict=True)
+        ]  # fmt: skip
+        return Tiling(lanes, columns, samples, most)
 
     def _alive(self) -> list[int]:
         """Values per sample and column alive at each node: rows, and what a step makes of them."""
@@ -104,13 +119,14 @@ class Sweep:
 
         With a `close`, which is called where a part has met all sites, all meet the same parts.
         """
-        most = self.samples if close is None else min(self.samples, *self.most)
-        within = Share(lane, self.lanes).of(self.mine.stop - self.mine.start)
+        tiling = self.tiling
+        most = tiling.samples if close is None else min(tiling.samples, *tiling.most)
+        within = Share(lane, tiling.lanes).of(self.mine.stop - self.mine.start)
         stop = self.mine.start + within.stop
         for start in range(self.mine.start + within.start, stop, most):
             part = slice(start, min(stop, start + most))
-            for first in range(self.some.start, self.some.stop, self.columns):
-                columns = slice(first, min(self.some.stop, first + self.columns))
+            for first in range(self.some.start, self.some.stop, tiling.columns):
+                columns = slice(first, min(self.some.stop, first + tiling.columns))
                 m = columns.stop - columns.start
                 rows = {
                     edge: JacobianRows(m, top.shape[2], top[part, columns])
@@ -137,8 +153,8 @@ class Sweep:
         meter, like = Cost(), next(iter(self.tops.values()))
         count = part.stop - part.start
         for number in range(at, len(self.nodes)):
-            if count > self.most[number]:
-                pieces = -(-count // self.most[number])
+            if count > self.tiling.most[number]:
+                pieces = -(-count // self.tiling.most[number])
                 for i in range(pieces):
                     a, b = count * i // pieces, count * (i + 1) // pieces
                     portion = {edge: jacobian.of(slice(a, b)) for edge, jacobian in rows.items()}

@@ -57,6 +57,37 @@ class _Pass:
         self.division.note(division.parts, division.held)
 
 
+class _Store:
+    """The batches whose tapes are kept, as far as they fit into the memory."""
+
+    def __init__(self, memory: int) -> None:
+        self.memory, self.bytes = memory, 0
+        self.by_index: dict[int, Kept] = {}
+        self.batches = -1  # how many there are, once that is known
+
+    @property
+    def complete(self) -> bool:
+        """Whether every batch is here."""
+        return len(self.by_index) == self.batches
+
+    def fits(self, term: Term, pending: Sequence[Term | None]) -> bool:
+        """Whether a term can be kept beside the others, with what a product takes meanwhile."""
+        if None in pending:
+            return False
+        taken = self.bytes + sum(t.bytes for t in pending if t is not None)
+        return taken + 2 * term.bytes <= self.memory
+
+    def put(self, index: int, kept: Kept) -> None:
+        """Keep a batch."""
+        self.by_index[index] = kept
+        self.bytes += sum(term.bytes for term in kept.terms)
+
+    def clear(self) -> None:
+        """Let go of all of them."""
+        self.by_index.clear()
+        self.bytes = 0
+
+
 class Products:
     """Products with one of the `KINDS` of matrices; `count` is how many were taken.
 
@@ -78,9 +109,7 @@ class Products:
         self.objective, self.data, self.dtype, self.weight = objective, data, dtype, weight
         self.kind, self.start, self.bar, self.keep = kind, start, bar, keep
         self.count, self.samples, self.division = 0, 0, Division()
-        self._kept: dict[int, Kept] = {}
-        self._bytes = 0
-        self._batches = -1  # how many there are, once that is known
+        self._store = _Store(objective.memory)
 
     def __call__(self, block: Tensor) -> Tensor:
         """The matrix times the rows of ``[m, P]``, as rows.
@@ -125,19 +154,19 @@ class Products:
                 self._add(into, term.products(vectors, True), kept.a)
             self._add_diagonal(into, vectors, kept)
             done.note(kept.a, kept.samples, kept.division)
-        self._batches = len(done.weights)
+        self._store.batches = len(done.weights)
         self.samples, self.division = done.samples, done.division
         return total.mul_(scale(done.weights, self.weight))
 
     def _over(self, vectors: list[Vector], into: list[Vector], done: _Pass) -> Iterator[Kept]:
         """The batches that are kept; all others are dealt with on the way."""
-        if len(self._kept) == self._batches:
-            yield from self._kept.values()
+        if self._store.complete:
+            yield from self._store.by_index.values()
             return
         self.start.restore()
         precision = self._precision()
         for batch in self.bar.over(walk(self.objective, self.data, self.dtype, self.weight)):
-            kept = self._kept.get(batch.index)
+            kept = self._store.by_index.get(batch.index)
             if kept is not None:
                 batch.end = kept.end
                 yield kept
@@ -145,8 +174,8 @@ class Products:
             division = Division()
             self._run(batch, vectors, into, division)
             if self._precision() != precision:  # what was kept before is of another one
-                self._kept.clear()
-                self._bytes, precision = 0, self._precision()
+                self._store.clear()
+                precision = self._precision()
             done.note(batch.a, batch.samples, division)
 
     def _run(
@@ -161,7 +190,7 @@ class Products:
         pending: list[Term | None] = []
 
         def products(term: Term) -> list[Sum]:
-            fits = self.keep and self._fits(term, pending)
+            fits = self.keep and self._store.fits(term, pending)
             pending.append(term if fits else None)
             return term.products(vectors, fits)
 
@@ -197,15 +226,7 @@ class Products:
         )  # fmt: skip
         self._add_diagonal(into, vectors, kept)
         if terms and None not in terms:
-            self._kept[batch.index] = kept
-            self._bytes += sum(term.bytes for term in kept.terms)
-
-    def _fits(self, term: Term, pending: Sequence[Term | None]) -> bool:
-        """Whether a term can be kept beside the others, with what a product takes meanwhile."""
-        if None in pending:
-            return False
-        held = self._bytes + sum(t.bytes for t in pending if t is not None)
-        return held + 2 * term.bytes <= self.objective.memory
+            self._store.put(batch.index, kept)
 
     def _precision(self) -> torch.dtype | None:
         precision = current()

@@ -155,7 +155,7 @@ def test_a_bracket_whose_far_end_falls_too():
 
     ends = torch.tensor([[0.0], [4.0]], dtype=torch.float64)
     (va, vb), (sa, sb) = ask(None, ends)
-    search = _descent.Search(ask, sa, sa, 0.0, 4.0, 1.0, 1e-8, 1e-15, 500)
+    search = _descent.Search(ask, sa, sa, 0.0, _descent.Limits(4.0, 1.0, 1e-8, 1e-15, 500))
     search._begin()
     t, _, kink, ended = search._close(
         ends[0], va, sa, ends[1], vb, sb, torch.ones(1).double(), torch.tensor([True])

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from hessian._descent import Search
+from hessian._descent import Limits, Search
 
 NOISE = 1e-9
 
@@ -25,7 +25,7 @@ class Lines:
         slope = self.slope(zero)
         return Search(
             self, slope, torch.full_like(slope, h), float(self.value(zero)),
-            reach=100.0, size=1.0, tolerance=1e-6, noise=NOISE, most=most,
+            Limits(reach=100.0, size=1.0, tolerance=1e-6, noise=NOISE, most=most),
         )  # fmt: skip
 
 
