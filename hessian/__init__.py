@@ -11,11 +11,13 @@
 | radius of curvature from gradient and second derivative | `radius` |
 | a loss of the logits, for models that return more than these | `on_logits` |
 | a matrix product, by the library that is faster here | `product` |
+| walking through the same batches oneself | `batches` |
 | is it exact on a network or operation of one's own? | `testing.assert_exact` |
 """
 
 from typing import TYPE_CHECKING
 
+from hessian import batches as batches
 from hessian import testing as testing
 from hessian._batch.plan import Entry as Entry
 from hessian._batch.plan import Plan as Plan
@@ -58,6 +60,7 @@ __all__ = [
     "Sample",
     "Samples",
     "Trace",
+    "batches",
     "coordinate_minimum",
     "diagonal",
     "estimate",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from hessian._call import data as _data
 from hessian._call import precision as _precision
-from hessian._call.labelled import separated
+from hessian._call.labelled import paired
 from hessian._call.objective import Objective, Start
 from hessian._call.precision import Mixed, current
 from hessian._call.state import Randomness
@@ -69,10 +69,7 @@ def walk(
 ) -> Iterator[Batch]:
     """The batches of `data`, each with the random state a plain loop would meet it in."""
     for index, item in enumerate(_data.batches(data)):
-        if isinstance(item, Mapping):
-            inputs, targets = separated(item, objective.model, objective.forward is not None)
-        else:
-            inputs, targets = item
+        inputs, targets = paired(item, objective.model, objective.forward is not None)
         if current() is None and any(map(_precision.half, _data.tensors(inputs))):
             objective.hold(torch.float32)
         x, y = (_data.convert(v, current()) for v in (inputs, targets))

@@ -57,6 +57,13 @@ def separated(batch: Mapping[str, Any], model: nn.Module, called_by_user: bool) 
     return rest, Labelled(batch[name], dict(batch))
 
 
+def paired(item: Any, model: nn.Module, called_by_user: bool) -> tuple[Any, Any]:
+    """A batch as (inputs, targets), whichever of the two forms it has."""
+    if isinstance(item, Mapping):
+        return separated(item, model, called_by_user)
+    return item[0], item[1]
+
+
 def accepts(model: nn.Module, argument: str) -> bool:
     """Whether the network inside all wrappers may be called with such a keyword."""
     try:

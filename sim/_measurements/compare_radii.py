@@ -30,6 +30,7 @@ def compare_radii(
     rank_sample: int = 100_000,
     seed: int = 0,
     memory: int | None = None,
+    forward: Callable[[nn.Module, Any], Any] | None = None,
     progress: bool = False,
 ) -> pd.DataFrame:
     """The exact curvature radius R and its substitutes, one row per parameter tensor.
@@ -80,7 +81,8 @@ def compare_radii(
     Args:
         model: any module; its frozen parameters are left out.
         loss: `loss(output, target)`, the scalar that is minimised.
-        data: a pair `(inputs, targets)`, an iterable of such pairs, or a `sim.data.Dataset`.
+        data: as for `hessian.diagonal`, mappings with the targets inside included, or a
+            `sim.data.Dataset`.
         weight_decay: β of equation 22, at least 0.
         curvature: what `hessian.diagonal(model, loss, data)` returned, to reuse it; then `loss` and
             `data` are not used. `None` computes it.
@@ -88,6 +90,7 @@ def compare_radii(
         seed: of the draw of those entries.
         memory: bytes of working set for `hessian.diagonal`; the statistics themselves need about
             100 bytes per entry of the largest tensor.
+        forward: as for `hessian.diagonal`.
         progress: show progress on standard error.
 
     Returns:
@@ -117,7 +120,9 @@ def compare_radii(
     if curvature is None:
         pairs = data.pair if isinstance(data, Dataset) else data
         with isolated():
-            curvature = hessian.diagonal(model, loss, pairs, memory=memory, progress=progress)
+            curvature = hessian.diagonal(
+                model, loss, pairs, memory=memory, forward=forward, progress=progress
+            )
     _check(parameters, curvature)
 
     kinds = _kinds(model)

@@ -10,13 +10,16 @@ from torch import Tensor, nn
 from sim import _arguments
 from sim._measurements.per_sample import (
     Loss,
+    Objective,
     outer_product,
     per_sample_gradients,
     trained_parameter,
 )
 from sim._measurements.samples import (
+    Forward,
     all_samples,
     chunks,
+    count,
     dropout_switched,
     progress_bar,
     seeded_anew,
@@ -64,6 +67,7 @@ def gradient_moments(
     passes: int = 1,
     seed: int = 0,
     memory: int | None = None,
+    forward: Forward | None = None,
     progress: bool = False,
 ) -> GradientMoments:
     """Mean μ and standard deviation σ of every entry's gradient over the samples (equation 1).
@@ -76,7 +80,8 @@ def gradient_moments(
     Args:
         model: any module whose samples do not see each other.
         loss: `loss(output, target)`, a mean over the samples.
-        data: a pair `(inputs, targets)`, an iterable of pairs, or a `sim.data.Dataset`.
+        data: as for `hessian.diagonal`, mappings with the targets inside included, or a
+            `sim.data.Dataset`.
         parameter: a name from `model.named_parameters()`; see `sim.models.first_linear`.
         dropout: `True` or `False` switches the model's dropout modules on or off for the
             measurement, `None` leaves them as they stand. Where it is on, every sample of every
@@ -85,6 +90,8 @@ def gradient_moments(
             more tell the variance over masks from that over samples.
         seed: of the dropout masks.
         memory: bytes of working set beyond the model and the data (256 MiB).
+        forward: ``forward(model, inputs)``, to call the model in another way, as for
+            `hessian.diagonal`.
         progress: show progress on standard error.
 
     Returns:
@@ -108,8 +115,9 @@ def gradient_moments(
     seed = _arguments.integer("seed", seed, 0)
     memory = WORKING_SET if memory is None else _arguments.integer("memory", memory, 1)
     weight = trained_parameter(model, parameter)
-    inputs, targets = all_samples(data)
-    total = len(targets)
+    inputs, targets = all_samples(data, model, forward)
+    total = count(inputs)
+    objective = Objective(model, loss, forward)
     device = weight.device
     with (
         dropout_switched(model, dropout),
@@ -117,8 +125,8 @@ def gradient_moments(
         progress_bar(progress, f"moments of {parameter}") as bar,
     ):
         advance = bar(passes * total)
-        check_separable(model, loss, inputs, targets, device)
-        factors = outer_product(model, loss, inputs, targets, parameter)
+        check_separable(objective, inputs, targets, device)
+        factors = outer_product(objective, inputs, targets, parameter)
         first = torch.zeros_like(weight, dtype=torch.float64, requires_grad=False)
         second = torch.zeros_like(first)
         cross = torch.zeros_like(first) if passes > 1 else first
@@ -131,13 +139,13 @@ def gradient_moments(
                 if factors is not None:
                     draw = tuple(f.double() for f in factors(x, y))
                 else:
-                    draw = (per_sample_gradients(model, loss, x, y, parameter).double(),)
+                    draw = (per_sample_gradients(objective, x, y, parameter).double(),)
                 _accumulate(first, draw)
                 _accumulate(second, draw, draw)
                 if last is not None:
                     _accumulate(cross, draw, last)
                 last = draw
-                advance(len(y))
+                advance(count(x))
     mean, square = first.div_(passes * total), second.div_(passes * total)
     mask_std = None
     if passes > 1:

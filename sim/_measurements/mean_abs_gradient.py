@@ -13,15 +13,19 @@ from sim import _arguments
 from sim._measurements.per_sample import (
     Factors,
     Loss,
+    Objective,
     gradient_sum,
     outer_product,
     trained_parameter,
 )
 from sim._measurements.samples import (
+    Forward,
     all_samples,
     chunks,
+    count,
     dropout_switched,
     progress_bar,
+    rows,
     seeded_anew,
     spread,
 )
@@ -44,6 +48,7 @@ def mean_abs_gradient(
     dropout: bool | None = None,
     seed: int = 0,
     memory: int | None = None,
+    forward: Forward | None = None,
     progress: bool = False,
 ) -> pd.DataFrame:
     """The average size of a batch's gradient, E|g|, for every batch size (figure 3, equation 4).
@@ -68,6 +73,7 @@ def mean_abs_gradient(
         dropout: as for `gradient_moments`.
         seed: of the draws and the masks; repeat r depends on `seed` and r only.
         memory: as for `gradient_moments`; the factors come on top.
+        forward: as for `gradient_moments`.
         progress: show progress on standard error.
 
     Returns:
@@ -98,8 +104,9 @@ def mean_abs_gradient(
     if memory is not None:
         _arguments.integer("memory", memory, 1)
     weight = trained_parameter(model, parameter)
-    inputs, targets = all_samples(data)
-    total = len(targets)
+    inputs, targets = all_samples(data, model, forward)
+    total = count(inputs)
+    objective = Objective(model, loss, forward)
     most = None if replacement else total
     sizes = sorted({_arguments.integer("batch_sizes", n, 1, most) for n in batch_sizes})
     if not sizes:
@@ -109,9 +116,9 @@ def mean_abs_gradient(
     values = np.empty((repeats, len(sizes)))
     with dropout_switched(model, dropout), progress_bar(progress, f"|g| of {parameter}") as bar:
         with seeded_anew(seed, device):
-            check_separable(model, loss, inputs, targets, device)
-            random = is_random(model, spread(inputs, targets, MODEL_TRIED, device)[0])
-            factors = None if random else outer_product(model, loss, inputs, targets, parameter)
+            check_separable(objective, inputs, targets, device)
+            random = is_random(objective, spread(inputs, targets, MODEL_TRIED, device)[0])
+            factors = None if random else outer_product(objective, inputs, targets, parameter)
             advance = bar(repeats * sizes[-1] + (0 if factors is None else total))
             cached = None
             if factors is not None:
@@ -124,9 +131,8 @@ def mean_abs_gradient(
                 for column, size in enumerate(sizes):
                     for part in order[before:size].split(CHUNK if cached is None else ROWS):
                         if cached is None:
-                            index = part.to(targets.device)
-                            x, y = inputs[index].to(device), targets[index].to(device)
-                            batch_sum += gradient_sum(model, loss, x, y, weight)
+                            x, y = (rows(v, part, total, device) for v in (inputs, targets))
+                            batch_sum += gradient_sum(objective, x, y, weight)
                         else:
                             index = part.to(device)
                             batch_sum.addmm_(cached[0][index].T, cached[1][index])
@@ -167,13 +173,13 @@ def _mean_abs(tensor: Tensor) -> float:
 
 def _cached(
     factors: Factors,
-    inputs: Tensor,
-    targets: Tensor,
+    inputs: Any,
+    targets: Any,
     device: torch.device,
     advance: Callable[[int], None],
 ) -> tuple[Tensor, Tensor]:
     parts = []
     for x, y in chunks(inputs, targets, CHUNK, device):
         parts.append(factors(x, y))
-        advance(len(y))
+        advance(count(x))
     return torch.cat([delta for delta, _ in parts]), torch.cat([a for _, a in parts])

@@ -3,58 +3,29 @@
 import inspect
 import math
 import time
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable
 from types import TracebackType
 from typing import Any
 
 import pandas as pd
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
 import hessian
 from sim import _arguments
 from sim._isolation import isolated
-from sim._measurements.monitored.critical_rate import critical_rate
-from sim._measurements.monitored.noise_scale import noise_scale
+from sim._measurements.monitored.measures import MEASUREMENTS, Probe, unknown
 from sim._measurements.monitored.state import as_found
-from sim._measurements.monitored.top_eigenvalue import top_eigenvalue
-from sim._measurements.per_sample import Loss, scalar_loss
-from sim._measurements.samples import all_samples
+from sim._measurements.per_sample import Loss, Objective
+from sim._measurements.samples import Forward, all_samples, count, rows
 from sim._measurements.separable import check_separable
 
-MEASURES = ("critical_rate", "noise_scale", "sharpness", "trace")
+MEASURES = ("critical_rate", "noise_scale", "radius", "sharpness", "trace")
 COLUMNS = {"step": "int64", "measure": "object", "layer": "object", "value": "float64"}
 # Backward passes beyond which an exact trace is not for measuring along training.
 PASSES = 10_000
-# Rows of one measurement: the layer, or None for the whole network, and the value of a measure.
-Rows = Iterator[tuple[str, str | None, float]]
-
-
-@dataclass(frozen=True, eq=False)
-class Probe:
-    """What is measured, and how: the arguments of `monitor` under their names."""
-
-    model: nn.Module
-    loss: Loss
-    pair: tuple[Tensor, Tensor]
-    optimizer: Optimizer
-    micro_batches: int
-    tolerance: float
-    evaluation: bool
-    memory: int | None
-
-    @property
-    def owners(self) -> list[nn.Module]:
-        """The modules whose state must not change."""
-        return [owner for owner in (self.model, self.loss) if isinstance(owner, nn.Module)]
-
-    @property
-    def trained(self) -> dict[str, Tensor]:
-        """The model's parameters that have gradients, by name."""
-        return {name: p for name, p in self.model.named_parameters() if p.requires_grad}
 
 
 class Monitor:
@@ -118,7 +89,7 @@ class Monitor:
         values = zip(*self._rows, strict=True) if self._rows else ([] for _ in COLUMNS)
         columns = zip(COLUMNS.items(), values, strict=True)
         frame = pd.DataFrame({name: pd.Series(v, dtype=kind) for (name, kind), v in columns})
-        frame.attrs = {"samples": len(self._probe.pair[1]), "every": self.every}
+        frame.attrs = {"samples": count(self._probe.pair[0]), "every": self.every}
         return frame
 
     def measure(self) -> None:
@@ -130,83 +101,19 @@ class Monitor:
             What `hessian.diagonal` and `hessian.operator` raise.
         """
         probe = self._probe
-        rows: list[tuple[int, str, str | None, float]] = []
-        with isolated(), as_found(probe.owners, _devices(probe)) as restore:
+        table: list[tuple[int, str, str | None, float]] = []
+        with isolated(), as_found(probe.owners, probe.devices) as restore:
             for name in self.seconds:
                 start = time.perf_counter()
                 if probe.evaluation:
-                    probe.model.eval()
-                finite = not rows or math.isfinite(rows[0][-1])
-                values = _MEASUREMENTS[name](probe, self._last) if finite else _unknown(name)
-                rows += [(self.steps, *row) for row in values]
+                    probe.objective.model.eval()
+                finite = not table or math.isfinite(table[0][-1])
+                values = MEASUREMENTS[name](probe, self._last) if finite else unknown(name)
+                table += [(self.steps, *row) for row in values]
                 restore()
                 self.seconds[name] += time.perf_counter() - start
-        self._rows += rows
-
-
-def _unknown(name: str) -> Rows:
-    yield name, None, math.nan
-
-
-def _loss(probe: Probe, last: dict[str, Any]) -> Rows:
-    x, y = probe.pair
-    with torch.no_grad():
-        yield "loss", None, float(probe.loss(probe.model(x), y))
-
-
-def _noise_scale(probe: Probe, last: dict[str, Any]) -> Rows:
-    moments = noise_scale(probe.model, probe.loss, probe.pair, probe.trained, probe.micro_batches)
-    for layer, names in _layers(moments).items():
-        trace, signal = (math.fsum(moments[name][k] for name in names) for k in (0, 1))
-        # An estimate of |G|² below 0 is noise: the samples are too few to tell the scale.
-        yield "noise_scale", layer, trace / signal if signal > 0 else math.nan
-        yield "gradient_covariance", layer, trace
-        yield "gradient_squared", layer, signal
-
-
-def _trace(probe: Probe, last: dict[str, Any]) -> Rows:
-    diagonal = hessian.diagonal(probe.model, probe.loss, probe.pair, memory=probe.memory)
-    sums = {name: float(h.sum(dtype=torch.float64)) for name, h in diagonal.items()}
-    for layer, names in _layers(sums).items():
-        yield "trace", layer, math.fsum(sums[name] for name in names)
-
-
-def _sharpness(probe: Probe, last: dict[str, Any]) -> Rows:
-    operator = hessian.operator(probe.model, probe.loss, probe.pair, memory=probe.memory)
-    top, last["vector"] = top_eigenvalue(operator, last.get("vector"), probe.tolerance)
-    yield "sharpness", None, top
-
-
-def _critical_rate(probe: Probe, last: dict[str, Any]) -> Rows:
-    model, loss, pair = probe.model, probe.loss, probe.pair
-    with as_found(probe.owners, _devices(probe)) as restore:
-        rate = critical_rate(
-            model, loss, pair, probe.optimizer, last.get("rate"), probe.tolerance, restore
-        )
-    if 0 < rate < math.inf:
-        last["rate"] = rate
-    yield "critical_rate", None, rate
-
-
-_MEASUREMENTS = {
-    "loss": _loss,
-    "noise_scale": _noise_scale,
-    "trace": _trace,
-    "sharpness": _sharpness,
-    "critical_rate": _critical_rate,
-}
-
-
-def _layers(names: Iterable[str]) -> dict[str | None, list[str]]:
-    """The parameters of each layer, and of the whole network."""
-    layers: dict[str | None, list[str]] = {None: list(names)}
-    for name in layers[None]:
-        layers.setdefault(name.rpartition(".")[0], []).append(name)
-    return layers
-
-
-def _devices(probe: Probe) -> set[torch.device]:
-    return {p.device for p in probe.model.parameters()}
+            self._last.pop("diagonal", None)
+        self._rows += table
 
 
 def monitor(
@@ -221,6 +128,7 @@ def monitor(
     tolerance: float = 0.05,
     evaluation: bool = False,
     memory: int | None = None,
+    forward: Forward | None = None,
 ) -> Monitor:
     """Measure gradient noise, curvature and the critical rate along any training loop.
 
@@ -235,6 +143,9 @@ def monitor(
       et al. average both parts over steps before they divide). It costs a gradient of the data.
     - `"trace"`, for each layer and the whole network: the trace of the exact Hessian. It costs
       what `hessian.diagonal` does: 4 to 8 gradients for ten classes and ReLU.
+    - `"radius"`, for each layer and the whole network: the median of the curvature radius
+      R = (1 + g²)^{3/2}/|h| over all entries (of the middle two the lower), infinite where at
+      least half of them have h = 0. With `"trace"` it costs nothing more.
     - `"sharpness"`: λ_max of the Hessian, by Lanczos from the last eigenvector. It costs 4 to 12
       Hessian-vector products, each some 3 gradients.
     - `"critical_rate"`: the rate at which L after the next step equals L before it, by doubling and
@@ -253,8 +164,8 @@ def monitor(
             compiled one the network inside is measured, by each process on the data it is given.
         loss: `loss(output, target)`, the scalar that is minimised; for `"noise_scale"` a mean over
             samples.
-        data: a pair `(inputs, targets)`, an iterable of pairs, or a `sim.data.Dataset`: the
-            samples on which all is measured. They are kept.
+        data: as for `hessian.diagonal`, mappings with the targets inside included, or a
+            `sim.data.Dataset`: the samples on which all is measured. They are kept.
         optimizer: any whose step needs no closure.
         every: steps of training from one measurement to the next.
         measure: names from the table.
@@ -264,6 +175,7 @@ def monitor(
             in training mode has no per-sample gradients, and its noise scale is refused.
         memory: as for `hessian.diagonal`. Where the data fit into it whole, a Hessian-vector
             product takes half as long as in parts.
+        forward: ``forward(model, inputs)``, to call the model in another way.
 
     Returns:
         A `Monitor`; call its `step()` after every step of the optimizer.
@@ -321,15 +233,16 @@ def monitor(
     device = next(iter(parameters)).device
     owners = [owner for owner in (model, loss) if isinstance(owner, nn.Module)]
     with isolated(), as_found(owners, {p.device for p in parameters}):
-        x, y = all_samples(data)
+        x, y = all_samples(data, model, forward)
+        samples = count(x)
         micro_batches = _arguments.integer("micro_batches", micro_batches, 2)
-        if "noise_scale" in measures and micro_batches > len(y):
+        if "noise_scale" in measures and micro_batches > samples:
             raise ValueError(
-                f"micro_batches: got {micro_batches} for {len(y)} samples; give at most as many"
+                f"micro_batches: got {micro_batches} for {samples} samples; give at most as many"
             )
-        pair = (x.to(device), y.to(device))
+        pair = (rows(x, slice(None), samples, device), rows(y, slice(None), samples, device))
         settings = (micro_batches, tolerance, evaluation, memory)
-        probe = Probe(model, loss, pair, optimizer, *settings)
+        probe = Probe(Objective(model, loss, forward), pair, optimizer, *settings)
         _try(probe, measures)
     return Monitor(probe, every, measures)
 
@@ -375,18 +288,19 @@ def _refuse_closures(optimizer: Optimizer) -> None:
 def _try(probe: Probe, measures: tuple[str, ...]) -> None:
     """Refuse what could not be measured, by one pass of each kind."""
     if probe.evaluation:
-        probe.model.eval()
+        probe.objective.model.eval()
     x, y = probe.pair
     with torch.no_grad():
-        scalar_loss(probe.loss, probe.model(x), y)
+        probe.objective.scalar(x, y)
     if "noise_scale" in measures:
-        check_separable(probe.model, probe.loss, x, y, x.device)
-    if "trace" in measures or "sharpness" in measures:
-        plan = hessian.plan(probe.model, probe.loss, probe.pair, memory=probe.memory)
-        if "trace" in measures and plan.backward > PASSES:
+        check_separable(probe.objective, x, y, next(iter(probe.devices)))
+    if {"trace", "radius", "sharpness"} & set(measures):
+        plan = probe.of_hessian(hessian.plan)
+        exact = [name for name in ("trace", "radius") if name in measures]
+        if exact and plan.backward > PASSES:
             dearest = max(plan, key=lambda entry: entry.backward)
             raise ValueError(
-                f"measure: 'trace' takes {plan.backward:,} backward passes every time, most of "
-                f"them for {dearest.name!r} ({dearest.reason}); set evaluation=True if batch norm "
-                "is the reason, else leave it out"
+                f"measure: {exact[0]!r} takes {plan.backward:,} backward passes every time, most "
+                f"of them for {dearest.name!r} ({dearest.reason}); set evaluation=True if batch "
+                "norm is the reason, else leave it out"
             )

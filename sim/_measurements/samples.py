@@ -1,53 +1,112 @@
 """The samples that a measurement goes through, and what stands around it meanwhile."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves, tree_map
 
+from hessian import batches
 from sim._extras import extra
 from sim._isolation import isolated, seeded
 from sim.data import Dataset
 
+Forward = Callable[[nn.Module, Any], Any]
 
-def all_samples(data: Any) -> tuple[Tensor, Tensor]:
-    """All samples as one pair of tensors."""
+
+def all_samples(data: Any, model: nn.Module, forward: Forward | None = None) -> tuple[Any, Any]:
+    """All samples as one pair of inputs and targets, each a tensor or a nest of tensors."""
     if isinstance(data, Dataset):
         return data.pair
-    if isinstance(data, tuple | list) and len(data) == 2 and isinstance(data[0], Tensor):
-        inputs, targets = data
+    try:
+        pairs = list(batches.pairs(data, model, forward))
+    except ValueError as error:
+        raise ValueError(f"data: it holds no batch; {error}") from None
+    if len(pairs) == 1:
+        inputs, targets = pairs[0]
     else:
-        pairs = list(data)
-        if not pairs:
-            raise ValueError("data: it holds no batch; give a pair or an iterable of pairs")
         with isolated():
-            inputs = torch.cat([x for x, _ in pairs])
-            targets = torch.cat([y for _, y in pairs])
-    if len(inputs) == 0 or len(inputs) != len(targets):
+            inputs, targets = (_joined([pair[k] for pair in pairs]) for k in (0, 1))
+    sizes = {len(leaf) for leaf in _leaves(inputs)[:1] + _leaves(targets)[:1]}
+    if len(sizes) > 1 or 0 in sizes or not _leaves(inputs):
+        lengths = [len(leaf) for leaf in _leaves(inputs)[:1] + _leaves(targets)[:1]]
         raise ValueError(
-            f"data: {len(inputs)} inputs and {len(targets)} targets; "
-            "give as many targets as inputs, and at least one"
+            f"data: {lengths[0] if lengths else 0} inputs and {lengths[-1] if lengths else 0} "
+            "targets; give as many targets as inputs, and at least one"
         )
     return inputs, targets
 
 
-def chunks(
-    inputs: Tensor, targets: Tensor, size: int, device: torch.device
-) -> Iterator[tuple[Tensor, Tensor]]:
-    for x, y in zip(inputs.split(size), targets.split(size), strict=True):
-        yield x.to(device), y.to(device)
+def _plain(values: Any) -> Any:
+    """A mapping that torch does not open, such as a tokenizer's batch, as a dictionary."""
+    closed = isinstance(values, Mapping) and any(v is values for v in tree_leaves(values))
+    return dict(values) if closed else values
 
 
-def spread(
-    inputs: Tensor, targets: Tensor, most: int, device: torch.device
-) -> tuple[Tensor, Tensor]:
+def _leaves(values: Any) -> list[Tensor]:
+    """The tensors of a nest that hold samples."""
+    leaves = tree_leaves(_plain(values))
+    return [leaf for leaf in leaves if isinstance(leaf, Tensor) and leaf.dim() > 0]
+
+
+def _joined(batches_of_it: list[Any]) -> Any:
+    """Batches one after another; what is no tensor is the first one's."""
+    plain = [_plain(each) for each in batches_of_it]
+
+    def join(*leaves: Any) -> Any:
+        rows = isinstance(leaves[0], Tensor) and leaves[0].dim() > 0
+        return torch.cat(leaves) if rows else leaves[0]
+
+    try:
+        return tree_map(join, *plain)
+    except (RuntimeError, ValueError, TypeError) as error:
+        raise ValueError(
+            "data: its batches cannot be put together "
+            f"({str(error).splitlines()[0]}); pad them to one shape"
+        ) from None
+
+
+def count(inputs: Any) -> int:
+    """The number of samples."""
+    return batches.size(inputs)
+
+
+def rows(values: Any, index: Any, total: int, device: torch.device | None = None) -> Any:
+    """Some samples of a nest of tensors, on a device; what has no row for each sample is whole."""
+
+    def cut(leaf: Any) -> Any:
+        if not isinstance(leaf, Tensor):
+            return leaf
+        if leaf.dim() > 0 and len(leaf) == total:
+            leaf = leaf[index.to(leaf.device) if isinstance(index, Tensor) else index]
+        return leaf if device is None else leaf.to(device)
+
+    return tree_map(cut, _plain(values))
+
+
+def chunks(inputs: Any, targets: Any, size: int, device: torch.device) -> Iterator[tuple[Any, Any]]:
+    """Samples in their order, `size` at a time."""
+    total = count(inputs)
+    for start in range(0, total, size):
+        part = slice(start, start + size)
+        yield rows(inputs, part, total, device), rows(targets, part, total, device)
+
+
+def spread(inputs: Any, targets: Any, most: int, device: torch.device) -> tuple[Any, Any]:
     """A few samples from all over the data, which may be sorted by class."""
-    index = torch.linspace(0, len(targets) - 1, min(most, len(targets)), device="cpu").long()
-    index = index.to(targets.device)
-    return inputs[index].to(device), targets[index].to(device)
+    total = count(inputs)
+    index = torch.linspace(0, total - 1, min(most, total), device="cpu").long()
+    return rows(inputs, index, total, device), rows(targets, index, total, device)
+
+
+def singles(inputs: Any, targets: Any) -> Iterator[tuple[Any, Any]]:
+    """Each sample as a batch of its own."""
+    total = count(inputs)
+    for i in range(total):
+        yield rows(inputs, slice(i, i + 1), total), rows(targets, slice(i, i + 1), total)
 
 
 def dropouts(model: nn.Module) -> list[Any]:

@@ -1,7 +1,7 @@
 """CBLR's γ, cap and interval from the largest eigenvalue of the scaled Hessian."""
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -360,19 +360,12 @@ def _works(
     before = [(buffer, buffer.clone()) for buffer in model.buffers()]
     try:
         with torch.no_grad(), _seeded(model, number):
-            x, y = batch
-            return bool(torch.isfinite(loss(_output(model, x, forward), y)).all()) and len(y) > 0
+            x, y = next(hessian.batches.pairs([batch], model, forward))
+            output = hessian.batches.call(model, x, forward)
+            finite = torch.isfinite(hessian.batches.loss_of(loss, output, y)).all()
+            return bool(finite) and hessian.batches.size(x) > 0
     except Exception:
         return False
     finally:
         for buffer, value in before:
             buffer.data.copy_(value)
-
-
-def _output(model: nn.Module, x: Any, forward: Callable[[nn.Module, Any], Any] | None) -> Any:
-    """What the model makes of the inputs, called as `hessian` calls it."""
-    if forward is not None:
-        return forward(model, x)
-    if isinstance(x, Mapping):
-        return model(**x)
-    return model(*x) if isinstance(x, tuple | list) else model(x)

@@ -29,7 +29,8 @@ def gradients(model, loss, x, y, parameter):
 
 
 def is_outer(model, loss, data, parameter):
-    return per_sample.outer_product(model, loss, *data, parameter) is not None
+    objective = per_sample.Objective(model, loss)
+    return per_sample.outer_product(objective, *data, parameter) is not None
 
 
 class Tied(nn.Module):

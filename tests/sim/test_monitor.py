@@ -16,9 +16,11 @@ import hessian
 import sim
 from sim._measurements import monitor as _monitor
 from sim._measurements.monitored import critical_rate as _critical_rate
+from sim._measurements.monitored import measures as _measures
 from sim._measurements.monitored import noise_scale as _noise_scale
 from sim._measurements.monitored import state as _state
 from sim._measurements.monitored import top_eigenvalue as _top_eigenvalue
+from sim._measurements.per_sample import Objective
 
 ALL = ("noise_scale", "trace", "sharpness", "critical_rate")
 FINE = 1e-9  # of bisection
@@ -447,9 +449,11 @@ def test_both_parts_are_unbiased(micro_batches):
     orders = list(itertools.permutations(range(4)))
     for order in orders:
         pair = (x[list(order)], y[list(order)])
-        found = _noise_scale.noise_scale(model, F.cross_entropy, pair, parameters, micro_batches)
+        found = _noise_scale.noise_scale(
+            Objective(model, F.cross_entropy), pair, parameters, micro_batches
+        )
         sums += np.array(list(found.values()))
-    single = _noise_scale.noise_scale(model, F.cross_entropy, (x, y), parameters, 4)
+    single = _noise_scale.noise_scale(Objective(model, F.cross_entropy), (x, y), parameters, 4)
     np.testing.assert_allclose(sums / len(orders), np.array(list(single.values())), rtol=1e-10)
 
 
@@ -834,11 +838,11 @@ MUTANTS = {
     "buffers left": (_state, "buffer.data.copy_(value)", "pass",
                      lambda: check_no_trace("sgd", "batch norm")),
     "divisor": (_noise_scale, "(len(parts) - 1)", "len(parts)", lambda: check_noise(5)),
-    "biased signal": (_noise_scale, "whole - trace / len(y)", "whole", lambda: check_noise(5)),
+    "biased signal": (_noise_scale, "whole - trace / samples", "whole", lambda: check_noise(5)),
     "unweighted": (
         _noise_scale,
-        "within += len(targets) * _squares",
-        "within += len(y) / micro_batches * _squares",
+        "within += len(index) * _squares",
+        "within += samples / micro_batches * _squares",
         lambda: check_noise(5),
     ),
     "smallest": (_top_eigenvalue, 'which="LA"', 'which="SA"', check_curvature),
@@ -853,7 +857,7 @@ def test_a_wrong_measurement_is_caught(mutant, monkeypatch):
     check()
     changed = {"__name__": module.__name__}
     exec(compile(source.replace(right, wrong), module.__file__, "exec"), changed)
-    for user in (_monitor, _critical_rate):
+    for user in (_monitor, _measures, _critical_rate):
         for name, value_ in vars(user).copy().items():
             if getattr(value_, "__module__", None) == module.__name__ and name in changed:
                 monkeypatch.setattr(user, name, changed[name])

@@ -5,12 +5,12 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim import Optimizer
 
 import hessian
 from sim._measurements.monitored.state import OptimizerState, stepped
-from sim._measurements.per_sample import Loss, scalar_loss
+from sim._measurements.per_sample import Objective
 from sim.optimizers import CBLR
 
 # Beyond so many times the first rate it is infinite, and below that part of it 0.
@@ -20,9 +20,8 @@ LARGEST = 16.0
 
 
 def critical_rate(
-    model: nn.Module,
-    loss: Loss,
-    pair: tuple[Tensor, Tensor],
+    objective: Objective,
+    pair: tuple[Any, Any],
     optimizer: Optimizer,
     guess: float | None,
     tolerance: float,
@@ -38,7 +37,7 @@ def critical_rate(
     eigenvector, and 2/λ_min; with a direction d (momentum, Adam) it is 2 gᵀd / dᵀHd.
 
     Args:
-        model, loss, pair: as for `monitor`.
+        objective, pair: of `monitor`.
         optimizer: any whose step takes no closure.
         guess: the rate to begin with; `None` for its own.
         tolerance: the bracket ends when it is so narrow, relative to the rate.
@@ -56,11 +55,11 @@ def critical_rate(
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     try:
         trained = [p for p in parameters if p.requires_grad]
-        value = scalar_loss(loss, model(x), y)
+        value = objective.scalar(x, y)
         gradients = torch.autograd.grad(value, trained, allow_unused=True)
         before = value.item()
         del value
-        arguments = _arguments(model, loss, pair, optimizer)
+        arguments = _arguments(objective, pair, optimizer)
 
         def raises(rate: float) -> bool:
             state.restore()
@@ -74,7 +73,7 @@ def critical_rate(
                     group["lr"] = rate * share
             stepped(optimizer, *arguments)
             with torch.no_grad():
-                after = float(loss(model(x), y))
+                after = float(objective(x, y))
             return not after <= before
 
         # The rate of last time is near, and rarely outside of a bracket that two trials narrow.
@@ -111,9 +110,9 @@ def _crossing(
 
 
 def _arguments(
-    model: nn.Module, loss: Loss, pair: tuple[Tensor, Tensor], optimizer: Optimizer
+    objective: Objective, pair: tuple[Any, Any], optimizer: Optimizer
 ) -> tuple[Any, ...]:
     """What the step takes: of CBLR the exact curvature, where the next step needs a new one."""
     if isinstance(optimizer, CBLR) and optimizer.due:
-        return (hessian.diagonal(model, loss, pair),)
+        return (hessian.diagonal(objective.model, objective.loss, pair, forward=objective.how),)
     return ()

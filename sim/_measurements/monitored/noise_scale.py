@@ -4,16 +4,16 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from sim._measurements.per_sample import Loss, scalar_loss
+from sim._measurements.per_sample import Objective
+from sim._measurements.samples import count, rows
 from sim.optimizers._rule import working
 
 
 def noise_scale(
-    model: nn.Module,
-    loss: Loss,
-    pair: tuple[Tensor, Tensor],
+    objective: Objective,
+    pair: tuple[Any, Any],
     parameters: Mapping[str, Tensor],
     micro_batches: int,
 ) -> dict[str, tuple[float, float]]:
@@ -34,15 +34,17 @@ def noise_scale(
     tensors = list(parameters.values())
     total = [torch.zeros_like(p, dtype=working(p.dtype), requires_grad=False) for p in tensors]
     within = torch.zeros(len(tensors), dtype=torch.float64, device="cpu")
-    parts = list(zip(x.tensor_split(micro_batches), y.tensor_split(micro_batches), strict=True))
-    for inputs, targets in parts:
-        value = scalar_loss(loss, model(inputs), targets)
+    samples = count(x)
+    parts = torch.arange(samples, device="cpu").tensor_split(micro_batches)
+    for index in parts:
+        part = slice(int(index[0]), int(index[-1]) + 1)
+        value = objective.scalar(rows(x, part, samples), rows(y, part, samples))
         gradients = _gradients(value, tensors)
-        within += len(targets) * _squares(gradients)
-        torch._foreach_add_(total, gradients, alpha=len(targets) / len(y))
+        within += len(index) * _squares(gradients)
+        torch._foreach_add_(total, gradients, alpha=len(index) / samples)
     whole = _squares(total)
-    trace = (within - len(y) * whole) / (len(parts) - 1)
-    signal = whole - trace / len(y)
+    trace = (within - samples * whole) / (len(parts) - 1)
+    signal = whole - trace / samples
     return dict(zip(parameters, zip(trace.tolist(), signal.tolist(), strict=True), strict=True))
 
 
