@@ -12,11 +12,17 @@
 | Where does 1/sqrt(n) bend? | `bend_batch_size`, `gradient_noise_scale`; means over a layer: `tau` |
 | Without replacement, near n = N; dropout? | `finite_population_abs_mean`; `mask`, `common` |
 | Gradients that are not Gaussian? | `expected_abs_mean(source, n)` for any; `laplace_`, `exponential_`, `student_`, `stable_`, `edgeworth_abs_gradient`; `characteristic_integral` |
+| How far is abs(w/g) from the radius? | `shortcut_ratio_quantile(p, w, h, n, sigma, mu)`, `shortcut_ratio_probability`, `shortcut_share_within`; over a layer `shortcut_layer_median`, `_quantile`, `_share_within`; over its own entries `shortcut_entries_quantile`, `_probability` |
+| Does it follow the radius or its root? | `shortcut_radius_slope`, `shortcut_radius_correlation` |
 | How is abs(w/g) distributed? | `ratio_density`, `ratio_probability`, `ratio_quantile`, `ratio_mean` |
 | What do the layer-wise rules tend to, how surely? | `rule_limit`, `rule_standard_error`, `rule_growth_exponent`; `lars_mean`, `percent_delta_mean`, `percent_delta_moments`, `percent_delta_centre` |
+| On layers that are not Gaussian? | `rule_limit_of(rule, w, g)` for distributions |
+| Which means of abs(w/g) are the rules? | `lars_ratio_mean`, `percent_delta_ratio_mean`, `ratio_quantile_bounds` |
 | A rule's interval from data? | `rule_estimate(rule, w, g)` |
 | LARS's rate against n? | `lars_rate` |
-| Where does SGD settle? | `stationary_abs_distance`, `stationary_distance_deviation` |
+| Entries that differ in noise? | `layer_abs_gradient`, `spread_abs_gradient` |
+| A step of all parameters, with the whole Hessian? | `matrix_loss_decrease`, `off_diagonal_noise` |
+| Where does SGD settle, how long are its steps there? | `stationary_abs_distance`, `stationary_distance_deviation`; `stationary_squared_step`, `stationary_abs_step` |
 | Where does CBLR converge, how fast? | `cblr_step`, `cblr_basin`, `cblr_convergence`, `cblr_largest_gamma` |
 | How heavy is the radius's tail? | `radius_tail`, `radius_tail_constant` |
 | The largest stable batch? | `lars_largest_batch`, `mclr_largest_batch` |
@@ -64,28 +70,38 @@ from theory.laws import (
     kink_curvature,
     lars_largest_batch,
     lars_rate,
+    layer_abs_gradient,
+    matrix_loss_decrease,
     mclr_largest_batch,
     numeric,
+    off_diagonal_noise,
     radius_tail,
     radius_tail_constant,
+    spread_abs_gradient,
     stationary_abs_distance,
+    stationary_abs_step,
     stationary_distance_deviation,
+    stationary_squared_step,
 )
 from theory.quadrature import Computed
 from theory.ratio import (
     RULES,
     RuleEstimate,
     lars_mean,
+    lars_ratio_mean,
     percent_delta_centre,
     percent_delta_mean,
     percent_delta_moments,
+    percent_delta_ratio_mean,
     ratio_density,
     ratio_mean,
     ratio_probability,
     ratio_quantile,
+    ratio_quantile_bounds,
     rule_estimate,
     rule_growth_exponent,
     rule_limit,
+    rule_limit_of,
     rule_standard_error,
 )
 from theory.samples import (
@@ -96,6 +112,19 @@ from theory.samples import (
     laplace_abs_gradient,
     stable_abs_gradient,
     student_abs_gradient,
+)
+from theory.shortcut import (
+    shortcut_entries_probability,
+    shortcut_entries_quantile,
+    shortcut_largest_share,
+    shortcut_layer_median,
+    shortcut_layer_quantile,
+    shortcut_layer_share_within,
+    shortcut_radius_correlation,
+    shortcut_radius_slope,
+    shortcut_ratio_probability,
+    shortcut_ratio_quantile,
+    shortcut_share_within,
 )
 from theory.verdict import Verdict, judge
 
@@ -138,24 +167,45 @@ __all__ = [
     "lars_largest_batch",
     "lars_mean",
     "lars_rate",
+    "lars_ratio_mean",
+    "layer_abs_gradient",
+    "matrix_loss_decrease",
     "mclr_largest_batch",
     "numeric",
+    "off_diagonal_noise",
     "percent_delta_centre",
     "percent_delta_mean",
     "percent_delta_moments",
+    "percent_delta_ratio_mean",
     "radius_tail",
     "radius_tail_constant",
     "ratio_density",
     "ratio_mean",
     "ratio_probability",
     "ratio_quantile",
+    "ratio_quantile_bounds",
     "rule_estimate",
     "rule_growth_exponent",
     "rule_limit",
+    "rule_limit_of",
     "rule_standard_error",
+    "shortcut_entries_probability",
+    "shortcut_entries_quantile",
+    "shortcut_largest_share",
+    "shortcut_layer_median",
+    "shortcut_layer_quantile",
+    "shortcut_layer_share_within",
+    "shortcut_radius_correlation",
+    "shortcut_radius_slope",
+    "shortcut_ratio_probability",
+    "shortcut_ratio_quantile",
+    "shortcut_share_within",
+    "spread_abs_gradient",
     "stable_abs_gradient",
     "stationary_abs_distance",
+    "stationary_abs_step",
     "stationary_distance_deviation",
+    "stationary_squared_step",
     "student_abs_gradient",
     "symbols",
 ]

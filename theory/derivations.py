@@ -14,27 +14,45 @@ from theory.laws import (
     gauss_newton,
     largest_batch,
     lars,
+    layer_gradient,
     loss_decrease,
+    matrix_decrease,
     stationary_distance,
+    stationary_step,
     tail,
 )
-from theory.ratio import distribution, estimate, finite_layer, rules
+from theory.ratio import (
+    distribution,
+    distributions,
+    estimate,
+    finite_layer,
+    identities,
+    rules,
+)
 from theory.samples import characteristic, edgeworth, exponential, laplace, stable, student
+from theory.shortcut import entries, entry, layer
 
 SUBJECTS: Mapping[str, tuple[Derivation, ...]] = MappingProxyType(
     {
         subject: tuple(module.DERIVATION for module in modules)
         for subject, modules in (
-            ("The paper's own laws, extended", (abs_step, loss_decrease, abs_distance)),
-            ("Gradients whose mean is not zero", (abs_gradient, bend)),
+            (
+                "The paper's own laws, extended",
+                (abs_step, loss_decrease, matrix_decrease, abs_distance),
+            ),
+            ("Gradients whose mean is not zero", (abs_gradient, layer_gradient, bend)),
             ("Sampling without replacement, and dropout", (finite_population,)),
             (
                 "Gradients that are not Gaussian",
                 (characteristic, laplace, exponential, student, edgeworth, stable),
             ),
-            ("|w/g| and the layer-wise rules", (distribution, rules, finite_layer, estimate)),
+            ("How far |w/g| is from the radius", (entry, layer, entries)),
+            (
+                "|w/g| and the layer-wise rules",
+                (distribution, identities, rules, distributions, finite_layer, estimate),
+            ),
             ("LARS's rate and the batch size", (lars,)),
-            ("Where SGD settles", (stationary_distance,)),
+            ("Where SGD settles", (stationary_distance, stationary_step)),
             ("The curvature-based rule on a quadratic", (cblr, tail)),
             ("The largest stable batch", (largest_batch,)),
             ("Hessian, Gauss-Newton and kinks", (gauss_newton,)),

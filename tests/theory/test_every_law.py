@@ -22,7 +22,7 @@ import sympy
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from mpmath import mpf
-from sympy import Rational, S
+from sympy import Matrix, Rational, S
 
 import theory
 from theory import Computed, RuleEstimate
@@ -218,7 +218,7 @@ def number(expression: Any) -> Any:
 @cache
 def compiled(name: str, factor: Any, names: tuple[str, ...], rest: tuple[Any, ...]) -> Any:
     """The law for symbols of the arguments drawn, compiled; `rest` are not symbols."""
-    signed = ("mu", "x", "b", "mean", "skew", "skewness", "minimum")
+    signed = ("mu", "x", "b", "mean", "skew", "skewness", "minimum", "rho")
     symbols = [sympy.Symbol(k, **{"real" if k in signed else "positive": True}) for k in names]
     law = getattr(theory, name)(**dict(zip(names, symbols, strict=True)), **dict(rest))
     return theory.numeric(law * factor, *symbols)
@@ -291,9 +291,11 @@ case(
 )  # fmt: skip
 case(
     "expected_abs_distance",
-    draw={"a": spreads, "n": batches, "sigma": spreads, "mu": means, "tau": spreads},
-    oracle=lambda a, n, sigma, mu, tau: mean_of(
-        lambda g: abs(g / (2 * a)), mu, mpmath.sqrt(draw_variance(n, sigma) + tau**2)),
+    draw={"a": spreads, "n": batches, "sigma": spreads, "mu": means, "tau": spreads,
+          "spread_a": st.floats(0.01, 2)},
+    oracle=lambda a, n, sigma, mu, tau, spread_a: mean_of(
+        lambda g: abs(g / (2 * a)), mu, mpmath.sqrt(draw_variance(n, sigma) + tau**2)
+    ) * mean_of(lambda z: mpmath.exp(-z), mpf(0), spread_a),
     bad={"a": 0, "n": 1, "sigma": 1},
 )  # fmt: skip
 
@@ -408,8 +410,8 @@ def stationary_point(p):
     return p | {"lr": p.pop("part") * 2 * (1 + p["momentum"]) / whole}
 
 
-def lyapunov(lr, n, sigma, curvature, momentum, weight_decay):
-    """The deviation from the linear system V = A*V*A' + Q for (w, velocity)."""
+def lyapunov(lr, n, sigma, curvature, momentum, weight_decay, of=0):
+    """The deviation of w (0) or the velocity (2) from V = A*V*A' + Q for (w, velocity)."""
     whole, m = curvature + weight_decay, momentum
     # v' = m*v + whole*w + noise; w' = w - lr*v'.
     a = mpmath.matrix([[1 - lr * whole, -lr * m], [whole, m]])
@@ -423,7 +425,7 @@ def lyapunov(lr, n, sigma, curvature, momentum, weight_decay):
             if k != q:
                 system[row, column] -= a[i, q] * a[j, k]
     with mpmath.extradps(60):
-        variance = mpmath.lu_solve(system, right)[0]
+        variance = mpmath.lu_solve(system, right)[of]
     return mpmath.sqrt(variance * draw_variance(n, sigma))
 
 
@@ -447,6 +449,108 @@ case(
         lyapunov(lr, n, sigma, curvature, momentum, weight_decay) ** 2),
     bad={"lr": 0, "n": 1, "sigma": 1, "curvature": 1},
 )  # fmt: skip
+case(
+    "stationary_squared_step",
+    draw=sgd,
+    also=stationary_point,
+    oracle=lambda lr, **p: (lr * lyapunov(lr, **p, of=2)) ** 2,
+    bad={"lr": 4, "n": 1, "sigma": 1, "curvature": 1},
+)
+case(
+    "stationary_abs_step",
+    draw=sgd,
+    also=stationary_point,
+    oracle=lambda lr, **p: folded(mpf(0), (lr * lyapunov(lr, **p, of=2)) ** 2),
+    bad={"lr": 0.1, "n": 1, "sigma": 1, "momentum": 1},
+)
+
+
+def check_layer_gradient(name, factor, point, oracle):
+    sigmas, mus = point["sigmas"], point["mus"][: len(point["sigmas"])]
+    mus += [0.0] * (len(sigmas) - len(mus))
+    found = theory.layer_abs_gradient(point["n"], sigmas, mus) * factor
+    exact = [
+        folded(mpf(m), draw_variance(mpf(point["n"]), mpf(s)))
+        for s, m in zip(sigmas, mus, strict=True)
+    ]
+    near(number(found), sum(exact) / len(exact), 1e-10)
+
+
+case(
+    "layer_abs_gradient",
+    draw={
+        "n": batches,
+        "sigmas": st.lists(spreads, min_size=1, max_size=4),
+        "mus": st.lists(means, max_size=4),
+    },
+    oracle=lambda **_: None,
+    check=check_layer_gradient,
+    bad={"n": 1, "sigmas": []},
+)
+case(
+    "spread_abs_gradient",
+    draw={"n": batches, "sigma": spreads, "spread": st.floats(0.01, 2)},
+    # The mean of a log-normal's sizes over the root of its mean square, by integration.
+    oracle=lambda n, sigma, spread: (
+        folded(mpf(0), draw_variance(n, sigma))
+        * mean_of(mpmath.exp, mpf(0), spread)
+        / mpmath.sqrt(mean_of(mpmath.exp, mpf(0), 2 * spread))
+    ),
+    bad={"n": 1, "sigma": 1, "spread": -1},
+)
+
+
+def symmetric(seed, size=3):
+    half = np.random.default_rng(seed).integers(-4, 9, (size, size))
+    return half + half.T
+
+
+def check_decrease(name, factor, point, oracle):
+    """Over every batch of two of the samples G + v and G - v, whose covariance is known."""
+    hessian, mean = symmetric(point["seed"]), np.array([1, -2, 3])
+    steps = symmetric(point["seed"] + 1)
+    samples = [mean + sign * v for v in steps for sign in (1, -1)]
+    covariance = Matrix((steps.T @ steps).tolist()) / len(steps)
+    lr = Rational(point["lr"])
+    for on in ("batch", "population"):
+        exact = S.Zero
+        for pair in itertools.product(samples, repeat=2):
+            g = (pair[0] + pair[1]) / 2
+            slope = g @ g if on == "batch" else mean @ g
+            exact += lr * Rational(slope) - lr**2 / 2 * Rational(g @ hessian @ g)
+        exact /= len(samples) ** 2
+        found = theory.matrix_loss_decrease(
+            lr, 2, covariance, hessian.tolist(), mean.tolist(), on=on
+        )
+        assert found * factor == exact
+
+
+case(
+    "matrix_loss_decrease",
+    draw={"lr": st.integers(1, 60).map(lambda k: k / 128), "seed": st.integers(0, 999)},
+    oracle=lambda **_: None,
+    check=check_decrease,
+    bad={"lr": 1, "n": 1, "covariance": [[1]], "hessian": [[1, 2], [3, 1]]},
+)
+
+
+def check_off_diagonal(name, factor, point, oracle):
+    hessian = symmetric(point["seed"]) + 20 * np.eye(3, dtype=int)
+    hessian[0, 1] = hessian[1, 0] = 7
+    covariance = hessian @ hessian
+    pairs = {(i, j): int(hessian[i, j] * covariance[j, i]) for i in range(3) for j in range(3)}
+    exact = Rational(sum(v for (i, j), v in pairs.items() if i != j), sum(pairs.values()))
+    assert exact != 0
+    assert theory.off_diagonal_noise(covariance.tolist(), hessian.tolist()) * factor == exact
+
+
+case(
+    "off_diagonal_noise",
+    draw={"seed": st.integers(0, 999)},
+    oracle=lambda **_: None,
+    check=check_off_diagonal,
+    bad={"covariance": [[1]], "hessian": [[1, 0]]},
+)
 case(
     "cblr_step",
     # The gradient h*x stays moderate: the step grows as its cube.
@@ -956,6 +1060,376 @@ case(
     check=check_mean,
     bad={"source": [1.0], "n": 0},
 )  # fmt: skip
+
+
+# --- how far |w/g| is from the radius -------------------------------------------------------------
+
+
+def batch_noise(p):
+    """A mean from far below the batch's noise to far above, and a finite population."""
+    p = p | {"population": p["n"] + p.pop("extra")}
+    s = p["sigma"] / p["n"] ** 0.5 * (1 - (p["n"] - 1) / (p["population"] - 1)) ** 0.5
+    return p | {"mu": p.pop("away") * s}
+
+
+entry = {"w": spreads, "h": spreads, "n": batches, "sigma": spreads, "extra": batches,
+         "away": st.floats(-8, 8).filter(lambda a: abs(a) > 1e-9)}  # fmt: skip
+
+
+def beyond(edge, mu, s):
+    """P(|N(mu, s)| >= edge), by integration of the density."""
+    total = mpf(0)
+    for sign in (1, -1):
+        start = (edge - sign * mu) / s
+        cuts = sorted({start, *(c for c in map(mpf, (-16, -8, -4, -1, 0, 1, 4, 8)) if c > start)})
+        cuts.append(max(cuts[-1], mpf(0)) + 1 + 16 / (1 + max(start, mpf(0))))
+        if cuts[0] < -20:
+            cuts[0] = mpf(-20)
+        total += mpmath.quad(lambda z: normal(z, 1), cuts)
+    return total
+
+
+def ratio_below(r, w, h, n, sigma, mu, population=None):
+    """P(|w/g|*h <= r)."""
+    return beyond(w * h / r, mu, mpmath.sqrt(draw_variance(n, sigma, population)))
+
+
+def check_shortcut(name, factor, point, oracle):
+    exact = {k: mpf(v) for k, v in point.items()}
+    p = exact.pop("p")
+    rationals = {k: Rational(v) for k, v in point.items()}
+    found = [number(theory.shortcut_ratio_quantile(**rationals) * factor)]
+    found.append(mpf(float(compiled(name, factor, tuple(point), ())(*point.values()))))
+    for quantile in found:
+        assert quantile > 0
+        near(ratio_below(quantile, **exact), p, 1e-9)
+        near(1 - ratio_below(quantile, **exact), 1 - p, 1e-9)
+    # Without a mean, and with sigma^2 = h: the printed form, by a root of the normal's integral.
+    free = {k: exact[k] for k in ("w", "h", "n")}
+    z = mpmath.findroot(lambda t: mpmath.ncdf(t) - (1 - p / 2), 1 / mpf(2) + (p < 0.1) * 2)
+    closed = theory.shortcut_ratio_quantile(*(rationals[k] for k in ("p", "w", "h", "n")))
+    near(number(closed * factor), free["w"] * mpmath.sqrt(free["h"] * free["n"]) / z, 1e-10)
+
+
+case(
+    "shortcut_ratio_quantile",
+    draw={"p": st.floats(0.001, 0.999), **entry},
+    also=batch_noise,
+    oracle=lambda **_: None,
+    check=check_shortcut,
+    bad={"p": 1, "w": 1, "h": 1, "n": 1},
+)
+
+
+def near_ratio(p):
+    """A ratio near what one batch gives: |w/g|*h with |g| of some deviations about the mean."""
+    p = batch_noise(p)
+    s = p["sigma"] / p["n"] ** 0.5 * (1 - (p["n"] - 1) / (p["population"] - 1)) ** 0.5
+    size = p.pop("size") * s + abs(p["mu"])
+    return {"r": p["w"] * p["h"] / size} | p
+
+
+case(
+    "shortcut_ratio_probability",
+    draw={"size": st.floats(0.01, 6), **entry},
+    also=near_ratio,
+    oracle=ratio_below,
+    bad={"r": 0, "w": 1, "h": 1, "n": 1},
+)
+
+
+def share_point(p):
+    """k = |w|*h/s from 0.1 to 6, so that something is within the factor."""
+    size, p = p.pop("size"), batch_noise(p)
+    s = p["sigma"] / p["n"] ** 0.5 * (1 - (p["n"] - 1) / (p["population"] - 1)) ** 0.5
+    return p | {"w": size * s / p["h"] + abs(p["mu"]) / p["h"]}
+
+
+case(
+    "shortcut_share_within",
+    draw={
+        "factor": st.floats(1.1, 9),
+        "size": st.floats(0.1, 3),
+        **{k: v for k, v in entry.items() if k != "w"},
+    },
+    also=share_point,
+    oracle=lambda factor, **p: ratio_below(factor, **p) - ratio_below(1 / factor, **p),
+    bad={"factor": 1, "w": 1, "h": 1, "n": 1},
+)
+
+
+def best_share(factor):
+    """The maximum over k by golden-section search of the integral."""
+
+    def share(k):
+        return 2 * mpmath.quad(lambda z: normal(z, 1), [k / factor, k * factor])
+
+    low, high = mpf(0), mpf(4)
+    golden = (mpmath.sqrt(5) - 1) / 2
+    for _ in range(36):  # the maximum is flat: its value has twice the digits of its place
+        left, right = high - golden * (high - low), low + golden * (high - low)
+        low, high = (low, right) if share(left) > share(right) else (left, high)
+    return share((low + high) / 2)
+
+
+case(
+    "shortcut_largest_share",
+    draw={"factor": st.floats(1.1, 9)},
+    oracle=best_share,
+    bad={"factor": 0.5},
+    examples=2,
+)
+
+whole_layer = {"s_w": spreads, "h": spreads, "n": batches, "sigma": spreads, "part": rates}
+
+
+def layer_means(p):
+    return p | {"tau": p.pop("part") * p["sigma"] / p["n"] ** 0.5}
+
+
+def layer_noise(n, sigma, tau):
+    return mpmath.sqrt(draw_variance(n, sigma) + tau**2)
+
+
+def check_layer_quantile(name, factor, point, oracle):
+    """The probability below it is p, by integration over the weights."""
+    found = getattr(theory, name)(**{k: Rational(v) for k, v in point.items()}) * factor
+    p = mpf(point.get("p", 0.5))
+    s_w, h, n, sigma, tau = (mpf(point[k]) for k in ("s_w", "h", "n", "sigma", "tau"))
+    assert found > 0
+    near(radius_probability(number(found), s_w * h, layer_noise(n, sigma, tau), mpf(0)), p, 1e-10)
+    near(mpf(float(compiled(name, factor, tuple(point), ())(*point.values()))), number(found),
+         1e-10)  # fmt: skip
+
+
+case(
+    "shortcut_layer_median",
+    draw=whole_layer,
+    also=layer_means,
+    oracle=lambda **_: None,
+    check=check_layer_quantile,
+    bad={"s_w": 0, "h": 1, "n": 1},
+    examples=3,
+)
+case(
+    "shortcut_layer_quantile",
+    draw={"p": st.floats(0.01, 0.99), **whole_layer},
+    also=layer_means,
+    oracle=lambda **_: None,
+    check=check_layer_quantile,
+    bad={"p": 0, "s_w": 1, "h": 1, "n": 1},
+    examples=3,
+)
+
+
+def layer_share_point(p):
+    """The median from 0.1 to 10."""
+    p = layer_means(p)
+    s = (p["sigma"] ** 2 / p["n"] + p["tau"] ** 2) ** 0.5
+    return p | {"h": p.pop("middle") * s / p["s_w"]}
+
+
+case(
+    "shortcut_layer_share_within",
+    draw={
+        "factor": st.floats(1.1, 9),
+        "middle": st.floats(0.1, 10),
+        **{k: v for k, v in whole_layer.items() if k != "h"},
+    },
+    also=layer_share_point,
+    oracle=lambda factor, s_w, h, n, sigma, tau: (
+        radius_probability(factor, s_w * h, layer_noise(n, sigma, tau), mpf(0))
+        - radius_probability(1 / factor, s_w * h, layer_noise(n, sigma, tau), mpf(0))
+    ),
+    bad={"factor": 2, "s_w": 1, "h": 0, "n": 1},
+    examples=3,
+)
+
+
+def logarithms(exponent, s_h, s_lw, rho):
+    """Variances and covariance of log|w/g| and log R, over atoms of log h and log|w|."""
+    atoms = []
+    for u, v in itertools.product((-1, 1), repeat=2):
+        log_h = s_h * u
+        log_w = s_lw * (rho * u + mpmath.sqrt(1 - rho**2) * v)
+        atoms.append((log_w - exponent * log_h / 2, -log_h))
+    cuts = [mpf(k) for k in (-120, -40, -12, -4, -1, 0, 1, 2, 4)]  # of log|z|
+
+    def moment(power):
+        return mpmath.quad(lambda t: t**power * 2 * normal(mpmath.exp(t), 1) * mpmath.exp(t), cuts)
+
+    chance = moment(2) - moment(1) ** 2
+    ratio_variance = sum(a * a for a, _ in atoms) / 4 + chance
+    return ratio_variance, sum(b * b for _, b in atoms) / 4, sum(a * b for a, b in atoms) / 4
+
+
+decades = {"exponent": st.floats(0.1, 2), "s_h": st.floats(0.1, 6), "s_lw": st.floats(0.1, 3),
+           "rho": st.floats(-0.95, -0.01)}  # fmt: skip
+
+
+def slope_oracle(**p):
+    _, variance, both = logarithms(**p)
+    return both / variance
+
+
+def correlation_oracle(**p):
+    first, second, both = logarithms(**p)
+    return both / mpmath.sqrt(first * second)
+
+
+case(
+    "shortcut_radius_slope",
+    draw=decades,
+    oracle=slope_oracle,
+    bad={"exponent": 1, "s_h": 0},
+)
+case(
+    "shortcut_radius_correlation",
+    draw=decades,
+    oracle=correlation_oracle,
+    bad={"exponent": 1, "s_h": 1, "rho": 2},
+)
+
+
+def entries_of(point):
+    rng = np.random.default_rng(point["seed"])
+    layer = {"w": rng.normal(size=3), "h": 10.0 ** rng.uniform(-4, 1, 3),
+             "sigma": 10.0 ** rng.uniform(-2, 1, 3), "mu": rng.normal(size=3) / 9}  # fmt: skip
+    exact = [
+        {k: abs(mpf(v[i])) if k == "w" else mpf(v[i]) for k, v in layer.items()} for i in range(3)
+    ]
+    return layer, exact
+
+
+def entries_below(r, exact, n, population):
+    return sum(ratio_below(r, n=n, population=population, **e) for e in exact) / 3
+
+
+def check_entries(name, factor, point, oracle):
+    layer, exact = entries_of(point)
+    n, population, f = mpf(point["n"]), mpf(2 * point["n"] + 1), float(factor)
+    # From a tenth to ten times the layer's typical ratio.
+    r = point["r"] * float(np.median(np.abs(layer["w"]) * layer["h"] / layer["sigma"]))
+    r *= point["n"] ** 0.5
+    found = theory.shortcut_entries_probability(
+        r, n=point["n"], population=float(population), **layer
+    )
+    near(mpf(f * found), entries_below(mpf(r), exact, n, population), 1e-10)
+
+
+def check_entries_quantile(name, factor, point, oracle):
+    layer, exact = entries_of(point)
+    n, population, f = mpf(point["n"]), mpf(2 * point["n"] + 1), float(factor)
+    found = f * theory.shortcut_entries_quantile(
+        point["p"], n=point["n"], population=float(population), **layer
+    )
+    assert found > 0
+    near(entries_below(mpf(found), exact, n, population), mpf(point["p"]), 1e-9)
+
+
+case(
+    "shortcut_entries_probability",
+    draw={"seed": st.integers(0, 999), "n": batches, "r": st.floats(0.1, 10)},
+    oracle=lambda **_: None,
+    check=check_entries,
+    bad={"r": 1, "w": [1.0, 2.0], "h": [1.0, 2.0, 3.0], "n": 1},
+)
+case(
+    "shortcut_entries_quantile",
+    draw={"seed": st.integers(0, 999), "n": batches, "p": st.floats(0.05, 0.95)},
+    oracle=lambda **_: None,
+    check=check_entries_quantile,
+    bad={"p": 0.5, "w": [1.0], "h": [-1.0], "n": 1},
+)
+
+
+def check_identity(name, factor, point, oracle):
+    w, g = (np.array(point[k], dtype=float) for k in "wg")
+    exact = {"lars_ratio_mean": np.linalg.norm(w) / np.linalg.norm(g),
+             "percent_delta_ratio_mean": w.size / np.abs(g / w).sum()}[name]  # fmt: skip
+    near(number(getattr(theory, name)(w, g) * factor), mpf(exact), 1e-10)
+
+
+signed = st.integers(-99, 99).filter(bool)
+pairs = {k: st.lists(signed, min_size=4, max_size=4) for k in "wg"}
+for identity in ("lars_ratio_mean", "percent_delta_ratio_mean"):
+    case(identity, draw=pairs, oracle=lambda **_: None, check=check_identity,
+         bad={"w": [1], "g": [0]})  # fmt: skip
+
+
+def check_bounds(name, factor, point, oracle):
+    """Attained by the layer that each bound is about, and never passed by the median."""
+    w, g = (np.array(point[k], dtype=float) for k in "wg")
+    low, high = (float(v * factor) for v in theory.ratio_quantile_bounds(w, g))
+    assert 0 < low <= np.median(np.abs(w / g)) <= high
+    r = float(np.abs(w / g).max())
+    # Half of the ratios are r, the others as large as they like.
+    low = theory.ratio_quantile_bounds([r, r, r * 10**12, r * 10**12], [1, 1, 1, 1])[0] * factor
+    near(mpf(float(low)), mpf(r), 1e-10)
+    # The smaller half of the gradients is equal and has all the weights.
+    tight = theory.ratio_quantile_bounds([r, -r, 0, 0], [1, 1, 2, 3])[1] * factor
+    near(mpf(float(tight)), mpf(r), 1e-10)
+
+
+case(
+    "ratio_quantile_bounds",
+    draw=pairs,
+    oracle=lambda **_: None,
+    check=check_bounds,
+    bad={"w": [1.0], "g": [sympy.Symbol("g")]},
+)
+
+
+def laplace_ratio_below(r, s_w, b, beta):
+    """P(|w/(g + beta*w)| <= r), w normal and g Laplace, over w."""
+
+    def given_w(z):
+        w = s_w * z
+        edge = w / r
+        low, high = -edge - beta * w, edge - beta * w
+        below = mpmath.exp(low / b) / 2
+        above = mpmath.exp(-high / b) / 2 if high > 0 else 1 - mpmath.exp(high / b) / 2
+        return (below + above) * 2 * normal(z, 1)
+
+    cuts = {mpf(0), mpf(1), mpf(4), mpf(16)}
+    cuts |= {
+        k * b / (s_w * abs(1 / r - beta))
+        for k in (mpf("0.1"), 1, 4)
+        if k * b < 16 * s_w * abs(1 / r - beta)
+    }
+    return mpmath.quad(given_w, sorted(cuts))
+
+
+def check_limit_of(name, factor, point, oracle):
+    s_w, b, rule, f = point["s_w"], point["b"], point["rule"], float(factor)
+    beta = point["beta"] * b / s_w
+    found = f * theory.rule_limit_of(
+        rule, scipy.stats.norm(scale=s_w), scipy.stats.laplace(scale=b), beta
+    )
+    assert found > 0
+    s_w, b, beta = map(mpf, (s_w, b, beta))
+    if rule == "mclr-ratio":
+        near(laplace_ratio_below(mpf(found), s_w, b, beta), mpf(1) / 2, 1e-8)
+    elif rule == "lars":
+        square = mpmath.quad(lambda t: t**2 * mpmath.exp(-t), [0, 1, 4, 16, 80]) * b**2
+        near(mpf(found), s_w / (mpmath.sqrt(square) + beta * s_w), 1e-10)
+    else:
+        middle = b * mpmath.log(2)
+        near(mpf(found), median_size(s_w)[0] / (middle + beta * median_size(s_w)[0]), 1e-10)
+
+
+case(
+    "rule_limit_of",
+    draw={
+        "rule": st.sampled_from(CONVERGENT),
+        "s_w": spreads,
+        "b": spreads,
+        "beta": st.floats(0.001, 3),
+    },
+    oracle=lambda **_: None,
+    check=check_limit_of,
+    bad={"rule": "lars", "w": scipy.stats.norm(), "g": scipy.stats.norm(), "beta": -1},
+)
 
 
 # --- the tests ------------------------------------------------------------------------------------
