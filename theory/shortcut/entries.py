@@ -105,12 +105,12 @@ def shortcut_entries_quantile(
     """
     p = number("p", within("p", p, 0, 1, "the quantiles at 0 and 1 are 0 and infinite", "()"))
     size, centre = _layer(w, h, n, sigma, mu, population)
-    some = size[size > 0]
-    if not some.size or (size == 0).mean() >= p:
+    positive = size[size > 0]
+    if not positive.size or (size == 0).mean() >= p:
         raise ValueError(f"w is zero in so many entries that the quantile at p = {p} is 0")
     # Beyond these every entry's tail is next to 0, or to 1.
-    low = np.log(some.min()) - np.log(40.0 + centre.max())
-    high = np.log(some.max()) + 40.0
+    low = np.log(positive.min()) - np.log(40.0 + centre.max())
+    high = np.log(positive.max()) + 40.0
     while high - low > 1e-13 * max(1.0, abs(low)):
         middle = (low + high) / 2
         if middle in (low, high):
