@@ -8,6 +8,7 @@
 | every cheap substitute for the radius beside the exact one, layer by layer | `compare_radii` |
 | the largest γ that CBLR bears | `stable_gamma` |
 | traces, noise scale and λ_max beside a loop of one's own | `monitor` |
+| curvature for CBLR, and beside training, in Lightning and Hugging Face's Trainer | `integrations` |
 | moments of single gradients; the mean absolute gradient against n | `gradient_moments`, `mean_abs_gradient` |
 | the loss's rise in a box around the weights | `sharpness` |
 
@@ -19,6 +20,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from sim import data as data
+    from sim import integrations as integrations
     from sim import models as models
     from sim import optimizers as optimizers
     from sim import training as training
@@ -49,6 +51,7 @@ __all__ = [
     "compare_radii",
     "data",
     "gradient_moments",
+    "integrations",
     "mean_abs_gradient",
     "models",
     "monitor",
@@ -71,6 +74,7 @@ _PLACES = {
     "compare_radii": "_measurements.compare_radii",
     "data": "",
     "gradient_moments": "_measurements.gradient_moments",
+    "integrations": "",
     "mean_abs_gradient": "_measurements.mean_abs_gradient",
     "models": "",
     "monitor": "_measurements.monitor",

@@ -90,6 +90,7 @@ INNER = {
             *("sim/training/config", "sim/training/engine/fast", "sim/training/record"),
         },
         "sim/_measurements": {"sim/data", "sim/optimizers"},
+        "sim/integrations": {"sim/optimizers", "sim/_measurements"},
     },
     # A module that lies on top and is not below all folders has a row of its own.
     "paper_checks": {
