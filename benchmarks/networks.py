@@ -10,9 +10,33 @@ import torch.nn.functional as F
 import zoo
 from torch import Tensor, nn
 from zoo import (
-    Act, Attention, Excited, Experts, Gated, Graph, Join, Output, Problem, Recurrent, Shared, Sum,
-    UNet, basic, block, bottleneck, conv, convnext, dense_block, feed_forward, head, images,
-    inverted, mlp, tokens, valued, vectors,
+    Act,
+    Attention,
+    Excited,
+    Experts,
+    Gated,
+    Graph,
+    Join,
+    Output,
+    Problem,
+    Recurrent,
+    Shared,
+    Sum,
+    UNet,
+    basic,
+    block,
+    bottleneck,
+    conv,
+    convnext,
+    dense_block,
+    feed_forward,
+    head,
+    images,
+    inverted,
+    mlp,
+    tokens,
+    valued,
+    vectors,
 )  # fmt: skip
 
 import sim
@@ -221,9 +245,12 @@ NETWORKS: dict[str, Callable[[], Problem]] = {
     ),
     "contrastive mlp": lambda: vectors(mlp(RELU, 16, 16, 8), 16, 8, 16, coupled),
     "residual gelu blocks": lambda: vectors(
-        nn.Sequential(*[
-            Sum(nn.Sequential(nn.LayerNorm(48), *mlp(GELU, 48, 96, 48))) for _ in range(4)
-        ], nn.Linear(48, 10)), 48, 10,
+        nn.Sequential(
+            *[Sum(nn.Sequential(nn.LayerNorm(48), *mlp(GELU, 48, 96, 48))) for _ in range(4)],
+            nn.Linear(48, 10),
+        ),
+        48,
+        10,
     ),
     "gated unit": lambda: vectors(nn.Sequential(Gated(32, 64), nn.Linear(32, 10)), 32, 10),
     "soft experts": lambda: vectors(Experts(16, 4, 10), 16, 10, 32),
@@ -233,9 +260,7 @@ NETWORKS: dict[str, Callable[[], Problem]] = {
     "lenet, tanh": lambda: lenet(TANH),
     "lenet, tanh, no biases": lambda: lenet(TANH, bias=False),
     "lenet, silu": lambda: lenet(SILU),
-    "alexnet, an eighth": lambda: images(
-        sim.models.build("alexnet", width=0.125, seed=0), size=32
-    ),
+    "alexnet, an eighth": lambda: images(sim.models.build("alexnet", width=0.125, seed=0), size=32),
     "vgg, relu": lambda: vgg(RELU),
     "vgg, gelu": lambda: vgg(GELU),
     "resnet, basic blocks": lambda: images(
@@ -247,11 +272,10 @@ NETWORKS: dict[str, Callable[[], Problem]] = {
     "resnet, bottlenecks": lambda: images(
         *conv(3, 16, act=RELU), *bottleneck(16, 8, 32), *bottleneck(32, 8, 32, 2), *head(32)
     ),
-    "resnext": lambda: images(
-        *conv(3, 16, act=RELU), *bottleneck(16, 16, 32, groups=4), *head(32)
+    "resnext": lambda: images(*conv(3, 16, act=RELU), *bottleneck(16, 16, 32, groups=4), *head(32)),
+    "mobilenet, relu6": lambda: images(
+        *conv(3, 8, act=nn.ReLU6), inverted(8, 32, nn.ReLU6), *head(8)
     ),
-    "mobilenet, relu6": lambda: images(*conv(3, 8, act=nn.ReLU6), inverted(8, 32, nn.ReLU6),
-                                       *head(8)),
     "mobilenet, hard swish": lambda: images(
         *conv(3, 8, 3, 2, nn.Hardswish), inverted(8, 32, nn.Hardswish), *head(8), n=4
     ),
@@ -259,8 +283,12 @@ NETWORKS: dict[str, Callable[[], Problem]] = {
         *conv(3, 8, 3, 2, SILU), inverted(8, 16, SILU, excited=True), *head(8), n=4, size=8
     ),
     "squeeze and excitation": lambda: images(
-        *conv(3, 16, act=RELU), Excited(16, 4, nn.ReLU()), *conv(16, 16, 3, 2, RELU), *head(16),
-        n=4, size=8,
+        *conv(3, 16, act=RELU),
+        Excited(16, 4, nn.ReLU()),
+        *conv(16, 16, 3, 2, RELU),
+        *head(16),
+        n=4,
+        size=8,
     ),
     "densenet": lambda: images(*conv(3, 8, act=RELU), *dense_block(8, 4, 3), *head(20)),
     "squeezenet": fire,

@@ -5,8 +5,8 @@
 
 Forced are the public methods, wherever they are proved for all parameters, and three that no option
 asks for: every curved parameter left to other methods than the chain, all of them on the chain, and
-the affine ones with them. One thread; seconds of the processor, medians of turns in which every plan
-runs once. A plan that has taken three times what the automatic one takes is given up: it is no
+the affine ones with them. One thread; seconds of the processor, medians of turns in which every
+plan runs once. A plan that has taken three times what the automatic one takes is given up: it is no
 rival. Finished networks are kept in the record, and a run goes on from it.
 """
 

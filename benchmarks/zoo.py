@@ -7,6 +7,7 @@ built by Hugging Face from a configuration; all weights are random.
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import torch
@@ -180,7 +181,7 @@ class Output(nn.Module):
 
 def mlp(act: Callable[[], nn.Module], *sizes: int, norm: Any = None) -> nn.Sequential:
     layers: Layers = []
-    for a, b in zip(sizes, sizes[1:], strict=False):
+    for a, b in pairwise(sizes):
         layers += [nn.Linear(a, b), *([] if norm is None else [norm(b)]), act()]
     return nn.Sequential(*layers[: -1 if norm is None else -2])
 
