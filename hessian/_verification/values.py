@@ -82,7 +82,8 @@ class Values:
         with settled(), thawed(), nullcontext() if self.taped else torch.no_grad(), held():
             owe(self.originals.restore)
             output = _data.call(self.objective.model, self.inputs, self.objective.forward)
-            return called(self.objective.loss, output, self.targets)
+            value: Tensor = called(self.objective.loss, output, self.targets)
+            return value
 
     def _value(self) -> float:
         """The loss as a number, finite or not."""

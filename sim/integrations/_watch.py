@@ -54,11 +54,11 @@ class Watch:
             return {}
         table = self.monitor.table()
         now = table[(table.step == step) & ~table.measure.isin(PARTS)]
+        values = zip(now.measure, now.layer, now.value, strict=True)
         return {
-            f"curvature/{row.measure}" + (f"/{row.layer}" if isinstance(row.layer, str) else ""):
-            float(row.value)
-            for row in now.itertuples()
-        }  # fmt: skip
+            f"curvature/{measure}" + (f"/{layer}" if isinstance(layer, str) else ""): float(value)
+            for measure, layer, value in values
+        }
 
     def table(self) -> pd.DataFrame:
         """As `sim.Monitor.table`; empty before training."""
