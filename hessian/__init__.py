@@ -8,6 +8,7 @@
 | cheap substitutes with their standard errors | `estimate` |
 | the true minimum along single weights, kinks and all | `coordinate_minimum` |
 | eigenpairs, trace, density and layers of H, Gauss-Newton and Fisher; v → Hv | `operator` |
+| a result from a file that its `save` wrote | `load` |
 | radius of curvature from gradient and second derivative | `radius` |
 | a loss of the logits, for models that return more than these | `on_logits` |
 | a matrix product, by the library that is faster here | `product` |
@@ -33,6 +34,7 @@ from hessian._hessian import Hessian as Hessian
 from hessian._on_logits import on_logits as on_logits
 from hessian._operator import operator as operator
 from hessian._radius import radius as radius
+from hessian._results.storage import load as load
 from hessian._runtime.matrix_products import product as product
 from hessian._sample import Sample as Sample
 from hessian._sample import Samples as Samples
@@ -64,6 +66,7 @@ __all__ = [
     "coordinate_minimum",
     "diagonal",
     "estimate",
+    "load",
     "on_logits",
     "operator",
     "plan",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from typing import Any
 
@@ -14,15 +15,24 @@ from hessian._call import data as _data
 from hessian._call.batches import scale, walk
 from hessian._call.lending import lend
 from hessian._call.thaw import whole
+from hessian._radius import radius
+from hessian._results.mapping import ByName, tensor_row
+from hessian._results.storage import storable
 from hessian._runtime.distributed import Totals, joined, size_of
 from hessian._runtime.ledger import Guard
 from hessian._runtime.progress import ticker
+from hessian._spectrum.trace import Trace
 from hessian._standard_error import Spread
 from hessian._verification.verify import Check, Deviation, Verification
 
 
-class Diagonal(dict[str, Tensor]):
+@storable
+class Diagonal(ByName[Tensor]):
     """Mapping from parameter name to d²L/dw² in the parameter's shape.
+
+    In a notebook it is a table and a picture; ``to_frame()``, ``plot()``, ``trace()``,
+    ``layer("layer1")``, ``to(device)``, ``save(path)`` and `hessian.load` do what they say, and
+    ``torch.save`` and ``torch.load`` keep all of it.
 
     Attributes:
         plan: the `Plan` that was carried out (of the first batch).
@@ -45,6 +55,45 @@ class Diagonal(dict[str, Tensor]):
     deviation: Deviation
     verification: Verification
     standard_error: dict[str, Tensor]
+
+    def trace(self) -> Trace:
+        """The sum of all entries: the trace of the Hessian, exactly.
+
+        >>> h = Diagonal(w=torch.tensor([1.0, 2.5]))
+        >>> print(h.trace())
+        3.5 (exact)
+        """
+        return Trace(sum(float(h.sum(dtype=torch.float64)) for h in self.values()), 0.0, 0, "exact")
+
+    def _sizes(self) -> dict[str, Tensor]:
+        return dict(self)
+
+    def _facts(self) -> list[str]:
+        known = vars(self)
+        facts = [f"loss {known['loss']:.6g}"] if "loss" in known else []
+        facts += [f"{known['samples']:,} samples"] if "samples" in known else []
+        return [*facts, f"trace {self.trace().value:.6g}"]
+
+    def _rows(self) -> list[dict[str, Any]]:
+        known = vars(self)
+        methods = known["plan"].methods() if "plan" in known else {}
+        rows = []
+        for name, h in self.items():
+            row = tensor_row(name, h)
+            row["trace"] = float(h.sum(dtype=torch.float64))
+            if name in methods:
+                row["method"] = methods[name]
+            if name in known.get("gradient", ()):
+                g = known["gradient"][name]
+                radii = radius(g, h).flatten().double().cpu()
+                row["median_radius"] = float(radii.median()) if len(radii) else math.nan
+            if name in known.get("standard_error", ()):
+                error = known["standard_error"][name].double()
+                row["rms_standard_error"] = float(error.square().mean().sqrt())
+            if known.get("verification"):
+                row["deviation"] = known["deviation"][name]
+            rows.append(row)
+        return rows
 
 
 @whole

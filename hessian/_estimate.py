@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator
 from functools import partial
 from typing import Any
@@ -30,9 +31,12 @@ from hessian._estimators.probe import (
 from hessian._loss import output_hessian as _loss
 from hessian._loss.factor import Factor
 from hessian._loss.output_hessian import by_sample
+from hessian._results.mapping import ByName, tensor_row
+from hessian._results.storage import storable
 from hessian._routes import affine as _affine
 from hessian._runtime.ledger import Guard
 from hessian._runtime.progress import ticker
+from hessian._spectrum.trace import Trace
 
 KINDS = (
     "hutchinson",
@@ -45,8 +49,11 @@ KINDS = (
 _PROBING = ("hutchinson", "preactivation", "gauss-newton-mc")
 
 
-class Estimate(dict[str, Tensor]):
+@storable
+class Estimate(ByName[Tensor]):
     """Mapping from parameter name to an estimate of d²L/dw² in the parameter's shape.
+
+    Tables, pictures, files and devices as for `Diagonal`.
 
     Attributes:
         kind: which estimator.
@@ -62,6 +69,34 @@ class Estimate(dict[str, Tensor]):
     standard_error: dict[str, Tensor]
     parts: int
     held: str
+
+    def trace(self) -> Trace:
+        """The sum of all entries.
+
+        Errors of entries go together, so that of the sum is not known from theirs: NaN where there
+        are probes; `hessian.operator(…).trace()` has one.
+        """
+        total = sum(float(h.sum(dtype=torch.float64)) for h in self.values())
+        error = math.nan if self.kind in _PROBING else 0.0
+        return Trace(total, error, self.probes, self.kind)
+
+    def _sizes(self) -> dict[str, Tensor]:
+        return dict(self)
+
+    _what = "|estimate of h|"
+
+    def _facts(self) -> list[str]:
+        if self.kind not in _PROBING:
+            return [self.kind]
+        return [self.kind, f"{self.probes:,} probes", f"relative error {self.relative_error():.2g}"]
+
+    def _rows(self) -> list[dict[str, Any]]:
+        rows = []
+        for name, h in self.items():
+            error = self.standard_error[name].double()
+            rms = float(error.square().mean().sqrt()) if error.numel() else math.nan
+            rows.append({**tensor_row(name, h), "rms_standard_error": rms})
+        return rows
 
     def relative_error(self) -> float:
         """Norm of all standard errors over the norm of the estimate."""

@@ -18,6 +18,7 @@ from hessian._known_diagonal import known_diagonal
 from hessian._runtime.progress import Ticker
 from hessian._spectrum import arguments
 from hessian._spectrum.density import Density, quadrature
+from hessian._spectrum.display import Display
 from hessian._spectrum.eigenpairs import Eigenpairs
 from hessian._spectrum.lanczos import Search, extreme
 from hessian._spectrum.layers import Layers, summed
@@ -32,7 +33,7 @@ T = TypeVar("T")
 BASIS, LEAST = 400, 2**22
 
 
-class Hessian(LinearOperator):
+class Hessian(Display, LinearOperator):
     """The P×P Hessian over the parameters in the model's order, flattened and concatenated.
 
     With ``kind=`` it is the Gauss-Newton matrix or a Fisher matrix, with the same methods.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -15,9 +16,12 @@ from hessian._call import data as _data
 from hessian._call.batches import scale, walk
 from hessian._call.lending import lend, refuse_uninitialised
 from hessian._call.thaw import whole
+from hessian._results.mapping import ByName, tensor_row
+from hessian._results.storage import storable
 from hessian._runtime.entries import entries
 from hessian._runtime.ledger import Guard
 from hessian._runtime.progress import ticker
+from hessian._spectrum.trace import Trace
 
 
 class Quantile(NamedTuple):
@@ -28,6 +32,7 @@ class Quantile(NamedTuple):
     high: float
 
 
+@storable
 @dataclass(frozen=True)
 class Sample:
     """Exact values at random entries of one parameter.
@@ -83,14 +88,48 @@ class Sample:
         )
 
 
-class Samples(dict[str, Sample]):
+@storable
+class Samples(ByName[Sample]):
     """Mapping from parameter name to `Sample`.
+
+    Tables, pictures, files and devices as for `Diagonal`.
 
     Attributes:
         plan: the `Plan` that was carried out (of the first batch).
     """
 
     plan: Plan
+
+    def trace(self) -> Trace:
+        """The trace of the Hessian, estimated from the sampled entries.
+
+        Σ N_l mean_l over parameters of N_l entries, with the standard error of sampling without
+        replacement; NaN where a single entry of several was drawn.
+
+        >>> whole = Samples(w=Sample(torch.arange(2), torch.tensor([1.0, 2.5]), 2))
+        >>> whole.trace().value, whole.trace().standard_error
+        (3.5, 0.0)
+        """
+        total = variance = 0.0
+        for one in self.values():
+            values, k = one.value.double(), len(one.value)
+            total += one.numel * float(values.mean()) if k else 0.0
+            if k < one.numel:
+                spread = float(values.var()) if k > 1 else math.nan
+                variance += one.numel * (one.numel - k) * spread / k
+        return Trace(total, math.sqrt(variance), sum(len(s.value) for s in self.values()), "sample")
+
+    def _sizes(self) -> dict[str, Tensor]:
+        return {name: one.value for name, one in self.items()}
+
+    def _rows(self) -> list[dict[str, Any]]:
+        rows = []
+        for name, one in self.items():
+            row = tensor_row(name, one.value, shape=(one.numel,))
+            row["entries"], row["sampled"] = one.numel, len(one.value)
+            middle = one.quantile(0.5)
+            rows.append({**row, "median_low": middle.low, "median_high": middle.high})
+        return rows
 
 
 @whole

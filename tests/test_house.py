@@ -61,6 +61,7 @@ STAGES = (
     "_runtime",
     "_tape",
     "_call",
+    "_results",
     "_loss",
     "_site",
     "_routes/_chain/steps",

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
+from html import escape
 from typing import Any
 
 from sympy import Basic, Dummy, Eq, Expr, Le, Lt, Ne, Symbol, latex, sympify
@@ -92,7 +93,7 @@ def _as_readings(readings: Any) -> tuple[Reading, ...]:
     )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Equation:
     """One of the paper's 28 equations. `verdict` and `factor` are computed from the rest.
 
@@ -160,6 +161,29 @@ class Equation:
             )
             for reading in self.readings
         }
+
+    def __repr__(self) -> str:
+        """The number, what it is about and the verdict.
+
+        >>> from theory import EQUATIONS
+        >>> EQUATIONS["4"].verdict.value in repr(EQUATIONS["4"])
+        True
+        """
+        factor = "" if self.factor in (None, 1) else f", derived / printed = {self.factor}"
+        verdict = f"{self.verdict.value}{factor}"
+        return f"Equation({self.label}, section {self.section}, {self.title}: {verdict})"
+
+    def _repr_html_(self) -> str:
+        """For notebooks, which set the formulas."""
+        head = f"Equation {self.label} (section {self.section}): {self.title}"
+        parts = [
+            f"<p><b>{escape(head)}</b>: {escape(self.verdict.value)}</p>",
+            f"$${self.latex()}$$",
+        ]
+        if self.factor not in (None, 1):
+            parts.append(f"<p>derived / printed = ${to_latex(self.factor)}$</p>")
+        parts += [f"<p>{escape(text)}</p>" for text in (*self.assumptions, self.note) if text]
+        return "".join(parts)
 
     def latex(self, part: str = "both") -> str:
         """LaTeX of what is printed, what is derived, or both one above the other.

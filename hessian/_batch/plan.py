@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import os
 import textwrap
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections import Counter
+from collections.abc import Container, Iterator
+from dataclasses import dataclass, field, replace
+from typing import Any, Self
 
-from hessian._call.names import matching
+from hessian._call.names import fits, matching
+from hessian._results import html, storage
+from hessian._results.storage import storable
+from hessian._runtime.extras import extra
 
 # Methods whose passes all their parameters share.
 SHARING = ("affine", "columns", "chain")
 
 
+@storable
 @dataclass(frozen=True)
 class Entry:
     """The plan of one parameter.
@@ -49,7 +56,8 @@ class Entry:
         return count
 
 
-@dataclass(frozen=True)
+@storable
+@dataclass(frozen=True, repr=False)
 class Plan:
     """What `hessian.diagonal` does for each parameter; ``print(plan)`` is a table.
 
@@ -72,7 +80,7 @@ class Plan:
     parts: int = 1
     held: str = ""
     advice: str = ""
-    _by_name: dict[str, Entry] = field(default_factory=dict, repr=False, compare=False)
+    _by_name: dict[str, Entry] = field(default_factory=dict, init=False, compare=False)
 
     def __post_init__(self) -> None:
         self._by_name.update({entry.name: entry for entry in self.entries})
@@ -91,6 +99,91 @@ class Plan:
     def methods(self) -> dict[str, str]:
         """Method by parameter name."""
         return {entry.name: entry.method for entry in self.entries}
+
+    def of_names(self, names: Container[str]) -> Self:
+        """The plan of some of the parameters."""
+        return replace(self, entries=tuple(entry for entry in self if entry.name in names))
+
+    def layer(self, pattern: str) -> Self:
+        """The plan of some parameters: ``"layer1"``, ``"layer1.*"``, ``"*.bias"``.
+
+        Raises:
+            ValueError: none of the names fits.
+        """
+        names = [e.name for e in self if fits(e.name, pattern) or fits(e.name, f"{pattern}.*")]
+        if not names:
+            raise ValueError(f"pattern: {pattern!r} fits none of {', '.join(self._by_name)}")
+        return self.of_names(names)
+
+    def to_frame(self) -> Any:
+        """A tidy pandas frame, one row per parameter tensor.
+
+        Raises:
+            ModuleNotFoundError: pandas, of the extra `display`, is not installed.
+        """
+        with extra("display", "Plan.to_frame"):
+            import pandas as pd
+        return pd.DataFrame(self._rows())
+
+    def plot(self, axes: Any = None) -> Any:
+        """Draw the backward passes of each parameter as bars; returns matplotlib's axes.
+
+        Raises:
+            ModuleNotFoundError: matplotlib, of the extra `display`, is not installed.
+        """
+        if axes is None:
+            with extra("display", "Plan.plot"):
+                from matplotlib.figure import Figure
+            height = min(1.4 + 0.2 * len(self), 40.0)
+            axes = Figure(figsize=(7, height), layout="constrained").subplots()
+        bars = axes.barh(range(len(self)), [entry.backward for entry in self], color="C0")
+        axes.bar_label(bars, [entry.method for entry in self], fontsize=7, padding=2)
+        axes.set_yticks(range(len(self)), [entry.name for entry in self], fontsize=7)
+        axes.invert_yaxis()
+        axes.set(xscale="symlog", xlabel="backward passes per batch (shared within a method)")
+        return axes
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write it to a file, for `hessian.load`; no pickle.
+
+        Raises:
+            ModuleNotFoundError: safetensors, of the extra `files`, is not installed.
+        """
+        storage.save(self, path)
+
+    def __reduce__(self) -> Any:
+        return storage.built, (storage.plain(self),)
+
+    def __repr__(self) -> str:
+        counts = Counter(entry.method for entry in self)
+        methods = ", ".join(f"{count} {method}" for method, count in counts.most_common())
+        return (
+            f"Plan({len(self):,} parameters: {methods}; {self.forward:,} forward and "
+            f"{self.backward:,} backward passes for {self.samples:,} samples)"
+        )
+
+    def _repr_html_(self) -> str:
+        notes = "".join(f"<p>{html.escape(note)}</p>" for note in (self.held, self.advice) if note)
+        passes = html.bars(
+            [(entry.name, float(entry.backward)) for entry in self],
+            "backward passes by parameter, shared within a method, logarithmic",
+        )
+        head = f"<p><b>{html.escape(repr(self))}</b></p>"
+        return f"{head}{notes}{passes}{html.table(self._rows())}"
+
+    def _rows(self) -> list[dict[str, Any]]:
+        return [
+            {
+                "parameter": entry.name,
+                "shape": "x".join(map(str, entry.shape)),
+                "entries": entry.numel,
+                "method": entry.method,
+                "backward": entry.backward,
+                "forward": entry.forward,
+                "why": entry.reason,
+            }
+            for entry in self
+        ]
 
     @property
     def forward(self) -> int:

@@ -8,7 +8,7 @@ entry its word.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -24,6 +24,7 @@ from hessian._call.batches import Batch
 from hessian._call.objective import Objective
 from hessian._call.state import cast
 from hessian._call.written import put_back
+from hessian._results.storage import storable
 from hessian._routes import parameter as _parameter
 from hessian._runtime.entries import entries as drawn
 from hessian._runtime.ledger import owe, settled
@@ -59,6 +60,7 @@ WORDS = {
 }
 
 
+@storable
 @dataclass(frozen=True)
 class Verified:
     """One entry of a diagonal beside what values of the loss and a double backward say.
@@ -85,8 +87,13 @@ class Verified:
     deviation: float
 
 
+@storable
 class Verification(tuple[Verified, ...]):
     """The entries that were looked at, each a `Verified`; ``print`` shows them as a table."""
+
+    def of_names(self, names: Container[str]) -> Verification:
+        """The entries of some of the parameters."""
+        return Verification(verified for verified in self if verified.name in names)
 
     def __str__(self) -> str:
         head = ("parameter", "entry", "h", "value", "± error", "double", "off by", "word")
@@ -104,6 +111,7 @@ class Verification(tuple[Verified, ...]):
         return "\n".join((*lines, *(f"{word}: {WORDS[word]}." for word in words)))
 
 
+@storable
 class Deviation(dict[str, float]):
     """Name → largest deviation of the entries that were looked at; NaN for all other names."""
 

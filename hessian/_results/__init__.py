@@ -1,0 +1,1 @@
+"""Results as objects: short in print, tables and pictures, files, other devices."""
