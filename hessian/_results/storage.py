@@ -22,7 +22,7 @@ from hessian._runtime.extras import extra
 C = TypeVar("C", bound=type)
 
 FORMAT = "hessian result 1"
-_CLASSES: dict[str, type] = {}
+_CLASSES: dict[str, Any] = {}
 _CLASS, _TUPLE, _TENSOR = "class", "tuple", "tensor"
 
 
@@ -81,6 +81,7 @@ def built(value: Any) -> Any:
     cls = _CLASSES[value[_CLASS]]
     if dataclasses.is_dataclass(cls):
         return cls(**{k: built(v) for k, v in value["fields"].items()})
+    result: Any
     if issubclass(cls, dict):
         result = cls((built(k), built(v)) for k, v in value["items"])
     else:
@@ -119,7 +120,7 @@ def save(result: Any, path: str | os.PathLike[str]) -> None:
         tensors[name] = tensor.detach().cpu().contiguous().clone()
         return {_TENSOR: name}
 
-    text = json.dumps(mapped(named, plain(result)))  # type: ignore[arg-type]
+    text = json.dumps(mapped(named, plain(result)))
     content = encoded(tensors, metadata={"format": FORMAT, "result": text})
     target = Path(path)
     beside = target.with_name(f"{target.name}.{os.getpid()}.part")
