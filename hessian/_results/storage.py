@@ -79,7 +79,7 @@ def built(value: Any) -> Any:
     if value[_CLASS] not in _CLASSES:
         raise ValueError(f"{value[_CLASS]!r} is no result of this version of hessian")
     cls = _CLASSES[value[_CLASS]]
-    if dataclasses.is_dataclass(cls):
+    if "fields" in value:  # a dataclass
         return cls(**{k: built(v) for k, v in value["fields"].items()})
     result: Any
     if issubclass(cls, dict):
