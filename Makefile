@@ -24,8 +24,8 @@ slow: $(VENV)/.installed-test
 gpu: $(VENV)/.installed-test
 	$(BIN)/python -m pytest -m gpu
 
-# Needs Debian's packages chromium and chromium-driver, or their like.
-browser: $(VENV)/.installed-test
+# The report and the site. Needs Debian's packages chromium and chromium-driver, or their like.
+browser: $(VENV)/.installed-test docs
 	$(BIN)/python -m pytest -m browser
 
 # The whole gate on each of the interpreters that are at hand.
@@ -47,9 +47,9 @@ bench: $(VENV)/.installed-test
 gallery: $(VENV)/.installed
 	$(BIN)/python -m theory.gallery
 
-docs: gallery
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[docs]'
-	$(BIN)/mkdocs build --strict
+# The site, into build/site. The variable silences an advertisement.
+docs: $(VENV)/.installed-docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 # Source distribution and, from it, the wheel; with the build tool alone.
 wheel: build/venv/.installed
@@ -70,6 +70,10 @@ $(BIN)/python:
 $(VENV)/.installed: $(BIN)/python constraints.txt pyproject.toml
 	$(BIN)/python -m pip install --quiet -c constraints.txt torch
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[audit]'
+	@touch $@
+
+$(VENV)/.installed-docs: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[docs]'
 	@touch $@
 
 $(VENV)/.installed-test: $(VENV)/.installed

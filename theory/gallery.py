@@ -133,7 +133,8 @@ def _steps(name: str, steps: tuple[Step, ...], check: bool) -> str:
             raise ValueError(f"step {place} of {name} does not check: {step.sentence}")
         sentence = markdown(step.sentence)
         lines.append(f"{place}. {sentence}\n\n    $$\n    {step.latex()}\n    $$\n")
-    return "\n" + "\n".join(lines)
+    # A sentence between, or the steps would go on the list above.
+    return "\nSteps:\n\n" + "\n".join(lines) if lines else ""
 
 
 def main(folder: str = "docs/theory") -> None:

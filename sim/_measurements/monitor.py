@@ -98,7 +98,7 @@ class Monitor:
         Where the loss is not finite (training has diverged) every value is nan.
 
         Raises:
-            What `hessian.diagonal` and `hessian.operator` raise.
+            Exception: what `hessian.diagonal` and `hessian.operator` raise.
         """
         probe = self._probe
         table: list[tuple[int, str, str | None, float]] = []

@@ -83,5 +83,5 @@ def test_the_examples_of_the_overview_run(capsys):
 def test_the_site_has_the_pages():
     text = (PAGES.parents[1] / "mkdocs.yml").read_text(encoding="utf-8")
     pages = re.findall(r": (\S+\.md)$", text, re.MULTILINE)
-    assert {"theory/statements.md", "theory/derivations.md", "theory/reference.md"} <= set(pages)
+    assert {"theory/statements.md", "theory/derivations.md", "reference/theory.md"} <= set(pages)
     assert all((PAGES.parent / page).is_file() for page in pages)
