@@ -51,7 +51,7 @@ def test_every_package_has_its_reference():
     named = re.findall(r"^::: ([\w.]+)$", text, flags=re.M)
     assert len(named) == len(set(named))
     assert {"hessian", "sim", "theory", "paper_checks", "hessian.testing"} <= set(named)
-    for module in ("optimizers", "data", "models", "training"):
+    for module in ("optimizers", "data", "models", "training", "integrations"):
         assert f"sim.{module}" in named
 
 
