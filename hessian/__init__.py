@@ -12,6 +12,7 @@
 | radius of curvature from gradient and second derivative | `radius` |
 | a loss of the logits, for models that return more than these | `on_logits` |
 | a matrix product, by the library that is faster here | `product` |
+| all of these for a function of tensors, without a module | `functional` |
 | walking through the same batches oneself | `batches` |
 | is it exact on a network or operation of one's own? | `testing.assert_exact` |
 """
@@ -19,6 +20,7 @@
 from typing import TYPE_CHECKING
 
 from hessian import batches as batches
+from hessian import functional as functional
 from hessian import testing as testing
 from hessian._batch.plan import Entry as Entry
 from hessian._batch.plan import Plan as Plan
@@ -66,6 +68,7 @@ __all__ = [
     "coordinate_minimum",
     "diagonal",
     "estimate",
+    "functional",
     "load",
     "on_logits",
     "operator",
