@@ -6,6 +6,7 @@
 | a network by its name; a data set by its name | `models.build`, `data.load` |
 | a run, resumable; many of them | `train`, `sweep`; what they depend on: `TrainConfig` |
 | every cheap substitute for the radius beside the exact one, layer by layer | `compare_radii` |
+| every cheap estimate of curvature beside the exact one, tensor by tensor | `compare_estimates` |
 | the largest γ that CBLR bears | `stable_gamma` |
 | traces, noise scale and λ_max beside a loop of one's own | `monitor` |
 | curvature for CBLR, and beside training, in Lightning and Hugging Face's Trainer | `integrations` |
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from sim import models as models
     from sim import optimizers as optimizers
     from sim import training as training
+    from sim._measurements.compare_estimates import compare_estimates as compare_estimates
     from sim._measurements.compare_radii import compare_radii as compare_radii
     from sim._measurements.gradient_moments import GradientMoments as GradientMoments
     from sim._measurements.gradient_moments import gradient_moments as gradient_moments
@@ -48,6 +50,7 @@ __all__ = [
     "Stability",
     "TrainConfig",
     "Trial",
+    "compare_estimates",
     "compare_radii",
     "data",
     "gradient_moments",
@@ -71,6 +74,7 @@ _PLACES = {
     "Stability": "_measurements.stable_gamma",
     "TrainConfig": "training",
     "Trial": "_measurements.stable_gamma",
+    "compare_estimates": "_measurements.compare_estimates",
     "compare_radii": "_measurements.compare_radii",
     "data": "",
     "gradient_moments": "_measurements.gradient_moments",

@@ -1,0 +1,1 @@
+"""Cheap estimates of curvature that are not in `hessian.estimate`, one definition a file."""
