@@ -272,10 +272,10 @@ def _statistics(
     c = float(e @ exact) / square if square and math.isfinite(square) else math.nan
     row["scale"] = c
     row["scaled_error"] = float(np.linalg.norm(c * e - exact)) / norm if norm else math.nan
-    some = rng.choice(e.size, rank_sample, replace=False) if e.size > rank_sample else slice(None)
+    index = rng.choice(e.size, rank_sample, replace=False) if e.size > rank_sample else slice(None)
     # An infinite one, of a zero weight, keeps its place in the order; nan has none.
-    ranked = e[some] if not np.isnan(e[some]).any() else np.zeros_like(e[some])
-    correlation = spearman(ranked, exact[some])
+    ranked = e[index] if not np.isnan(e[index]).any() else np.zeros_like(e[index])
+    correlation = spearman(ranked, exact[index])
     row["rank_correlation"] = correlation.value
     row["rank_low"], row["rank_high"] = correlation.low, correlation.high
     curved = exact != 0
