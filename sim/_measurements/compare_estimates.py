@@ -85,8 +85,8 @@ def compare_estimates(
         rank_sample, seed, forward, memory, progress: as for `compare_radii`.
 
     Returns:
-        A pandas frame. An estimate that does not serve a tensor (K-FAC a norm) has no row for it;
-        one that does not serve the network is in `frame.attrs["refused"]`, with the reason.
+        A pandas frame. An estimate that does not serve a tensor (K-FAC a norm) has no row for it,
+        and one of `hessian.estimate` that cannot serve all has the layers' alone; one that does not serve the network is in `frame.attrs["refused"]`, with the reason.
         `frame.attrs["gradient_seconds"]` is the time of one gradient.
 
     Raises:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 import hessian
 from sim._measurements.estimates import kronecker, low_rank, moments
 from sim._measurements.estimates.columns import class_axis, loss_columns
-from sim._measurements.estimates.layers import Layer, layers_of, pull_back
+from sim._measurements.estimates.layers import Layer, layers_of, matrices, pull_back
 from sim._measurements.per_sample import Objective
 from sim._measurements.samples import Forward, count, rows
 
@@ -140,9 +140,24 @@ def draw(name: str, setting: Setting, seed: int) -> dict[str, Tensor]:
         return _products(setting, name, seed)
     if name == "adam":
         return _adam(setting, seed)
-    generator = torch.Generator("cpu").manual_seed(seed)
-    estimate = hessian.estimate(
-        setting.model, setting.loss, setting.pair, name, setting.probes, generator,
-        forward=setting.forward, memory=setting.memory,
-    )  # fmt: skip
-    return dict(estimate)
+
+    def estimated(names: list[str] | None) -> dict[str, Tensor]:
+        generator = torch.Generator("cpu").manual_seed(seed)
+        return dict(
+            hessian.estimate(
+                setting.model, setting.loss, setting.pair, name, setting.probes, generator,
+                names=names, forward=setting.forward, memory=setting.memory,
+            )
+        )  # fmt: skip
+
+    try:
+        return estimated(None)
+    except ValueError as refusal:
+        # One parameter that it cannot serve, an embedding or a norm, need not cost all the others.
+        served = set(setting.trained()).intersection(matrices(setting.model))
+        if not 0 < len(served) < len(setting.trained()):
+            raise
+        try:
+            return estimated(sorted(served))
+        except ValueError:
+            raise refusal from None

@@ -42,7 +42,8 @@ def ekfac(layer: Layer) -> dict[str, Tensor]:
     inputs = _with_bias(layer)
     a = torch.einsum("nkp,nlp->kl", inputs, inputs)
     b = sum((torch.einsum("nop,nqp->oq", d, d) for d in layer.slopes), torch.zeros(()).to(a))
-    left, right = (torch.linalg.eigh(factor)[1] for factor in (b, a))
+    # In float64: with repeated eigenvalues, of dead units, float32 does not converge.
+    left, right = (torch.linalg.eigh(factor.double())[1].to(factor) for factor in (b, a))
     rotated = torch.einsum("nkp,kl->nlp", inputs, right)
     moments = inputs.new_zeros(left.shape[0], right.shape[0])
     step = max(1, CHUNK // (moments.numel() * moments.element_size()))

@@ -68,6 +68,17 @@ def _positions(module: nn.Module, z: Tensor) -> Tensor:
     return z.unsqueeze(-1) if z.dim() == 2 else z.flatten(1, -2).mT
 
 
+def matrices(model: nn.Module) -> list[str]:
+    """The trained weights and biases of linear and convolution layers."""
+    return [
+        f"{name}.{part}" if name else part
+        for name, module in model.named_modules()
+        if _served(module)
+        for part, parameter in module.named_parameters(recurse=False)
+        if parameter.requires_grad
+    ]
+
+
 def layers_of(model: nn.Module, forward: Callable[[], Tensor]) -> tuple[list[Layer], Tensor]:
     """Every layer that is called once, on samples, and what `forward` returned.
 
