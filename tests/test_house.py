@@ -125,6 +125,7 @@ INNER = {
             *("paper_checks/measurements", f"{GAO}/figures", f"{GAO}/claims"),
             "paper_checks/report",
         },
+        "paper_checks/referee": {"paper_checks/report", "paper_checks/own_network"},
         "paper_checks/running": {
             *("paper_checks/ledger", "paper_checks/measurements", "paper_checks/registry"),
             *("paper_checks/campaign", "paper_checks/report"),
@@ -132,6 +133,7 @@ INNER = {
         "paper_checks/cli": {
             *("paper_checks/ledger", "paper_checks/measurements", "paper_checks/registry"),
             *("paper_checks/report", "paper_checks/own_network", "paper_checks/running"),
+            "paper_checks/referee",
         },
     },
 }
