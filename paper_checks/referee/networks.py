@@ -54,6 +54,7 @@ class UNet(nn.Module):
         self.leave = nn.Conv2d(width, 2, 1)
 
     def forward(self, x: Tensor) -> Tensor:
+        """`[N, 1, H, W]` to two logits for every pixel."""
         high = F.relu(self.enter(x))
         low = F.relu(self.down(F.max_pool2d(high, 2)))
         low = F.interpolate(F.relu(self.up(low)), scale_factor=2.0)
@@ -69,6 +70,7 @@ class Logits(nn.Module):
         self.model = model
 
     def forward(self, x: Tensor) -> Tensor:
+        """What the inner model says, as one tensor."""
         logits: Tensor = self.model(x).logits
         return logits
 

@@ -1,4 +1,4 @@
-"""Which estimate may be trusted for what, and two published sentences: pure functions of a table."""
+"""Which estimate may be trusted for what, and two published sentences, judged from a table."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -164,15 +164,16 @@ def judge_blocks(blocks: Sequence[Mapping[str, Any]]) -> Judgement:
 CRITERIA = {
     "estimate": (
         "It holds if the 95 % interval over the seeds of the share of networks and states lies at "
-        f"or above {MOST:g} for all four purposes; in part, for one; contradicted if below for all. "
+        f"or above {MOST:g} for all four purposes; in part, for one; contradicted if below for "
+        "all. "
         + "; ".join(f"{each.title}: {each.criterion}" for each in PURPOSES.values())
         + "."
     ),
     "traces": (
         "Holds if 5 and 10 probes both are within "
         f"{100 * TRACE_ERROR:g} % of the exact trace in at least {TRACE_SHARE:g} of weight tensors "
-        "(95 % interval over the seeds); in part if 10 are; contradicted if the interval of 10 lies "
-        "below."
+        "(95 % interval over the seeds); in part if 10 are; contradicted if the interval of 10 "
+        "lies below."
     ),
     "blocks": (
         "Of order one is at least a third. Holds if the 95 % interval over the seeds of the "
