@@ -165,9 +165,7 @@ CRITERIA = {
     "estimate": (
         "It holds if the 95 % interval over the seeds of the share of networks and states lies at "
         f"or above {MOST:g} for all four purposes; in part, for one; contradicted if below for "
-        "all. "
-        + "; ".join(f"{each.title}: {each.criterion}" for each in PURPOSES.values())
-        + "."
+        "all. " + "; ".join(f"{each.title}: {each.criterion}" for each in PURPOSES.values()) + "."
     ),
     "traces": (
         "Holds if 5 and 10 probes both are within "
