@@ -10,6 +10,7 @@ import typer
 from paper_checks.cli import training
 from paper_checks.cli.ending import INTERRUPTED, complete, expected, terminable, wrong_paths
 from paper_checks.cli.options import Csv, Device, Parquet, Root, path
+from paper_checks.cli.referee import referee
 from paper_checks.papers import USUAL
 
 if TYPE_CHECKING:
@@ -301,3 +302,4 @@ def curvature(
 
 
 training.register(app)
+app.command(name="referee")(referee)

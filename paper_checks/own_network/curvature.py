@@ -181,7 +181,7 @@ def measure_curvature(
 
     _check(request, (csv, parquet), out)
     memory = None if request.memory is None else parse_memory(request.memory)
-    subject = _subject(request)
+    subject = subject_of(request)
     model, loss, pair = subject.model, subject.loss, subject.pair
     console = Console()
     if not console.is_terminal:
@@ -228,7 +228,7 @@ def _check(request: CurvatureRequest, targets: Iterable[Path | None], out: Path 
         writable(out)
 
 
-def _subject(request: CurvatureRequest) -> Subject:
+def subject_of(request: CurvatureRequest) -> Subject:
     """The network on its device and in evaluation mode, with its loss and batch.
 
     Raises `InputError` for what does not fit.

@@ -30,7 +30,7 @@ class Purpose:
 
     title: str
     criterion: str
-    serves: Callable[["pd.DataFrame", Mapping[str, Any]], bool]
+    serves: Callable[["pd.DataFrame", Any], bool]
 
 
 PURPOSES: dict[str, Purpose] = {
@@ -81,6 +81,11 @@ def shares(table: "pd.DataFrame", estimate: str) -> dict[str, Estimate]:
     return found
 
 
+def _percent(share: Estimate) -> str:
+    """The interval of a share, as far as a share can go."""
+    return spread([100 * min(1.0, max(0.0, end)) for end in share.interval()])
+
+
 def judge_estimate(served: Mapping[str, Estimate], seeds: int) -> Judgement:
     """Holds if it serves every purpose, in part if one, contradicted if it is shown to serve none.
 
@@ -90,8 +95,7 @@ def judge_estimate(served: Mapping[str, Estimate], seeds: int) -> Judgement:
     predicted = f"≥ {MOST:g}"
     best = max(served.values(), key=lambda each: each.value)
     told = "; ".join(
-        f"{PURPOSES[name].title} {100 * each.value:.0f} % "
-        f"{spread(tuple(100 * end for end in each.interval()))}"
+        f"{PURPOSES[name].title} {100 * each.value:.0f} % {_percent(each)}"
         for name, each in served.items()
     )
     reason = f"Share of the networks in which it would do for {told}."
@@ -130,7 +134,7 @@ def judge_traces(traces: Sequence[Mapping[str, Any]]) -> Judgement:
     reason = "; ".join(
         f"{probes} probes: within {100 * TRACE_ERROR:g} % of the trace in "
         f"{100 * near[probes].value:.0f} % of the weight tensors "
-        f"{spread(tuple(100 * end for end in near[probes].interval()))}, middle error "
+        f"{_percent(near[probes])}, middle error "
         f"{short(100 * median[probes])} %"
         for probes in (5, 10)
     )
@@ -155,7 +159,7 @@ def judge_blocks(blocks: Sequence[Mapping[str, Any]]) -> Judgement:
     reason = (
         f"‖H - blocks‖/‖H‖ with the exact blocks of the layers: middle of the networks "
         f"{short(middle.value)} {spread(middle.interval())}; at least a third in "
-        f"{100 * large.value:.0f} % of them {spread(tuple(100 * e for e in large.interval()))}."
+        f"{100 * large.value:.0f} % of them {_percent(large)}."
     )
     core = more(middle, ORDER_ONE, SMALL)
     return conclude(core, [at_least(large, MOST)], predicted, middle, reason)
