@@ -66,7 +66,7 @@ def shares(table: "pd.DataFrame", estimate: str) -> dict[str, Estimate]:
     """
     cells = table[["network", "state", "seed"]].drop_duplicates()
     rows = dict(tuple(table[table["estimate"] == estimate].groupby(["network", "state", "seed"])))
-    found: dict[str, Estimate] = {}
+    by_purpose: dict[str, Estimate] = {}
     for name, purpose in PURPOSES.items():
         by_seed: dict[int, list[bool]] = {}
         for network, state, seed in cells.itertuples(index=False):
@@ -77,8 +77,8 @@ def shares(table: "pd.DataFrame", estimate: str) -> dict[str, Estimate]:
                 served = purpose.serves(part[part["parameter"] != "*"], whole)
             by_seed.setdefault(seed, []).append(served)
         step = 1 / max(map(len, by_seed.values()))
-        found[name] = mean([float(np.mean(values)) for values in by_seed.values()], step)
-    return found
+        by_purpose[name] = mean([float(np.mean(values)) for values in by_seed.values()], step)
+    return by_purpose
 
 
 def _percent(share: Estimate) -> str:
