@@ -7,6 +7,7 @@
 | a run, resumable; many of them | `train`, `sweep`; what they depend on: `TrainConfig` |
 | every cheap substitute for the radius beside the exact one, layer by layer | `compare_radii` |
 | every cheap estimate of curvature beside the exact one, tensor by tensor | `compare_estimates` |
+| what lies between a rule's rate and the exact radius, factor by factor | `rate_terms` |
 | the largest γ that CBLR bears | `stable_gamma` |
 | traces, noise scale and λ_max beside a loop of one's own | `monitor` |
 | curvature for CBLR, and beside training, in Lightning and Hugging Face's Trainer | `integrations` |
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from sim._measurements.mean_abs_gradient import mean_abs_gradient as mean_abs_gradient
     from sim._measurements.monitor import Monitor as Monitor
     from sim._measurements.monitor import monitor as monitor
+    from sim._measurements.rate_terms import rate_terms as rate_terms
     from sim._measurements.sharpness import sharpness as sharpness
     from sim._measurements.stable_gamma import Stability as Stability
     from sim._measurements.stable_gamma import Trial as Trial
@@ -59,6 +61,7 @@ __all__ = [
     "models",
     "monitor",
     "optimizers",
+    "rate_terms",
     "sharpness",
     "stable_gamma",
     "sweep",
@@ -83,6 +86,7 @@ _PLACES = {
     "models": "",
     "monitor": "_measurements.monitor",
     "optimizers": "",
+    "rate_terms": "_measurements.rate_terms",
     "sharpness": "_measurements.sharpness",
     "stable_gamma": "_measurements.stable_gamma",
     "sweep": "training",

@@ -64,7 +64,7 @@ def loss_columns(
     unit = torch.eye(width, dtype=output.dtype, device=output.device)
     count = rows.numel() // width
     blocks = torch.stack([gathered(product(spread(e.expand(count, -1)))) for e in unit], -1)
-    trial = torch.randn(output.shape, generator=generator, dtype=output.dtype)
+    trial = torch.randn(output.shape, generator=generator, dtype=output.dtype, device="cpu")
     trial = trial.to(output.device)
     image = product(trial)
     own = spread((blocks @ gathered(trial).unsqueeze(-1)).squeeze(-1))
@@ -87,7 +87,7 @@ def loss_columns(
                     columns.append(spread(column))
         return columns
     for _ in range(probes):
-        bits = torch.randint(0, 2, (count, width, 1), generator=generator)
+        bits = torch.randint(0, 2, (count, width, 1), generator=generator, device="cpu")
         signs = (2 * bits - 1).to(scaled)
         columns.append(spread((scaled @ signs).squeeze(-1)) / probes**0.5)
     return columns

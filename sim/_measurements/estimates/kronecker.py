@@ -41,7 +41,7 @@ def ekfac(layer: Layer) -> dict[str, Tensor]:
     """
     inputs = _with_bias(layer)
     a = torch.einsum("nkp,nlp->kl", inputs, inputs)
-    b = sum((torch.einsum("nop,nqp->oq", d, d) for d in layer.slopes), torch.zeros(()).to(a))
+    b = torch.stack([torch.einsum("nop,nqp->oq", d, d) for d in layer.slopes]).sum(0)
     # In float64: with repeated eigenvalues, of dead units, float32 does not converge.
     left, right = (torch.linalg.eigh(factor.double())[1].to(factor) for factor in (b, a))
     rotated = torch.einsum("nkp,kl->nlp", inputs, right)
