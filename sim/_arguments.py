@@ -128,11 +128,28 @@ def options(owner: str, function: Callable[..., Any], names: Iterable[str]) -> N
             )
 
 
+class Refusal(ValueError):
+    """One whose message names its argument already."""
+
+
+@contextmanager
+def told_of(argument: str) -> Iterator[None]:
+    """Put an argument's name before what is said of the reader's own object."""
+    try:
+        yield
+    except ValueError as error:
+        if not str(error).startswith("got "):
+            raise
+        raise Refusal(f"{argument}: {error}") from error.__cause__
+
+
 @contextmanager
 def under(argument: str) -> Iterator[None]:
     """Put the argument's name before the message of a refusal."""
     try:
         yield
+    except Refusal:
+        raise
     except (TypeError, ValueError) as error:
         raise type(error)(f"{argument}.{error}") from None
 

@@ -139,7 +139,7 @@ INNER = {
 }
 # On top of their package, but below all of its folders.
 BELOW = {
-    *("sim._arguments", "sim._extras", "sim._isolation"),
+    *("sim._arguments", "sim._extras", "sim._isolation", "sim._own"),
     *(
         f"paper_checks.{name}"
         for name in (

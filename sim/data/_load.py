@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from sim import _arguments
-from sim.data import _cifar10, _digits, _gaussian
+from sim._own import is_own
+from sim.data import _cifar10, _digits, _gaussian, _own_data
 from sim.data._dataset import Dataset, needless
 
 Options = Mapping[str, Any]
@@ -63,7 +64,9 @@ def load(
     (`provenance["normalisation"]`), the same for every split. `split="all"` is train, then test.
 
     Args:
-        name: one of `DATASETS`.
+        name: one of `DATASETS`, or one's own as `package.module:object`: a function of `split`
+            (`"train"` or `"test"`, and of `root` if it has that argument) that returns a pair of
+            tensors, inputs `[N, …]` and labels `[N]`, or a mapping from the splits to such pairs.
         root: for `cifar10`, the folder that holds `data_batch_1.bin` … or one that holds
             `cifar-10-batches-bin/`; `None` reads the environment variable `CBLR_DATA`.
         split: `"train"`, `"test"` or `"all"`.
@@ -89,6 +92,11 @@ def load(
     torch.Size([6, 2])
     """
     options = check(name, options)
+    if is_own(name):
+        split = _arguments.choice("split", split, SPLITS)
+        with _arguments.told_of("dataset"):
+            inputs, targets, classes, provenance = _own_data.own(name, root, split, options)
+        return Dataset(inputs, targets, name, classes, split, {"name": name, **provenance})
     split = _arguments.choice("split", split, SPLITS)
     inputs, targets, classes, provenance = SOURCES[name].load(root, split, **options)
     return Dataset(inputs, targets, name, classes, split, {"name": name, **provenance})
@@ -100,6 +108,10 @@ def check(name: str, options: Options) -> dict[str, Any]:
     Raises:
         ValueError: an unknown name or option, or a value out of its range.
     """
+    if is_own(name):
+        with _arguments.told_of("dataset"):
+            _own_data.check(name, options)
+        return dict(options)
     source = SOURCES[_arguments.choice("name", name, SOURCES)]
     _arguments.options(f"the data set {name!r}", source.load, options)
     return source.check(options)
@@ -112,6 +124,8 @@ def check_files(name: str, root: Root) -> None:
         ValueError, FileNotFoundError: no folder, or one where none is needed; a file that is
             missing or of another size.
     """
+    if is_own(name):
+        return
     check_source = SOURCES[name].check_files
     if check_source is not None:
         check_source(root)
@@ -125,4 +139,7 @@ def shape_of(name: str, options: Options) -> tuple[int, ...]:
     >>> shape_of("digits", {}), shape_of("gaussian", {"features": 3})
     ((1, 8, 8), (3,))
     """
+    if is_own(name):
+        with _arguments.told_of("dataset"):
+            return _own_data.shape(name, options)
     return SOURCES[name].shape(options)

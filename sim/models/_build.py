@@ -9,9 +9,11 @@ from torch import nn
 
 from sim import _arguments
 from sim._isolation import Drawing
+from sim._own import is_own
 from sim.models._alexnet import alexnet
 from sim.models._lenet import lenet
 from sim.models._mlp import mlp
+from sim.models._own_model import OwnModel
 from sim.models._resnet18 import resnet18
 from sim.models._transformer import transformer
 
@@ -55,7 +57,8 @@ def build(
     `alexnet` resizes images smaller than 32x32 to 32x32 by bilinear interpolation.
 
     Args:
-        name: one of `MODELS`.
+        name: one of `MODELS`, or one's own as `package.module:factory`, a function that returns a
+            module; of `in_shape`, `classes` and the options it is given what it has arguments for.
         in_shape: the shape of one input: `(channels, height, width)`, or `(features,)` for `mlp`;
             a data set has it as `data.shape`.
         classes: the number of outputs.
@@ -103,12 +106,16 @@ def check(name: str, in_shape: tuple[int, ...], options: Mapping[str, Any]) -> N
     ValueError: hidden: got 8; give a sequence of layer sizes
     """
     builder = _builder(name, options)
+    if is_own(name):
+        return  # what it does is not known before it is built
     with torch.device("meta"):
         builder(in_shape, 10, **options)
 
 
 def _builder(name: str, options: Mapping[str, Any]) -> Callable[..., nn.Module]:
     """The function behind a name, after a look at the options that do not depend on the data."""
+    if is_own(name):
+        return _own_builder(name, options)
     builder = BUILDERS[_arguments.choice("name", name, BUILDERS)]
     _arguments.options(f"the model {name!r}", builder, options)
     if "width" in options:
@@ -116,6 +123,13 @@ def _builder(name: str, options: Mapping[str, Any]) -> Callable[..., nn.Module]:
         _arguments.at_most("width", options["width"], MOST_WIDTH)
     if "dropout" in options:
         _arguments.number("dropout", options["dropout"], 0.0, 1.0)
+    return builder
+
+
+def _own_builder(name: str, options: Mapping[str, Any]) -> Callable[..., nn.Module]:
+    with _arguments.told_of("model"):
+        builder = OwnModel(name)
+    builder.check(options)
     return builder
 
 

@@ -1,5 +1,6 @@
 """Losses of single samples: cross-entropy, and the sharper ones that enlarge the gradient."""
 
+import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -7,7 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sim import _arguments
+from sim import _arguments, _own
+from sim._own import is_own
 
 PerSample = Callable[[Tensor, Tensor], Tensor]
 
@@ -75,6 +77,55 @@ def per_sample(name: str, options: Mapping[str, Any]) -> PerSample:
     >>> round(per_sample("power", {"power": 2})(z, y).item(), 4)
     0.4805
     """
+    if is_own(name):
+        return own_loss(name, options)
     make = LOSSES[_arguments.choice("loss", name, LOSSES)]
     _arguments.options(f"the loss {name!r}", make, options)
     return make(**options)
+
+
+def own_loss(name: str, options: Mapping[str, Any]) -> PerSample:
+    """A loss of the reader's own, `package.module:object`, sample by sample.
+
+    The object is a function of (output, target); or, where options are given or it is a class, it
+    is called with them and returns one. It gives the loss of each sample, `[n]`, or a mean over
+    them: then it is called sample by sample, or with `reduction="none"` where it has that argument.
+
+    Raises:
+        ValueError: it is none of these.
+    """
+    with _arguments.told_of("loss"):
+        function = _own.named(name)
+        if isinstance(function, type) or options:
+            _own.check_options(f"the loss {name!r}", function, options)
+            whole = isinstance(function, type) and _own.takes(function, "reduction")
+            more = {"reduction": "none"} if whole and "reduction" not in options else {}
+            function = _own.made(name, function, **options, **more)
+        if not callable(function):
+            raise ValueError(
+                f"got {name!r}; it is {type(function).__name__}; name a function of "
+                "(output, target)"
+            )
+    reduction = {} if isinstance(function, torch.nn.Module) else _reduction(function)
+
+    def loss(output: Tensor, target: Tensor) -> Tensor:
+        value = function(output, target, **reduction)
+        if isinstance(value, Tensor) and value.shape == target.shape[:1]:
+            return value
+        singles = zip(output.split(1), target.split(1), strict=True)
+        parts = [function(o, t, **reduction) for o, t in singles]
+        if not all(isinstance(part, Tensor) and part.numel() == 1 for part in parts):
+            shape = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
+            raise ValueError(f"loss: {name!r} gave {shape}; give one number for each sample")
+        return torch.stack([part.reshape(()) for part in parts])
+
+    return loss
+
+
+def _reduction(function: Callable[..., Any]) -> dict[str, str]:
+    """`reduction="none"` for a function that has it by name."""
+    try:
+        parameters = inspect.signature(function).parameters
+    except (TypeError, ValueError):
+        return {}
+    return {"reduction": "none"} if "reduction" in parameters else {}

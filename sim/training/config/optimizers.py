@@ -6,7 +6,8 @@ from typing import Any
 import torch
 from torch.optim import Optimizer
 
-from sim import _arguments, optimizers
+from sim import _arguments, _own, optimizers
+from sim._own import is_own
 
 OPTIMIZERS: dict[str, Callable[..., Optimizer]] = {
     "adam": torch.optim.Adam,
@@ -41,6 +42,8 @@ def make(name: str, params: Any, lr: float, options: Mapping[str, Any]) -> Optim
     >>> type(make("lars", [("w", w)], 0.1, {"momentum": 0.9})).__name__
     'LARS'
     """
+    if is_own(name):
+        return own_optimizer(name, params, lr, options)
     kind = OPTIMIZERS[_arguments.choice("optimizer", name, OPTIMIZERS)]
     if name in _TORCH:
         for option in options:
@@ -54,6 +57,24 @@ def make(name: str, params: Any, lr: float, options: Mapping[str, Any]) -> Optim
         return kind(params, lr=lr, fused=True, **options)
     _arguments.options(f"the optimizer {name!r}", kind, options)
     return kind(params, lr=lr, **options)
+
+
+def own_optimizer(name: str, params: Any, lr: float, options: Mapping[str, Any]) -> Optimizer:
+    """An optimizer of the reader's own, `package.module:object`, called with (params, lr=…).
+
+    Raises:
+        ValueError: it returns no `torch.optim.Optimizer`, or lacks an option.
+    """
+    with _arguments.told_of("optimizer"):
+        factory = _own.named(name)
+        if callable(factory):
+            _own.check_options(f"the optimizer {name!r}", factory, options)
+        optimizer = _own.made(name, factory, params, lr=lr, **options)
+        if not isinstance(optimizer, Optimizer):
+            raise ValueError(
+                f"got {name!r}; it returned {type(optimizer).__name__}, not a torch.optim.Optimizer"
+            )
+    return optimizer
 
 
 def _check_torch(options: Mapping[str, Any]) -> None:
@@ -85,6 +106,8 @@ def couples(name: str, options: Mapping[str, Any]) -> bool:
     >>> couples("lamb", {"like": "timm"}), couples("lamb", {"like": "you2020"})
     (True, False)
     """
+    if is_own(name):
+        return True  # as far as is known
     if name != "lamb":
         return False
     made = make(name, [("w", torch.nn.Parameter(torch.zeros(1, device="cpu")))], 0.0, options)

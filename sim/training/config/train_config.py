@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from sim import _arguments, data, models
+from sim._own import is_own
 from sim.data._load import check as check_dataset
 from sim.data._load import shape_of
 from sim.models._build import MOST_SEED
@@ -110,6 +111,11 @@ class TrainConfig:
             and resnet18 on a CPU.
         compile: run the network through `torch.compile`.
 
+    Of `dataset`, `model`, `loss` and `optimizer` each may be one's own, `package.module:object`, as
+    `sim.data.load` and `sim.models.build` have it; a loss is a function of (output, target), an
+    optimizer is called with (params, lr=…), and the options are theirs. Their names are part of the
+    hash; the SHA-256 of their modules' files is noted in the run's environment.
+
     Mappings are taken for the nested parts, so that a configuration can come from a file.
 
     Raises:
@@ -162,23 +168,28 @@ class TrainConfig:
     def __post_init__(self) -> None:
         """Take plain values for the nested parts, and refuse all that no run could be made of."""
         self._convert()
-        _arguments.choice("dataset", self.dataset, data.DATASETS)
-        _arguments.choice("model", self.model, models.MODELS)
+        for name, possible in (
+            ("dataset", data.DATASETS),
+            ("model", models.MODELS),
+            ("loss", losses.LOSSES),
+            ("optimizer", optimizers.OPTIMIZERS),
+        ):
+            value: object = getattr(self, name)
+            if not is_own(value):
+                _arguments.choice(name, value, possible)
         with _arguments.under("dataset_options"):
             check_dataset(self.dataset, self.dataset_options)
         with _arguments.under("model_options"):
             shape = shape_of(self.dataset, self.dataset_options)
             _check_model(self.model, self.model_options, repr(self.model_options), shape)
-        _arguments.choice("loss", self.loss, losses.LOSSES)
         with _arguments.under("loss_options"):
             losses.per_sample(self.loss, self.loss_options)
-        _arguments.choice("optimizer", self.optimizer, optimizers.OPTIMIZERS)
         object.__setattr__(self, "lr", _arguments.number("lr", self.lr, 0.0))
         with _arguments.under("optimizer_options"):
             optimizers.check(self.optimizer, self.lr, self.optimizer_options)
         self._check_numbers()
-        for name, possible in (("dtype", DTYPES), ("precision", PRECISIONS)):
-            _arguments.choice(name, getattr(self, name), possible)
+        for name, known in (("dtype", DTYPES), ("precision", PRECISIONS)):
+            _arguments.choice(name, getattr(self, name), known)
         if self.precision != "full" and self.dtype != "float32":
             raise ValueError(
                 f"precision: {self.precision!r} mixes with float32, but dtype is {self.dtype!r}; "

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sim._own import sources
 from sim.training.config import optimizers
 from sim.training.config.options import plain
 from sim.training.config.schedules import Pass, steps_in
@@ -207,6 +208,10 @@ class State:
         """What came of each lane."""
         training, schedule = self.samples.training, self.schedule
         environment = _run.environment(self.config.device, self.world.size)
+        config = self.config
+        names = (config.dataset, config.model, config.loss, config.optimizer)
+        if own := sources(names):
+            environment["sources"] = dict(own)
         data = plain(training.provenance)
         measurements = self.recorder.measurements
         runs = []

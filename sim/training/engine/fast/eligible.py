@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from sim import models
+from sim._own import is_own
 from sim.training.config import optimizers
 from sim.training.config.train_config import TrainConfig
 
@@ -41,6 +42,8 @@ def obstacle(config: TrainConfig) -> str | None:
     """
     if curved(config):
         return "exact curvature is computed network by network"
+    if any(is_own(name) for name in (config.model, config.loss, config.optimizer)):
+        return "what the model, loss or optimizer of one's own does is not known"
     if config.compile or config.channels_last:
         return "compile and channels_last are for a single network"
     if optimizers.couples(config.optimizer, config.optimizer_options):
