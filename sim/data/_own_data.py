@@ -83,7 +83,7 @@ def _pair(name: str, root: Any, split: str, options: Mapping[str, Any]) -> tuple
         value = value.pair
     if not isinstance(value, tuple | list) or len(value) != 2:
         raise ValueError(f"got {name!r}; for {split!r} it gave {type(value).__name__}; {CONTRACT}")
-    inputs, targets = (torch.as_tensor(each).detach().cpu() for each in value)
+    inputs, targets = (torch.as_tensor(each, device="cpu").detach() for each in value)
     labels = targets.dim() == 1 and not targets.is_floating_point() and len(targets) > 0
     if not inputs.is_floating_point() or not labels or len(inputs) != len(targets):
         raise ValueError(
