@@ -7,19 +7,15 @@ from typing import Any
 
 from paper_checks.check import Check
 from paper_checks.ledger.rows import EVIDENCE
-from paper_checks.measurements.context import Context
 from paper_checks.paper import Overview, Paper
 from paper_checks.papers.mccandlish2018.measurements import shared
+from paper_checks.papers.mccandlish2018.measurements.context import Setup
 from paper_checks.papers.mccandlish2018.measurements.profile import profile
 from paper_checks.papers.mccandlish2018.statements import CLAIMS
 from paper_checks.statements import parse_words
 
-NAME = "mccandlish2018"
+NAME = Setup.paper
 EQUATION_IDS = tuple(f"eq{label}" for label in range(1, 11))
-
-
-class _Context(Context):
-    paper = NAME
 
 
 def build(name: str) -> Check:
@@ -63,7 +59,7 @@ PAPER = Paper(
         "What it means for the choice of a batch size",
     ),
     evidence=EVIDENCE / NAME,
-    context=_Context,
+    context=Setup,
     profile=profile,
     usual_dataset=_usual_dataset,
     seconds=shared.seconds,

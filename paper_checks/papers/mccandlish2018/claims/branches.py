@@ -228,8 +228,9 @@ def judge_doubling(measurements: Measurements, thresholds: Thresholds) -> Judgem
             continue
         middle = typical(scales)
         powers = []
-        for side in (lambda b, m=middle: b <= m / 2, lambda b, m=middle: b >= m):
-            rows = [row for row in each["rows"] if side(row["batch"])]
+        sides = [[row for row in each["rows"] if row["batch"] <= middle / 2]]
+        sides.append([row for row in each["rows"] if row["batch"] >= middle])
+        for rows in sides:
             if len(rows) > 1:
                 powers.append(log_power([r["batch"] for r in rows], [r["rate"] for r in rows]))
         if len(powers) == 2:

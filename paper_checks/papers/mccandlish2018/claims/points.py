@@ -137,7 +137,7 @@ def judge_simple(measurements: Measurements, thresholds: Thresholds) -> Judgemen
     for name in measurements["networks"]:
         every = [points for each, _, points in groups(measurements) if each == name]
         quotients[name] = by_seed(
-            seeds, lambda k, every=every: [b / simple(p[k]) for p in every if (b := noise(p[k]))]
+            [b / simple(p[k]) for p in every if (b := noise(p[k]))] for k in range(seeds)
         )
     if min(map(len, quotients.values())) < thresholds["seeds"]:
         return too_few(1.0, f"A network has too few seeds with a B_noise.{without(measurements)}")
@@ -184,7 +184,7 @@ def judge_anisotropy(measurements: Measurements, thresholds: Thresholds) -> Judg
 
     seeds, factor = len(measurements["seeds"]), thresholds["factor"]
     sides = [
-        by_seed(seeds, lambda k, names=names: excess(k, *names))
+        by_seed(excess(k, *names) for k in range(seeds))
         for names in (("curved", "slope"), ("curved_noise", "noise"))
     ]
     if min(map(len, sides)) < thresholds["seeds"]:
@@ -209,8 +209,8 @@ def judge_growth(measurements: Measurements, thresholds: Thresholds) -> Judgemen
         usable = [points for points in levels if all(noise(point) for point in points)]
         if len(usable) > 1:
             for label, scale in (("B_noise", noise), ("B_simple", simple)):
-                pairs = zip(usable[0], usable[-1], strict=True)
-                grown[label].append([scale(last) / scale(first) for first, last in pairs])
+                first, last = ([scale(point) or 1.0 for point in usable[k]] for k in (0, -1))
+                grown[label].append([b / a for a, b in zip(first, last, strict=True)])
     growth = thresholds["growth"]
     if not grown["B_noise"] or len(measurements["seeds"]) < thresholds["seeds"]:
         return too_few(f"> {growth:g}", f"Too few points have a B_noise.{without(measurements)}")
@@ -235,7 +235,7 @@ def judge_layers(measurements: Measurements, thresholds: Thresholds) -> Judgemen
         layers = [p[k]["layers"].values() for _, _, p in groups(measurements)]
         return [max(each) / min(each) for each in layers if len(each) > 1]
 
-    values = by_seed(len(measurements["seeds"]), apart)
+    values = by_seed(apart(k) for k in range(len(measurements["seeds"])))
     if len(values) < thresholds["seeds"]:
         return too_few(f"> {factor:g}", "Too few seeds.")
     quotient = geometric(values)

@@ -53,10 +53,13 @@ def most(decisions: Sequence[Decision], count: int) -> Decision:
     return Decision(shown[count - 1], excluded[len(decisions) - count])
 
 
-def by_seed(seeds: int, values: Callable[[int], Iterable[float]]) -> list[float]:
-    """The geometric mean of what each seed has, of the seeds that have something."""
-    of_seeds = (list(values(seed)) for seed in range(seeds))
-    return [typical(each) for each in of_seeds if each]
+def by_seed(values: Iterable[Sequence[float]]) -> list[float]:
+    """The geometric mean of what each seed has, of the seeds that have something.
+
+    >>> by_seed([[2.0], []])
+    [2.0]
+    """
+    return [typical(each) for each in values if each]
 
 
 def log_power(x: Sequence[float], y: Sequence[float]) -> float:

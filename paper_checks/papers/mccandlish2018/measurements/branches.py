@@ -100,7 +100,8 @@ def _steepness(task: Task, starts: Tensor, rule: str) -> Tensor:
     every = torch.arange(len(task.targets)).expand(len(starts), -1)
     gradients = task.gradients(starts, every)
     moved = Rule(rule, task)(starts, gradients, torch.ones(len(starts), dtype=starts.dtype))
-    return (moved - starts).norm(dim=1).mean()
+    length: Tensor = (moved - starts).norm(dim=1).mean()
+    return length
 
 
 def _tuned(

@@ -25,7 +25,7 @@ def descend(
 ) -> list[Tensor]:
     """The parameters `[seeds, P]` where SGD first has each share of the loss it began with."""
     points = [torch.stack([task.start(seed) for seed in seeds])]
-    reached = []
+    reached: list[tuple[float, Tensor]] = []
     for level in sorted(levels, reverse=True):
         share = level / (reached[-1][0] if reached else 1.0)
         points.append(reach(task, points[-1], share, lr, batch))

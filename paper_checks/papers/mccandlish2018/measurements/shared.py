@@ -1,11 +1,12 @@
 """What several checks read: points of training, branched runs, and two temperatures."""
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from paper_checks.shared import Shared
 
 if TYPE_CHECKING:
-    from paper_checks.measurements.context import Context
+    from paper_checks.papers.mccandlish2018.measurements.context import Setup
 
 # The rate and batch size of the training on which the points lie.
 RATES = {"characters": 0.3, "alexnet": 0.05}
@@ -24,20 +25,18 @@ def _key(network: str, level: float, rule: str) -> str:
     return f"{network}-{rule}-{round(100 * level)}"
 
 
-def points(context: "Context") -> dict[str, Any]:
+def points(context: "Setup") -> dict[str, Any]:
     """The scales of every network at every level of the loss, by seed."""
     profile = context.profile
     return _facts(context) | {
         "networks": {
-            name: context.shared(
-                f"points-{name}", lambda context, name=name: _points(context, name)
-            )
+            name: context.shared(f"points-{name}", partial(_points, name=name))
             for name in profile.networks
         }
     }
 
 
-def _points(context: "Context", name: str) -> dict[str, Any]:
+def _points(context: "Setup", name: str) -> dict[str, Any]:
     from paper_checks.papers.mccandlish2018.measurements.scales import descend, point
     from paper_checks.papers.mccandlish2018.measurements.tasks import task
 
@@ -51,35 +50,34 @@ def _points(context: "Context", name: str) -> dict[str, Any]:
     }
 
 
-def branches(context: "Context") -> dict[str, Any]:
+def branches(context: "Setup") -> dict[str, Any]:
     """The branched runs of every setting."""
     return _facts(context) | {
         "settings": [
-            context.shared(
-                f"branches-{_key(*each)}", lambda context, each=each: _branches(context, *each)
-            )
+            context.shared(f"branches-{_key(*each)}", partial(_branches, each=each))
             for each in context.profile.settings
         ]
     }
 
 
-def _branches(context: "Context", name: str, level: float, rule: str) -> dict[str, Any]:
+def _branches(context: "Setup", each: tuple[str, float, str]) -> dict[str, Any]:
     from paper_checks.papers.mccandlish2018.measurements.branches import setting
     from paper_checks.papers.mccandlish2018.measurements.scales import descend
     from paper_checks.papers.mccandlish2018.measurements.tasks import task
 
+    name, level, rule = each
     network = task(context, name)
     (starts,) = descend(network, context.profile.seeds, (level,), RATES.get(name, RATE), BATCH)
     labels = {"network": name, "level": level, "rule": rule}
     return labels | setting(network, starts, rule, context.profile)
 
 
-def heat(context: "Context") -> dict[str, Any]:
+def heat(context: "Setup") -> dict[str, Any]:
     """B_simple by seed where each temperature first has the lowest loss."""
     return _facts(context) | context.shared("temperature", _heat)
 
 
-def _heat(context: "Context") -> dict[str, Any]:
+def _heat(context: "Setup") -> dict[str, Any]:
     from paper_checks.papers.mccandlish2018.measurements.scales import descend, simple
     from paper_checks.papers.mccandlish2018.measurements.tasks import task
 
@@ -93,11 +91,11 @@ def _heat(context: "Context") -> dict[str, Any]:
     return found
 
 
-def _facts(context: "Context") -> dict[str, Any]:
+def _facts(context: "Setup") -> dict[str, Any]:
     return {"seeds": list(context.profile.seeds), "samples": context.profile.population}
 
 
-def seconds(key: str, context: "Context") -> float:
+def seconds(key: str, context: "Setup") -> float:
     """About how long a shared measurement takes on one core of 2.5 GHz, as it once did."""
     profile = context.profile
     size = len(profile.seeds) / 3 * (20.0 if context.name == "cifar10" else 1.0)

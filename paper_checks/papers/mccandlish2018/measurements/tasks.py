@@ -14,7 +14,7 @@ from torch.nn.functional import cross_entropy, one_hot
 from sim.models import build
 
 if TYPE_CHECKING:
-    from paper_checks.measurements.context import Context
+    from paper_checks.papers.mccandlish2018.measurements.context import Setup
 
 # A context of characters, from which the next one is told.
 CONTEXT = 16
@@ -70,7 +70,8 @@ class Task:
 
     def gradients(self, lanes: Tensor, index: Tensor) -> Tensor:
         """The gradient of a batch `[lanes, B]` for each of several vectors, `[lanes, P]`."""
-        return vmap(grad(self.loss))(lanes, self.inputs[index], self.targets[index]).detach()
+        slopes: Tensor = vmap(grad(self.loss))(lanes, self.inputs[index], self.targets[index])
+        return slopes.detach()
 
     def per_sample(self, flat: Tensor) -> Tensor:
         """The gradients of single samples, `[N, P]`."""
@@ -80,7 +81,7 @@ class Task:
         )
 
 
-def task(context: "Context", name: str) -> Task:
+def task(context: "Setup", name: str) -> Task:
     """The network `name` with the first samples of its data, in double precision."""
     count = context.profile.population
     if name == "characters":
