@@ -15,8 +15,8 @@ FIGURE_IDS = tuple(name for name in IDS if name.startswith("fig"))
 def known(name: str) -> str:
     """The name of a paper.
 
-    >>> known("gao2020")
-    'gao2020'
+    >>> known(USUAL) == USUAL
+    True
 
     Raises `InputError` for a name that no paper has.
     """

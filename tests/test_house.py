@@ -73,6 +73,7 @@ STAGES = (
     "_spectrum",
 )
 GAO = "paper_checks/papers/gao2020"
+SECOND = "paper_checks/papers/mccandlish2018"
 # What each folder of a package may import of the others; what stands on top may import all.
 INNER = {
     "hessian": {
@@ -111,6 +112,16 @@ INNER = {
         GAO: {
             *("paper_checks/equations", "paper_checks/ledger", f"{GAO}/statements"),
             *(f"{GAO}/experiments", f"{GAO}/measurements", f"{GAO}/figures", f"{GAO}/claims"),
+        },
+        f"{SECOND}/statements": set(),
+        f"{SECOND}/equations": set(),
+        f"{SECOND}/experiments": {"paper_checks/equations", f"{SECOND}/equations"},
+        f"{SECOND}/measurements": {"paper_checks/measurements"},
+        f"{SECOND}/claims": {f"{SECOND}/statements", f"{SECOND}/measurements"},
+        SECOND: {
+            *("paper_checks/equations", "paper_checks/ledger", f"{SECOND}/statements"),
+            *(f"{SECOND}/equations", f"{SECOND}/experiments", f"{SECOND}/measurements"),
+            f"{SECOND}/claims",
         },
         "paper_checks/registry": set(),
         "paper_checks/campaign": {

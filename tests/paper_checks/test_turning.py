@@ -13,8 +13,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from paper_checks.equations.checks import equation_check
-from paper_checks.equations.checks import measure as measure_equation
 from paper_checks.papers.gao2020.measurements.context import Context
 from paper_checks.papers.gao2020.measurements.profile import profile
 from paper_checks.registry import IDS, build
@@ -324,8 +322,8 @@ def test_a_broken_measurement_turns_the_verdict(name, kind):
 @pytest.mark.parametrize("label", [str(k) for k in range(1, 29)])
 def test_a_broken_equation_turns_the_verdict(tiny, label):
     """A derivation that does not bear it; where numbers can try it, another constant."""
-    check = equation_check(label)
-    found = plain(measure_equation(tiny, label=label))
+    check = build(f"eq{label}")
+    found = plain(check.measure(tiny))
     before = check.judge(copy.deepcopy(found)).verdict
     broken = copy.deepcopy(found)
     broken["derivation"]["steps"][0]["checked"] = False

@@ -33,7 +33,7 @@ from paper_checks.statistics import (
 Thresholds = Mapping[str, float]
 PROTOCOL = (
     PILOT,
-    "The training set (512 digits, 128 contexts of characters) is the whole population; G, Σ and H "
+    "The training set (256 digits, 64 contexts of characters) is the whole population; G, Σ and H "
     "are exact on it, tr(HΣ) by one Hessian-vector product a sample.",
     "Points are where SGD in batches of 32 first has each level of the loss.",
 )

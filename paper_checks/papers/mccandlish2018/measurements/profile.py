@@ -20,7 +20,7 @@ class Profile:
     draws: int
     networks: tuple[str, ...]
     settings: tuple[tuple[str, float, str], ...]
-    population: int = 512
+    population: int = 256
     levels: tuple[float, ...] = (1.0, 0.65, 0.35, 0.15)
     seeds: tuple[int, ...] = (0, 1, 2, 3)
     batches: tuple[int, ...] = (2, 4, 8, 16, 32, 64, 128, 256)
@@ -39,10 +39,10 @@ _LEVELS = (1.0, 0.9, 0.8, 0.7)
 _PROFILES = {
     ("quick", "digits"): Profile("quick", 200_000, _NETWORKS, _MLP_SETTINGS),
     ("quick", "cifar10"): Profile(
-        "quick", 200_000, ("alexnet",), (("alexnet", 0.8, "sgd"),), 256, _LEVELS
+        "quick", 200_000, ("alexnet",), (("alexnet", 0.8, "sgd"),), 128, _LEVELS
     ),
     ("full", "digits"): Profile(
-        *("full", 2_000_000, _NETWORKS, (*_MLP_SETTINGS, ("characters", 0.65, "sgd")), 512),
+        *("full", 2_000_000, _NETWORKS, (*_MLP_SETTINGS, ("characters", 0.65, "sgd")), 1024),
         seeds=tuple(range(8)),
         reading=8,
     ),
@@ -53,7 +53,7 @@ def profile(name: str, dataset: str) -> Profile:
     """The sizes of the profile `name` on `dataset`.
 
     >>> profile("quick", "digits").population
-    512
+    256
 
     Raises `InputError` for a name that is neither.
     """

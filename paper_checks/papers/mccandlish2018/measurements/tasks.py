@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 # A context of characters, from which the next one is told.
 CONTEXT = 16
 # Exact products with so small a transformer cost ten times those of a perceptron.
-MOST_CONTEXTS = 128
+MOST_CONTEXTS = 64
 _MLPS: dict[str, Any] = {
     "mlp16": {"hidden": [16, 16]},
     "mlp32": {"hidden": [32, 32]},
