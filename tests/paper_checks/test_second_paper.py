@@ -1,7 +1,9 @@
 """The second paper: its equations, its measurements against naive oracles, and judges that turn."""
 
 import dataclasses
+import inspect
 import json
+import re
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -12,6 +14,7 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 import paper_checks
+from paper_checks.cli import commands
 from paper_checks.equations.checks import judge, measure
 from paper_checks.errors import InputError
 from paper_checks.ledger import lock
@@ -426,3 +429,33 @@ def test_a_paper_that_is_none_is_refused_before_any_work(tmp_path):
     with pytest.raises(InputError, match=r"^--paper: 'nobody2000': choose one of gao2020, mccan"):
         paper_checks.run(only="eq4", out=tmp_path / "out", paper="nobody2000")
     assert not (tmp_path / "out").exists()
+
+
+# ---- the page ----------------------------------------------------------------------------------
+
+ROOT = Path(__file__).resolve().parents[2]
+PAGE = (ROOT / "docs" / "auditing-a-paper.md").read_text(encoding="utf-8")
+# A path at the end of a line, and the block after it.
+SHOWN = re.findall(r"`(paper_checks/[^`]+)`:\n\n```\w+\n(.*?)```", PAGE, re.DOTALL)
+
+
+def test_the_page_is_in_the_site():
+    assert "auditing-a-paper.md" in (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(("path", "block"), SHOWN)
+def test_what_the_page_shows_is_what_is_there(path, block):
+    assert block in (ROOT / path).read_text(encoding="utf-8")
+
+
+def test_the_page_names_files_and_commands_that_exist():
+    assert len(SHOWN) == 4
+    folder = ROOT / "paper_checks" / "papers" / NAME
+    for name in re.findall(r"^\| `([a-z/.]+)`", PAGE, re.MULTILINE):
+        assert (folder / name).exists(), name
+    for name in re.findall(r"--paper (\w+)", PAGE):
+        assert name in NAMES
+    for name in re.findall(r"--only (\S+)", PAGE):
+        assert name in SECOND.ids
+    options = inspect.signature(commands.audit).parameters
+    assert {name.lstrip("-") for name in re.findall(r" --([a-z]+)", PAGE)} <= set(options)

@@ -38,13 +38,13 @@ def _pairs(replacement: bool = True) -> Array:
 
 
 def _best(batches: Array, hessian: Array = _HESSIAN) -> float:
-    found = minimize_scalar(
+    search = minimize_scalar(
         lambda rate: -_decrease(rate, batches, hessian),
         bounds=(0, 10),
         method="bounded",
         options={"xatol": 1e-10},
     )
-    return float(found.x)
+    return float(search.x)
 
 
 def _point(**more: float) -> dict[str, float]:

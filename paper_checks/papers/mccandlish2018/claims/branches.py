@@ -184,14 +184,14 @@ def judge_hyperbola(measurements: Measurements, thresholds: Thresholds) -> Judge
 
 def judge_width(measurements: Measurements, thresholds: Thresholds) -> Judgement:
     """B_crit of the widest network over that of the narrowest at the same levels."""
-    factor, found = thresholds["factor"], {}
+    factor, bends = thresholds["factor"], {}
     for each in settings(measurements):
-        found[each["network"], each["level"]] = critical(each)
-    levels = [level for name, level in found if name == "mlp16" and ("mlp64", level) in found]
+        bends[each["network"], each["level"]] = critical(each)
+    levels = [level for name, level in bends if name == "mlp16" and ("mlp64", level) in bends]
     if not levels or len(measurements["seeds"]) < thresholds["seeds"]:
         return too_few(1.0, "There are no two widths at one level.")
     wide, narrow = (
-        [typical(each) for each in zip(*(found[name, level] for level in levels), strict=True)]
+        [typical(each) for each in zip(*(bends[name, level] for level in levels), strict=True)]
         for name in ("mlp64", "mlp16")
     )
     quotient = ratio(wide, narrow)

@@ -83,12 +83,12 @@ def _heat(context: "Setup") -> dict[str, Any]:
 
     name, low = context.profile.networks[0], (min(context.profile.levels),)
     network = task(context, name)
-    found: dict[str, Any] = {"network": name}
+    scales: dict[str, Any] = {"network": name}
     for label, batch in TEMPERATURES.items():
         rate = RATES.get(name, RATE) / 2
         (ends,) = descend(network, context.profile.seeds, low, rate, batch)
-        found[label] = [simple(network.per_sample(flat)) for flat in ends]
-    return found
+        scales[label] = [simple(network.per_sample(flat)) for flat in ends]
+    return scales
 
 
 def _facts(context: "Setup") -> dict[str, Any]:

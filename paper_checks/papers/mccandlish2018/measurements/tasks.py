@@ -63,9 +63,9 @@ class Task:
 
     def whole(self, lanes: Tensor) -> Tensor:
         """The loss of the training set at each of several vectors, `[lanes, P]` to `[lanes]`."""
-        some = max(1, 2**25 // self.inputs.numel())
+        most = max(1, 2**25 // self.inputs.numel())
         each = vmap(self.loss, in_dims=(0, None, None))
-        losses = [each(part, self.inputs, self.targets) for part in lanes.split(some)]
+        losses = [each(part, self.inputs, self.targets) for part in lanes.split(most)]
         return torch.cat(losses).detach()
 
     def gradients(self, lanes: Tensor, index: Tensor) -> Tensor:
@@ -88,9 +88,9 @@ def task(context: "Setup", name: str) -> Task:
         inputs, targets, options = characters(min(count, MOST_CONTEXTS))
         options |= {"name": "transformer", "width": 0.25, "depth": 1, "heads": 2, "patch": 1}
     else:
-        some = context.dataset.subset(count, seed=0)
-        inputs, targets = some.inputs.double(), some.targets
-        options = {"name": "mlp", "in_shape": some.shape, "classes": some.classes}
+        images = context.dataset.subset(count, seed=0)
+        inputs, targets = images.inputs.double(), images.targets
+        options = {"name": "mlp", "in_shape": images.shape, "classes": images.classes}
         options |= _MLPS.get(name, {"name": name, "width": 1 / 16, "dropout": 0.0})
 
     def fresh(seed: int) -> nn.Module:
