@@ -22,7 +22,10 @@ import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
+from hessian import devices
+
 _LOCK = threading.RLock()
+CPU = torch.device("cpu")
 _FULL = ("mkldnn", "mkldnn.matmul", "mkldnn.conv", "cuda.matmul", "cudnn", "cudnn.conv")
 
 
@@ -113,10 +116,10 @@ def isolated(device: str | None = None) -> Iterator[None]:
         if torch.is_inference_mode_enabled():
             stack.enter_context(torch.inference_mode(False))
         stack.enter_context(torch.enable_grad())
-        for kind in dict.fromkeys(("cpu", device or "cpu", "cuda")):
+        for kind in dict.fromkeys((*devices.AUTOCAST, device or "cpu")):
             if torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind):
                 stack.enter_context(torch.autocast(kind, enabled=False))
-        if device is not None and torch.get_default_device().type != "cpu":
+        if device is not None and torch.get_default_device() != CPU:
             stack.enter_context(torch.device("cpu"))
         stack.enter_context(_gradual())
         stack.enter_context(_SETTINGS.full())
@@ -142,16 +145,18 @@ def _gradual() -> Iterator[None]:
 
 
 @contextmanager
-def seeded(word: int, *devices: torch.device) -> Iterator[None]:
+def seeded(word: int, *others: torch.device) -> Iterator[None]:
     """torch's global random state from a seed, for this thread alone, and then as it was."""
-    gpus = [device for device in devices if device.type == "cuda"]
-    with _LOCK, torch.random.fork_rng(gpus):
-        # Not torch.manual_seed, which would reseed all GPUs.
-        torch.default_generator.manual_seed(word)
-        for device in gpus:
-            with torch.cuda.device(device):
-                torch.cuda.manual_seed(word)
-        yield
+    places = [CPU, *(place for place in others if place != CPU)]
+    with _LOCK:
+        restores = [devices.random_state(place) for place in places]
+        try:
+            for place in places:
+                devices.seed(place, word)
+            yield
+        finally:
+            for restore in restores:
+                restore()
 
 
 _DRAWING = {

@@ -151,6 +151,7 @@ INNER = {
 # On top of their package, but below all of its folders.
 BELOW = {
     *("sim._arguments", "sim._extras", "sim._isolation", "sim._own"),
+    "hessian.devices",
     *(
         f"paper_checks.{name}"
         for name in (
@@ -468,3 +469,46 @@ def test_torch_makes_tensors_by_no_other_function():
     names = {inside.get(name, name.replace("fft_", "fft.", 1)) for name in names}
     assert len(names) > 20
     assert names - CONSTRUCTORS == set()
+
+
+# Of `hessian.devices`, which asks for the kind of a device, and of nobody else.
+KINDS = {"cpu", "cuda", "mps", "xpu"}
+
+
+def kinds_asked_for(text: str) -> list[tuple[int, str]]:
+    """Lines that compare the kind of a device, or speak to one kind alone."""
+    lines = []
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.Attribute) and ast.unparse(node) in ("torch.cuda", "torch.mps"):
+            lines.append((node.lineno, ast.unparse(node)))
+        elif isinstance(node, ast.Attribute) and node.attr in ("is_cuda", "is_mps", "is_xpu"):
+            lines.append((node.lineno, node.attr))
+        elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith(
+            (".cuda", ".startswith")
+        ):
+            constants = [a.value for a in node.args if isinstance(a, ast.Constant)]
+            if node.func.attr == "cuda" or KINDS & set(map(str, constants)):
+                lines.append((node.lineno, ast.unparse(node)))
+        elif isinstance(node, ast.Compare):
+            sides = [node.left, *node.comparators]
+            constants = {str(s.value) for s in sides if isinstance(s, ast.Constant)}
+            if constants & (KINDS - {"cpu"}):
+                lines.append((node.lineno, ast.unparse(node)))
+    return sorted(lines)
+
+
+@pytest.mark.parametrize("package", ["hessian", "sim"])
+def test_what_a_device_can_do_is_asked_in_one_place(package):
+    lines = {
+        (name, *line)
+        for path in sorted((ROOT / package).rglob("*.py"))
+        if (name := str(path.relative_to(ROOT))) != "hessian/devices.py"
+        for line in kinds_asked_for(path.read_text(encoding="utf-8"))
+    }
+    assert lines == set()
+
+
+def test_the_kind_of_a_device_is_seen_wherever_it_is_asked_for():
+    text = "x.is_cuda\ny = d.type == 'cuda'\ntorch.cuda.synchronize()\nx.cuda()\n"
+    text += "name.startswith('cuda')\nd.type != 'cpu'\nname.startswith('c')\ntorch.backends.cuda\n"
+    assert [line for line, _ in kinds_asked_for(text)] == [1, 2, 3, 4, 5]

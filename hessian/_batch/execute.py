@@ -25,6 +25,7 @@ from hessian._routes import preactivation as _preactivation
 from hessian._runtime.matrix_products import prefers_onednn
 from hessian._site.site import Site
 from hessian._tape.graph import Edge, Tape, fresh_gradient
+from hessian.devices import MEASURED
 
 Tick = Callable[[int], None]
 
@@ -192,7 +193,9 @@ class Execution:
     def _dense(self, name: str) -> Site | None:
         """The site of a weight whose gradient is one product, where autograd's library is slow."""
         uses, p = self.proof.sites.get(name, ()), self.task.objective.parameters[name]
-        if len(uses) != 1 or uses[0].outer is None or p.dtype != torch.float32 or p.is_cuda:
+        if len(uses) != 1 or uses[0].outer is None or p.dtype != torch.float32:
+            return None
+        if p.device.type not in MEASURED:
             return None
         return uses[0] if prefers_onednn() else None
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
+from hessian import devices
 from hessian._call import data as _data
 from hessian._call import precision as _precision
 from hessian._call.attributes import attribute_tensors, drop_caches
@@ -24,6 +25,7 @@ from hessian._runtime.ledger import alone, settled
 from hessian._runtime.workspace import keep_within
 
 DEFAULT_MEMORY = 2**30
+_CPU = {torch.device("cpu")}
 
 
 @contextmanager
@@ -62,6 +64,9 @@ def lend(
         refuse_uninitialised("loss", [*loss.named_parameters(), *loss.named_buffers()])
     parameters = selected(model, names)
     memory = memory or default_memory(parameters.values())
+    places = {p.device for p in parameters.values()}
+    if places != _CPU:
+        devices.check_float64("model", places, "losses are factored and derivatives are checked")
     objective = Objective(model, loss, forward, parameters, method, memory, asked=dtype)
     modules, parts = objective.modules(), objective.parts()
     every = _each([p for part in parts for p in part._parameters.values()])
@@ -70,8 +75,8 @@ def lend(
     objective.written = Written(every, attributes)
     wanted = {id(p) for p in (parameters.values() if may_freeze() else every)}
     with alone(), settled(), _twice_differentiable():
-        compute_exactly()
-        note_state(parts, objective.devices())
+        compute_exactly(places)
+        note_state(parts, places)
         drop_caches()
         freeze(every, wanted)
         _precision.unify(modules, every, dtype)
@@ -105,10 +110,11 @@ def _twice_differentiable() -> Iterator[None]:
 
 def default_memory(parameters: Iterable[Tensor]) -> int:
     """Bytes of working set: 1 GiB, on a GPU half of what is free on the fullest one in use."""
-    devices = {p.device for p in parameters if p.is_cuda}
-    if not devices:
+    places = {p.device for p in parameters if p.device.type != "cpu"}
+    if not places:
         return DEFAULT_MEMORY
-    return max(1, min(torch.cuda.mem_get_info(device)[0] for device in devices) // 2)
+    free = [size for place in places if (size := devices.free_memory(place)) is not None]
+    return max(1, min(free) // 2) if free else DEFAULT_MEMORY
 
 
 def refuse_uninitialised(owner: str, tensors: Iterable[tuple[str, Tensor]]) -> None:

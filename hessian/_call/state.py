@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from hessian import devices
 from hessian._call.attributes import Attributes
 from hessian._call.precision import cast as cast
 from hessian._runtime.ledger import owe
@@ -23,8 +24,8 @@ from hessian._runtime.ledger import owe
 class Randomness:
     """The random state of torch (CPU and the given devices), Python and NumPy."""
 
-    def __init__(self, devices: Iterable[torch.device] = ()) -> None:
-        self._cuda = {d: torch.cuda.get_rng_state(d) for d in devices if d.type == "cuda"}
+    def __init__(self, places: Iterable[torch.device] = ()) -> None:
+        self._others = [devices.random_state(d) for d in places if d.type != "cpu"]
         self._cpu = torch.get_rng_state()
         self._python = random.getstate()
         self._numpy = NumpyState()
@@ -32,8 +33,8 @@ class Randomness:
     def restore(self) -> None:
         """Put the state back as it was found."""
         torch.set_rng_state(self._cpu)
-        for device, state in self._cuda.items():
-            torch.cuda.set_rng_state(state, device)
+        for restore in self._others:
+            restore()
         random.setstate(self._python)
         self._numpy.restore()
 
@@ -105,14 +106,14 @@ class Buffers:
             buffer.data.copy_(value)  # in another dtype where the computation is
 
 
-def note_state(parts: list[nn.Module], devices: set[torch.device]) -> None:
+def note_state(parts: list[nn.Module], places: set[torch.device]) -> None:
     """Buffers, attributes and the random state will be as they are when what is owed is settled."""
-    owe(Randomness(devices).restore)
+    owe(Randomness(places).restore)
     owe(Buffers(parts).restore)
     owe(Attributes(parts).restore)
 
 
-def compute_exactly() -> None:
+def compute_exactly(places: Iterable[torch.device] = ()) -> None:
     """Switch off what has no second derivative or computes in reduced precision.
 
     Settings of the process are the caller's again when what is owed is settled; nothing but `alone`
@@ -128,9 +129,12 @@ def compute_exactly() -> None:
     _full_float32()
     # A library built with -ffast-math leaves the processor so. No function tells.
     _switch(torch.set_flush_denormal, sys.float_info.min / 2 == 0)
-    for device in ("cpu", "cuda"):
-        on = torch.is_autocast_enabled(device)
-        _switch(partial(torch.set_autocast_enabled, device), on)
+    for kind in devices.AUTOCAST:
+        _switch(partial(torch.set_autocast_enabled, kind), torch.is_autocast_enabled(kind))
+    for place in places:
+        kind = place.type
+        if kind not in devices.AUTOCAST and torch.amp.is_autocast_available(kind):
+            _switch(partial(torch.set_autocast_enabled, kind), torch.is_autocast_enabled(kind))
     filters = warnings.catch_warnings()
     owe(lambda: _leave(filters))
     filters.__enter__()

@@ -21,6 +21,7 @@ from hessian._routes._chain.steps.base import Step
 from hessian._routes._chain.steps.by_node import ByNode
 from hessian._runtime.share import ALL, Share
 from hessian._tape.graph import Edge, Node
+from hessian.devices import SMALL_CALLS
 
 # What is larger than a processor's last cache is slower to fetch than to compute in parts.
 CACHE = 2**25
@@ -81,12 +82,13 @@ class Sweep:
         alive = [item * values for values in self._alive()]  # bytes of a row, by node
         largest = max(alive, default=item)
         # Two levels of splitting are alive at once.
-        room = max(1, memory if whole or top.is_cuda else memory // 2)
+        undivided = whole or top.device.type not in SMALL_CALLS
+        room = max(1, memory if undivided else memory // 2)
         columns = max(1, min(self.rank, room // max(1, (self.n if whole else 1) * largest)))
         samples = self.n if whole else max(1, min(self.n, room // (columns * largest)))
         # A weight is read once for every part, so that a part is worth as much as it.
         most = [
-            samples if whole or top.is_cuda
+            samples if undivided
             else max(1, max(CACHE // lanes, item * (0 if step is None else step.loads())) // (
                 columns * size))
             for (_, step), size in zip(self.nodes, alive, strict=True)

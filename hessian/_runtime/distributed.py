@@ -19,6 +19,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from hessian import devices
 from hessian._runtime.share import ALL, Share
 
 SPLITS = ("work", "data")
@@ -137,9 +138,7 @@ class Processes(Team):
 
     def _reachable(self, tensor: Tensor) -> Tensor:
         """NCCL reaches tensors on this process's GPU only."""
-        if dist.get_backend(self.group) == "nccl" and not tensor.is_cuda:
-            return tensor.cuda()
-        return tensor
+        return devices.reached(dist.get_backend(self.group), tensor)
 
     @contextmanager
     def _alive(self) -> Iterator[None]:

@@ -27,6 +27,8 @@ from typing import Any
 
 import torch
 
+from hessian.devices import AUTOCAST
+
 Undo = Callable[[], object]
 # How often undoing is begun again after an interrupt.
 ATTEMPTS = 100
@@ -163,7 +165,6 @@ def _end(error: object) -> None:
 
 
 _C: Any = torch._C
-_DEVICES = ("cpu", "cuda") if torch.backends.cuda.is_built() else ("cpu",)
 
 
 class _Thread:
@@ -177,7 +178,7 @@ class _Thread:
         self.transforms = _transforms()
         self.hooks = _hooks()
         self.autocast = [
-            (torch.is_autocast_enabled(d), torch.get_autocast_dtype(d)) for d in _DEVICES
+            (torch.is_autocast_enabled(d), torch.get_autocast_dtype(d)) for d in AUTOCAST
         ]
 
     def restore(self) -> None:
@@ -192,7 +193,7 @@ class _Thread:
             _C._pop_torch_dispatch_stack(None)
         while (top := _hooks()) is not None and top != self.hooks:
             _C._autograd._pop_saved_tensors_default_hooks()
-        for device, (enabled, dtype) in zip(_DEVICES, self.autocast, strict=True):
+        for device, (enabled, dtype) in zip(AUTOCAST, self.autocast, strict=True):
             torch.set_autocast_enabled(device, enabled)
             torch.set_autocast_dtype(device, dtype)
         torch._C._set_grad_enabled(self.grad)

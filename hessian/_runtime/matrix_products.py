@@ -17,6 +17,8 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
+from hessian import devices
+
 # Below this many multiplications oneDNN's call costs more than it saves.
 SMALL = 2**18
 
@@ -66,7 +68,7 @@ def product(a: Tensor, b: Tensor) -> Tensor:
         a.dtype == torch.float32
         and b.dtype == torch.float32
         and not differentiated
-        and a.device.type == "cpu"
+        and a.device.type in devices.MEASURED
         and a.shape[0] * a.shape[1] * b.shape[1] >= SMALL
         and prefers_onednn()
     ):
@@ -76,7 +78,7 @@ def product(a: Tensor, b: Tensor) -> Tensor:
 
 def rates(like: Tensor) -> Rates:
     """How fast the device of `like` is, in its dtype."""
-    return CPU if like.device.type == "cpu" else _measured(like.device, like.dtype)
+    return CPU if like.device.type in devices.MEASURED else _measured(like.device, like.dtype)
 
 
 @lru_cache(maxsize=1)
@@ -137,12 +139,10 @@ def _seconds(run: Callable[[], object], device: torch.device) -> float:
     run()
     best = float("inf")
     for _ in range(6):
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
+        devices.synchronize(device)
         start = time.perf_counter()
         run()
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
+        devices.synchronize(device)
         best = min(best, time.perf_counter() - start)
     return max(best, 1e-9)
 

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from hessian._runtime.ledger import owe, settled
+from hessian.devices import OWN_MEMORY
 
 # More would fight for Python's interpreter lock.
 MOST = 8
@@ -32,7 +33,7 @@ class Stopped(BaseException):
 
 def count(like: torch.Tensor) -> int:
     """How many workers pay for tensors on the device of `like`."""
-    return min(MOST, torch.get_num_threads()) if like.device.type == "cpu" else 1
+    return min(MOST, torch.get_num_threads()) if like.device.type in OWN_MEMORY else 1
 
 
 def run(jobs: Sequence[Job]) -> None:

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from hessian._runtime.ledger import owe
+from hessian.devices import OWN_MEMORY
 
 # Bytes of the largest piece that is kept; a few names exist for each thread.
 MOST = 2**22
@@ -49,7 +50,7 @@ def _allow(limit: int) -> None:
 def scratch(name: str, dims: Sequence[int], like: Tensor) -> Tensor:
     """An uninitialised tensor in the dtype and on the device of `like`."""
     size = math.prod(dims)
-    if like.device.type != "cpu" or size * like.element_size() > _limit:
+    if like.device.type not in OWN_MEMORY or size * like.element_size() > _limit:
         return like.new_empty(tuple(dims))
     key = (name, like.dtype)
     buffer = _KEPT.held.get(key)

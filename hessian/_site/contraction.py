@@ -31,6 +31,7 @@ from hessian._site import kernel as _kernel
 from hessian._site.embedding import squares_of_rows
 from hessian._site.site import Positions, Site
 from hessian._site.sums import sum_of_squares
+from hessian.devices import SMALL_CALLS, TRITON
 
 # Values of one tile on the CPU, in a last-level cache. Smaller ones cost more calls than they save.
 TILE = 2**20
@@ -88,7 +89,7 @@ class Contraction:
         if self.pairs:
             each = _pair_values(self.at, self.inner, c)
         chunk = max(1, min(m, self.memory // (2 * each * self.into.itemsize)))
-        if self.pairs and not s.is_cuda:
+        if self.pairs and s.device.type in SMALL_CALLS:
             chunk = min(chunk, max(LEAST, TILE // each))
         for start in range(0, m, chunk):
             portion = slice(start, min(m, start + chunk))
@@ -141,13 +142,14 @@ class Contraction:
         u = positions.columns(part)  # [m, g, k, p]
         into = self._by_group()
         m, c, g, o, p = s.shape
-        if into.is_cuda:
+        if into.device.type not in SMALL_CALLS:
             room = max(1, self.memory // (4 * into.itemsize))
 
             def portable(s: Tensor, u: Tensor, weights: Tensor, into: Tensor) -> None:
                 batched_squares(s, u, weights, into, room)
 
-            fused = _kernel.available(into) and _kernel.beats(s, u, weights, into, portable)
+            fused = into.device.type in TRITON and _kernel.available(into)
+            fused = fused and _kernel.beats(s, u, weights, into, portable)
             return (_kernel.fused_squares if fused else portable)(s, u, weights, into)
         if c * o * p * self.inner <= SMALL or (g > 1 and c * g * o * self.inner <= TILE):
             return batched_squares(s, u, weights, into)

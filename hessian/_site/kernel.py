@@ -16,6 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from hessian import devices
+
 # Entries of a tile (o, k) and positions taken at once: the least that Triton's product takes.
 TILE_O, TILE_K, TILE_P = 32, 32, 16
 # Programs that share one tile's samples, so that small layers fill the GPU too.
@@ -101,7 +103,7 @@ def fused_squares(s: Tensor, u: Tensor, weights: Tensor, into: Tensor) -> None:
 
 def beats(s: Tensor, u: Tensor, weights: Tensor, into: Tensor, portable: Any) -> bool:
     """Whether the kernel is faster than `portable` on this shape, measured the first time."""
-    key = (tuple(s.shape[1:]) + tuple(u.shape[2:]), s.dtype, torch.cuda.get_device_name(s.device))
+    key = (tuple(s.shape[1:]) + tuple(u.shape[2:]), s.dtype, str(devices.name(s.device)))
     if key not in _faster:
         portion = min(len(s), 64)
         arguments = s[:portion], u[:portion], weights[:portion], torch.zeros_like(into)
@@ -111,10 +113,4 @@ def beats(s: Tensor, u: Tensor, weights: Tensor, into: Tensor, portable: Any) ->
 
 def _milliseconds(run: Any, arguments: tuple[Tensor, ...]) -> float:
     run(*arguments)  # compiles
-    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-    start.record()
-    for _ in range(3):
-        run(*arguments)
-    end.record()
-    end.synchronize()
-    return float(start.elapsed_time(end))
+    return devices.milliseconds(arguments[0].device, lambda: run(*arguments), 3)

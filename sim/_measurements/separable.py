@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
+from hessian import devices
 from sim._measurements.per_sample import Objective
 from sim._measurements.samples import count, dropouts, rows, singles, spread
 
@@ -31,6 +32,7 @@ def _batch_normalised(model: nn.Module) -> str | None:
 
 def check_separable(objective: Objective, inputs: Any, targets: Any, device: torch.device) -> None:
     """Refuse what makes the gradient of a batch another thing than the mean over its samples."""
+    devices.check_float64("model", {device}, "gradients of samples are summed")
     coupled = _batch_normalised(objective.model)
     if coupled is not None:
         raise ValueError(

@@ -53,7 +53,7 @@ class Dataset:
 
     def __repr__(self) -> str:
         shape, device = tuple(self.inputs.shape), self.inputs.device
-        where = "" if device.type == "cpu" else f", on {device}"
+        where = "" if device == torch.device("cpu") else f", on {device}"
         return f"Dataset({self.name}, {self.split}: {shape}, {self.classes} classes{where})"
 
     @property

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from hessian import devices
 from sim import _arguments
 from sim.optimizers._rule import Bucket, Rule, evaluate, parts_of, pieces
 from sim.optimizers._shards import reduced, spread_out
@@ -41,6 +42,7 @@ class LayerWise(Rule):
                 f"params: {name} is a piece of a flat parameter (FullyShardedDataParallel), which "
                 f"has no norm of its own tensors; shard by torch.distributed.fsdp.fully_shard"
             )
+        devices.check_float64(f"params: {name}", {parameter.device}, "norms are summed")
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:

@@ -7,6 +7,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from hessian.devices import OWN_MEMORY
 from sim.optimizers._shards import PLAIN
 
 # Numbers that are made, compared and counted before they leave the cache.
@@ -41,7 +42,9 @@ def median(columns: Sequence[Columns], entry: Entry, *, without_nan: bool = Fals
     >>> median([(torch.tensor([4.0, -1.0, 3.0, 2.0]),)], torch.abs)
     tensor(2.5000, dtype=torch.float64)
     """
-    if all(type(t) in PLAIN and t.device.type == "cpu" for members in columns for t in members):
+    if all(
+        type(t) in PLAIN and t.device.type in OWN_MEMORY for members in columns for t in members
+    ):
         value = _on_cpu(columns, entry, without_nan)
         return torch.tensor(value, dtype=torch.float64, device="cpu")
     values = torch.cat([entry(*members).flatten() for members in columns])

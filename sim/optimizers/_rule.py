@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from hessian.devices import SMALL_CALLS
 from sim import _arguments
 from sim.optimizers import _groups, _saved
 from sim.optimizers._shards import PLAIN, like, local, spread_out, wrapped
@@ -58,7 +59,7 @@ class Bucket:
 
 def parts_of(tensor: Tensor, size: int = SMALL) -> tuple[Tensor, ...]:
     """The tensor, or if it is a large one on a CPU its parts, each of which fits a cache."""
-    large = tensor.device.type == "cpu" and tensor.numel() > size and tensor.is_contiguous()
+    large = tensor.device.type in SMALL_CALLS and tensor.numel() > size and tensor.is_contiguous()
     return tensor.view(-1).split(size) if large else (tensor,)
 
 
@@ -173,7 +174,7 @@ class Rule(Optimizer):
                 )
             dtype = working(parameter.dtype)
             key: object = (parameter.device, dtype)
-            alone = parameter.device.type == "cpu" and parameter.numel() > SMALL
+            alone = parameter.device.type in SMALL_CALLS and parameter.numel() > SMALL
             if foreach is False or (foreach is None and alone):
                 key = name
             bucket = buckets.setdefault(key, Bucket([], [], [], []))

@@ -39,6 +39,7 @@ from hessian._site.site import Site, each_apart
 from hessian._site.sums import second
 from hessian._tape.graph import Edge, Node, Tape, shape
 from hessian._tape.layouts import Label
+from hessian.devices import SMALL_CALLS
 
 CACHE = 2**23
 # Multiplications per sample from which on it is worth while to look for the cheapest rule.
@@ -179,7 +180,8 @@ class Chain:
         each = max(1.0, meter.peak) * like.element_size()
         room = (memory - 2 * meter.shared * like.element_size()) / 3
         # What is larger than a processor's cache is slower to fetch than to compute in parts.
-        chunk = max(1, min(self.n, int((room if like.is_cuda else min(room, CACHE)) / each)))
+        room = min(room, CACHE) if like.device.type in SMALL_CALLS else room
+        chunk = max(1, min(self.n, int(room / each)))
         samples = share.of(self.n)
         for start in range(samples.start, samples.stop, chunk):
             part = slice(start, min(samples.stop, start + chunk))

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from hessian import devices
 from sim._measurements.per_sample import Objective
 from sim._measurements.samples import count, rows
 from sim.optimizers._rule import working
@@ -32,6 +33,7 @@ def noise_scale(
     """
     x, y = pair
     tensors = list(parameters.values())
+    devices.check_float64("model", {p.device for p in tensors}, "squares are summed")
     total = [torch.zeros_like(p, dtype=working(p.dtype), requires_grad=False) for p in tensors]
     within = torch.zeros(len(tensors), dtype=torch.float64, device="cpu")
     samples = count(x)

@@ -11,21 +11,23 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from hessian import devices
+
+CPU = torch.device("cpu")
+
 
 class RandomState:
     """Of torch (the CPU and some devices), Python and NumPy."""
 
-    def __init__(self, devices: set[torch.device]) -> None:
-        self._torch = torch.get_rng_state()
-        self._devices = {d: torch.cuda.get_rng_state(d) for d in devices if d.type == "cuda"}
+    def __init__(self, places: set[torch.device]) -> None:
+        self._torch = [devices.random_state(place) for place in {CPU, *places}]
         self._python = random.getstate()
         self._numpy = np.random.get_state(legacy=False)
 
     def restore(self) -> None:
         """Draw from here on what was to be drawn."""
-        torch.set_rng_state(self._torch)
-        for device, state in self._devices.items():
-            torch.cuda.set_rng_state(state, device)
+        for restore in self._torch:
+            restore()
         random.setstate(self._python)
         np.random.set_state(self._numpy)
 
@@ -113,9 +115,9 @@ def _put_back(into: dict[str, Any], objects: dict[str, Any], copies: dict[str, A
 
 
 @contextmanager
-def as_found(owners: list[nn.Module], devices: set[torch.device]) -> Iterator[Callable[[], None]]:
+def as_found(owners: list[nn.Module], places: set[torch.device]) -> Iterator[Callable[[], None]]:
     """Give modules and random state back as found, and whenever what it yields is called."""
-    modules, randomness = ModuleState(owners), RandomState(devices)
+    modules, randomness = ModuleState(owners), RandomState(places)
 
     def restore() -> None:
         modules.restore()

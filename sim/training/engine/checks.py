@@ -6,6 +6,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from hessian import devices
 from sim import _arguments
 from sim.data import Dataset
 from sim.data._load import check_files
@@ -32,12 +33,30 @@ def check_device(name: str) -> None:
     try:
         torch.zeros(1, device=torch.device(name)).item()
     except (RuntimeError, AssertionError, ImportError) as error:
-        count = torch.cuda.device_count()
-        known = "cpu" + "".join(f", cuda:{k}" for k in range(count))
+        known = ", ".join(devices.present())
         why = str(error).splitlines()[0].split(". ")[0]  # some go on for pages
         raise ValueError(
             f"device: {name!r} cannot be used here ({why}); this machine has: {known}"
         ) from None
+
+
+def check_numbers(config: TrainConfig) -> None:
+    """Refuse numbers that the device, which is there, does not have.
+
+    Raises:
+        ValueError: no float64, or no autocast to bfloat16.
+    """
+    device = torch.device(config.device)
+    if config.dtype == "float64" and not devices.has_float64(device):
+        raise ValueError(
+            f"dtype: got 'float64', which {config.device!r} does not have; give dtype='float32' or "
+            "device='cpu'"
+        )
+    if config.precision != "full" and not torch.amp.is_autocast_available(device.type):
+        raise ValueError(
+            f"precision: got {config.precision!r}, but torch has no autocast for "
+            f"{config.device!r}; give precision='full'"
+        )
 
 
 def check_machine(

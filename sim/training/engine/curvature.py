@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 import hessian
+from hessian import devices
 from sim.training.config.losses import PerSample
 from sim.training.engine.network import Network
 
@@ -23,7 +24,7 @@ def curvature(
     def loss(output: Tensor, target: Tensor) -> Tensor:
         return per_sample(output, target).mean()
 
-    with network.evaluating(), torch.autocast(pair[0].device.type, enabled=False):
+    with network.evaluating(), devices.without_autocast(pair[0].device):
         diagonal = hessian.diagonal(network.model, loss, pair)
     rows = []
     for name, h in diagonal.items():

@@ -5,6 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from hessian import devices
 from sim.training.config.train_config import TrainConfig
 from sim.training.engine.batch import Batch, BatchLosses, Pair, predicted
 from sim.training.engine.curvature import curvature
@@ -64,7 +65,7 @@ class Evaluation:
         """Loss and accuracy on the test split, in evaluation mode, `[lanes]` each."""
         network, data = self._network, self._samples.test
         device = data.targets.device
-        sums = torch.zeros(2, network.lanes, device=device, dtype=torch.float64)
+        sums = torch.zeros(2, network.lanes, device=device, dtype=devices.widest(device))
         share = self._world.share(len(data))
         with network.evaluating():
             size = max(LEAST_TESTED, TESTED // network.lanes)

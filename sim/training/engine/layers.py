@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from sim.training.engine.fast.flat_parameters import PIECE, FlatParameter, moved
+from hessian import devices
+from sim.training.engine.fast.flat_parameters import PIECE, FlatParameter
 from sim.training.engine.fast.sgd import SGDKernel
 from sim.training.engine.network import Network
 from sim.training.engine.rows import Rows
@@ -45,8 +46,9 @@ class Layers:
         self._sizes = torch.tensor(sizes, dtype=dtype, device=device)
         self.count = 0
         weights = [flat.weight for flat in network.flat_parameters]
-        whole = device.type != "cpu"
-        self._piece_size = max(map(len, weights)) if whole else PIECE * torch.get_num_threads()
+        in_pieces = device.type in devices.SMALL_CALLS
+        whole = max(map(len, weights))
+        self._piece_size = PIECE * torch.get_num_threads() if in_pieces else whole
         # Written to, not only asked for, or the first steps would wait for the memory.
         self.moments = {k: [torch.full_like(w, 0) for w in weights] for k in MOMENTS}
         before = [torch.full_like(w, 0) if stride == "weights" else w for w in weights]
@@ -150,7 +152,7 @@ class Layers:
                 # The step is the rate times the gradient or the momentum.
                 rates = torch.tensor(pending.rates[:count], dtype=self._sizes.dtype, device="cpu")
                 source = 0 if self._stride_source == "gradient" else 1
-                means[:, 1] = means[:, source] * moved(rates, means.device)[:, None, None]
+                means[:, 1] = means[:, source] * devices.moved(rates, means.device)[:, None, None]
             self.rows.values[last - count : last] = means.permute(0, 2, 3, 1)
         pending.count = 0
 

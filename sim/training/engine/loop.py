@@ -11,7 +11,7 @@ import torch
 
 from sim._isolation import isolated
 from sim.training.config.train_config import VERSION, TrainConfig
-from sim.training.engine.checks import check_device, check_pace
+from sim.training.engine.checks import check_device, check_numbers, check_pace
 from sim.training.engine.signals import stoppable
 from sim.training.engine.state import State
 from sim.training.engine.world import World
@@ -85,6 +85,7 @@ class Loop:
             if finished is not None:
                 return finished
             check_device(self.config.device)
+            check_numbers(self.config)
             with isolated(torch.device(self.config.device).type), _memory(self.config):
                 return self._train(world, progress)
 

@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from hessian import devices
 from sim._isolation import mask, seeded
 
 
@@ -27,7 +28,7 @@ class Masks:
             isinstance(m, nn.modules.dropout._DropoutNd) and m.p > 0 for m in model.modules()
         )
         self._generator: torch.Generator | None = None
-        if self._random and device.type == "cpu" and separate:
+        if self._random and device.type in devices.NO_QUEUE and separate:
             generator = torch.Generator("cpu")
             self._generator = generator if mask(model, generator) else None
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from hessian import devices
 from sim.training.config.schedules import Pass
 from sim.training.engine.fast.sgd import sgd_step, take
 from sim.training.engine.layers import Layers
@@ -36,8 +37,7 @@ class Recorder:
     def __init__(self, network: Network, layers_every: int, stride: str = "weights") -> None:
         self._network, self._every = network, layers_every
         device = network.parameters[0].device
-        # Apple's devices have no float64.
-        dtype = torch.float32 if device.type == "mps" else torch.float64
+        dtype = devices.widest(device)
         self._rows = Rows((network.lanes, len(STEP_COLUMNS)), dtype, device)
         self._layers = Layers(network, stride, dtype) if layers_every else None
         sizes = [p.numel() // network.lanes for p in network.parameters]
@@ -91,7 +91,7 @@ class Recorder:
 
     def over(self, step: int, losses: Tensor) -> bool:
         """Whether no lane is left whose loss is finite; on a CPU this step's `[lanes]` count."""
-        if losses.device.type == "cpu":
+        if losses.device.type in devices.NO_QUEUE:
             for lane, loss in enumerate(losses.tolist()):
                 if not math.isfinite(loss):
                     self.measurements.diverge(lane, step)

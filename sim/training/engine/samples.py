@@ -8,11 +8,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from hessian.devices import moved
 from sim import data as datasets
 from sim.data import Dataset
 from sim.training.config.train_config import DTYPES, TrainConfig
 from sim.training.engine.batch import Pair
-from sim.training.engine.fast.flat_parameters import moved
 from sim.training.engine.streams import AUGMENT, HELD_OUT, ORDER, order_seed
 
 SUBSET_SEED = 0

@@ -8,6 +8,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from hessian import devices
+
 
 def torchrun() -> bool:
     """Whether torchrun started this process."""
@@ -31,7 +33,7 @@ class World:
         if not dist.is_available():
             return cls()
         if not dist.is_initialized() and torchrun():
-            dist.init_process_group("nccl" if device.startswith("cuda") else "gloo")
+            dist.init_process_group(devices.BACKENDS.get(torch.device(device).type, "gloo"))
         if not dist.is_initialized():
             return cls()
         return cls(dist.get_rank(), dist.get_world_size())

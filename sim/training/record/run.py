@@ -11,6 +11,7 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
+from hessian import devices
 from sim import models
 from sim.training.config.options import differences
 from sim.training.config.train_config import DTYPES, TrainConfig
@@ -220,6 +221,7 @@ def environment(device: str, world: int) -> dict[str, Any]:
         "processes": world,
         "device": device,
     }
-    if device.startswith("cuda"):
-        versions["gpu"] = torch.cuda.get_device_name(device)
+    gpu = devices.name(torch.device(device))
+    if gpu is not None:
+        versions["gpu"] = gpu
     return versions

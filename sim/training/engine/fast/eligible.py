@@ -5,6 +5,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from hessian import devices
 from sim import models
 from sim._own import is_own
 from sim.training.config import optimizers
@@ -20,13 +21,13 @@ def channels_last(config: TrainConfig) -> bool:
     if config.channels_last is not None:
         return config.channels_last
     wide = config.model in ("alexnet", "resnet18")
-    return wide and not curved(config) and torch.device(config.device).type == "cpu"
+    return wide and not curved(config) and torch.device(config.device).type in devices.MEASURED
 
 
 def dense(config: TrainConfig) -> bool:
     """Whether large linear layers of a network of this configuration are `_dense.Dense`."""
     plain = config.dtype == "float32" and config.precision == "full" and not config.compile
-    return plain and not curved(config) and torch.device(config.device).type == "cpu"
+    return plain and not curved(config) and torch.device(config.device).type in devices.MEASURED
 
 
 def curved(config: TrainConfig) -> bool:

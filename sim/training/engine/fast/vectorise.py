@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from hessian import devices
 from sim import models
 from sim._isolation import isolated
 from sim.data._load import shape_of
@@ -69,7 +70,7 @@ def small(config: TrainConfig) -> bool:
     >>> small(TrainConfig(epochs=1)), small(TrainConfig(epochs=1, **wide))
     (True, False)
     """
-    if torch.device(config.device).type != "cpu":
+    if torch.device(config.device).type not in devices.MEASURED:
         return True  # not measured; what is small there is large here
     cost = _cost(config)
     return cost.weights <= WEIGHTS and cost.products <= WORK and cost.convolutions <= CONVOLUTIONS
@@ -82,7 +83,7 @@ def split(group: list[TrainConfig]) -> int:
     >>> split(few), split(few[:1])
     (1, 1)
     """
-    if len(group) == 1 or torch.device(group[0].device).type != "cpu":
+    if len(group) == 1 or torch.device(group[0].device).type not in devices.OWN_MEMORY:
         return 1
     enough = len(group) * _cost(group[0]).products >= SHARED
     return torch.get_num_threads() if enough else 1
