@@ -19,8 +19,9 @@ class RMSNorm(nn.Module):
 def rotated(x: Tensor) -> Tensor:
     """Rotary embedding of ``[batch, heads, positions, width]``, the halves turned."""
     positions, width = x.shape[-2:]
-    rates = 10000.0 ** (-torch.arange(0, width, 2, dtype=x.dtype) / width)
-    angles = torch.outer(torch.arange(positions, dtype=x.dtype), rates).repeat(1, 2)
+    rates = 10000.0 ** (-torch.arange(0, width, 2, dtype=x.dtype, device=x.device) / width)
+    places = torch.arange(positions, dtype=x.dtype, device=x.device)
+    angles = torch.outer(places, rates).repeat(1, 2)
     half = width // 2
     turned = torch.cat((-x[..., half:], x[..., :half]), -1)
     return x * angles.cos() + turned * angles.sin()
@@ -56,7 +57,7 @@ class Attention(nn.Module):
         scores = (q @ k.transpose(2, 3)) / self.size**0.5
         if self.cap is not None:
             scores = self.cap * torch.tanh(scores / self.cap)
-        mask = torch.full((positions, positions), -torch.inf, dtype=x.dtype).triu(1)
+        mask = x.new_full((positions, positions), -torch.inf).triu(1)
         mixed = (scores + mask).softmax(-1) @ v
         return self.out(mixed.transpose(1, 2).flatten(2))
 
