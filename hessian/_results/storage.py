@@ -162,9 +162,11 @@ def load(path: str | os.PathLike[str], device: torch.device | str = "cpu") -> An
     if not Path(path).is_file():
         raise FileNotFoundError(f"path: there is no file {os.fspath(path)!r}")
     try:
-        with safe_open(path, framework="pt", device=str(device)) as file:
+        # On the CPU first: it knows a list of devices, torch knows more.
+        with safe_open(path, framework="pt", device="cpu") as file:
             header = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            names = file.keys()
+            tensors = {name: file.get_tensor(name).to(device) for name in names}
     except SafetensorError as error:
         raise ValueError(f"path: {os.fspath(path)!r} is no file of a result ({error})") from None
     if header.get("format") != FORMAT:
