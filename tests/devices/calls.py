@@ -6,7 +6,9 @@ arguments with it, and returns the call. `plain` makes numbers of what the call 
 
 import dataclasses
 import math
+import tempfile
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -198,6 +200,54 @@ def problem():
     return [loss(model(x), y).detach() for x, y in pairs], model.state_dict()
 
 
+def of_function(method, *arguments):
+    """A curved function of tensors, by the forms of `hessian.functional`."""
+
+    def case(move):
+        _, _, (x, y) = vectors(move)
+        w = {name: move(torch.randn(shape, generator=generator(2), dtype=torch.float64))
+             for name, shape in (("a", (6, 5)), ("b", (5, 4)))}  # fmt: skip
+
+        def f(w, x, y):
+            return F.cross_entropy(torch.tanh(x @ w["a"]) @ w["b"], y)
+
+        return lambda: method(f, *arguments)(w, x, y)
+
+    return case
+
+
+def reread(move):
+    model, loss, data = vectors(move)
+
+    def call():
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder, "h.safetensors")
+            hessian.diagonal(model, loss, data).save(path)
+            return hessian.load(path, device=data[0].device)
+
+    return call
+
+
+def walked(move):
+    model, loss, data = images(move)
+    walk = hessian.batches
+    return lambda: [
+        (walk.loss_of(loss, walk.call(model, x), y), walk.size(x))
+        for x, y in walk.pairs(data, model)
+    ]
+
+
+def batch_curvature(move):
+    model, loss, data = vectors(move)
+    source = sim.integrations.BatchCurvature(model, loss)
+    source.batch = data
+    return source
+
+
+def on_logits(logits, targets):
+    return hessian.on_logits(shift=True)({"logits": logits}, targets)
+
+
 KINDS = ("hutchinson", "preactivation", "gauss-newton", "gauss-newton-mc", "empirical-fisher",
          "becker-lecun")  # fmt: skip
 MATRICES = ("hessian", "gauss-newton", "fisher", "empirical-fisher")
@@ -249,6 +299,18 @@ HESSIAN = {
         "restricted": of_operator(lambda h: h.restricted("0.*") @ np.ones(35)),
         "convolutions": of_operator(lambda h: h.top(1), maker=images),
     },
+    "functional": {
+        "diagonal": of_function(hessian.functional.diagonal),
+        "plan": of_function(lambda f: lambda *args: str(hessian.functional.plan(f)(*args))),
+        "sample": of_function(hessian.functional.sample),
+        "estimate": of_function(hessian.functional.estimate, "hutchinson"),
+        "operator": of_function(
+            lambda f: lambda *args: hessian.functional.operator(f)(*args).top(1)
+        ),
+    },
+    "load": {"load": reread},
+    "batches": {"walk": walked},
+    "on_logits": {"shift": tensors(on_logits, torch.ones(2, 3, 4), torch.ones(2, 3).long())},
     "radius": {"radius": tensors(hessian.radius, torch.tensor([0.0, 1.0]), torch.ones(2))},
     "product": {
         "small": tensors(hessian.product, torch.ones(2, 3), torch.ones(3, 2)),
@@ -297,6 +359,7 @@ SIM = {
                               micro_batch=8, batch_norm="synchronised", measure={}),
     },
     "sweep": {"one by one": swept(), "lanes": swept(vectorise=True)},
+    "integrations": {"BatchCurvature": batch_curvature},
     "data": {
         "digits": alone(lambda: sim.data.load("digits").subset(7, 1).pair),
         "gaussian": alone(lambda: sim.data.load("gaussian", samples=16).pair),
@@ -331,6 +394,9 @@ MADE_BY = {
 }
 # Of the public modules inside.
 INSIDE = {
+    "functional": {"diagonal", "estimate", "operator", "plan", "sample"},
+    "batches": {"call", "loss_of", "pairs", "size"},
+    "integrations": {"BatchCurvature"},
     "testing": {"Differences", "Exactness", "Record", "assert_exact", "differences"},
     "data": {"DATASETS", "SPLITS", "Batches", "Dataset", "download_cifar10", "load"},
     "models": {"MODELS", "build", "first_linear"},
