@@ -21,7 +21,8 @@ import sim
 
 CPU = torch.device("cpu")
 # What two runs of the same call may differ in.
-OF_THE_RUN = {"seconds", "folder", "environment", "_source", "plan"}
+# ("gradients" is the time of a call over that of a gradient).
+OF_THE_RUN = {"gradients", "seconds", "folder", "environment", "_source", "plan"}
 
 
 class Small(nn.Module):
@@ -340,6 +341,10 @@ SIM = {
                           replacement=True),
     },
     "compare_radii": {"radii": of(sim.compare_radii, images)},
+    "compare_estimates": {
+        "draws": of(sim.compare_estimates, vectors, probes=2, draws=2, steps=2),
+    },
+    "rate_terms": {"terms": of(sim.rate_terms, vectors, batch_size=3, cap=1e3)},
     "sharpness": {
         "plain": of(sim.sharpness, vectors),
         "lanczos": of(sim.sharpness, lambda move: images(move, 4)),
