@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 PYTHONS ?= python3.11 python3.12 python3.13
 AUDIT  ?=
 
-.PHONY: audit test lint slow gpu browser pythons bench gallery docs wheel clean
+.PHONY: audit test lint slow gpu browser pythons bench gallery tutorials docs wheel clean
 
 audit: $(VENV)/.installed
 	$(BIN)/cblr audit $(AUDIT)
@@ -47,8 +47,12 @@ bench: $(VENV)/.installed-test
 gallery: $(VENV)/.installed
 	$(BIN)/python -m theory.gallery
 
+# Those that are older than their source or the packages are executed again.
+tutorials: $(VENV)/.installed-docs
+	$(BIN)/python docs/tools/tutorials.py
+
 # The site, into build/site. The variable silences an advertisement.
-docs: $(VENV)/.installed-docs
+docs: $(VENV)/.installed-docs tutorials
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 # Source distribution and, from it, the wheel; with the build tool alone.
