@@ -49,7 +49,8 @@ def on_logits(
             target = target["labels"]
         if shift:
             logits, target = logits[:, :-1], target[:, 1:]
-        if isinstance(target, Tensor) and logits.dim() == target.dim() + 1 > 2:
+        tokens = isinstance(target, Tensor) and target.dim() > 1
+        if tokens and logits.shape[:-1] == target.shape:
             logits, target = logits.flatten(0, -2), target.flatten()
         return loss(logits, target)
 

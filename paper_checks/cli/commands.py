@@ -1,5 +1,6 @@
 """The commands `cblr audit` and `cblr curvature`, and the application that holds all."""
 
+import re
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
@@ -249,8 +250,15 @@ def curvature(
     model: Annotated[
         str, typer.Argument(help="A built-in network (alexnet, mlp, …) or package.module:factory.")
     ] = "alexnet",
-    dataset: Name = "digits",
-    data: Root = None,
+    dataset: Annotated[
+        str, typer.Option("--dataset", help="digits, cifar10, gaussian, or package.module:name.")
+    ] = "digits",
+    data: Annotated[
+        str | None,
+        typer.Option(
+            "--data", help="Your data as package.module:name, or the folder of a data set's files."
+        ),
+    ] = None,
     samples: Annotated[int, typer.Option("--samples", help="How many samples to use.")] = 512,
     width: Annotated[
         float, typer.Option("--width", help="Factor on a built-in network's layer sizes.")
@@ -281,10 +289,11 @@ def curvature(
     """Exact second derivatives of a network, and how far each cheap radius is from them."""
     from paper_checks.own_network.curvature import CurvatureRequest, measure_curvature
 
+    own = _names_an_object(data)
     request = CurvatureRequest(
         model=model,
-        dataset=dataset,
-        data=data,
+        dataset=data if own and data else dataset,
+        data=None if own or data is None else path("--data")(data),
         samples=samples,
         width=width,
         seed=seed,
@@ -299,6 +308,15 @@ def curvature(
     except KeyboardInterrupt:
         typer.echo("cblr: interrupted; nothing was written", err=True)
         raise typer.Exit(INTERRUPTED) from None
+
+
+def _names_an_object(data: str | None) -> bool:
+    """Whether --data is package.module:name, and no folder (of a drive, say).
+
+    >>> _names_an_object("mine:rows"), _names_an_object("C:\\data"), _names_an_object("data")
+    (True, False, False)
+    """
+    return data is not None and bool(re.fullmatch(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*", data))
 
 
 training.register(app)

@@ -1,9 +1,7 @@
 """A network's exact curvature on the command line: the plan, the table, files of both."""
 
-import importlib
 import os
 import re
-import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 from paper_checks.errors import InputError
 from paper_checks.measurements.profile import DATASETS
 from paper_checks.numbers import short
+from paper_checks.own_network.data import OwnData, own_data
+from sim._own import is_own, named, told
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -62,41 +62,14 @@ def load_object(argument: str, path: str) -> Any:
     Raises `InputError` for a path without a colon, a module that cannot be imported, a name it
     does not have.
     """
-    module, _, name = path.partition(":")
-    if not module or not name:
-        raise InputError(argument, repr(path), "write it as package.module:name")
-    here = os.getcwd()
-    added = here not in sys.path and "" not in sys.path
-    if added:
-        sys.path.insert(0, here)
     try:
-        imported = importlib.import_module(module)
-    except (Exception, SystemExit) as error:
-        # Whatever a reader's module raises on import, the remedy is the reader's.
-        remedy = f"{module} cannot be imported ({told(error)})"
+        return named(path)
+    except ValueError as error:
+        remedy = str(error).removeprefix(f"got {path!r}; ")
         raise InputError(argument, repr(path), remedy) from None
-    finally:
-        os.chdir(here)  # where the files go, whatever the module does when it is imported
-        if added and here in sys.path:
-            # From now on behind all else: a file of the reader's may be called as one of Python's.
-            sys.path.remove(here)
-            sys.path.append(here)
-    if not hasattr(imported, name):
-        raise InputError(argument, repr(path), f"{module} has no {name!r}")
-    return getattr(imported, name)
 
 
-def told(error: BaseException) -> str:
-    """What went wrong in a reader's code, on one line that is not too long.
-
-    >>> told(KeyError("weight")), told(SystemExit(3))
-    ("KeyError: 'weight'", 'SystemExit: 3')
-    """
-    text = f"{type(error).__name__}: {' '.join(str(error).split())}"
-    return text if len(text) <= 300 else f"{text[:300]}…"
-
-
-def make_model(request: CurvatureRequest, data: "Dataset") -> "nn.Module":
+def make_model(request: CurvatureRequest, data: "Dataset | OwnData") -> "nn.Module":
     """The built-in network of this name, or what the reader's factory returns.
 
     Raises `InputError` for an unknown name or a factory that returns no module.
@@ -109,10 +82,14 @@ def make_model(request: CurvatureRequest, data: "Dataset") -> "nn.Module":
         if request.model not in MODELS:
             remedy = f"choose one of {', '.join(MODELS)}, or name a factory as package.module:name"
             raise InputError("MODEL", repr(request.model), remedy)
+        if isinstance(data, OwnData):
+            shape, classes = data.shape_and_classes()
+        else:
+            shape, classes = data.shape, data.classes
         return build(
             request.model,
-            in_shape=data.shape,
-            classes=data.classes,
+            in_shape=shape,
+            classes=classes,
             width=request.width,
             seed=request.seed,
         )
@@ -147,7 +124,22 @@ def make_loss(name: str) -> Callable[..., Any]:
         remedy = "name a loss of torch.nn.functional, or write package.module:function"
         raise InputError("--loss", repr(name), remedy)
     chosen: Callable[..., Any] = loss
-    return chosen
+    return chosen if ":" in name else _of_logits(chosen)
+
+
+def _of_logits(loss: Callable[..., Any]) -> Callable[..., Any]:
+    """A loss of tensors, of the logits where the model returns an object that holds them."""
+    import torch
+
+    import hessian
+
+    on_logits = hessian.on_logits(loss)
+
+    def of_output(output: Any, target: Any) -> Any:
+        is_tensor = isinstance(output, torch.Tensor)
+        return loss(output, target) if is_tensor else on_logits(output, target)
+
+    return of_output
 
 
 @dataclass(frozen=True)
@@ -157,6 +149,7 @@ class Subject:
     model: "nn.Module"
     loss: Callable[..., Any]
     pair: Any
+    samples: int
 
 
 def measure_curvature(
@@ -196,7 +189,7 @@ def measure_curvature(
         frame["deviation"] = [exact.deviation[name] for name in frame["parameter"]]
     console.print(table(frame))
     console.print(
-        f"{short(int(frame['size'].sum()))} exact second derivatives on {request.samples} samples "
+        f"{short(int(frame['size'].sum()))} exact second derivatives on {subject.samples} samples "
         f"of {request.dataset}; loss {short(float(exact.loss), 5)}",
         highlight=False,
     )
@@ -215,8 +208,8 @@ def _check(request: CurvatureRequest, targets: Iterable[Path | None], out: Path 
     from paper_checks.files import writable
     from paper_checks.measurements.context import check_device
 
-    if request.dataset not in DATASETS:
-        remedy = f"choose one of {', '.join(DATASETS)}"
+    if not is_own(request.dataset) and request.dataset not in DATASETS:
+        remedy = f"choose one of {', '.join(DATASETS)}, or name yours as package.module:name"
         raise InputError("--dataset", repr(request.dataset), remedy)
     if request.verify < 0:
         raise InputError("--verify", request.verify, "give 0 or more")
@@ -233,13 +226,20 @@ def subject_of(request: CurvatureRequest) -> Subject:
 
     Raises `InputError` for what does not fit.
     """
-    from sim.data import load
+    from sim.data import Dataset, load
 
     device = request.device or "cpu"
     loss = make_loss(request.loss)
-    whole = load(request.dataset, root=request.data)
-    if not 1 <= request.samples <= len(whole):
-        raise InputError("--samples", request.samples, f"give 1 to {len(whole)}")
+    whole: Dataset | OwnData
+    if is_own(request.dataset):
+        if request.samples < 1:
+            raise InputError("--samples", request.samples, "give 1 or more")
+        value = load_object("--data", request.dataset)
+        whole = own_data(request.dataset, value, request.samples)
+    else:
+        whole = load(request.dataset, root=request.data)
+        if not 1 <= request.samples <= len(whole):
+            raise InputError("--samples", request.samples, f"give 1 to {len(whole)}")
     model = make_model(request, whole)
     try:
         model = model.to(device).eval()
@@ -253,7 +253,11 @@ def subject_of(request: CurvatureRequest) -> Subject:
                 repr(request.model),
                 f"a parameter is called {name!r}; use signs that can be printed",
             )
-    return Subject(model, loss, whole.subset(request.samples, seed=request.seed).to(device).pair)
+    if isinstance(whole, OwnData):
+        pair, count = whole.pair(model, request.samples, device)
+        return Subject(model, loss, pair, count)
+    pair = whole.subset(request.samples, seed=request.seed).to(device).pair
+    return Subject(model, loss, pair, request.samples)
 
 
 @contextmanager
@@ -263,7 +267,9 @@ def _in_the_readers_words(request: CurvatureRequest) -> Iterator[None]:
         yield
     except (Exception, SystemExit) as error:
         known = isinstance(error, TypeError | NotImplementedError | RuntimeError)
-        if isinstance(error, ValueError) or not (known or ":" in request.model + request.loss):
+        if isinstance(error, ValueError) or not (
+            known or ":" in f"{request.model}{request.loss}{request.dataset}"
+        ):
             raise
         said = " ".join(str(error).split()) if known else told(error)
         message = f"{request.model} with {request.loss} on {request.dataset}: {said[:600]}"
@@ -293,7 +299,8 @@ def _page(
     estimates = estimate_rows(
         exact, lambda kind: hessian.estimate(model, loss, pair, kind, probes=PROBES)
     )
-    words = ["cblr", "curvature", request.model, "--dataset", request.dataset]
+    option = "--data" if is_own(request.dataset) else "--dataset"
+    words = ["cblr", "curvature", request.model, option, request.dataset]
     words += ["--samples", str(request.samples), "--seed", str(request.seed)]
     words += ["--loss", request.loss]
     facts = {
@@ -303,7 +310,8 @@ def _page(
         "dataset": request.dataset,
         "device": request.device or "cpu",
         "network": request.model,
-        "samples": request.samples,
+        "samples": subject.samples,
+        "loss": request.loss,
         "command": shlex.join(words),
     }
     write_page(out, frame, entries, estimates, facts)

@@ -32,12 +32,13 @@ ESTIMATORS = {
 }
 PROBES = 8
 ERROR, SHARE, RANK, FACTOR = 0.1, 0.9, 0.8, 3.0
-TITLE = "Which approximations of this network's curvature may be trusted"
-LEAD = (
-    "Every second derivative below is exact, for each single parameter. An approximation holds if "
-    "it may stand for the exact value, holds in part if it only ranks right, and is contradicted "
-    "if it does neither, by the criterion beside it."
-)
+# What the statistics of a layer are called here.
+RATES = {
+    "ratio_median": ("own-median-ratio", "median of |w/g|"),
+    "ratio_finite_mean": ("own-mean-ratio", "mean of |w/g|"),
+    "eq24_nonzero": ("own-percent-delta", "PercentDelta: 1 / mean of |g/w|"),
+    "eq23": ("own-lars", "LARS: ‖w‖ / ‖g‖"),
+}
 
 
 def estimate_rows(
@@ -140,7 +141,7 @@ def write_page(
     `frame` is `sim.compare_radii`'s, `entries` maps a name to flat w, g, h, `estimates` are
     `estimate_rows`; `facts` go into each result's environment (with the `command`).
     """
-    from paper_checks.report.page import render
+    from paper_checks.own_network.rendering import render
 
     # Of tensors without entries, which some networks have, there is nothing to say.
     rows = [row for row in plain(frame.to_dict("records")) if row["size"]]
@@ -204,7 +205,7 @@ def write_page(
     figure = FIGURES["fig-radius"]
     add(
         "own-radius",
-        "|w/g| for each parameter's radius (equation 17)",
+        "|w/g| of the parameter",
         "|w/g| may stand for the exact radius of each parameter.",
         figure.criterion,
         fig_radius.judge({**radius, "rows": ranked}, figure.thresholds),
@@ -218,28 +219,27 @@ def write_page(
         ]
     }
     figure = FIGURES["fig-b"]
-    seen = any(row["quantiles"] for row in places["rows"])
     add(
         "own-b",
-        "b = 0 for the minimum of the parabola",
+        "Zero, for the minimum of the parabola through a parameter",
         "The parabola through a parameter may be taken to have its minimum at zero.",
         figure.criterion,
         fig_b.judge(places, figure.thresholds),
         places,
-        fig_b.draw(places) if seen else None,
     )
     add(
         "own-square",
-        "g² dropped against 1",
-        "The squared gradient may be dropped in equation 9.",
+        "1/|h|, with g² dropped against 1",
+        "The squared gradient may be dropped in the radius (1 + g²)^{3/2}/|h|.",
         CLAIMS["claim-squared-gradient-negligible"].criterion,
         judge_square(rows),
         {"rows": [{k: r[k] for k in ("parameter", "gradient_squared_max")} for r in rows]},
     )
-    for title, column in STATISTICS.items():
+    for column in STATISTICS.values():
+        name, title = RATES[column]
         add(
-            f"own-{column.replace('_', '-')}",
-            f"A layer's rate from the {title}",
+            name,
+            title,
             f"The {title} may set a layer's learning rate as its median radius would.",
             f"Holds if, up to one common factor, it is within a factor {FACTOR:g} of the exact "
             f"median radius in at least {SHARE:g} of the tensors; in part if only its rank "
@@ -250,7 +250,7 @@ def write_page(
     for number, row in enumerate(estimates):
         add(
             f"own-{row['kind']}",
-            f"{ESTIMATORS[row['kind']]} for the second derivative",
+            ESTIMATORS[row["kind"]],
             f"{ESTIMATORS[row['kind']]} ({PROBES} probes where it takes any) may stand for the "
             "exact second derivatives.",
             f"Holds if in at least {SHARE:g} of the tensors the relative error (of norms) is at "
@@ -261,7 +261,14 @@ def write_page(
             draw_estimates(estimates) if number == 0 else None,
         )
     write_results(out / "results.json", results)
-    write_atomically(out / "index.html", render(results, drawings, title=TITLE, lead=LEAD))
+    rates = {name for name, _ in RATES.values()}
+    single = [r for r in results if r.id in ("own-radius", "own-b", "own-square")]
+    groups = [
+        ("Which estimate of the second derivatives to trust, for what", results[-len(estimates) :]),
+        ("What may set the learning rate of a layer", [r for r in results if r.id in rates]),
+        ("What may stand for the radius of a single parameter", single),
+    ]
+    write_atomically(out / "index.html", render(groups, drawings, entries, facts))
     return results
 
 

@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import textwrap
 import time
 
 import pytest
@@ -108,6 +109,38 @@ def test_audit_refuses_a_folder_that_is_a_file(tmp_path):
     assert "not a folder" in line
 
 
+OWN_DATA = """
+    import torch
+    from torch import nn
+    from torch.utils.data import DataLoader, TensorDataset
+
+    class Model(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.fc = nn.Linear(4, 3)
+
+        def forward(self, x, labels=None):
+            return {"logits": torch.relu(self.fc(x))}
+
+    def model(): return Model()
+    def loss(output, target): return nn.functional.cross_entropy(output["logits"], target)
+
+    X = torch.randn(20, 4, generator=torch.Generator().manual_seed(0))
+    Y = torch.arange(20) % 3
+    pair = X, Y
+    one_mapping = {"x": X, "labels": Y}
+    rows = TensorDataset(X, Y)
+    dicts = [{"x": x, "labels": int(y)} for x, y in zip(X, Y)]
+    splits = {"train": (X, Y), "test": (X, Y)}
+    def batches(): return ({"x": X[k:k + 4], "labels": Y[k:k + 4]} for k in range(0, 20, 4))
+    def loader(): return DataLoader(rows, batch_size=7)
+    def by_split(split): return {"train": (X, Y)}[split]
+    def failing(): raise KeyError("file")
+    number = 3
+    empty = []
+"""
+
+
 class TestCurvature:
     @pytest.fixture(autouse=True)
     def _elsewhere(self, tmp_path, monkeypatch):
@@ -128,6 +161,52 @@ class TestCurvature:
         assert len(looked_at) == 2
         assert (looked_at < 1e-4).all()
         assert len(pd.read_parquet(other)) == len(frame)
+
+    @pytest.mark.parametrize("option", ["--data", "--dataset"])
+    @pytest.mark.parametrize(
+        "data", ["batches", "loader", "rows", "pair", "one_mapping", "splits", "by_split", "dicts"]
+    )
+    def test_own_model_data_and_loss(self, tmp_path, monkeypatch, option, data):
+        (tmp_path / "own_data.py").write_text(textwrap.dedent(OWN_DATA), encoding="utf-8")
+        monkeypatch.delitem(sys.modules, "own_data", raising=False)
+        monkeypatch.syspath_prepend(str(tmp_path))
+        names = ("own_data:model", option, f"own_data:{data}", "--loss", "own_data:loss")
+        if option == "--dataset" and data != "batches":
+            names += ("--plan",)
+        result = cblr("curvature", *names, "--samples", 10)
+        assert result.exit_code == 0, result.output
+        assert "fc.weight" in result.stdout
+        if "--plan" in names:
+            return
+        assert f"15 exact second derivatives on 10 samples of own_data:{data}" in result.stdout
+        page = (tmp_path / "curvature" / "index.html").read_text(encoding="utf-8")
+        assert "<h1>Curvature of own_data:model</h1>" in page
+        assert f"cblr curvature own_data:model --data own_data:{data}" in page
+
+    @pytest.mark.parametrize(
+        ("data", "words"),
+        [
+            ("missing", ("--data", "no 'missing'")),
+            ("number", ("--data", "number", "name a pair")),
+            ("failing", ("--data", "failing", "KeyError")),
+            ("empty", ("--data", "empty")),
+        ],
+    )
+    def test_own_data_that_are_none(self, tmp_path, monkeypatch, data, words):
+        (tmp_path / "own_data.py").write_text(textwrap.dedent(OWN_DATA), encoding="utf-8")
+        monkeypatch.delitem(sys.modules, "own_data", raising=False)
+        monkeypatch.syspath_prepend(str(tmp_path))
+        line = refused(cblr("curvature", "own_data:model", "--data", f"own_data:{data}"))
+        assert all(word in line for word in words), line
+
+    def test_a_built_in_network_on_own_data(self, tmp_path, monkeypatch):
+        (tmp_path / "own_data.py").write_text(textwrap.dedent(OWN_DATA), encoding="utf-8")
+        monkeypatch.delitem(sys.modules, "own_data", raising=False)
+        monkeypatch.syspath_prepend(str(tmp_path))
+        names = ("mlp", "--data", "own_data:pair", "--width", "0.05", "--plan")
+        result = cblr("curvature", *names)
+        assert result.exit_code == 0, result.output
+        assert "6x4" in result.stdout  # the data's features
 
     def test_the_plan_alone(self):
         result = cblr(*SMALL, "--plan")

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 import hessian
+from paper_checks.numbers import short
 from paper_checks.own_network.page import (
     ESTIMATORS,
     estimate_rows,
@@ -96,7 +97,10 @@ def test_the_page(network, tmp_path):
     estimates = estimate_rows(
         found, lambda kind: hessian.estimate(model, loss, pair, kind, probes=8)
     )
-    facts = {"versions": {}, "hardware": {}, "dataset": "toy", "command": "cblr curvature toy:net"}
+    facts = {
+        "versions": {}, "hardware": {}, "dataset": "toy", "command": "cblr curvature toy:net",
+        "network": "toy:net", "samples": 40,
+    }  # fmt: skip
     results = write_page(tmp_path, frame, entries, estimates, facts)
     verdicts = {result.id: result.verdict for result in results}
     # A ReLU network: the Gauss-Newton diagonal is the Hessian's, the empirical Fisher is not.
@@ -106,7 +110,23 @@ def test_the_page(network, tmp_path):
     page = (tmp_path / "index.html").read_text(encoding="utf-8")
     assert page.count("<article") == len(results)
     assert "cblr curvature toy:net" in page
-    assert "Gao" not in page
+    # It speaks of this network: its name on top, its curvature first, then what to trust.
+    assert "<h1>Curvature of toy:net</h1>" in page
+    places = [page.index(text) for text in ("<h1>", 'id="layers"', "Which estimate of the", "LARS")]
+    assert places == sorted(places)
+    h = found["0.weight"]
+    row = page[page.index("<td>0.weight</td>") :].split("</tr>")[0]
+    assert f">{short(float(h.sum()))}<" in row
+    assert f">{short(float(np.median(h.abs().numpy())))}<" in row
+    assert f">{100 * float((h == 0).double().mean()):.0f} %<" in row
+    for word in ("Gao", "the paper", "equation", "eq24", "eq23", "contradicted ", "the audit"):
+        assert word not in page.replace("contradicted otherwise", "").replace(
+            "contradicted if", ""
+        ), word
+    trusted = page[page.index("The Gauss-Newton diagonal</a>") :].split("</tr>")[0]
+    assert ">values<" in trusted
+    assert "<svg" in page
+    assert "http" not in page.replace("http://www.w3.org", "")
     stored = json.loads((tmp_path / "results.json").read_text(encoding="utf-8"))
     assert [record["id"] for record in stored] == list(verdicts)
     assert np.isfinite(stored[2]["measured"])
