@@ -21,8 +21,11 @@ import sim
 
 CPU = torch.device("cpu")
 # What two runs of the same call may differ in.
-# ("gradients" is the time of a call over that of a gradient).
-OF_THE_RUN = {"gradients", "seconds", "folder", "environment", "_source", "plan"}
+# (in `compare_estimates`, "gradients" is the time of a call over that of a gradient).
+OF_THE_RUN = {
+    *("gradients", "error_per_gradient", "seconds"),
+    *("folder", "environment", "_source", "plan"),
+}
 
 
 class Small(nn.Module):

@@ -183,6 +183,7 @@ def serve():
             answer = {"error": traceback.format_exc()}
         answers.write(json.dumps(answer) + "\n")
         answers.flush()
+    answers.close()
 
 
 if __name__ == "__main__":
