@@ -18,6 +18,7 @@ _FIXED = {
     "fig-mclr-batch": 10.0,
     "claim-weight-decay": 1.0,
     "claim-sigma-and-curvature": 0.5,
+    "fig-shortcut": 6.0,
     "claim-eliminating-sharp-minima": 8.0,
     "claim-other-enlargers": 0.2,
 }
