@@ -183,6 +183,15 @@ def table(M, P, Case):
                 if point["samples"] == 64
             ],
         ),
+        "fig-shortcut": Case(
+            lambda rng: P.shortcuts(rng),
+            lambda rng: P.shortcuts(rng, 4.0),
+            lambda rng: P.shortcuts(rng, noise=1.0),
+            # At initialisation it takes the gradients themselves to know it.
+            lambda found: [
+                row.update(free=row["free"] / 5) for row in found["rows"] if row["epochs"] == 0
+            ],
+        ),
         "fig-gaussian": Case(
             lambda rng: P.shaped(rng),
             lambda rng: P.shaped(rng, 300.0),

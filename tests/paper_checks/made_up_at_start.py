@@ -258,6 +258,25 @@ def law(rng, fresh=1.0, trained=1.0, noise=0.001):
     return {"seeds": [0], "samples": 600, "cases": cases}
 
 
+def shortcuts(rng, times=1.0, noise=0.01):
+    """fig-shortcut's medians, so many times those of the law; free of gradients right at first."""
+    from paper_checks.papers.gao2020.figures.fig_shortcut import SIZES as BATCHES
+
+    rows = []
+    for seed in range(3):
+        for epochs in (0, 1, 5, 20):
+            for parameter in ("fc1.weight", "fc2.weight", "fc3.weight"):
+                for n in BATCHES:
+                    measured = float(n**0.5 * np.exp(noise * rng.normal()))
+                    rows.append(
+                        {"epochs": epochs, "seed": seed, "parameter": parameter, "n": n}
+                        | {"measured": measured, "law": n**0.5 / times}
+                        | {"free": n**0.5 / (times * (1 + epochs)), "share": 0.3}
+                        | {"share_law": 0.3, "slope": 0.5, "noise": 1.0 / (1 + epochs)}
+                    )
+    return {"seeds": [0, 1, 2], "samples": 1797, "rows": rows}
+
+
 def stepped(rng, right=1.0, far=None, near=0.0, count=240):
     """Entries whose parabola points at the minimum with a probability; `far` in the farther half.
 

@@ -196,6 +196,7 @@ FAULTS: dict[str, dict[str, Fault]] = {
         "labels": of_cases(lambda case, k: case["losses"].reverse()),
         "constant": put(predicted=128.0 / 32),
     },
+    "fig-shortcut": {"constant": scaled("law", 4.0), "labels": scaled("free", 8.0, epochs=0)},
     "fig-gaussian": {"constant": scaled("excess", 1000.0, network="MLP at initialisation")},
     "fig-spread": {
         "controls": swapped("protocol", "warm-up", "full rate"),
