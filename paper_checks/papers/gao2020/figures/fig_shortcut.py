@@ -71,8 +71,9 @@ def _rows(model: "nn.Module", pair: Any, seed: int) -> list[dict[str, Any]]:
         if last == "weight":
             _, a, delta = factors(model, pair, layer)
             weight = parameters[name].detach()
-            parts = (part.numpy() for part in (weight, exact, a, delta))
-            rows += [{"parameter": name} | row for row in of_layer(*parts, seed)]
+            w, h, inputs, slopes = (part.numpy() for part in (weight, exact, a, delta))
+            layer_rows = of_layer(w, h, inputs, slopes, seed)
+            rows += [{"parameter": name} | row for row in layer_rows]
     return rows
 
 
