@@ -32,6 +32,12 @@ def table(results: Sequence[Result], ledger: Beside) -> str:
     if ledger.entries:
         verdicts = [ledger.entries[row.id].verdict for row in rows if row.id in ledger.entries]
         lines[0] += f" {_counts(verdicts)} on {ledger.place}, from {ledger.rows} runs."
+    if not ledger.entries:
+        lines += ["", f"| | {here} |", "|---|---|"]
+        for row in rows:
+            cell = _cell(row.id, row.verdict, row.measured, row.interval, row.paper)
+            lines.append(f"| {row.id}: {_plain(row.title)} | {cell} |")
+        return "\n".join(lines)
     lines += ["", f"| | {here} | {ledger.place} | |", "|---|---|---|---|"]
     for row in rows:
         entry = ledger.entries.get(row.id)

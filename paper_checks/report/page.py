@@ -83,7 +83,8 @@ def grid(measurements: Mapping[str, Any]) -> dict[str, Any] | None:
     {'seed': None, 'columns': ['a', 'b'], 'rows': [[1, 2.5]], 'total': 1}
     """
     seed, rows = None, measurements.get("rows")
-    if networks := measurements.get("networks"):
+    networks = measurements.get("networks")
+    if networks and isinstance(networks, list):
         seed, rows = networks[0].get("seed"), networks[0]["rows"]
     curves = measurements.get("curves")
     if isinstance(curves, list):

@@ -4,9 +4,11 @@ import dataclasses
 import inspect
 import json
 import re
+from importlib.resources import files
 from pathlib import Path
 from types import SimpleNamespace
 
+import jsonschema
 import numpy as np
 import pytest
 import torch
@@ -14,6 +16,7 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 import paper_checks
+from paper_checks import summary
 from paper_checks.cli import commands
 from paper_checks.equations.checks import judge, measure
 from paper_checks.errors import InputError
@@ -26,7 +29,9 @@ from paper_checks.papers.mccandlish2018.measurements import branches, scales
 from paper_checks.papers.mccandlish2018.measurements.tasks import Task, characters
 from paper_checks.papers.mccandlish2018.statements import CLAIMS
 from paper_checks.registry import build, rows_read
-from paper_checks.result import plain
+from paper_checks.report.beside import Beside
+from paper_checks.report.page import render
+from paper_checks.result import Result, plain
 
 NAME = "mccandlish2018"
 SECOND = paper(NAME)
@@ -381,6 +386,35 @@ def test_pictures_are_drawn_of_what_was_measured(name):
     assert drawn.svg.startswith("<svg")
     assert drawn.alt
     assert drawn.caption
+
+
+def test_a_page_shows_every_claim():
+    results = []
+    for name, (make, true, *_) in CASES.items():
+        check, made = build(name, NAME), plain(make(np.random.default_rng(0), **true))
+        judgement = check.judge(made)
+        result = Result(
+            name, "claim", judgement.verdict, check.statement, check.criterion, *[None] * 9
+        )
+        known = {"reason": judgement.reason, "environment": {"paper": NAME}, "seeds": [0]}
+        results.append(dataclasses.replace(result, seconds=0.0, measurements=made, **known))
+    page = render(results, {})
+    assert SECOND.overview.meaning in page
+    for name in CASES:
+        assert SECOND.words[name].sentence in page
+
+
+def test_the_results_that_are_kept_give_their_verdicts_again():
+    (path,) = SECOND.evidence.glob("*.json")
+    schema = files("paper_checks").joinpath("results.schema.json").read_text("utf-8")
+    jsonschema.validate(json.loads(path.read_text(encoding="utf-8")), json.loads(schema))
+    pairs = paper_checks.rejudge(path)
+    assert [old.id for old, _ in pairs] == list(SECOND.ids)
+    for old, new in pairs:
+        assert (old.verdict, old.reason) == (new.verdict, new.reason), old.id
+        assert old.criterion_hash == build(old.id, NAME).criterion_hash
+    assert f"`{path.name}`" in (SECOND.evidence / "README.md").read_text(encoding="utf-8")
+    assert summary.table([old for old, _ in pairs], Beside()) in PAGE
 
 
 # ---- the engine --------------------------------------------------------------------------------

@@ -86,7 +86,7 @@ def overhead(batches: Sequence[float], steps: Sequence[float]) -> float | None:
     Nothing where the largest that was tried still does.
 
     >>> overhead([1, 2, 4], [8.0, 4.0, 3.0])
-    2.535...
+    2.731...
     """
     examples = [batch * count for batch, count in zip(batches, steps, strict=True)]
     limit = OVERHEAD * min(examples)
