@@ -7,14 +7,23 @@ from torch import Tensor
 
 from hessian._loss.output_hessian import by_sample
 from hessian._site.site import Positions, Site
-from hessian._tape.graph import Node
+from hessian._tape.graph import Edge, Node, shape
 from hessian._tape.layouts import Layout
 
 
-def embedding(node: Node, layout: Layout, weight: tuple[int, ...], n: int) -> Site | None:
+def embedding(
+    node: Node, layout: Layout, weight: tuple[int, ...], n: int, met: Edge | None = None
+) -> Site | None:
+    """A lookup; where all samples share its rows, `met` is the sum that adds them to each."""
     if node._saved_scale_grad_by_freq or node._saved_sparse:
         return None
-    indices = by_sample(node._saved_indices, layout, n).reshape(n, -1)  # [n, T]
+    indices = node._saved_indices
+    if met is not None:
+        out = shape(met)
+        if out is None or out[-1] != weight[1] or layout.axis == len(out) - 1:
+            return None
+        indices = indices.expand(out[:-1])
+    indices = by_sample(indices, layout, n).reshape(n, -1)  # [n, T]
     padding = int(node._saved_padding_idx)
     padding = padding - 2**64 if padding >= 2**63 else padding
 
@@ -39,7 +48,8 @@ def embedding(node: Node, layout: Layout, weight: tuple[int, ...], n: int) -> Si
         out=weight[1],
         count=count,
     )
-    return Site((node, 0), layout, gradient, transposed=True, positions=positions, tokens=tokens)
+    edge = (node, 0) if met is None else met
+    return Site(edge, layout, gradient, transposed=True, positions=positions, tokens=tokens)
 
 
 def second_of_rows(curved: Tensor, tokens: Tensor, into: Tensor, start: int) -> None:

@@ -11,7 +11,7 @@ from hessian._site.embedding import embedding
 from hessian._site.shared import broadcast, channel, normalised
 from hessian._site.site import Site
 from hessian._tape.graph import Edge, Node, Tape, is_transpose, operation
-from hessian._tape.layouts import Label, Layout
+from hessian._tape.layouts import Label, Layout, Mark
 from hessian._tape.operations import BATCH_NORMS
 
 
@@ -34,15 +34,37 @@ def sites(tape: Tape, labels: dict[Edge, Label], leaf: Node, n: int) -> list[Sit
         pairs = tape.consumers[consumer] if transposed else [(consumer, index)]
         for node, argument in pairs:
             # An operation that reads the parameter twice is not a site of single use per edge.
-            layout = labels.get((node, 0))
+            layout, weight = labels.get((node, 0)), tuple(leaf.variable.shape)
+            if layout == Mark.SHARED and operation(node) == "Embedding":
+                sums = _shared_rows(tape, labels, node, weight, n)
+                if sums is None:
+                    return None
+                uses += sums
+                continue
             if not isinstance(layout, Layout):
                 return None
-            shape = tuple(leaf.variable.shape)
-            site = _site(Use(node, argument, layout, shape, n, transposed))
+            site = _site(Use(node, argument, layout, weight, n, transposed))
             if site is None:
                 return None
             uses.append(site)
     return uses
+
+
+def _shared_rows(
+    tape: Tape, labels: dict[Edge, Label], lookup: Node, weight: tuple[int, ...], n: int
+) -> list[Site] | None:
+    """Where rows that all samples share are added to what they have: embeddings of positions."""
+    sums = []
+    for node, argument in tape.consumers[lookup]:
+        layout, adds = labels.get((node, 0)), operation(node) in ("Add", "Sub")
+        plain = argument == 0 or (operation(node) == "Add" and float(node._saved_alpha) == 1.0)
+        if not adds or not plain or not isinstance(layout, Layout):
+            return None
+        site = embedding(lookup, layout, weight, n, (node, 0))
+        if site is None:
+            return None
+        sums.append(site)
+    return sums
 
 
 def _site(use: Use) -> Site | None:
@@ -125,6 +147,7 @@ _KINDS: dict[tuple[str, int], Callable[[Use], Site | None]] = {
     ("NativeLayerNorm", 2): _shift,
     ("Embedding", 0): _rows,
     ("Add", 0): _shift,
+    ("Expand", 0): _shift,
     ("Add", 1): _summand,
     ("Sub", 0): _shift,
     ("Sub", 1): _summand,

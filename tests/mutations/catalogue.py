@@ -176,6 +176,13 @@ MUTATIONS = [
         "test_chain.py test_exactness.py",
     ),
     Mutation(
+        "rows that all samples share are added with any factor",
+        "_site/locate.py",
+        "if not adds or not plain or not isinstance(layout, Layout):",
+        "if not adds or not isinstance(layout, Layout):",
+        "test_shared_rows.py",
+    ),
+    Mutation(
         "an embedding's repeated rows do not meet",
         "_site/embedding.py",
         "sums = (curved * same.unsqueeze(1)).sum(3)  # [n, c, p]",
