@@ -147,13 +147,21 @@ def softmax_form(node: Node, adjoint: Tensor, leaf: Tensor, lay: Layout, n: int)
 
 
 def rows(gradients: Sequence[Tensor], leaves: Sequence[Tensor]) -> Iterator[Tensor]:
-    """H over all output entries, row by row."""
+    """H over all output entries, row by row.
+
+    The first is computed by itself, since many a caller has seen enough then.
+    """
     hvp = Products(gradients, leaves)
     for i, leaf in enumerate(leaves):
-        for j in range(leaf.numel()):
-            vectors = [leaf.new_zeros(leaf.shape) for leaf in leaves]
-            vectors[i].view(-1)[j] = 1.0
-            yield torch.cat([g.reshape(-1) for g in hvp(vectors)])
+        start = 0
+        while start < leaf.numel():
+            count = min(UNITS, leaf.numel() - start) if start else 1
+            vectors = [other.new_zeros((count, *other.shape)) for other in leaves]
+            vectors[i].view(count, -1)[:, start : start + count].fill_diagonal_(1.0)
+            products = hvp.batch(vectors) if count > 1 else [hvp([v[0] for v in vectors])]
+            for product in products:
+                yield torch.cat([g.reshape(-1) for g in product])
+            start += count
 
 
 def dense(gradients: Sequence[Tensor], leaves: Sequence[Tensor]) -> Tensor:
