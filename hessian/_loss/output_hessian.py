@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from hessian._loss.quadratic import Quadratic
+from hessian._runtime.lanes import pulled_back
 from hessian._tape.graph import Edge, Node, Tape, complex_valued, operation, shape
 from hessian._tape.layouts import Layout
 from hessian._tape.operations import keeps_flat_order
@@ -33,9 +34,12 @@ class Products:
     def __call__(self, vectors: Sequence[Tensor], many: bool = False) -> list[Tensor]:
         if not self.live:
             return [torch.zeros_like(v) for v in vectors]
-        products = torch.autograd.grad(
-            self.live, self.leaves, [vectors[i] for i in self.index],
-            retain_graph=True, allow_unused=True, is_grads_batched=many,
+        adjoints = [vectors[i] for i in self.index]
+        products: Sequence[Tensor | None] = (
+            pulled_back(self.live, self.leaves, adjoints) if many
+            else torch.autograd.grad(
+                self.live, self.leaves, adjoints, retain_graph=True, allow_unused=True
+            )
         )  # fmt: skip
         return [
             torch.zeros_like(v) if g is None else g for g, v in zip(products, vectors, strict=True)

@@ -20,6 +20,7 @@ from hessian._loss.output_hessian import by_sample
 from hessian._routes import sweep as _sweep
 from hessian._routes._chain.chain import Chain
 from hessian._runtime import workers as _workers
+from hessian._runtime.lanes import pulled_back
 from hessian._runtime.share import ALL, Share
 from hessian._site.contraction import Contraction
 from hessian._site.site import Site
@@ -282,11 +283,8 @@ def _pull_back(
     rows = int(weights.shape[0])
     if rows > 1:
         try:
-            gradients = torch.autograd.grad(
-                list(outputs), list(parameters), list(cotangents),
-                retain_graph=True, allow_unused=True, is_grads_batched=True,
-            )  # fmt: skip
-            return [(gradients, weights)]
+            gradients = pulled_back(outputs, parameters, cotangents)
+            return [(tuple(gradients), weights)]
         except (RuntimeError, NotImplementedError):
             pass  # an operation without a batching rule
     result: list[tuple[tuple[Tensor | None, ...], Tensor]] = []

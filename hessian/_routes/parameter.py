@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from hessian._runtime.lanes import pulled_back
 from hessian._runtime.share import ALL, Share
 from hessian._tape.graph import refuse_undifferentiable
 
@@ -97,14 +98,7 @@ def _batched(gradient: Tensor, parameter: Tensor, entries: Tensor) -> Tensor:
     rows = torch.arange(len(entries), device=parameter.device)
     units = gradient.new_zeros((len(entries), gradient.numel()))
     units[rows, entries] = 1.0
-    (products,) = torch.autograd.grad(
-        gradient,
-        parameter,
-        units.view(len(entries), *gradient.shape),
-        retain_graph=True,
-        allow_unused=True,
-        is_grads_batched=True,
-    )
+    (products,) = pulled_back([gradient], [parameter], [units.view(len(entries), *gradient.shape)])
     if products is None:
         return gradient.new_zeros(len(entries))
     return products.reshape(len(entries), -1)[rows, entries].detach()

@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.autograd.graph import GradientEdge
 
 from hessian._loss.output_hessian import by_sample
+from hessian._runtime.lanes import pulled_back
 from hessian._runtime.share import ALL, Share
 from hessian._site.site import Positions, Site
 from hessian._site.sums import second
@@ -93,10 +94,7 @@ def _along(gradient: Tensor, edge: Edge, place: Tensor, jobs: Sequence[tuple[int
     shaped = units.view(len(jobs), *gradient.shape)
     if len(jobs) > 1:
         try:
-            (products,) = torch.autograd.grad(
-                gradient, [GradientEdge(*edge)], shaped,
-                retain_graph=True, allow_unused=True, is_grads_batched=True,
-            )  # fmt: skip
+            (products,) = pulled_back([gradient], [GradientEdge(*edge)], [shaped])
             return units.zero_() if products is None else products.reshape(len(jobs), -1).detach()
         except (RuntimeError, NotImplementedError):
             pass  # an operation without a batching rule

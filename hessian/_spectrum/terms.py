@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from hessian._runtime.lanes import pulled_back
 from hessian._tape.graph import Tape, refuse_undifferentiable
 
 # One vector: a tensor of each parameter's shape.
@@ -82,13 +83,10 @@ class HessianTerm(Term):
         """The same under `vmap`."""
         if not self.live:
             return [[None] * len(self.parameters) for _ in vectors]
-        rows = torch.autograd.grad(
+        rows = pulled_back(
             [g for _, g in self.live],
             self.parameters,
             [torch.stack([v[i].to(g.dtype) for v in vectors]) for i, g in self.live],
-            retain_graph=True,
-            allow_unused=True,
-            is_grads_batched=True,
         )
         return [[None if h is None else h[row] for h in rows] for row in range(len(vectors))]
 
