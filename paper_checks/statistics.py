@@ -20,7 +20,7 @@ and "the 95 % interval lies on one side" are one and the same.
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from math import inf, isfinite, log, sqrt
+from math import hypot, inf, isfinite, log, sqrt
 from typing import Any
 
 import numpy as np
@@ -154,10 +154,12 @@ def mean(values: Sequence[float], resolution: float = 0.0) -> Estimate:
     >>> round(mean([0.5, 0.5, 0.5, 0.5], resolution=0.1).error, 4)
     0.0144
     """
+    from scipy.stats import sem
+
     sample = np.asarray(values, dtype=np.float64)
     if sample.size < 2:
         return Estimate(float(sample.mean()) if sample.size else 0.0, inf, sample.size - 1)
-    error = float(sample.std(ddof=1)) / sqrt(sample.size)
+    error = float(sem(sample))
     # Equal values differ by rounding, which is no spread.
     if error <= 1e-14 * float(np.abs(sample).max()):
         error = 0.0
@@ -204,15 +206,14 @@ def unpaired(first: Sequence[float], second: Sequence[float]) -> Estimate:
     >>> [round(x, 3) for x in unpaired([1.0, 2.0, 3.0], [0.0, 0.0, 0.0])]
     [2.0, -0.484, 4.484]
     """
+    from scipy.stats import ttest_ind
+
     parts = [mean(values) for values in (first, second)]
-    variances = [part.error**2 for part in parts]
-    total = sum(variances)
+    error = hypot(*(part.error for part in parts))
     freedom = inf
-    if isfinite(total) and total > 0:
-        freedom = total**2 / sum(
-            variance**2 / part.freedom for variance, part in zip(variances, parts, strict=True)
-        )
-    return Estimate(parts[0].value - parts[1].value, sqrt(total), freedom)
+    if isfinite(error) and error > 0:
+        freedom = float(ttest_ind(first, second, equal_var=False).df)
+    return Estimate(parts[0].value - parts[1].value, error, freedom)
 
 
 def slope(x: Sequence[float], values: Sequence[Sequence[float]]) -> Estimate:

@@ -25,6 +25,23 @@ def test_intervals_and_p_are_those_of_scipy(found, test):
     assert min(found.above(0.0), found.below(0.0)) == pytest.approx(test.pvalue, rel=1e-9)
 
 
+def test_welchs_interval_is_his_formula():
+    """Independent of SciPy, which computes it: Welch (1947) with Satterthwaite's freedom."""
+    first, second = [1.0, 2.0, 4.0, 9.0], [0.5, 0.0, 1.0]
+    found = S.unpaired(first, second)
+    parts = []
+    for values in (first, second):
+        middle = sum(values) / len(values)
+        square = sum((v - middle) ** 2 for v in values) / (len(values) - 1)
+        parts.append((middle, square / len(values), len(values) - 1))
+    error = (parts[0][1] + parts[1][1]) ** 0.5
+    freedom = error**4 / sum(square**2 / free for _, square, free in parts)
+    assert found.value == pytest.approx(parts[0][0] - parts[1][0], rel=1e-12)
+    assert (found.error, found.freedom) == pytest.approx((error, freedom), rel=1e-12)
+    # Two values alike in each arm have no spread, and so no width.
+    assert tuple(S.unpaired([2.0, 2.0], [1.0, 1.0])) == (1.0, 1.0, 1.0)
+
+
 def test_a_ratio_is_a_difference_of_logarithms():
     found = S.ratio(np.exp(A), np.exp(B))
     assert np.log(list(found)) == pytest.approx(list(S.difference(A, B)), rel=1e-9)
