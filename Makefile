@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 PYTHONS ?= python3.11 python3.12 python3.13
 AUDIT  ?=
 
-.PHONY: audit test lint slow gpu browser pythons bench gallery tutorials docs wheel clean
+.PHONY: audit test lint slow gpu gpu-record browser pythons bench gallery tutorials docs wheel clean
 
 audit: $(VENV)/.installed
 	$(BIN)/cblr audit $(AUDIT)
@@ -23,6 +23,10 @@ slow: $(VENV)/.installed-test
 
 gpu: $(VENV)/.installed-test
 	$(BIN)/python -m pytest -m gpu
+
+# Stages of eight minutes that go on where they stopped; see docs/gpu.md.
+gpu-record: $(VENV)/.installed-test
+	$(BIN)/python -W ignore benchmarks/gpu_record.py $(RECORD)
 
 # The report and the site. Needs Debian's packages chromium and chromium-driver, or their like.
 browser: $(VENV)/.installed-test docs

@@ -26,11 +26,12 @@ REUSE = 10  # steps that a curvature serves in the row "CBLR, every 10th"
 Step = Callable[[], None]
 
 
-def contestants(width: float, batch: int) -> dict[str, tuple[Step, int]]:
+def contestants(width: float, batch: int, device: str = "cpu") -> dict[str, tuple[Step, int]]:
     """Name → what to time, and how many training steps that is."""
     torch.manual_seed(0)
     x, y = torch.randn(batch, 3, 32, 32), torch.randint(0, 10, (batch,))
-    model = sim.models.build("alexnet", width=width, classes=10, seed=0)
+    x, y = x.to(device), y.to(device)
+    model = sim.models.build("alexnet", width=width, classes=10, seed=0).to(device)
     gamma = 1e-12  # the same work in every round: nothing moves to speak of
 
     def plain(optimizer: torch.optim.Optimizer) -> Step:
