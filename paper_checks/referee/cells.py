@@ -16,9 +16,10 @@ if TYPE_CHECKING:
     from paper_checks.referee.networks import Task
 
 # Goes up with what a cell holds, so that older ones are measured anew.
-VERSION = 1
+VERSION = 2
 # The traces of the published sentence, and how often each is drawn.
 FEW_PROBES, TRACE_DRAWS = (5, 10), 4
+LAYER_DRAWS = 2
 NORM_PROBES = 24
 
 
@@ -61,13 +62,16 @@ def measure(subject: "Task", seed: int, sizes: Sizes) -> dict[str, Any]:
         "gradient_seconds": frame.attrs["gradient_seconds"],
         "refused": frame.attrs["refused"],
         "rows": frame.to_dict("records"),
-        "traces": _traces(subject, exact, seed),
+        "traces": [*_traces(subject, exact, seed), *layer_traces(subject, exact, seed)],
         "blocks": _blocks(subject, seed),
     }
 
 
 def _traces(subject: "Task", exact: Any, seed: int) -> list[dict[str, Any]]:
-    """The relative error of each weight's trace by 5 and 10 Hutchinson probes, draw by draw."""
+    """The relative error of each weight's trace by probes of the whole network, draw by draw.
+
+    What other layers add to z_l (Hz)_l has mean zero, and all its variance.
+    """
     import torch
 
     import hessian
@@ -83,7 +87,33 @@ def _traces(subject: "Task", exact: Any, seed: int) -> list[dict[str, Any]]:
             for name, trace in sums.items():
                 if trace:
                     error = abs(float(guess[name].double().sum()) - trace) / abs(trace)
-                    rows.append({"probes": probes, "parameter": name, "error": error})
+                    rows.append(
+                        {"way": "network", "probes": probes, "parameter": name, "error": error}
+                    )
+    return rows
+
+
+def layer_traces(subject: "Task", exact: Any, seed: int) -> list[dict[str, Any]]:
+    """The same by probes of each weight alone: z' H_l z."""
+    import numpy as np
+
+    import hessian
+
+    rng = np.random.default_rng(seed)
+    rows = []
+    for name, h in exact.items():
+        trace = float(h.double().sum())
+        if h.dim() < 2 or not trace:
+            continue
+        operator = hessian.operator(subject.model, subject.loss, subject.pair, names=[name])
+        count = LAYER_DRAWS * max(FEW_PROBES)
+        signs = np.where(rng.integers(0, 2, (h.numel(), count)), 1.0, -1.0)
+        with operator.kept():
+            forms = (signs * np.asarray(operator @ signs)).sum(0).reshape(LAYER_DRAWS, -1)
+        for probes in FEW_PROBES:
+            for values in forms:
+                error = abs(float(values[:probes].mean()) - trace) / abs(trace)
+                rows.append({"way": "layer", "probes": probes, "parameter": name, "error": error})
     return rows
 
 

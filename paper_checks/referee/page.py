@@ -134,7 +134,8 @@ def summary_of(traces: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Quantiles of the trace errors by the number of probes."""
     return {
         str(probes): np.quantile(
-            [row["error"] for row in traces if row["probes"] == probes] or [np.nan],
+            [r["error"] for r in traces if r["probes"] == probes and r["way"] == "layer"]
+            or [np.nan],
             (0.05, 0.25, 0.5, 0.75, 0.95),
         ).tolist()
         for probes in (5, 10)

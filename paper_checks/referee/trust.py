@@ -81,7 +81,7 @@ def shares(table: "pd.DataFrame", estimate: str) -> dict[str, Estimate]:
     return by_purpose
 
 
-def _percent(share: Estimate) -> str:
+def percent(share: Estimate) -> str:
     """The interval of a share, as far as a share can go."""
     return spread([100 * min(1.0, max(0.0, end)) for end in share.interval()])
 
@@ -95,7 +95,7 @@ def judge_estimate(served: Mapping[str, Estimate], seeds: int) -> Judgement:
     predicted = f"≥ {MOST:g}"
     best = max(served.values(), key=lambda each: each.value)
     told = "; ".join(
-        f"{PURPOSES[name].title} {100 * each.value:.0f} % {_percent(each)}"
+        f"{PURPOSES[name].title} {100 * each.value:.0f} % {percent(each)}"
         for name, each in served.items()
     )
     reason = f"Share of the networks in which it would do for {told}."
@@ -112,15 +112,23 @@ def judge_estimate(served: Mapping[str, Estimate], seeds: int) -> Judgement:
 
 
 def judge_traces(traces: Sequence[Mapping[str, Any]]) -> Judgement:
-    """arXiv 2605.25674: 5 to 10 Hutchinson probes give a layer's trace well enough."""
+    """arXiv 2605.25674: 5 to 10 Hutchinson probes give a layer's trace well enough.
+
+    Judged by probes of each layer alone, the milder reading; those of the whole network, which
+    give all layers at once, are told beside it.
+    """
     predicted = f"≥ {TRACE_SHARE:g}"
     seeds = sorted({row["seed"] for row in traces})
     if len(seeds) < FEWEST_SEEDS:
         return too_few(predicted, f"Only {len(seeds)} seeds.")
 
-    def by_seed(probes: int) -> list[list[float]]:
+    def by_seed(probes: int, way: str = "layer") -> list[list[float]]:
         return [
-            [row["error"] for row in traces if row["seed"] == s and row["probes"] == probes]
+            [
+                row["error"]
+                for row in traces
+                if row["seed"] == s and row["probes"] == probes and row["way"] == way
+            ]
             for s in seeds
         ]
 
@@ -134,10 +142,17 @@ def judge_traces(traces: Sequence[Mapping[str, Any]]) -> Judgement:
     reason = "; ".join(
         f"{probes} probes: within {100 * TRACE_ERROR:g} % of the trace in "
         f"{100 * near[probes].value:.0f} % of the weight tensors "
-        f"{_percent(near[probes])}, middle error "
+        f"{percent(near[probes])}, middle error "
         f"{short(100 * median[probes])} %"
         for probes in (5, 10)
     )
+    whole = np.concatenate(by_seed(10, "network"))
+    if whole.size:
+        reason += (
+            f"; 10 probes of the whole network instead, for all layers at once: "
+            f"{100 * float(np.mean(whole <= TRACE_ERROR)):.0f} %, middle error "
+            f"{short(100 * float(np.median(whole)))} %"
+        )
     core = at_least(near[10], TRACE_SHARE)
     return conclude(core, [at_least(near[5], TRACE_SHARE)], predicted, near[10], f"{reason}.")
 
@@ -159,7 +174,7 @@ def judge_blocks(blocks: Sequence[Mapping[str, Any]]) -> Judgement:
     reason = (
         f"‖H - blocks‖/‖H‖ with the exact blocks of the layers: middle of the networks "
         f"{short(middle.value)} {spread(middle.interval())}; at least a third in "
-        f"{100 * large.value:.0f} % of them {_percent(large)}."
+        f"{100 * large.value:.0f} % of them {percent(large)}."
     )
     core = more(middle, ORDER_ONE, SMALL)
     return conclude(core, [at_least(large, MOST)], predicted, middle, reason)

@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 import hessian
 from paper_checks.cli.commands import app
 from paper_checks.errors import InputError
-from paper_checks.referee import command, trust
+from paper_checks.referee import command, record, trust
 from paper_checks.referee.cells import Cell, Sizes, measure, read, run
 from paper_checks.referee.networks import NETWORKS, Task, task
 from paper_checks.referee.page import TITLES
@@ -93,7 +93,7 @@ def test_a_cell_holds_the_traces_and_the_blocks_of_the_dense_hessian():
     within = (dense[:16, :16] ** 2).sum() + (dense[16:, 16:] ** 2).sum()
     assert cell["blocks"]["within"] == pytest.approx(within, abs=error)
     assert cell["blocks"]["layers"] == 2
-    assert len(cell["traces"]) == 2 * 4 * 2  # probes, draws, weights
+    assert len(cell["traces"]) == 2 * 4 * 2 + 2 * 2 * 2  # probes, draws, weights
     exact = hessian.diagonal(subject.model, subject.loss, subject.pair)
     generator = torch.Generator().manual_seed(3000)
     guess = hessian.estimate(subject.model, subject.loss, subject.pair, "hutchinson", 5, generator)[
@@ -102,6 +102,13 @@ def test_a_cell_holds_the_traces_and_the_blocks_of_the_dense_hessian():
     row = cell["traces"][0]
     trace = float(exact["0.weight"].sum())
     assert row["error"] == pytest.approx(abs(float(guess.sum()) / trace - 1), rel=1e-4)
+    signs = np.where(np.random.default_rng(3).integers(0, 2, (12, 20)), 1.0, -1.0)
+    block = dense[:12, :12]
+    forms = [z @ block @ z for z in signs.T]
+    alone = [r for r in cell["traces"] if r["way"] == "layer" and r["parameter"] == "0.weight"]
+    expected = [np.mean(forms[a:b]) for a, b in ((0, 5), (10, 15), (0, 10), (10, 20))]
+    for one, value in zip(alone, expected, strict=True):
+        assert one["error"] == pytest.approx(abs(value / trace - 1), rel=1e-3)
 
 
 # --- judges ---------------------------------------------------------------------------------------
@@ -157,7 +164,7 @@ def test_what_cannot_be_computed_serves_nothing_and_one_seed_decides_nothing():
 def traces(error):
     rng = np.random.default_rng(1)
     return [
-        {"seed": seed, "probes": probes, "error": abs(rng.normal()) * error(probes)}
+        {"seed": seed, "probes": probes, "way": "layer", "error": abs(rng.normal()) * error(probes)}
         for seed in range(5)
         for probes in (5, 10)
         for _ in range(60)
@@ -254,3 +261,18 @@ def test_without_transformers_its_networks_are_left_out(monkeypatch):
     assert "gpt2 is left out: pip install transformers" in absent
     with pytest.raises(InputError, match=r"^--seeds"):
         command.planned(command.Request(seeds=0))
+
+
+# --- the record -----------------------------------------------------------------------------------
+
+
+def test_a_record_is_of_whole_seeds(tmp_path, monkeypatch):
+    monkeypatch.setattr(record, "NETWORKS", {"tiny": NETWORKS["mlp-tanh"]})
+    cells = [Cell("tiny", state, seed) for seed in (0, 1) for state in ("initial", "trained")]
+    list(run(cells[:3], tiny, tmp_path, SMALL, lambda *_: None))
+    whole = record.cells_of(tmp_path, SMALL)
+    assert [cell.seed for cell, _ in whole] == [0, 0]
+    frame, told = record.compact(whole), record.facts(whole)
+    assert len(frame) == sum(len(measured["rows"]) for _, measured in whole)
+    assert len(told["blocks"]) == 2
+    assert "`hutchinson`" in record.page(frame, told)
