@@ -38,12 +38,16 @@ def train(
         ),
     ] = None,
     sets: Sets = None,
-    dataset: Annotated[str | None, typer.Option(help="digits, cifar10 or gaussian.")] = None,
+    dataset: Annotated[
+        str | None, typer.Option(help="digits, cifar10, gaussian or package.module:name.")
+    ] = None,
     model: Annotated[
-        str | None, typer.Option(help="alexnet, lenet, mlp, resnet18 or transformer.")
+        str | None,
+        typer.Option(help="alexnet, lenet, mlp, resnet18, transformer or package.module:name."),
     ] = None,
     optimizer: Annotated[
-        str | None, typer.Option(help="sgd, cblr, lars, mclr, percent-delta, lamb, adam, adamw.")
+        str | None,
+        typer.Option(help="sgd, cblr, lars, mclr, percent-delta, lamb, adam, adamw or yours."),
     ] = None,
     lr: Annotated[float | None, typer.Option(help="The learning rate, the paper's γ.")] = None,
     batch_size: Annotated[int | None, typer.Option(help="Samples in a batch.")] = None,

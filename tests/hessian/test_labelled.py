@@ -149,6 +149,9 @@ def test_on_logits_flattens_tokens(shift):
                 want.append(-float(output["logits"][n, t].log_softmax(0)[label]))
     value = float(hessian.on_logits(shift=shift)(output, target))
     assert value == pytest.approx(sum(want) / len(want), rel=1e-5)
+    # Classes along the second axis, as of images: nothing is flattened.
+    maps, labels = torch.randn(2, 3, 4, 5), torch.randint(3, (2, 4, 5))
+    assert torch.equal(hessian.on_logits()({"logits": maps}, labels), F.cross_entropy(maps, labels))
     with pytest.raises(TypeError, match="without logits"):
         hessian.on_logits()({"loss": 1.0}, target)
     with pytest.raises(TypeError, match="loss must be a function"):
