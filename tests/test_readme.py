@@ -61,6 +61,14 @@ def test_what_it_installs_is_an_extra():
     assert set(named) <= set(project["optional-dependencies"])
 
 
+def test_the_first_page_lists_every_extra():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    table = START.split("| extra | is for |")[1].split("\n\n")[0]
+    listed = [name for row in re.findall(r"^\| (`[^|]*) \|", table, flags=re.M)
+              for name in re.findall(r"`(\w+)`", row)]  # fmt: skip
+    assert sorted(listed) == sorted(project["optional-dependencies"])
+
+
 def test_the_make_targets_and_commands_exist():
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     for target in re.findall(r"^make (\w+)", "\n".join(blocks("sh")), flags=re.M):

@@ -5,6 +5,7 @@ import json
 import os
 import re
 import shutil
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -48,6 +49,28 @@ def test_every_page_is_in_the_menu_once():
     scripts = {f"tutorials/{path.stem}.md" for path in (DOCS / "tutorials").glob("*.py")}
     assert made == scripts
     assert len(scripts) >= 8
+
+
+def test_what_the_tutorials_import_is_installed_with_the_docs():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    installed = " ".join(installed_by("docs", project["optional-dependencies"]))
+    for path in (DOCS / "tutorials").glob("*.py"):
+        text = path.read_text(encoding="utf-8")
+        for name in set(
+            re.findall(r"^(?:from|import) (lightning|transformers|safetensors)", text, re.M)
+        ):
+            assert re.search(rf"\b{name}\b", installed), (path.name, name)
+
+
+def installed_by(extra, extras):
+    """The requirements of an extra, those of other extras in it."""
+    for line in extras[extra]:
+        nested = re.match(r"cblr\[(.*)\]", line)
+        if nested:
+            for each in nested[1].split(","):
+                yield from installed_by(each, extras)
+        else:
+            yield line
 
 
 def test_every_package_has_its_reference():
