@@ -1,6 +1,7 @@
 """The referee: its networks, its cells, which go on where they stood, its judges, which turn."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -264,6 +265,21 @@ def test_without_transformers_its_networks_are_left_out(monkeypatch):
 
 
 # --- the record -----------------------------------------------------------------------------------
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_the_tables_of_the_page_are_the_records():
+    frame = pd.read_parquet(ROOT / "benchmarks" / "results" / "referee.parquet")
+    told = json.loads((ROOT / "benchmarks" / "results" / "referee.json").read_text())
+    page = (ROOT / "docs" / "referee.md").read_text(encoding="utf-8")
+    assert page.split(record.BEGIN)[1].split(record.END)[0].strip() == record.page(frame, told)
+    assert set(frame["network"]) == set(NETWORKS)
+    assert frame["seed"].nunique() >= 3
+    for purpose in trust.PURPOSES.values():
+        assert purpose.criterion in page
+    size = (ROOT / "benchmarks" / "results" / "referee.parquet").stat().st_size
+    assert size < 1_000_000
 
 
 def test_a_record_is_of_whole_seeds(tmp_path, monkeypatch):
