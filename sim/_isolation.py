@@ -69,7 +69,8 @@ class _Settings:
             check = torch.is_anomaly_check_nan_enabled()
             self._back.append(partial(torch.set_anomaly_enabled, True, check))
             torch.set_anomaly_enabled(False)
-        if torch.backends.mkldnn.is_available() and not torch.backends.mkldnn.enabled:
+        switch = hasattr(torch._C, "_set_mkldnn_enabled")
+        if switch and torch.backends.mkldnn.is_available() and not torch.backends.mkldnn.enabled:
             self._back.append(partial(torch._C._set_mkldnn_enabled, False))
             torch._C._set_mkldnn_enabled(True)
         owners = [owner for owner in map(_backend, _FULL) if hasattr(owner, "fp32_precision")]

@@ -26,6 +26,7 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
+from hessian import torch_private
 from hessian._batch.comparison import LAST, OTHER, Rows
 from hessian._batch.whole import Whole
 from hessian._call import outputs as _outputs
@@ -171,7 +172,7 @@ class _Call:
 
 def _unpacked(leaf: Any) -> tuple[Any, Any]:
     """A leaf of the output, and its derivative along the direction if there is one."""
-    if not isinstance(leaf, Tensor) or forward_ad._current_level < 0:
+    if not isinstance(leaf, Tensor) or torch_private.forward_level() < 0:
         return leaf, None
     primal, tangent = forward_ad.unpack_dual(leaf)
     return primal, torch.zeros_like(primal) if tangent is None else tangent
@@ -195,9 +196,10 @@ def _point(parameters: Iterable[Tensor]) -> None:
     """Give all parameters a direction to differentiate along; that they lose it is owed.
 
     Raises:
-        NotImplementedError: someone else's forward mode is at work, which cannot be nested.
+        NotImplementedError: someone else's forward mode is at work, which cannot be nested, or may
+            be.
     """
-    if forward_ad._current_level >= 0:
+    if not torch_private.HAS_FORWARD_LEVEL or torch_private.forward_level() >= 0:
         raise NotImplementedError
     owe(_end_forward_mode)
     forward_ad.enter_dual_level()
@@ -220,7 +222,7 @@ def _dual(tensor: Tensor, direction: Tensor) -> Tensor:
 
 
 def _end_forward_mode() -> None:
-    if forward_ad._current_level >= 0:
+    if torch_private.forward_level() >= 0:
         forward_ad.exit_dual_level()
 
 

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from hessian import torch_private
 from hessian._runtime.ledger import Among, owe, set_aside, settled
 
 Call = Callable[..., Any]
@@ -288,10 +289,8 @@ def fit(value: Tensor, dtype: torch.dtype, name: str, what: str) -> Tensor:
 
 
 # Whether the code that runs is under autocast.
-under_autocast: Callable[[], bool] = getattr(
-    torch._C, "_is_any_autocast_enabled", lambda: torch.is_autocast_enabled("cpu")
-)
-without_autocast: Any = torch._C._DisableAutocast
+under_autocast: Callable[[], bool] = torch_private.under_autocast
+without_autocast: Any = torch_private.DisableAutocast
 
 
 def real(dtype: torch.dtype) -> torch.dtype:
@@ -383,7 +382,7 @@ class _Promote(TorchFunctionMode):
         args: tuple[Any, ...] = (),
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
-        if (hooks := _saved_tensors_hooks(True)) is not None:
+        if (hooks := torch_private.saved_tensor_hooks(True)) is not None:
             self._follow(hooks)
         if under_autocast():
             with without_autocast():
@@ -408,11 +407,6 @@ class _Again:
     def __call__(self, *args: Any) -> None:
         with _Promote(self.precision):
             self.function(*args)
-
-
-_saved_tensors_hooks: Callable[[bool], Any] = getattr(
-    torch._C._autograd, "_top_saved_tensors_default_hooks", lambda _: None
-)
 
 
 @contextmanager

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from hessian import torch_private
 from hessian._call.written import Written
 from hessian._runtime.ledger import owe, settled
 
@@ -134,8 +135,8 @@ _POOLED: dict[Callable[..., Any], int] = {
     F.adaptive_avg_pool1d: 1,
     F.adaptive_avg_pool2d: 2,
     F.adaptive_avg_pool3d: 3,
-    **dict.fromkeys(_there(torch._C._nn, "adaptive_avg_pool2d"), 2),
-    **dict.fromkeys(_there(torch._C._nn, "adaptive_avg_pool3d"), 3),
+    **dict.fromkeys(_there(torch_private.FUNCTIONS, "adaptive_avg_pool2d"), 2),
+    **dict.fromkeys(_there(torch_private.FUNCTIONS, "adaptive_avg_pool3d"), 3),
 }
 
 

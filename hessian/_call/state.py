@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from hessian import devices
+from hessian import devices, torch_private
 from hessian._call.attributes import Attributes
 from hessian._call.precision import cast as cast
 from hessian._runtime.ledger import owe
@@ -166,7 +166,7 @@ def _gradients() -> None:
 
         owe(back)
         mode.__enter__()
-    _switch(torch._C._set_grad_enabled, torch.is_grad_enabled(), True)
+    _switch(torch_private.set_grad_enabled, torch.is_grad_enabled(), True)
 
 
 _FLOAT32 = (

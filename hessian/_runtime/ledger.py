@@ -27,6 +27,7 @@ from typing import Any
 
 import torch
 
+from hessian import torch_private
 from hessian.devices import AUTOCAST
 
 Undo = Callable[[], object]
@@ -83,7 +84,7 @@ def _settle(mark: _Mark) -> None:
         return
     failure: Exception | None = None
     # A mode that an interrupt left on the stack must not take part.
-    with torch._C.DisableTorchFunction():
+    with torch_private.DisableTorchFunction():
         while entries[-1] is not mark:
             undo = entries[-1]
             if not isinstance(undo, _Mark):
@@ -164,9 +165,6 @@ def _end(error: object) -> None:
                 generator.close()
 
 
-_C: Any = torch._C
-
-
 class _Thread:
     """The modes of this thread, as they are."""
 
@@ -174,7 +172,7 @@ class _Thread:
         self.grad = torch.is_grad_enabled()
         self.state = _function_state()
         self.functions = _functions()
-        self.dispatchers = _C._len_torch_dispatch_stack()
+        self.dispatchers = torch_private.dispatch_depth()
         self.transforms = _transforms()
         self.hooks = _hooks()
         self.autocast = [
@@ -184,19 +182,19 @@ class _Thread:
     def restore(self) -> None:
         """Put back what differs."""
         if _function_state() != self.state:
-            _C._set_torch_function_state(self.state)
+            torch_private.set_function_state(self.state)
         if _functions() != self.functions:
             _stack(self.functions)
         if _transforms() > self.transforms:
-            _C._functorch.pop_dynamic_layer_stack_and_undo_to_depth(self.transforms)
-        while _C._len_torch_dispatch_stack() > self.dispatchers:
-            _C._pop_torch_dispatch_stack(None)
+            torch_private.pop_transforms(self.transforms)
+        while torch_private.dispatch_depth() > self.dispatchers:
+            torch_private.pop_dispatch_mode(None)
         while (top := _hooks()) is not None and top != self.hooks:
-            _C._autograd._pop_saved_tensors_default_hooks()
+            torch_private.pop_saved_tensor_hooks()
         for device, (enabled, dtype) in zip(AUTOCAST, self.autocast, strict=True):
             torch.set_autocast_enabled(device, enabled)
             torch.set_autocast_dtype(device, dtype)
-        torch._C._set_grad_enabled(self.grad)
+        torch_private.set_grad_enabled(self.grad)
 
 
 def set_aside() -> list[Any]:
@@ -212,10 +210,10 @@ def set_aside() -> list[Any]:
 
 
 def _stack(modes: list[Any]) -> None:
-    while _C._len_torch_function_stack():
-        _C._pop_torch_function_stack()
+    while torch_private.function_depth():
+        torch_private.pop_function_mode()
     for mode in modes:
-        _C._push_on_torch_function_stack(mode)
+        torch_private.push_function_mode(mode)
 
 
 class Among:
@@ -235,19 +233,17 @@ class Among:
 
 
 def _functions() -> list[Any]:
-    return [_C._get_function_stack_at(i) for i in range(_C._len_torch_function_stack())]
+    return [torch_private.function_mode(i) for i in range(torch_private.function_depth())]
 
 
 def _function_state() -> Any:
     """Whether function modes and subclasses take part at all."""
-    return _C._get_torch_function_state() if hasattr(_C, "_get_torch_function_state") else None
+    return torch_private.function_state()
 
 
 def _transforms() -> int:
-    depth = getattr(_C._functorch, "get_dynamic_layer_stack_depth", None)
-    return 0 if depth is None else int(depth())
+    return int(torch_private.transform_depth())
 
 
 def _hooks() -> Any:
-    top = getattr(_C._autograd, "_top_saved_tensors_default_hooks", None)
-    return None if top is None else top(True)
+    return torch_private.saved_tensor_hooks(True)

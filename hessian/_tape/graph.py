@@ -17,6 +17,8 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import get_gradient_edge
 
+from hessian import torch_private
+
 # torch.autograd.graph.Node is abstract and lacks the attributes of the concrete nodes.
 Node = Any
 Edge = tuple[Node, int]
@@ -53,7 +55,7 @@ def operation(node: Node) -> str:
 
 def is_custom(kind: type) -> bool:
     """Whether nodes of a type are not torch's own: custom functions in Python or in C++."""
-    return kind not in _NAMES and getattr(torch._C._functions, kind.__name__, None) is not kind
+    return kind not in _NAMES and getattr(torch_private.NODES, kind.__name__, None) is not kind
 
 
 def title(node: Node) -> str:

@@ -16,15 +16,15 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
+from hessian import torch_private
 from hessian._tape.graph import Node, Tape, is_leaf
 from hessian.devices import SAME_ORDER
 
 
 def now() -> int:
     """The number of the next node that this thread makes."""
-    ask = getattr(getattr(torch._C, "_autograd", None), "_get_sequence_nr", None)
-    if ask is not None:
-        return int(ask())
+    if torch_private.sequence_number is not None:
+        return int(torch_private.sequence_number())
     with torch.enable_grad():
         node: Any = torch.zeros((), requires_grad=True, device="cpu").clone().grad_fn
     number = getattr(node, "_sequence_nr", None)

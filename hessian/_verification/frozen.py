@@ -21,6 +21,7 @@ from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 from torch.overrides import TorchFunctionMode
 
+from hessian import torch_private
 from hessian._verification.values import Values
 
 # What hands on numbers without their derivative, wherever it stands.
@@ -54,7 +55,7 @@ class _Replay(TorchFunctionMode):
     ) -> Any:
         result = func(*args, **(kwargs or {}))
         name = getattr(func, "__name__", "")
-        switch, padded = func is torch._C._set_grad_enabled, func is F.embedding
+        switch, padded = func is torch_private.set_grad_enabled, func is F.embedding
         constant = func == DATA or name in CUTS
         if not torch.is_grad_enabled() and isinstance(result, Tensor) and name != "__get__":
             constant = True
@@ -77,12 +78,12 @@ class _Replay(TorchFunctionMode):
         if padding_idx is None:
             return result
         rows = self._constant(F.embedding, (), result.detach())
-        with torch._C.DisableTorchFunction():
+        with torch_private.DisableTorchFunction():
             padding = (input == padding_idx % len(weight)).unsqueeze(-1)
             return torch.where(padding, rows, result)
 
     def _constant(self, func: Any, args: tuple[Any, ...], result: Any) -> Any:
-        with torch._C.DisableTorchFunction():
+        with torch_private.DisableTorchFunction():
             if self.at is None:
                 copy = result.detach().clone() if isinstance(result, Tensor) else result
                 self.notes.append((func, copy))
