@@ -463,7 +463,7 @@ MUTATIONS = [
     Mutation(
         "a mode left on the stack takes part in the undoing",
         "_runtime/ledger.py",
-        "with torch._C.DisableTorchFunction():",
+        "with torch_private.DisableTorchFunction():",
         "if True:",
         "test_interrupted.py",
     ),
@@ -506,7 +506,7 @@ MUTATIONS = [
     Mutation(
         "a custom function is known by its name",
         "_tape/graph.py",
-        "getattr(torch._C._functions, kind.__name__, None) is not kind",
+        "getattr(torch_private.NODES, kind.__name__, None) is not kind",
         "False",
         "test_provenance.py test_certificate.py",
     ),
