@@ -20,6 +20,7 @@ from torch.autograd.graph import GradientEdge
 from hessian._loss.output_hessian import by_sample, from_samples
 from hessian._loss.quadratic import Quadratic
 from hessian._loss.rows import Cost, JacobianRows
+from hessian._runtime.lanes import pulled_back
 from hessian._runtime.matrix_products import TRAFFIC
 from hessian._tape.graph import Edge, Node, shape
 from hessian._tape.layouts import Label, Layout
@@ -134,16 +135,42 @@ def summed_to(gradient: Tensor, child: Edge) -> Tensor:
     return gradient.sum(axes, keepdim=True).reshape(dims)
 
 
-def second_derivative(
-    node: Node, edge: Edge, slot: int, adjoint: Tensor, along: Tensor | None
+def second_derivative(node: Node, edge: Edge, slot: int, adjoint: Tensor) -> Tensor | None:
+    """d/dx of (λᵀ dy/dx) applied to ones, for the input in `slot`, by autograd."""
+    first, child = _sloped(node, edge, slot, adjoint)
+    if first is None:
+        return None
+    (second,) = torch.autograd.grad(
+        first, [child], torch.ones_like(first), retain_graph=True, allow_unused=True
+    )
+    return second
+
+
+def second_derivatives(
+    node: Node, edge: Edge, slot: int, adjoint: Tensor, along: Tensor
 ) -> Tensor | None:
-    """d/dx of (λᵀ dy/dx) applied to `along` (ones), for the input in `slot`, by autograd."""
+    """The same applied to each of `along` ``[lanes, *shape of x]``."""
+    first, child = _sloped(node, edge, slot, adjoint)
+    if first is None:
+        return None
+    try:
+        (rows,) = pulled_back([first], [child], [along])
+    except (RuntimeError, NotImplementedError):  # an operation without a batching rule
+        singles = [
+            torch.autograd.grad(first, [child], v, retain_graph=True, allow_unused=True)[0]
+            for v in along
+        ]
+        rows = None if any(s is None for s in singles) else torch.stack(singles)
+    return rows
+
+
+def _sloped(
+    node: Node, edge: Edge, slot: int, adjoint: Tensor
+) -> tuple[Tensor | None, GradientEdge]:
+    """λᵀ dy/dx on its tape, ``None`` where it does not depend on x, and where x is."""
+    child = GradientEdge(*node.next_functions[slot])
     with torch.enable_grad():
         first = call(node, edge[1], adjoint)[slot]
         if first is None or not first.requires_grad:
-            return None
-        first = summed_to(first, node.next_functions[slot])
-        child = GradientEdge(*node.next_functions[slot])
-        along = torch.ones_like(first) if along is None else along
-        (second,) = torch.autograd.grad(first, [child], along, retain_graph=True, allow_unused=True)
-    return second
+            return None, child
+        return summed_to(first, node.next_functions[slot]), child

@@ -15,11 +15,14 @@ from hessian._routes._chain.steps.base import (
     Step,
     Where,
     call,
-    second_derivative,
+    second_derivatives,
     summed_to,
 )
 from hessian._runtime.matrix_products import TRAFFIC
 from hessian._tape.graph import Edge, Node
+
+# Columns of a curvature computed at once: enough to hide the cost of a call.
+UNITS = 64
 
 
 class ByNode(Step):
@@ -95,14 +98,17 @@ class ByNode(Step):
             empty = Quadratic("full", like.new_empty((1, d, d)))
             return [Curvature(empty, [(child, JacobianRows(d, d))])]
         assert self.up is not None
-        columns = []
-        for j in range(d):
-            unit = like.new_zeros((self.where.n, d))
-            unit[:, j] = 1.0
-            along = self.where.restored(unit, child)
-            second = second_derivative(self.node, self.edge, self.data[0], self.up, along)
-            columns.append(
-                unit.zero_() if second is None else self.where.flat(second.detach(), child)
-            )
-        full = torch.stack([c[part] for c in columns], 1)
+        full = like.new_zeros((part.stop - part.start, d, d))
+        for start in range(0, d, UNITS):
+            count = min(UNITS, d - start)
+            units = like.new_zeros((count, self.where.n, d))
+            units[:, :, start : start + count] = torch.eye(
+                count, dtype=like.dtype, device=like.device
+            ).unsqueeze(1)
+            along = torch.stack([self.where.restored(unit, child) for unit in units])
+            second = second_derivatives(self.node, self.edge, self.data[0], self.up, along)
+            if second is None:
+                break
+            for j, column in enumerate(second.detach(), start):
+                full[:, j] = self.where.flat(column, child)[part]
         return [Curvature(Quadratic("full", full), [(child, JacobianRows(d, d))])]

@@ -70,7 +70,7 @@ class Elementwise(Step):
         ]
         if self.curved and adjoint is not None:
             slot = self.data[0]
-            second = second_derivative(node, self.edge, slot, adjoint, None)
+            second = second_derivative(node, self.edge, slot, adjoint)
             if second is not None:
                 self.second = self.where.flat(second.detach(), self.children[0])
 
