@@ -4,6 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch._C import _functorch as functorch
 
 import hessian
 
@@ -22,9 +23,11 @@ def counted(monkeypatch, call):
         sources = [outputs] if isinstance(outputs, torch.Tensor) else list(outputs)
         wanted = [inputs] if isinstance(inputs, torch.Tensor) else list(inputs)
         rows = 1
+        given = [grad_outputs] if isinstance(grad_outputs, torch.Tensor) else grad_outputs or [None]
         if options.get("is_grads_batched"):
-            given = grad_outputs if isinstance(grad_outputs, torch.Tensor) else grad_outputs[0]
-            rows = len(given)
+            rows = len(given[0])
+        elif given[0] is not None and functorch.is_batchedtensor(given[0]):
+            rows = functorch.get_unwrapped(given[0]).shape[functorch.maybe_get_bdim(given[0])]
         again = any(id(t) in gradients for t in sources)
         # the loss on outputs cut off the tape is not a pass through the model
         cut = [t for t in wanted if isinstance(t, torch.Tensor) and id(t) not in parameters]
