@@ -1,13 +1,13 @@
 """What the automatic plan takes over the best plan that can be forced, on seventy networks.
 
-    python benchmarks/regret.py                     # all, a table and results/regret.json
+    python benchmarks/regret.py                     # all: results/regret.json, docs/plans.md
     python benchmarks/regret.py --only mlp "gpt block"
 
-Forced are the public methods, wherever they are proved for all parameters, and three that no option
-asks for: every curved parameter left to other methods than the chain, all of them on the chain, and
-the affine ones with them. One thread; seconds of the processor, medians of turns in which every
-plan runs once. A plan that has taken three times what the automatic one takes is given up: it is no
-rival. Finished networks are kept in the record, and a run goes on from it.
+Forced are the public methods, wherever they are proved for all parameters, and three choices that
+no option asks for: every curved parameter left to other methods than the chain, all of them on the
+chain, and the affine ones with them. One thread; seconds of the processor, medians of turns in
+which every plan runs once. A plan that takes two and a half times as long as the automatic one is
+given up: it is no rival. Finished networks are kept in the record, and a run goes on from it.
 """
 
 from __future__ import annotations
@@ -29,12 +29,13 @@ import record
 import torch
 
 import hessian
-from hessian._batch import chain_choice
+from hessian._batch import chain_choice, prices
 
 RESULTS = Path(__file__).parent / "results" / "regret.json"
+PAGE = Path(__file__).parents[1] / "docs" / "plans.md"
 METHODS = ("affine", "chain", "preactivation", "parameter")
-TURNS, GIVE_UP = 5, 3.0
-SECONDS = 20.0  # of turns for a network, of which there is one at least
+TURNS, GIVE_UP = 5, 2.5
+SECONDS = 5.0  # of turns for a network, of which there is one at least
 
 
 class Slow(Exception):
@@ -92,21 +93,57 @@ def seconds(compute: Callable[[], object]) -> float:
     return time.process_time() - start
 
 
-def rivals(problem: networks.Problem, limit: float) -> list[str]:
-    """The plans that differ from the automatic one, may be forced and do not take too long."""
+def passes(plan: hessian.Plan) -> dict[str, int]:
+    """Backward passes of each method; a Hessian-vector product counts as two."""
+    shared = {e.method: e.backward for e in plan if e.method in ("affine", "columns", "chain")}
+    sites = {e.site: e.backward for e in plan if e.method == "preactivation"}
+    counts = dict(shared)
+    counts["preactivation"] = sum(sites.values())
+    counts["parameter"] = sum(e.backward for e in plan if e.method == "parameter")
+    counts["parameter"] += 2 * sum(e.products for e in plan)
+    return {method: count for method, count in counts.items() if count}
+
+
+def calls(plan: hessian.Plan) -> int:
+    """Sites and parameters that take Hessian-vector products."""
+    sites = {e.site for e in plan if e.method == "preactivation"}
+    return len(sites) + sum(e.method == "parameter" or e.products > 0 for e in plan)
+
+
+def work(problem: networks.Problem) -> float:
+    """Multiplications of a backward pass over the batch, where the chain's steps know them."""
+    units: list[float] = []
+    unit = prices.Prices.unit.func
+
+    def noted(self: prices.Prices) -> float:
+        units.append(unit(self))
+        return units[-1]
+
+    with mock.patch.object(prices.Prices, "unit", property(noted)):
+        hessian.plan(problem.model, problem.loss, problem.data)
+    return units[0] if units else 0.0
+
+
+def rivals(problem: networks.Problem, limit: float) -> dict[str, hessian.Plan | None]:
+    """The plans that differ from the automatic one and may be forced.
+
+    ``None`` for one that takes too long.
+    """
     automatic = hessian.plan(problem.model, problem.loss, problem.data)
-    plans, seen = [], {tuple(automatic.methods().values())}
+    plans: dict[str, hessian.Plan | None] = {}
+    seen = {tuple(automatic.methods().values())}
     for plan in (*METHODS, "no chain", "curved by chain", "all by chain"):
         try:
             with at_most(max(1.0, limit)):
-                methods = tuple(run(problem, plan).plan.methods().values())
+                forced_plan = run(problem, plan).plan
         except ValueError:  # not proved for some parameter, or too little memory
             continue
         except Slow:
-            plans.append(f"{plan} (given up)")
+            plans[plan] = None
             continue
+        methods = tuple(forced_plan.methods().values())
         if methods not in seen:
-            plans.append(plan)
+            plans[plan] = forced_plan
             seen.add(methods)
     return plans
 
@@ -115,11 +152,8 @@ def measure(name: str) -> dict[str, Any]:
     problem = networks.named(name)
     automatic = run(problem, "auto").plan
     first = seconds(lambda: run(problem, "auto"))
-    plans = rivals(problem, GIVE_UP * first)
-    abandoned = [plan.removesuffix(" (given up)") for plan in plans if "given up" in plan]
-    times: dict[str, list[float]] = {
-        plan: [] for plan in ("auto", *plans) if "given up" not in plan
-    }
+    plans = {"auto": automatic, **rivals(problem, GIVE_UP * first)}
+    times: dict[str, list[float]] = {plan: [] for plan, done in plans.items() if done}
     begun = time.process_time()
     for turn in range(TURNS):
         for plan, taken in times.items():
@@ -137,9 +171,11 @@ def measure(name: str) -> dict[str, Any]:
         "network": name,
         "parameters": sum(entry.numel for entry in automatic),
         "methods": sorted(set(automatic.methods().values())),
-        "passes": automatic.backward,
+        "work": work(problem),
+        "passes": {plan: passes(done) for plan, done in plans.items() if done},
+        "calls": {plan: calls(done) for plan, done in plans.items() if done},
         "seconds": medians,
-        "given_up": abandoned,
+        "given_up": [plan for plan, done in plans.items() if done is None],
         "regret": medians["auto"] / min(medians.values()),
         "planning": planning / medians["auto"],
         "by_entries": {entry.name: entry.reason for entry in entries},
@@ -149,14 +185,16 @@ def measure(name: str) -> dict[str, Any]:
 def table(rows: list[dict[str, Any]]) -> str:
     """The record in Markdown, the largest regret on top."""
     lines = [
-        "| network | entries | methods | ms | best | regret |", "|---|---:|---|---:|---|---:|"
-    ]  # fmt: skip
+        "| network | entries | methods | ms | best plan | regret |",
+        "|---|---:|---|---:|---|---:|",
+    ]
     for row in sorted(rows, key=lambda row: -row["regret"]):
         times = row["seconds"]
         best = min(times, key=times.__getitem__)
         lines.append(
             f"| {row['network']} | {row['parameters']:,} | {', '.join(row['methods'])} "
-            f"| {1e3 * times['auto']:.1f} | {best} | {row['regret']:.2f} |"
+            f"| {1e3 * times['auto']:.1f} | {'its own' if best == 'auto' else best} "
+            f"| {row['regret']:.2f} |"
         )
     return "\n".join(lines)
 
@@ -167,8 +205,45 @@ def summary(rows: list[dict[str, Any]]) -> str:
     ninth = regrets[min(len(regrets) - 1, math.ceil(0.9 * len(regrets)) - 1)]
     return (
         f"{len(rows)} networks: at most 1.3 times the best in {within} "
-        f"({100 * within / len(rows):.0f} %), 90 % within {ninth:.2f}, largest {regrets[-1]:.2f}"
+        f"({100 * within / len(rows):.0f} %), 90 % within {ninth:.2f}, largest {regrets[-1]:.2f}."
     )
+
+
+def single_entries(rows: list[dict[str, Any]]) -> str:
+    """The parameters that take a product for every entry, by network, and why."""
+    lines = ["| network | parameters | why |", "|---|---|---|"]
+    for row in rows:
+        reasons: dict[str, list[str]] = {}
+        for name, reason in row["by_entries"].items():
+            reasons.setdefault(reason, []).append(f"`{name}`")
+        lines += [
+            f"| {row['network']} | {', '.join(names)} | {reason} |"
+            for reason, names in reasons.items()
+        ]
+    return "\n".join(lines)
+
+
+def page(rows: list[dict[str, Any]]) -> str:
+    """The page of the documentation that shows the record."""
+    measured = (
+        "Which method serves a parameter best is a question of time, and `hessian.plan` answers it "
+        "from counts of passes and a rate for each method (`hessian._batch.prices.RATES`, fitted "
+        "by `benchmarks/prices.py` to the record below). `benchmarks/regret.py` takes "
+        f"{len(rows)} networks, forces every other plan that can be forced, and compares: *regret* "
+        "is what the automatic plan takes over the best of all. One thread, medians, in seconds of "
+        f"the processor; forced plans that take more than {GIVE_UP} times as long as the automatic "
+        "one are given up."
+    )
+    entries = (
+        "A parameter for which nothing better is proved takes a Hessian-vector product for each of "
+        "its entries; so does one with so few entries that these cost less than the products of "
+        "its site."
+    )
+    parts = [
+        "# The plan, against every other plan", measured, summary(rows), table(rows),
+        "## What falls to single entries, and why", entries, single_entries(rows),
+    ]  # fmt: skip
+    return "\n\n".join(parts) + "\n"
 
 
 def main() -> None:
@@ -189,8 +264,9 @@ def main() -> None:
         times = "  ".join(f"{plan} {1e3 * s:.1f}" for plan, s in row["seconds"].items())
         print(f"{row['regret']:5.2f}  {name:34s} {times}", flush=True)
         record.write(RESULTS, networks=[rows[n] for n in networks.NETWORKS if n in rows])
-    print(table(list(rows.values())))
-    print(summary(list(rows.values())))
+    every = [rows[name] for name in networks.NETWORKS if name in rows]
+    PAGE.write_text(page(every), encoding="utf-8")
+    print(summary(every))
 
 
 if __name__ == "__main__":

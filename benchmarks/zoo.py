@@ -6,8 +6,8 @@ built by Hugging Face from a configuration; all weights are random.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
-from itertools import pairwise
 from typing import Any, NamedTuple
 
 import torch
@@ -181,7 +181,7 @@ class Output(nn.Module):
 
 def mlp(act: Callable[[], nn.Module], *sizes: int, norm: Any = None) -> nn.Sequential:
     layers: Layers = []
-    for a, b in pairwise(sizes):
+    for a, b in itertools.pairwise(sizes):
         layers += [nn.Linear(a, b), *([] if norm is None else [norm(b)]), act()]
     return nn.Sequential(*layers[: -1 if norm is None else -2])
 

@@ -119,8 +119,7 @@ def _choices(
         if node in prices.proof.affine.reaches and node not in prices.proof.affine.refusal
     ]  # fmt: skip
     contractions = {
-        name: _contraction(prices, name) + HVP * _products(prices, name)
-        for name in (*curved, *straight)
+        name: _contraction(prices, name) + _products(prices, name) for name in (*curved, *straight)
     }
     columns = _columns(prices, straight)
     several = any(contractions[name] for name in straight)
@@ -153,22 +152,22 @@ def _choices(
     return choices
 
 
-def _below(prices: Prices, names: list[str]) -> list[int]:
+def _below(prices: Prices, names: list[str]) -> list[float]:
     """What the parameters from number k on cost by other methods, which share a site's products."""
-    shared: dict[Edge, int] = {}
-    total, costs = 0, [0]
+    shared: dict[Edge, float] = {}
+    total, costs = 0.0, [0.0]
     for name in reversed(names):
         edge, other = prices.proof.sites[name][0].edge, prices.otherwise(name)
-        total += max(0, other - shared.get(edge, 0))
-        shared[edge] = max(other, shared.get(edge, 0))
+        total += max(0.0, other - shared.get(edge, 0.0))
+        shared[edge] = max(other, shared.get(edge, 0.0))
         costs.append(total)
     return costs[::-1]
 
 
-def _products(prices: Prices, name: str) -> int:
-    """Entries that take a product each beside the chain."""
+def _products(prices: Prices, name: str) -> float:
+    """What the entries that take a product each beside the chain take."""
     entries = prices.looked_up(name)
-    return 0 if entries is None else len(entries)
+    return 0.0 if entries is None else prices.products(HVP * len(entries))
 
 
 def _contraction(prices: Prices, name: str) -> float:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
 
 from torch import Tensor
 
@@ -39,9 +38,9 @@ def choose(task: Task, reading: Reading, proof: Proof) -> tuple[Plan, ChainChoic
         for name, p in task.objective.parameters.items()
     }
     if method == "auto":
-        _weigh_columns(entries)
-    _share_sites(entries, proof, method)
-    _take_entries(entries, task.sampled)
+        _weigh_columns(entries, prices)
+    _share_sites(entries, prices)
+    _take_entries(entries, prices)
     factored = any(e.method in ("affine", "columns") for e in entries.values())
     factor = proof.curvature.factor if factored else None
     rank = None if factor is None else factor.rank
@@ -65,32 +64,31 @@ def _link(prices: Prices, name: str, parameter: Tensor, chained: ChainChoice) ->
     return Entry(name, dims, "chain", reason, 1, chained.passes, products=len(entries))
 
 
-def _weigh_columns(entries: dict[str, Entry]) -> None:
+def _weigh_columns(entries: dict[str, Entry], prices: Prices) -> None:
     """One pass per column and sample serves all; it must pay against their own products."""
     columns = [e for e in entries.values() if e.method == "columns"]
     if not columns:
         return
-    price = columns[0].backward
-    products = {e.name: HVP * e.numel for e in columns}
-    if sum(products.values()) < price:
+    if sum(prices.products(HVP * e.numel) for e in columns) < prices.time(columns[0]):
         for e in columns:
             entries[e.name] = dataclasses.replace(
-                e, method="parameter", forward=1, backward=products[e.name],
-                reason=f"{e.reason}; {price} columns cost more than its entries",
+                e, method="parameter", forward=1, backward=HVP * e.numel,
+                reason=f"{e.reason}; {e.backward} columns cost more than its entries",
             )  # fmt: skip
 
 
-def _share_sites(entries: dict[str, Entry], proof: Proof, method: str) -> None:
+def _share_sites(entries: dict[str, Entry], prices: Prices) -> None:
     """Share a site's products among its parameters, unless their own entries are fewer."""
     sharers: dict[Edge, list[str]] = {}
     for name, e in entries.items():
         if e.method == "preactivation":
-            sharers.setdefault(proof.sites[name][0].edge, []).append(name)
+            sharers.setdefault(prices.proof.sites[name][0].edge, []).append(name)
     for number, names in enumerate(sharers.values()):
-        dear = sum(entries[name].numel for name in names) <= (entries[names[0]].backward // HVP)
+        single = sum(prices.products(HVP * entries[name].numel) for name in names)
+        dear = single <= prices.time(entries[names[0]])
         for name in names:
             e = entries[name]
-            if dear and method == "auto":
+            if dear and prices.task.objective.method == "auto":
                 why = e.reason.removeprefix(PREACTIVATION)
                 entries[name] = dataclasses.replace(
                     e, method="parameter", reason=why, backward=HVP * e.numel
@@ -99,12 +97,12 @@ def _share_sites(entries: dict[str, Entry], proof: Proof, method: str) -> None:
                 entries[name] = dataclasses.replace(e, site=number)
 
 
-def _take_entries(entries: dict[str, Entry], sampled: Mapping[str, Tensor]) -> None:
+def _take_entries(entries: dict[str, Entry], prices: Prices) -> None:
     """Take the products of the wanted entries alone where that is cheaper than all."""
-    for name, index in sampled.items():
-        e, cost = entries[name], HVP * len(index)
-        if e.method in ("columns", "preactivation", "parameter") and cost <= e.backward:
+    for name, index in prices.task.sampled.items():
+        e, cheap = entries[name], prices.products(HVP * len(index))
+        if e.method in ("columns", "preactivation", "parameter") and cheap <= prices.time(e):
             entries[name] = dataclasses.replace(
-                e, method="parameter", backward=cost, site=None,
+                e, method="parameter", backward=HVP * len(index), site=None,
                 reason=f"{len(index)} of {e.numel} entries, one product each; {e.reason}",
             )  # fmt: skip

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -18,6 +19,12 @@ PREACTIVATION = "linear in it at one site, samples stay apart; above it "
 AFFINE = "the output is affine in each entry"
 # A Hessian-vector product runs the tape of a backward pass backward: two passes.
 HVP = 2
+# What products take besides their arithmetic, in multiplications of the chain's sweep
+# (`benchmarks/prices.py` fits them to a record): one of many lanes by itself, and the call for all
+# of a parameter or site. Their own multiplications go at another speed than the chain's, which
+# writes rows and merges forms between its products.
+SPEED, LANE, CALL = 0.25, 1.25e6, 30e6
+COLUMNS = 1.0
 
 
 def is_tied(uses: list[Site]) -> bool:
@@ -100,6 +107,24 @@ class Prices:
         reason = f"{AFFINE}{'; ' + why if why else ''}{extra}"
         return Entry(name, dims, "columns", reason, 1, rank * n)
 
+    @cached_property
+    def unit(self) -> float:
+        """Multiplications of a backward pass over the batch, where the chain's steps know them."""
+        chain = self.proof.chain
+        return 0.0 if chain is None else chain.pass_work() * self.task.samples
+
+    def time(self, entry: Entry) -> float:
+        """What an entry's passes take, in passes of the chain."""
+        if entry.method in ("preactivation", "parameter"):
+            return self.products(entry.backward)
+        return entry.backward * (COLUMNS if entry.method == "columns" else 1.0)
+
+    def products(self, passes: int) -> float:
+        """What so many passes of Hessian-vector products take, in passes of the chain."""
+        if not passes or not self.unit:
+            return float(passes)
+        return SPEED * passes * (1.0 + LANE / self.unit) + CALL / self.unit
+
     def unlinked(self, name: str) -> str | None:
         """Why the chain route does not serve a parameter, ``None`` where it does."""
         proof, curvature = self.proof, self.proof.curvature
@@ -128,12 +153,12 @@ class Prices:
         wanted = self.task.sampled.get(name)
         return entries if wanted is None else wanted[torch.isin(wanted, entries)]
 
-    def otherwise(self, name: str) -> int:
-        """Backward passes that the cheapest other exact method takes for a parameter."""
+    def otherwise(self, name: str) -> float:
+        """What the cheapest other exact method takes for a parameter, in passes of the chain."""
         entry = self.entry(name, self.task.objective.parameters[name])
-        sampled = self.task.sampled
-        by_entries = HVP * len(sampled[name]) if name in sampled else entry.backward
-        return min(by_entries, entry.backward, HVP * entry.numel)
+        wanted = self.task.sampled.get(name)
+        count = entry.numel if wanted is None else len(wanted)
+        return min(self.time(entry), self.products(HVP * count))
 
     def widths(self) -> list[int]:
         """Entries per sample of each used output that the loss is curved in, else 0."""
