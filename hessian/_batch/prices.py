@@ -23,7 +23,7 @@ HVP = 2
 # (`benchmarks/prices.py` fits them to a record): one of many lanes by itself, and the call for all
 # of a parameter or site. Their own multiplications go at another speed than the chain's, which
 # writes rows and merges forms between its products.
-SPEED, LANE, CALL = 0.25, 1.25e6, 30e6
+SPEED, LANE, CALL = 0.25, 1.25e6, 1.5e7
 COLUMNS = 1.0
 
 

@@ -279,7 +279,12 @@ def _linear_cross_entropy(
     return func(*args, **kwargs)
 
 
+def _retain_grad(watch: Watch, func: Callable[..., Any], tensor: Tensor) -> None:
+    """Nothing: what the passes of many lanes leave in ``.grad`` inside is no gradient."""
+
+
 REPLACEMENTS: dict[Callable[..., Any], Callable[..., Any]] = {
+    Tensor.retain_grad: _retain_grad,
     F.embedding: _embedding,
     F.embedding_bag: _embedding_bag,
     F.hardsigmoid: _hardsigmoid,

@@ -313,7 +313,7 @@ def curvature(
 def _names_an_object(data: str | None) -> bool:
     """Whether --data is package.module:name, and no folder (of a drive, say).
 
-    >>> _names_an_object("mine:rows"), _names_an_object("C:\\data"), _names_an_object("data")
+    >>> _names_an_object("mine:rows"), _names_an_object("C:/data"), _names_an_object("data")
     (True, False, False)
     """
     return data is not None and bool(re.fullmatch(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*", data))

@@ -1,6 +1,6 @@
 """The samples that a measurement goes through, and what stands around it meanwhile."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sized
 from contextlib import contextmanager
 from typing import Any
 
@@ -24,7 +24,9 @@ def all_samples(data: Any, model: nn.Module, forward: Forward | None = None) -> 
     try:
         pairs = list(batches.pairs(data, model, forward))
     except ValueError as error:
-        raise ValueError(f"data: it holds no batch; {error}") from None
+        if isinstance(data, Sized) and not len(data):
+            raise ValueError("data: it holds no batch; give a pair, or batches") from None
+        raise ValueError(f"data: {error}") from None
     if len(pairs) == 1:
         inputs, targets = pairs[0]
     else:

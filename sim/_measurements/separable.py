@@ -45,7 +45,8 @@ def check_separable(objective: Objective, inputs: Any, targets: Any, device: tor
         random = is_random(objective, x)
         tensors = _tensors(output)
         by_rows = all(t.dim() > 0 and len(t) == count(x) for t in tensors)
-        if not tensors or (random and not by_rows):
+        a_number = any(t.dim() == 0 for t in tensors)
+        if not tensors or (not by_rows and (random or not a_number)):
             raise ValueError(
                 "model: it did not return a tensor with one row for each sample; let forward= "
                 "return one, or switch its dropout off"

@@ -273,7 +273,7 @@ def test_a_kept_batch_weighs_what_it_weighs(kind):
             def run(self, *args, sizes=sizes, right=right):
                 size = next(sizes)
                 with pytest.MonkeyPatch.context() as inner:
-                    inner.setattr(self, "_fits", lambda *_: size == 0)
+                    inner.setattr(self._store, "fits", lambda *_: size == 0)
                     right(self, *args)
 
             patch.setattr(_products.Products, "_run", run)

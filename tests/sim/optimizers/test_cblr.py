@@ -118,7 +118,7 @@ def test_a_network_of_five_lines():
 def test_the_examples_of_the_docs():
     text = DOCS.read_text(encoding="utf-8")
     examples = re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
-    assert len(examples) == 2
+    assert len(examples) == 3
     x, y = torch.randn(16, 3), torch.randint(2, (16,))
     for example in examples:
         torch.manual_seed(0)
