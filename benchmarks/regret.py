@@ -227,8 +227,9 @@ def page(rows: list[dict[str, Any]]) -> str:
     """The page of the documentation that shows the record."""
     measured = (
         "Which method serves a parameter best is a question of time, and `hessian.plan` answers it "
-        "from counts of passes and a rate for each method (`hessian._batch.prices.RATES`, fitted "
-        "by `benchmarks/prices.py` to the record below). `benchmarks/regret.py` takes "
+        "from counts of passes and what they take (`SPEED`, `LANE` and `CALL` in "
+        "`hessian._batch.prices`; `benchmarks/prices.py` fits them to the record below). "
+        "`benchmarks/regret.py` takes "
         f"{len(rows)} networks, forces every other plan that can be forced, and compares: *regret* "
         "is what the automatic plan takes over the best of all. One thread, medians, in seconds of "
         f"the processor; forced plans that take more than {GIVE_UP} times as long as the automatic "
