@@ -45,13 +45,13 @@ class Slow(Exception):
 def leave(choices: list[Any], kind: str) -> list[Any]:
     """Of the choices that the planner compares, those of one kind; all where there is none."""
     most = max(choice.count for choice in choices)
-    some = [
+    of_kind = [
         choice for choice in choices
         if (kind == "no chain" and not choice.count and not choice.affine)
         or (kind == "curved by chain" and choice.count == most and not choice.affine)
         or (kind == "all by chain" and choice.count == most and choice.affine)
     ]  # fmt: skip
-    return some or choices
+    return of_kind or choices
 
 
 @contextmanager

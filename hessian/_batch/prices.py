@@ -19,12 +19,11 @@ PREACTIVATION = "linear in it at one site, samples stay apart; above it "
 AFFINE = "the output is affine in each entry"
 # A Hessian-vector product runs the tape of a backward pass backward: two passes.
 HVP = 2
-# What products take besides their arithmetic, in multiplications of the chain's sweep
-# (`benchmarks/prices.py` fits them to a record): one of many lanes by itself, and the call for all
-# of a parameter or site. Their own multiplications go at another speed than the chain's, which
-# writes rows and merges forms between its products.
+# What Hessian-vector products take against the chain's sweep, which writes rows and merges forms
+# between its own: time of a multiplication, and in multiplications of the sweep what a lane takes
+# besides, and the call for all lanes of a parameter or site. Of the size that
+# `benchmarks/prices.py` fits to the record of `benchmarks/regret.py`.
 SPEED, LANE, CALL = 0.25, 1.25e6, 1.5e7
-COLUMNS = 1.0
 
 
 def is_tied(uses: list[Site]) -> bool:
@@ -117,7 +116,7 @@ class Prices:
         """What an entry's passes take, in passes of the chain."""
         if entry.method in ("preactivation", "parameter"):
             return self.products(entry.backward)
-        return entry.backward * (COLUMNS if entry.method == "columns" else 1.0)
+        return float(entry.backward)
 
     def products(self, passes: int) -> float:
         """What so many passes of Hessian-vector products take, in passes of the chain."""

@@ -166,18 +166,18 @@ class ByName(dict[str, V]):
 def tensor_row(name: str, values: Tensor, shape: Any = None) -> dict[str, Any]:
     """Statistics of one parameter's values: what the tables of all results begin with."""
     flat = values.detach().double().cpu().flatten()
-    some = flat if len(flat) else torch.full((1,), torch.nan, dtype=torch.float64, device="cpu")
+    entries = flat if len(flat) else torch.full((1,), torch.nan, dtype=torch.float64, device="cpu")
     return {
         "parameter": name,
         "layer": name.rpartition(".")[0],
         "shape": "x".join(map(str, values.shape if shape is None else shape)),
         "entries": len(flat),
-        "mean": float(some.mean()),
-        "median": float(some.median()),
-        "min": float(some.min()),
-        "max": float(some.max()),
-        "share_zero": float((some == 0).double().mean()),
-        "share_negative": float((some < 0).double().mean()),
+        "mean": float(entries.mean()),
+        "median": float(entries.median()),
+        "min": float(entries.min()),
+        "max": float(entries.max()),
+        "share_zero": float((entries == 0).double().mean()),
+        "share_negative": float((entries < 0).double().mean()),
     }
 
 

@@ -289,11 +289,11 @@ def curvature(
     """Exact second derivatives of a network, and how far each cheap radius is from them."""
     from paper_checks.own_network.curvature import CurvatureRequest, measure_curvature
 
-    own = _names_an_object(data)
+    is_object = _names_an_object(data)
     request = CurvatureRequest(
         model=model,
-        dataset=data if own and data else dataset,
-        data=None if own or data is None else path("--data")(data),
+        dataset=data if is_object and data else dataset,
+        data=None if is_object or data is None else path("--data")(data),
         samples=samples,
         width=width,
         seed=seed,

@@ -43,13 +43,13 @@ def referee(
     from paper_checks.referee import command
     from paper_checks.referee.cells import Sizes
 
-    own = None
+    network = None
     if model is not None:
-        own = CurvatureRequest(
+        network = CurvatureRequest(
             model=model, dataset=dataset, data=data, samples=samples, width=width, loss=loss
         )
     count = seeds if seeds is not None else command.QUICK if quick else command.SEEDS
-    request = command.Request(own, tuple(only or ()), count, Sizes(probes=probes))
+    request = command.Request(network, tuple(only or ()), count, Sizes(probes=probes))
     again = f"what was measured is kept; resume with: {command.again(request, out)}"
     with interruptible(again), complete(), wrong_paths(), expected(ValueError):
         if probes < 1:

@@ -1,5 +1,6 @@
 """What `cblr referee` does: the cells that are missing, then the page."""
 
+import json
 import shlex
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -9,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 from paper_checks.errors import InputError
 from paper_checks.files import writable
-from paper_checks.own_network.curvature import CurvatureRequest, subject_of
+from paper_checks.own_network.curvature import CurvatureRequest, load_object, subject_of
 from paper_checks.referee.cells import Cell, Sizes, run
 from paper_checks.referee.networks import NETWORKS, STATES, Task, task
+from sim._own import is_own, sources
 
 if TYPE_CHECKING:
     from paper_checks.result import Result
@@ -24,7 +26,7 @@ SEEDS, QUICK = 5, 1
 class Request:
     """What was asked for: a network of one's own, or all, or some of the referee's."""
 
-    own: CurvatureRequest | None = None
+    network: CurvatureRequest | None = None
     only: tuple[str, ...] = ()
     seeds: int = SEEDS
     sizes: Sizes = field(default_factory=Sizes)
@@ -37,7 +39,7 @@ def planned(request: Request) -> tuple[list[Cell], list[str]]:
     """
     if request.seeds < 1:
         raise InputError("--seeds", request.seeds, "give 1 or more")
-    if request.own is not None:
+    if request.network is not None:
         if request.only:
             raise InputError("--only", ", ".join(request.only), "leave it out with a network")
         return [Cell("own", "given", seed) for seed in range(request.seeds)], []
@@ -74,24 +76,24 @@ def referee(request: Request, out: Path, tell: Callable[[str], None]) -> "list[R
     if not cells:
         raise InputError("--only", ", ".join(request.only), "none of these networks can be made")
     writable(out)
-    own = request.own
-    folder = out / "cells" if own is None else out / "cells" / _word(own)
+    network = request.network
+    folder = out / "cells" if network is None else out / "cells" / _word(network)
 
     def make(cell: Cell) -> Task:
-        if own is None:
+        if network is None:
             return task(cell.network, cell.state, cell.seed)
-        subject = subject_of(replace(own, seed=own.seed + cell.seed))
+        subject = subject_of(replace(network, seed=network.seed + cell.seed))
         return Task(subject.model, subject.loss, subject.pair)
 
     number = 0
 
-    def told(cell: Cell, measured: bool) -> None:
+    def report(cell: Cell, measured: bool) -> None:
         nonlocal number
         number += 1
         if measured:
             tell(f"{number} of {len(cells)}: {cell.network}, {cell.state}, seed {cell.seed}")
 
-    done = list(run(cells, make, folder, request.sizes, told))
+    done = list(run(cells, make, folder, request.sizes, report))
     facts: dict[str, Any] = {
         "versions": versions(),
         "hardware": hardware(),
@@ -101,11 +103,21 @@ def referee(request: Request, out: Path, tell: Callable[[str], None]) -> "list[R
     return write(out, done, request.sizes, facts)
 
 
-def _word(own: CurvatureRequest) -> str:
-    """A folder for each network of one's own, so that cells of another are not taken for it."""
+def _word(network: CurvatureRequest) -> str:
+    """A folder for each network of one's own, so that cells of another are not taken for it.
+
+    An edited module makes another network: the files behind the names count, too.
+
+    Raises `InputError` for a name that cannot be imported.
+    """
     import hashlib
 
-    return hashlib.sha256(repr(own).encode()).hexdigest()[:12]
+    names = {"MODEL": network.model, "--dataset": network.dataset, "--loss": network.loss}
+    for argument, name in names.items():
+        if is_own(name):
+            load_object(argument, name)
+    content = repr(network) + json.dumps(sources(names.values()), sort_keys=True)
+    return hashlib.sha256(content.encode()).hexdigest()[:12]
 
 
 def again(request: Request, out: Path) -> str:
@@ -115,12 +127,12 @@ def again(request: Request, out: Path) -> str:
     'cblr referee --only gpt2 --seeds 2'
     """
     words = ["cblr", "referee"]
-    if request.own is not None:
-        own, usual = request.own, CurvatureRequest()
-        words.append(own.model)
+    if request.network is not None:
+        network, usual = request.network, CurvatureRequest()
+        words.append(network.model)
         for option in ("dataset", "data", "samples", "width", "loss"):
-            if getattr(own, option) != getattr(usual, option):
-                words += [f"--{option}", str(getattr(own, option))]
+            if getattr(network, option) != getattr(usual, option):
+                words += [f"--{option}", str(getattr(network, option))]
     for name in request.only:
         words += ["--only", name]
     if request.seeds != SEEDS:

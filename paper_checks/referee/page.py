@@ -211,10 +211,10 @@ def draw_cost(frame: "pd.DataFrame", names: Sequence[str]) -> Drawing:
         axes.set_xlabel("cost of one draw (gradients of the same data, processor time)")
         axes.set_ylabel("relative error of the diagonal")
         chart.legend(loc="outside right upper")
-    told = middle.groupby("estimate")["gradients"].median().sort_values()
+    costs = middle.groupby("estimate")["gradients"].median().sort_values()
     alt = (
         "Error against cost of every estimate on every network, both logarithmic. Middle cost in "
-        f"gradients: {', '.join(f'{k} {v:.2g}' for k, v in told.items())}."
+        f"gradients: {', '.join(f'{k} {v:.2g}' for k, v in costs.items())}."
     )
     caption = "Below the dashed line an estimate is off by less than a tenth. Errors below 1e-5 "
     caption += "stand at 1e-5."
@@ -240,10 +240,10 @@ def draw_purposes(shares: Mapping[str, Mapping[str, Estimate]]) -> Drawing:
             axes.set_xlabel("share of networks")
         panels[0].set_yticks(range(len(names)), names)
         panels[0].invert_yaxis()
-    told = "; ".join(
+    services = "; ".join(
         f"{purpose}: {', '.join(each) or 'none'}" for purpose, each in served(shares).items()
     )
-    alt = f"Share of networks in which each estimate would do, by purpose. Served: {told}."
+    alt = f"Share of networks in which each estimate would do, by purpose. Served: {services}."
     caption = (
         "Points are means over seeds, bars 95 % intervals; right of the dashed line the estimate "
         "may be trusted for that purpose."

@@ -94,11 +94,11 @@ def judge_estimate(served: Mapping[str, Estimate], seeds: int) -> Judgement:
     """
     predicted = f"≥ {MOST:g}"
     best = max(served.values(), key=lambda each: each.value)
-    told = "; ".join(
+    shares = "; ".join(
         f"{PURPOSES[name].title} {100 * each.value:.0f} % {percent(each)}"
         for name, each in served.items()
     )
-    reason = f"Share of the networks in which it would do for {told}."
+    reason = f"Share of the networks in which it would do for {shares}."
     if seeds < FEWEST_SEEDS:
         return too_few(predicted, f"Only {seeds} seeds. {reason}")
     parts = [at_least(each, MOST) for each in served.values()]

@@ -1,6 +1,7 @@
 """The referee: its networks, its cells, which go on where they stood, its judges, which turn."""
 
 import json
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from typer.testing import CliRunner
 import hessian
 from paper_checks.cli.commands import app
 from paper_checks.errors import InputError
+from paper_checks.own_network.curvature import CurvatureRequest
 from paper_checks.referee import command, record, trust
 from paper_checks.referee.cells import Cell, Sizes, measure, read, run
 from paper_checks.referee.networks import NETWORKS, Task, task
@@ -237,6 +239,20 @@ def test_a_network_of_ones_own(tmp_path):
     done = CliRunner().invoke(app, [*line, "--out", str(tmp_path)])
     assert done.exit_code == 0, done.output
     assert set(pd.read_parquet(tmp_path / "table.parquet")["network"]) == {"own"}
+
+
+def test_cells_of_an_edited_network_are_measured_anew(tmp_path, monkeypatch):
+    """They lie in a folder that the file of the reader's module names, too."""
+    monkeypatch.chdir(tmp_path)
+    request = CurvatureRequest(model="edited_network:model")
+    words = []
+    for width in (3, 4, 3):
+        text = f"from torch import nn\ndef model():\n    return nn.Linear({width}, 2)\n"
+        (tmp_path / "edited_network.py").write_text(text, encoding="utf-8")
+        words.append(command._word(request))
+        sys.modules.pop("edited_network")
+    assert words[0] == words[2] != words[1]
+    assert command._word(CurvatureRequest()) != command._word(CurvatureRequest(samples=3))
 
 
 @pytest.mark.parametrize(

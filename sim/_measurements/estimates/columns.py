@@ -67,8 +67,8 @@ def loss_columns(
     trial = torch.randn(output.shape, generator=generator, dtype=output.dtype, device="cpu")
     trial = trial.to(output.device)
     image = product(trial)
-    own = spread((blocks @ gathered(trial).unsqueeze(-1)).squeeze(-1))
-    if float((image - own).norm()) > 1e-3 * float(image.norm()):
+    image_by_blocks = spread((blocks @ gathered(trial).unsqueeze(-1)).squeeze(-1))
+    if float((image - image_by_blocks).norm()) > 1e-3 * float(image.norm()):
         raise ValueError(
             "loss: it couples the rows of the outputs, so that a layer has no factors; "
             "leave out the estimates of the K-FAC family with kinds="

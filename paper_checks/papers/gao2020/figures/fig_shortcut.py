@@ -202,7 +202,7 @@ def draw(measurements: Measurements) -> Drawing:
             axes.set_ylabel("measured over predicted median")
             axes.set_title(LINES[line], loc="left")
         chart.legend(loc="outside upper center", ncols=3)
-    told = {
+    ratios = {
         line: [float(np.median(v)) for v in quotients(measurements, line).values()]
         for line in LINES
     }
@@ -211,7 +211,7 @@ def draw(measurements: Measurements) -> Drawing:
         "Middle and right: measured over predicted medians along training: "
         + "; ".join(
             f"with {LINES[line]} {short(min(values))} to {short(max(values))}"
-            for line, values in told.items()
+            for line, values in ratios.items()
         )
         + "."
     )

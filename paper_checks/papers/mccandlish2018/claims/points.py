@@ -327,7 +327,7 @@ def draw_steps(measurements: Measurements) -> Drawing:
         axes.axhline(1.0, color=drawing.GREY)
         axes.set(xlabel="rate over the best one", ylabel="decrease, measured over predicted")
         axes.legend()
-        alt = "The measured decrease over the predicted one falls as the step grows."
+        alt = "The measured decrease over the predicted one against the step, by batch size."
         caption = "Medians over networks, points and seeds; 1 is the quadratic model."
         return drawing.finished(chart, name, title, alt, caption)
 
