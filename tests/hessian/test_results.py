@@ -1,6 +1,7 @@
 """Results as objects: print, notebooks, tables, pictures, files, layers, devices."""
 
 import copy
+import itertools
 import json
 import math
 import pickle
@@ -266,3 +267,20 @@ def test_other_devices_get_every_tensor(kind):
         return set().union(*map(devices, [*inside, *more]), set())
 
     assert devices(moved) == {"meta"}
+
+
+def test_a_sampled_trace_and_its_error_are_right_over_all_samples():
+    """Every sample that there is: the mean is the trace, and of squared errors its variance."""
+    values = torch.tensor([3.0, -1.0, 0.5, 2.0, 7.0], dtype=torch.float64)
+    exact = torch.tensor([1.0, 4.0], dtype=torch.float64)
+    traces = [
+        hessian.Samples(
+            part=hessian.Sample(torch.tensor(places), values[list(places)], 5),
+            whole=hessian.Sample(torch.arange(2), exact, 2),
+        ).trace()
+        for places in itertools.combinations(range(5), 3)
+    ]
+    numbers = np.array([trace.value for trace in traces])
+    squares = np.array([trace.standard_error for trace in traces]) ** 2
+    assert numbers.mean() == pytest.approx(16.5, rel=1e-12)
+    assert squares.mean() == pytest.approx(numbers.var(), rel=1e-12)
