@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,6 +14,7 @@ from scipy.sparse.linalg import LinearOperator
 
 from hessian._call.names import fits
 from hessian._known_diagonal import known_diagonal
+from hessian._results.storage import storable
 from hessian._runtime.progress import Ticker
 from hessian._spectrum import arguments
 from hessian._spectrum.density import Density, quadrature
@@ -25,6 +25,7 @@ from hessian._spectrum.layers import Layers, summed
 from hessian._spectrum.products import TOGETHER, Products
 from hessian._spectrum.source import Source
 from hessian._spectrum.trace import Trace, estimated
+from hessian._spectrum.written_out import WrittenOut
 
 T = TypeVar("T")
 
@@ -33,6 +34,7 @@ T = TypeVar("T")
 BASIS, LEAST = 400, 2**22
 
 
+@storable
 class Hessian(Display, LinearOperator):
     """The P×P Hessian over the parameters in the model's order, flattened and concatenated.
 
@@ -48,14 +50,22 @@ class Hessian(Display, LinearOperator):
     """
 
     def __init__(
-        self, source: Source, shapes: tuple[tuple[int, ...], ...], dtype: np.dtype[Any]
+        self, source: Source | WrittenOut, shapes: tuple[tuple[int, ...], ...], dtype: np.dtype[Any]
     ) -> None:
         self.kind, self.names, self.shapes = source.kind, source.names, shapes
         self.samples, self.parts, self.held = 0, 1, ""
         self._source = source
-        self._open: Products | None = None  # whose tapes are kept
+        self._open: Any = None  # products whose tapes are kept
         size = sum(self._sizes().values())
         super().__init__(dtype=dtype, shape=(size, size))
+
+    @classmethod
+    def _of_fields(cls, **fields: Any) -> Hessian:
+        source = WrittenOut(**fields)
+        return cls(source, source.shapes, np.dtype(str(source.rows.dtype).removeprefix("torch.")))
+
+    def __copy__(self) -> Hessian:
+        return Hessian(self._source, self.shapes, np.dtype(self.dtype))
 
     def _sizes(self) -> dict[str, int]:
         """Number of entries by parameter."""
@@ -154,7 +164,7 @@ class Hessian(Display, LinearOperator):
             for name, shape in zip(self.names, self.shapes, strict=True)
             if any(fits(name, pattern) for pattern in patterns)
         ]
-        source = dataclasses.replace(self._source, names=tuple(name for name, _ in chosen))
+        source = self._source.of_names([name for name, _ in chosen])
         return Hessian(source, tuple(shape for _, shape in chosen), np.dtype(self.dtype))
 
     def top(
@@ -264,7 +274,7 @@ class Hessian(Display, LinearOperator):
 
         def compute(products: Products, bar: Ticker) -> Eigenpairs:
             like = products.like
-            share = max(LEAST, (bytes_ or products.objective.bound) // 2)
+            share = max(LEAST, (bytes_ or products.bound) // 2)
             room = share // (2 * size * like.element_size())
             most = min(size, max(2 * k + 2 * width + 8, min(BASIS, room)))
             is_value = accuracy == "value"

@@ -7,6 +7,7 @@ from torch import Tensor
 from hessian._diagonal import diagonal, plan
 from hessian._estimate import estimate
 from hessian._spectrum.source import Source
+from hessian._spectrum.written_out import WrittenOut
 
 # Kinds whose diagonal `estimate` gives without probes, by the name that they have there.
 _DIAGONALS = {
@@ -16,11 +17,15 @@ _DIAGONALS = {
 }
 
 
-def known_diagonal(source: Source, method: str, products: int) -> dict[str, Tensor] | None:
+def known_diagonal(
+    source: Source | WrittenOut, method: str, products: int
+) -> dict[str, Tensor] | None:
     """The diagonal with ``"exact"``; with ``"auto"`` if it takes no more than so many products."""
-    call = (source.model, source.loss, source.data)
     if method not in ("auto", "exact"):
         return None
+    if isinstance(source, WrittenOut):
+        return source.diagonal()
+    call = (source.model, source.loss, source.data)
     if source.kind == "hessian":
         with source.as_then():
             # A product is two backward passes.

@@ -7,7 +7,9 @@ import textwrap
 from collections import Counter
 from collections.abc import Container, Iterator
 from dataclasses import dataclass, field, replace
-from typing import Any, Self
+from typing import Any, NoReturn, Self
+
+import torch
 
 from hessian._call.names import fits, matching
 from hessian._results import html, storage
@@ -143,6 +145,22 @@ class Plan:
         axes.set(xscale="symlog", xlabel="backward passes per batch (shared within a method)")
         return axes
 
+    def to(self, device: torch.device | str) -> Self:
+        """The plan itself: it holds no tensors. For code that moves any result."""
+        torch.device(device)  # refuses what is none
+        return self
+
+    def trace(self) -> NoReturn:
+        """A plan holds no second derivatives; `Diagonal.trace` is their sum.
+
+        Raises:
+            TypeError: always.
+        """
+        raise TypeError(
+            "a plan holds no second derivatives, so it has no trace; "
+            "take hessian.diagonal(model, loss, data).trace()"
+        )
+
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write it to a file, for `hessian.load`; no pickle.
 
@@ -150,6 +168,17 @@ class Plan:
             ModuleNotFoundError: safetensors, of the extra `files`, is not installed.
         """
         storage.save(self, path)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str], device: torch.device | str = "cpu") -> Self:
+        """What `save` wrote.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+            ValueError: it is none that `save` of a plan wrote.
+            ModuleNotFoundError: safetensors, of the extra `files`, is not installed.
+        """
+        return storage.load_as(cls, path, device)
 
     def __reduce__(self) -> Any:
         return storage.built, (storage.plain(self),)

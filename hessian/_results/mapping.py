@@ -151,13 +151,7 @@ class ByName(dict[str, V]):
             ValueError: it is none that `save` of this class wrote.
             ModuleNotFoundError: safetensors, of the extra `files`, is not installed.
         """
-        result = storage.load(path, device)
-        if not isinstance(result, cls):
-            raise ValueError(
-                f"path: {os.fspath(path)!r} holds {type(result).__name__}, not {cls.__name__}; "
-                "use hessian.load"
-            )
-        return result
+        return storage.load_as(cls, path, device)
 
     def __reduce__(self) -> Any:
         return storage.built, (storage.plain(self),)

@@ -20,6 +20,7 @@ from torch import Tensor
 from hessian._runtime.extras import extra
 
 C = TypeVar("C", bound=type)
+R = TypeVar("R")
 
 FORMAT = "hessian result 1"
 _CLASSES: dict[str, Any] = {}
@@ -27,7 +28,10 @@ _CLASS, _TUPLE, _TENSOR = "class", "tuple", "tensor"
 
 
 def storable(cls: C) -> C:
-    """Register a class: a dataclass, or a dictionary or tuple of plain values with attributes."""
+    """Register a class: a dataclass, or a dictionary or tuple of plain values with attributes.
+
+    Of any other kind, one with `_fields`, which its `_of_fields` takes.
+    """
     _CLASSES[cls.__name__] = cls
     return cls
 
@@ -41,6 +45,9 @@ def plain(value: Any) -> Any:
     kind = type(value).__name__
     if _CLASSES.get(kind) is type(value):
         apart: dict[str, Any] = {_CLASS: kind}
+        if hasattr(value, "_of_fields"):
+            apart["fields"] = {k: plain(v) for k, v in value._fields().items()}
+            return apart
         if dataclasses.is_dataclass(value):
             fields = dataclasses.fields(value)
             apart["fields"] = {f.name: plain(getattr(value, f.name)) for f in fields if f.init}
@@ -79,8 +86,8 @@ def built(value: Any) -> Any:
     if value[_CLASS] not in _CLASSES:
         raise ValueError(f"{value[_CLASS]!r} is no result of this version of hessian")
     cls = _CLASSES[value[_CLASS]]
-    if "fields" in value:  # a dataclass
-        return cls(**{k: built(v) for k, v in value["fields"].items()})
+    if "fields" in value:
+        return getattr(cls, "_of_fields", cls)(**{k: built(v) for k, v in value["fields"].items()})
     result: Any
     if issubclass(cls, dict):
         result = cls((built(k), built(v)) for k, v in value["items"])
@@ -132,7 +139,7 @@ def save(result: Any, path: str | os.PathLike[str]) -> None:
 
 
 def load(path: str | os.PathLike[str], device: torch.device | str = "cpu") -> Any:
-    """A `Diagonal`, `Samples`, `Estimate` or `Plan` from a file that its `save` wrote.
+    """A `Diagonal`, `Samples`, `Estimate`, `Plan` or `Hessian` from a file that its `save` wrote.
 
     No program is in such a file, so that it can come from anywhere.
 
@@ -184,3 +191,18 @@ def load(path: str | os.PathLike[str], device: torch.device | str = "cpu") -> An
         return value
 
     return built(filled(json.loads(header["result"])))
+
+
+def load_as(cls: type[R], path: str | os.PathLike[str], device: torch.device | str) -> R:
+    """What `load` returns, where it is of this class.
+
+    Raises:
+        ValueError: it is of another one.
+    """
+    result = load(path, device)
+    if not isinstance(result, cls):
+        raise ValueError(
+            f"path: {os.fspath(path)!r} holds {type(result).__name__}, not {cls.__name__}; "
+            "use hessian.load"
+        )
+    return result

@@ -131,6 +131,11 @@ class Products:
             )
         return result
 
+    @property
+    def bound(self) -> int:
+        """Bytes of working set."""
+        return self.objective.bound
+
     def prepare(self) -> None:
         """Build the tapes and keep those that fit."""
         self._pass(self.like.new_zeros((0, self.like.numel())))

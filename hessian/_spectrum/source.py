@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 import torch
@@ -46,6 +46,10 @@ class Source:
             "forward": self.forward, "names": self.names, "memory": self.memory,
             "dtype": self.dtype, "weight": self.weight, "progress": self.progress,
         }  # fmt: skip
+
+    def of_names(self, names: Sequence[str]) -> Source:
+        """The same for some of the parameters."""
+        return replace(self, names=tuple(names))
 
     def lent(self, compute: Callable[[Products, Ticker], T], keep: bool, walks: bool = False) -> T:
         """What is computed with products, the model lent meanwhile and put back at the end.

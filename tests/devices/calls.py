@@ -301,6 +301,7 @@ HESSIAN = {
         "density": of_operator(lambda h: h.density(starts=2, steps=5)),
         "layers": of_operator(lambda h: h.layers()),
         "restricted": of_operator(lambda h: h.restricted("0.*") @ np.ones(35)),
+        "to": of_operator(lambda h: h.to(CPU).top(1)),
         "convolutions": of_operator(lambda h: h.top(1), maker=images),
     },
     "functional": {

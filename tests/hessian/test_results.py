@@ -1,6 +1,7 @@
 """Results as objects: print, notebooks, tables, pictures, files, layers, devices."""
 
 import copy
+import functools
 import itertools
 import json
 import math
@@ -39,6 +40,8 @@ def of(kind):
         return hessian.plan(*arguments)
     return hessian.operator(*arguments)
 
+
+once = functools.cache(of)  # for those that change nothing
 
 KINDS = ("diagonal", "samples", "estimate", "plan", "operator")
 FILED = ("diagonal", "samples", "estimate", "plan")
@@ -143,6 +146,127 @@ def test_a_picture_shows_the_quantiles():
     ends = [list(line.get_xdata()) for line in axes.lines]
     assert ends == [[6.0, 96.0], [26.0, 76.0], [51.0]]
     assert [t.get_text() for t in axes.texts] == ["33 % are 0"]
+
+
+def matrix(operator):
+    return operator @ np.eye(operator.shape[0])
+
+
+def alike(kind, a, b):
+    """Equal in what it holds; an operator has its matrix, up to the rounding of a product."""
+    assert type(a) is type(b)
+    if kind != "operator":
+        return same(a, b)
+    assert (a.kind, a.names, a.shapes, a.dtype) == (b.kind, b.names, b.shapes, b.dtype)
+    return np.testing.assert_allclose(matrix(a), matrix(b), rtol=0, atol=1e-14)
+
+
+def saved(result, folder):
+    result.save(folder / "file")
+    return hessian.load(folder / "file")
+
+
+def torch_saved(result, folder):
+    torch.save(result, folder / "file")
+    return torch.load(folder / "file", weights_only=True)
+
+
+def loaded_by_its_class(result, folder):
+    result.save(folder / "file")
+    return type(result).load(folder / "file", device="cpu")
+
+
+# What every result does, and what shows that it did.
+DOES = {
+    "save and load": lambda kind, result, folder: alike(kind, saved(result, folder), result),
+    "load of the class": lambda kind, result, folder: alike(
+        kind, loaded_by_its_class(result, folder), result
+    ),
+    "torch.save and torch.load": lambda kind, result, folder: alike(
+        kind, torch_saved(result, folder), result
+    ),
+    "to": lambda kind, result, folder: alike(kind, result.to("cpu"), result),
+    "layer": lambda kind, result, folder: (
+        set(result.layer("0").to_frame().parameter) == {"0.weight", "0.bias"}
+    ),
+    "to_frame": lambda kind, result, folder: (
+        list(result.to_frame().parameter) == ["0.weight", "0.bias", "2.weight", "2.bias"]
+    ),
+    "plot": lambda kind, result, folder: bool(result.plot().get_xlabel()),
+    "_repr_html_": lambda kind, result, folder: "<table" in result._repr_html_(),
+}
+
+
+@pytest.mark.parametrize("what", DOES)
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_result_does_all_of_it(kind, what, tmp_path):
+    assert DOES[what](kind, once(kind), tmp_path) in (True, None)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_result_has_a_trace_or_says_where_it_is(kind):
+    if kind == "plan":
+        with pytest.raises(TypeError, match=r"no trace; take hessian\.diagonal\(.*\)\.trace"):
+            of(kind).trace()
+        return
+    result = of(kind)
+    found = result.trace()
+    if kind == "estimate":
+        expected, tolerance = sum(float(v.sum()) for v in result.values()), 1e-9
+    else:
+        # The generator's seed is fixed; five standard errors where it is sampled.
+        expected, tolerance = float(np.trace(matrix(of("operator")))), 5 * found.standard_error
+    assert found.value == pytest.approx(expected, abs=tolerance, rel=1e-9)
+
+
+def test_an_operator_that_was_written_out(tmp_path):
+    """Neither model nor data: the spectrum, blocks and sums are those of the matrix itself."""
+    live = of("operator")
+    whole = matrix(live)
+    stored = saved(live, tmp_path)
+    values = np.linalg.eigvalsh(whole)
+    assert stored.top(2, tolerance=1e-7).values == pytest.approx(values[::-1][:2], rel=1e-6)
+    assert stored.bottom(1, tolerance=1e-7).values == pytest.approx(values[:1], rel=1e-6, abs=1e-9)
+    for trace in (stored.trace(), stored.trace(method="hutch++", products=60)):
+        assert trace.value == pytest.approx(np.trace(whole), rel=1e-9)
+    part = stored.layer("2")
+    assert part.names == ("2.weight", "2.bias")
+    np.testing.assert_allclose(matrix(part), whole[25:, 25:], atol=1e-14)
+    scattered = stored.restricted("*.bias")
+    places = [*range(20, 25), *range(40, 43)]
+    np.testing.assert_allclose(matrix(scattered), whole[np.ix_(places, places)], atol=1e-14)
+    layers = stored.layers(probes=2)
+    assert layers["2"].trace == pytest.approx(np.trace(whole[25:, 25:]))
+    assert stored.density(starts=4).mean()[0] * 43 == pytest.approx(np.trace(whole), rel=0.5)
+    with stored.kept() as h:
+        np.testing.assert_allclose(h @ np.ones(43), whole.sum(0), atol=1e-13)
+    assert stored.samples == 6
+    # Blocks are stored as blocks, and a kind as that kind.
+    alike("operator", saved(live.layer("2"), tmp_path), part)
+    other = hessian.operator(net(), F.cross_entropy, (X, Y), kind="empirical-fisher")
+    assert saved(other, tmp_path).kind == "empirical-fisher"
+    assert hessian.operator(net().float(), F.cross_entropy, (X.float(), Y)).to("cpu").dtype == "f4"
+    # The live one notices what is written to its weights later; the one in the file does not.
+    model = net()
+    live = hessian.operator(model, F.cross_entropy, (X, Y))
+    stored = saved(live, tmp_path)
+    assert copy.copy(live)._source is live._source
+    with torch.no_grad():
+        model[0].weight.mul_(2)
+    with pytest.raises(ValueError, match="differ from one call to the next"):
+        matrix(live)
+    np.testing.assert_allclose(matrix(stored), whole, atol=1e-14)
+
+
+def test_a_matrix_beyond_the_memory_is_refused(tmp_path):
+    h = hessian.operator(net(), F.cross_entropy, (X, Y), memory=8 * 43 * 43 - 1)
+    with pytest.raises(ValueError, match=r"^memory: the matrix has 43 x 43 .* memory=14792"):
+        h.save(tmp_path / "h")
+    assert list(tmp_path.iterdir()) == []
+    h.layer("2").save(tmp_path / "h")
+    assert hessian.load(tmp_path / "h").shape == (18, 18)
+    with pytest.raises(ValueError, match=r"holds Hessian, not Plan; use hessian\.load"):
+        hessian.Plan.load(tmp_path / "h")
 
 
 @pytest.mark.parametrize("kind", FILED)
