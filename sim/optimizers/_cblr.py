@@ -16,7 +16,10 @@ from sim.optimizers._shards import PLAIN, like, local, reduced, sharded, spread_
 DECAYS = ("coupled", "decoupled")
 NEGATIVE = ("absolute", "gradient", "zero")
 Source = Callable[[], Mapping[str, Tensor]]
-REMEDY = "pass hessian.diagonal(model, loss, batch) of this model"
+REMEDY = (
+    "pass hessian.diagonal(model, loss, batch) of this model, through a wrapper without keywords "
+    "(accelerate's) as step(h), or set a source as optimizer.curvature"
+)
 
 
 class CBLR(Rule):
@@ -162,7 +165,8 @@ class CBLR(Rule):
 
         Args:
             closure: evaluated first, with gradients on; its value is returned. A mapping in its
-                place is the curvature.
+                place is the curvature: through accelerate's wrapper, which takes no keyword, write
+                ``optimizer.step(h)``.
             curvature: name → d²L/dw² in the parameter's shape, for every trainable parameter of
                 this optimizer and no other, as `hessian.diagonal` returns it, or a function that
                 returns it, called after the closure. It is copied. `None` asks the optimizer's own

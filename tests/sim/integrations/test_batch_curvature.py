@@ -108,6 +108,23 @@ def test_accelerate(how):
     same(accelerator.unwrap_model(model), by_hand())
 
 
+def test_what_to_write_under_accelerate_is_said_where_it_is_missed():
+    """Its wrapper refuses the keyword before any code of ours runs: our own words say the rest."""
+    model = net()
+    optimizer = optimizers.CBLR(model.named_parameters(), 0.01)
+    wrapped = Accelerator(cpu=True).prepare(optimizer)
+    x, y = BATCHES[0]
+    h = hessian.diagonal(model, F.cross_entropy, (x, y))
+    F.cross_entropy(model(x), y).backward()
+    with pytest.raises(TypeError, match="unexpected keyword argument 'curvature'"):
+        wrapped.step(curvature=h)
+    with pytest.raises(ValueError, match=r"\(accelerate's\) as step\(h\), or set a source as"):
+        wrapped.step()
+    assert "``optimizer.step(h)``" in optimizers.CBLR.step.__doc__
+    wrapped.step(h)
+    same(model, by_hand(BATCHES[:1]))
+
+
 @pytest.mark.parametrize("rule", ["LAMB", "LARS", "MCLR", "PercentDelta"])
 def test_accelerate_steps_the_other_rules(rule):
     models = []
