@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -15,9 +17,11 @@ from hessian._batch.whole_or_parts import planned
 from hessian._call import data as _data
 from hessian._call.batches import scale, walk
 from hessian._call.lending import lend, refuse_uninitialised
+from hessian._call.objective import Objective
 from hessian._call.thaw import whole
 from hessian._results.mapping import ByName, tensor_row
 from hessian._results.storage import storable
+from hessian._runtime.checkpoint import Checkpoint, digest
 from hessian._runtime.entries import entries
 from hessian._runtime.ledger import Guard
 from hessian._runtime.progress import ticker
@@ -132,6 +136,22 @@ class Samples(ByName[Sample]):
         return rows
 
 
+@contextmanager
+def opened(
+    path: str | os.PathLike[str] | None, objective: Objective, asked: Mapping[str, Any]
+) -> Iterator[Checkpoint | None]:
+    """The checkpoint at a path, where one is given, written at the end of the block."""
+    if path is None:
+        yield None
+        return
+    state = [t for module in objective.modules() for t in module.state_dict().values()]
+    model = digest(t for t in state if isinstance(t, Tensor))
+    question = {"names": list(objective.parameters), **asked, "model": model}
+    file = Checkpoint(path, question)
+    with file.writing():
+        yield file
+
+
 @whole
 def sample(
     model: nn.Module,
@@ -146,6 +166,7 @@ def sample(
     dtype: torch.dtype | None = None,
     weight: _data.Weight = None,
     progress: bool = False,
+    checkpoint: str | os.PathLike[str] | None = None,
 ) -> Samples:
     """Exact d²L/dw² at random entries of every parameter.
 
@@ -157,12 +178,17 @@ def sample(
         per_parameter: entries of each parameter, at most all of them.
         generator: where the entries are drawn from (CPU); the global random state by default,
             which then advances by the draw and by nothing else.
+        checkpoint: a file where finished entries are written, at least every half minute, at the
+            end and at an interrupt. Where it is there already, the same call goes on from it, on
+            another machine too, with the entries that were drawn when it was begun.
 
     Returns:
         `Samples`: name → `Sample` with ``.index`` (flat, int64), ``.value`` and ``.quantile(q)``.
 
     Raises:
-        TypeError, ValueError: as `diagonal`; `per_parameter` is not a positive integer.
+        TypeError, ValueError: as `diagonal`; `per_parameter` is not a positive integer; the
+            checkpoint was begun with another model, other data or another loss, or is none.
+        FileNotFoundError: the checkpoint's folder is not there.
 
     Example:
         >>> model = nn.Linear(2, 1, bias=False)
@@ -179,15 +205,20 @@ def sample(
     drawn = {
         name: entries(p.numel(), per_parameter, generator).to(p.device) for name, p in every.items()
     }
+    asked = {"per_parameter": per_parameter, "dtype": str(dtype)}
     total: dict[str, Tensor] = {}
     weights: list[float] = []
     plan: Plan | None = None
     with Guard(), lend(model, loss, "auto", forward, names, memory, dtype) as objective:
         index = {name: drawn[name] for name in objective.parameters}
-        with ticker(progress) as bar:
+        with ticker(progress) as bar, opened(checkpoint, objective, asked) as file:
+            index = index if file is None else file.drawn(index)
             for batch in walk(objective, data, dtype, weight):
-                analysis = planned(batch, index)
+                analysis = planned(batch, index, file)
                 plan = plan or analysis.plan
+                if file is not None:
+                    data_digest = digest(_data.tensors(batch.raw))
+                    file.recognise(batch.index, data_digest, float(analysis.loss.detach()))
                 bar.expect(analysis.ticks(), batch.index)
                 h, _ = analysis.run(bar.tick)
                 for name, places in index.items():

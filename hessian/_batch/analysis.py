@@ -14,11 +14,12 @@ from typing import Any
 from torch import Tensor
 
 from hessian._batch.curvature import BLOCKS, output_curvature
-from hessian._batch.execute import Caller, Execution, ticks
+from hessian._batch.execute import Caller, Execution
 from hessian._batch.planner import choose
 from hessian._batch.proof import Proof, prove
 from hessian._batch.reading import ONCE, Reading, Task, read_loss
 from hessian._call.objective import Objective, Start
+from hessian._runtime.checkpoint import Checkpoint
 from hessian._tape.graph import is_leaf, size
 from hessian._tape.layouts import Layout, Mark
 
@@ -86,10 +87,6 @@ class Analysis(Execution):
         """Diagonal of the loss's own term in parameters whose entries it keeps apart."""
         return self.reading.separable_terms(self.task.objective.parameters)
 
-    def ticks(self) -> int:
-        """Units of progress that `run` will report."""
-        return ticks(self.plan)
-
 
 def analysed(
     objective: Objective,
@@ -99,6 +96,7 @@ def analysed(
     sampled: Mapping[str, Tensor] | None = None,
     bounded: bool = False,
     start: Start | None = None,
+    checkpoint: Checkpoint | None = None,
 ) -> Analysis:
     """The analysis of a whole batch; the arguments are those of a `Task`.
 
@@ -107,7 +105,7 @@ def analysed(
         ValueError: the method asked for is not proved to apply, or the loss is not differentiable.
     """
     start = start or Start(objective)
-    task = Task(objective, inputs, targets, index, start, sampled or {}, bounded)
+    task = Task(objective, inputs, targets, index, start, sampled or {}, bounded, checkpoint)
     reading = read_loss(task)
     proof = prove(task, reading, lambda: output_curvature(task, reading))
     return planned(task, task, reading, proof)

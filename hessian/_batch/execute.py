@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Protocol
 
 import torch
@@ -12,7 +13,7 @@ from torch.autograd.graph import GradientEdge
 
 from hessian._batch.chain_choice import ChainChoice
 from hessian._batch.comparison import repeats
-from hessian._batch.plan import SHARING, Plan
+from hessian._batch.plan import SHARING, Entry, Plan
 from hessian._batch.prices import HVP, Prices
 from hessian._batch.proof import Proof, located, nodes_of
 from hessian._batch.reading import Reading, Task
@@ -22,6 +23,7 @@ from hessian._loss import output_hessian as _loss
 from hessian._routes import affine as _affine
 from hessian._routes import parameter as _parameter
 from hessian._routes import preactivation as _preactivation
+from hessian._runtime.checkpoint import FinishedEntries
 from hessian._runtime.matrix_products import prefers_onednn
 from hessian._site.site import Site
 from hessian._tape.graph import Edge, Tape, fresh_gradient
@@ -32,6 +34,10 @@ Tick = Callable[[int], None]
 
 class Caller(Protocol):
     """Calls the user's model and loss once more, on all samples of a batch or on a part of them."""
+
+    @property
+    def where(self) -> str:
+        """What tells the parts of a batch apart."""
 
     def output(self) -> Any:
         """What the model makes of the inputs, on its tape."""
@@ -60,15 +66,6 @@ def repeated(task: Task, caller: Caller, reading: Reading) -> tuple[Any, Tensor]
     return output, value
 
 
-def ticks(plan: Plan) -> int:
-    """Units of progress that an execution reports."""
-    groups = {e.method: e.backward for e in plan if e.method in SHARING}
-    sites = {e.site: e.backward // HVP for e in plan if e.method == "preactivation"}
-    entries = sum(e.backward // HVP for e in plan if e.method == "parameter")
-    entries += sum(e.products for e in plan)
-    return sum(groups.values()) + sum(sites.values()) + entries
-
-
 @dataclass
 class Execution:
     """A batch that was read, proved and planned: what its plan is carried out on.
@@ -83,8 +80,28 @@ class Execution:
     plan: Plan
     chain_choice: ChainChoice | None
 
+    @cached_property
+    def finished(self) -> FinishedEntries:
+        """What a checkpoint knows of this batch."""
+        return self.task.finished(self.caller.where)
+
+    def ticks(self) -> int:
+        """Units of progress that `run` will report."""
+        pending = [entry for entry in self.plan if self._pending(entry)]
+        groups = {e.method: e.backward for e in pending if e.method in SHARING}
+        sites = {e.site: e.backward // HVP for e in pending if e.method == "preactivation"}
+        products = sum(
+            e.backward // HVP if (flat := self._single(e.name)) is None else len(flat)
+            for e in pending
+            if e.method == "parameter" or e.products
+        )
+        return sum(groups.values()) + sum(sites.values()) + products
+
     def run(self, tick: Tick) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """The diagonal and the gradient of this batch's loss; once, for the tapes end with it."""
+        """The diagonal and the gradient of this batch's loss; once, for the tapes end with it.
+
+        With a checkpoint, its finished entries and those of the same steps are what is right.
+        """
         parameters, curvature = self.task.objective.parameters, self.proof.curvature
         fresh = self._written_once()
         into = {
@@ -107,6 +124,7 @@ class Execution:
         # The tapes go before another one is built.
         self.release()
         self._by_products(into, tick)
+        self.finished.restore(into)
         if endless and not all(bool(h.isfinite().all()) for h in into.values()):
             raise ValueError(f"loss: {_factor.NOT_FINITE}; {_factor.CHECK}")
         return into, gradient
@@ -127,7 +145,15 @@ class Execution:
         self.proof.release()
 
     def _names(self, method: str) -> list[str]:
-        return [entry.name for entry in self.plan if entry.method == method]
+        return [e.name for e in self.plan if e.method == method and self._pending(e)]
+
+    def _pending(self, entry: Entry) -> bool:
+        """Whether a parameter's own step has to be taken; its products aside."""
+        return self.finished.pending(entry.name, self._looked_up(entry.name))
+
+    def _keep(self, names: list[str], into: Mapping[str, Tensor]) -> None:
+        for name in names:
+            self.finished.keep_all(name, into[name], self._looked_up(name))
 
     def _written_once(self) -> set[str]:
         """Weights whose diagonal is written as a whole, so that no zeros need be written before.
@@ -140,7 +166,7 @@ class Execution:
             return set()
         return {
             e.name for e in self.plan
-            if e.method == "affine" and e.backward
+            if e.method == "affine" and e.backward and self._pending(e)
             and _affine.postponed(self.proof.sites[e.name])
             and e.name not in self.reading.separable
         }  # fmt: skip
@@ -216,9 +242,11 @@ class Execution:
             for name in at_sites
             if self.plan[name].backward
         ]
-        _affine.by_sites(
-            outputs, factor, targets, proof.chain, objective.memory, tick, objective.share
-        )
+        if targets:
+            _affine.by_sites(
+                outputs, factor, targets, proof.chain, objective.memory, tick, objective.share
+            )
+        self._keep(at_sites, into)
         if not rest or not factor.rank:
             return
         _affine.by_columns(
@@ -226,6 +254,7 @@ class Execution:
             [into[name] for name in rest], proof.tape_bytes, objective.memory, tick,
             self._of_sample(), objective.share,
         )  # fmt: skip
+        self._keep(rest, into)
 
     def _of_sample(self) -> Callable[[Tensor, int, int], Tensor] | None:
         """A column's part in one sample, where samples stay apart."""
@@ -262,11 +291,16 @@ class Execution:
             self.reading.outputs[0].values, objective.memory, self.chain_choice.meter, progress,
             objective.share,
         )  # fmt: skip
+        self._keep(names, into)
 
     def _by_products(self, into: Mapping[str, Tensor], tick: Tick) -> None:
         """Hessian-vector products, on a tape that connects the loss with the parameters."""
         at_sites = self._names("preactivation")
-        entries = [e.name for e in self.plan if e.method == "parameter" or e.products]
+        singles = {
+            e.name: self._single(e.name)
+            for e in self.plan if e.method == "parameter" or e.products
+        }  # fmt: skip
+        entries = [name for name, flat in singles.items() if flat is None or len(flat)]
         if not at_sites and not entries:
             return
         task, objective = self.task, self.task.objective
@@ -276,29 +310,41 @@ class Execution:
         if not value.requires_grad:
             return
         size = Tape.of([value]).bytes()
-        shared: dict[Edge, list[tuple[Site, Tensor]]] = {}
+        shared: dict[Edge, list[str]] = {}
         for name in at_sites:
-            site = sites[name][0]
-            shared.setdefault(site.edge, []).append((site, into[name]))
-        for edge, targets in shared.items():
+            shared.setdefault(sites[name][0].edge, []).append(name)
+        for edge, names in shared.items():
+            targets = [(sites[name][0], into[name]) for name in names]
             _preactivation.by_site(
                 value, edge, targets, task.samples, size, memory, tick, objective.share
             )
+            self._keep(names, into)
         if not entries:
             return
-        index = [self._single(name) for name in entries]
+        index = [singles[name] for name in entries]
         results = [
             into[name] if flat is None else into[name].new_zeros(len(flat))
             for name, flat in zip(entries, index, strict=True)
         ]
         wanted = [parameters[name] for name in entries]
-        _parameter.by_entries(value, wanted, results, size, memory, tick, index, objective.share)
+
+        def keep(number: int, flat: Tensor, values: Tensor) -> None:
+            self.finished.keep(entries[number], flat, values)
+
+        _parameter.by_entries(
+            value, wanted, results, size, memory, tick, index, objective.share, keep
+        )
         for name, flat, values in zip(entries, index, results, strict=True):
             if flat is not None:
                 into[name].view(-1)[flat] = values
 
     def _single(self, name: str) -> Tensor | None:
         """The entries of a parameter that take a product each; ``None`` for all."""
-        if self.chain_choice is not None and name in self.chain_choice.looked_up:
-            return self.chain_choice.looked_up[name]
-        return self.task.sampled.get(name) if self.task.sampled else None
+        flat = self._looked_up(name)
+        if flat is None:
+            flat = self.task.sampled.get(name)
+        return self.finished.remaining(name, flat)
+
+    def _looked_up(self, name: str) -> Tensor | None:
+        """The entries that take a product each beside their parameter's own step."""
+        return None if self.chain_choice is None else self.chain_choice.looked_up.get(name)

@@ -47,6 +47,11 @@ class Part:
     samples: slice
     task: Task  # of the part: its own inputs
 
+    @property
+    def where(self) -> str:
+        """Which samples."""
+        return f", samples {self.samples.start} to {self.samples.stop}"
+
     def output(self) -> Any:
         """What the model makes of the samples, with the random numbers that they have in all."""
         whole, task = self.whole, self.task
@@ -256,5 +261,8 @@ class Parts:
         except NotInParts:
             pass  # a later part shows what the first two samples did not
         task.start.rewind()
-        batch = analysed(task.objective, task.inputs, task.targets, task.index, task.sampled)
+        batch = analysed(
+            *(task.objective, task.inputs, task.targets, task.index, task.sampled),
+            checkpoint=task.checkpoint,
+        )
         return batch.run(lambda _: None)

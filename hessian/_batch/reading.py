@@ -21,6 +21,7 @@ from hessian._call.forward import TooLarge
 from hessian._call.objective import Objective, Start
 from hessian._call.state import Randomness
 from hessian._loss import output_hessian as _loss
+from hessian._runtime.checkpoint import Checkpoint, FinishedEntries
 from hessian._tape import hidden as _hidden
 from hessian._tape.certificate import LINEAR, loss_labels, separable
 from hessian._tape.graph import Edge, Node, Tape, refuse_undifferentiable, size
@@ -37,7 +38,7 @@ class Task:
 
     `sampled` are flat entries that are wanted of each parameter, all of them where it is empty;
     `start` is what random state and buffers are before the call. With `bounded`, `TooLarge` is
-    raised where the working set would exceed the memory.
+    raised where the working set would exceed the memory. A `checkpoint` knows finished entries.
     """
 
     objective: Objective
@@ -47,6 +48,18 @@ class Task:
     start: Start
     sampled: Mapping[str, Tensor] = field(default_factory=dict)
     bounded: bool = False
+    checkpoint: Checkpoint | None = None
+
+    @property
+    def where(self) -> str:
+        """What tells the parts of a batch apart; this is all of it."""
+        return ""
+
+    def finished(self, where: str) -> FinishedEntries:
+        """The wanted entries that are known already, of the batch or of a part of it."""
+        if self.checkpoint is None:
+            return FinishedEntries({}, {}, None)
+        return self.checkpoint.entries(f"batch {self.index}{where}", self.sampled)
 
     @cached_property
     def samples(self) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -21,10 +21,12 @@ def by_entries(
     tick: Callable[[int], None],
     index: Sequence[Tensor | None] | None = None,
     share: Share = ALL,
+    keep: Callable[[int, Tensor, Tensor], None] = lambda number, entries, values: None,
 ) -> None:
     """Write d²L/dw² at flat entries `index` (all by default) of each parameter to `into`.
 
-    With a `share` only some of them are written, the others set to zero.
+    With a `share` only some of them are written, the others set to zero. `keep` is told what is
+    finished: number of the parameter, flat entries, values.
 
     One Hessian-vector product per entry, several at a time where memory allows and every
     operation has a batching rule, one by one otherwise.
@@ -44,13 +46,16 @@ def by_entries(
                 entries = torch.arange(parameter.numel(), device=parameter.device)
             if gradient is None or not gradient.requires_grad:
                 target.zero_()
+                keep(i, entries, target)
                 tick(len(entries))
                 continue
             numbers = share.of(len(entries))
             target[: numbers.start].zero_()
             target[numbers.stop :].zero_()
             wanted_entries, place = entries[numbers], target[numbers]
-            _entries(gradient, parameter, wanted_entries, place, tape_bytes, memory, tick)
+            for part in _entries(gradient, parameter, wanted_entries, place, tape_bytes, memory):
+                keep(i, wanted_entries[part], place[part])
+                tick(part.stop - part.start)
     except NotImplementedError:
         raise
     except RuntimeError as error:
@@ -74,8 +79,8 @@ def _entries(
     target: Tensor,
     tape_bytes: int,
     memory: int,
-    tick: Callable[[int], None],
-) -> None:
+) -> Iterator[slice]:
+    """Write the diagonal at some entries to `target`; which of them are done, as they are."""
     # A product keeps adjoints of the forward and the backward tape, and one row of H.
     each = 4 * tape_bytes + 2 * parameter.numel() * parameter.element_size()
     chunk = max(1, min(len(entries), memory // max(1, each)))
@@ -85,13 +90,13 @@ def _entries(
         if batched:
             try:
                 target[start : start + len(part)] = _batched(gradient, parameter, part)
-                tick(len(part))
+                yield slice(start, start + len(part))
                 continue
             except (RuntimeError, NotImplementedError):
                 batched = False  # no batching rule, or data-dependent code in a custom backward
         for offset, entry in enumerate(part.tolist()):
             target[start + offset] = single(gradient, parameter, entry)
-            tick(1)
+            yield slice(start + offset, start + offset + 1)
 
 
 def _batched(gradient: Tensor, parameter: Tensor, entries: Tensor) -> Tensor:

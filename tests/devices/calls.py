@@ -257,6 +257,19 @@ KINDS = ("hutchinson", "preactivation", "gauss-newton", "gauss-newton-mc", "empi
 MATRICES = ("hessian", "gauss-newton", "fisher", "empirical-fisher")
 ENTRIES = ["out.bias"]
 
+
+def resumed_sample(move):
+    model, loss, data = images(move)
+
+    def call():
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder, "entries.pt")
+            first = sample(model, loss, data, 3, generator(1), checkpoint=path)
+            return first, sample(model, loss, data, 3, checkpoint=path)
+
+    return call
+
+
 diagonal, estimate, sample = hessian.diagonal, hessian.estimate, hessian.sample
 # Public name → a case for every way through it.
 HESSIAN = {
@@ -280,6 +293,7 @@ HESSIAN = {
         "sample": of(lambda *args: interval(sample(*args)), images, 3),
         "generator": of(sample, images, 3, generator=1),
         "in parts": of(sample, few, 3, memory=1),
+        "resumed": resumed_sample,
     },
     "coordinate_minimum": {
         "nearest": of(hessian.coordinate_minimum, vectors, 2, generator=1, names=["2.*"]),
