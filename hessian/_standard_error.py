@@ -15,8 +15,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_map
 
+from hessian import trees
 from hessian._batch.analysis import Analysis, analysed
 from hessian._batch.parts import Parts
 from hessian._call import data as _data
@@ -153,4 +153,4 @@ def part(values: Any, i: int, n: int) -> Any:
         each = leaf.shape[0] // n
         return leaf[i * each : (i + 1) * each]
 
-    return tree_map(cut, _data._plain(values))
+    return trees.mapped(cut, _data._plain(values))

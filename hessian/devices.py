@@ -16,6 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from hessian import torch_private
+
 # Calls of small operations cost little, and what leaves a cache costs much: work goes in parts that
 # fit one. Elsewhere a call costs the same for few numbers as for many.
 SMALL_CALLS = frozenset({"cpu"})
@@ -41,7 +43,7 @@ def _built() -> tuple[str, ...]:
     here = {
         "cuda": torch.backends.cuda.is_built(),
         "mps": torch.backends.mps.is_built(),
-        "xpu": bool(getattr(torch.xpu, "_is_compiled", lambda: False)()),
+        "xpu": bool(torch_private.xpu_is_built()),
     }
     return ("cpu", *(kind for kind, is_built in here.items() if is_built))
 

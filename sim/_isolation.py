@@ -22,7 +22,7 @@ import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
-from hessian import devices
+from hessian import devices, torch_private
 
 _LOCK = threading.RLock()
 CPU = torch.device("cpu")
@@ -69,10 +69,10 @@ class _Settings:
             check = torch.is_anomaly_check_nan_enabled()
             self._back.append(partial(torch.set_anomaly_enabled, True, check))
             torch.set_anomaly_enabled(False)
-        switch = hasattr(torch._C, "_set_mkldnn_enabled")
-        if switch and torch.backends.mkldnn.is_available() and not torch.backends.mkldnn.enabled:
-            self._back.append(partial(torch._C._set_mkldnn_enabled, False))
-            torch._C._set_mkldnn_enabled(True)
+        switch, onednn = torch_private.set_onednn, torch.backends.mkldnn
+        if switch is not None and onednn.is_available() and not onednn.enabled:
+            self._back.append(partial(switch, False))
+            switch(True)
         owners = [owner for owner in map(_backend, _FULL) if hasattr(owner, "fp32_precision")]
         for owner in owners:
             precision = owner.fp32_precision
@@ -216,10 +216,10 @@ class Masked(nn.Dropout):
 
 def mask(model: nn.Module, generator: torch.Generator) -> bool:
     """Let the model's dropout draw from the generator; whether all of it can."""
-    dropouts = [m for m in model.modules() if isinstance(m, nn.modules.dropout._DropoutNd)]
+    dropouts = [m for m in model.modules() if isinstance(m, torch_private.Dropout)]
     if any(type(module) is not nn.Dropout or module.inplace for module in dropouts):
         return False
     for module in dropouts:
         module.__class__ = Masked
-        module.generator = generator  # type: ignore[assignment]
+        module.generator = generator
     return True

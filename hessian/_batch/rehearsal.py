@@ -210,7 +210,7 @@ def _point(parameters: Iterable[Tensor]) -> None:
         size = p.detach().square().mean().sqrt()
         direction = _laid_out(pattern.to(size) * size, p)
         # A user's tape that holds the parameter stays good: its values do not change.
-        with torch.no_grad(), torch.autograd.grad_mode._unsafe_preserve_version_counter(p):
+        with torch.no_grad(), torch_private.preserve_version(p):
             p.copy_(_dual(p.detach(), direction))
 
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_map
 
+from hessian import torch_private, trees
 from hessian._batch.comparison import LAST, OTHER, Rows
 from hessian._batch.curvature import (
     BLOCKS,
@@ -48,15 +48,18 @@ class Whole:
         self.after = Randomness(task.objective.devices())
         # What the loss is right after the model was called on all samples. Whatever else it is
         # called after, it must be that again.
-        marks = [t._version for t in self.leaves if isinstance(t, Tensor)]
+        marks = self._marks()
         self.value = task.value(output).detach()
-        if marks != [t._version for t in self.leaves if isinstance(t, Tensor)]:
+        if None in marks or marks != self._marks():
             task.start.rewind()
             self._bare()
         self.known: dict[int, Layout] = {}  # by place of an output
         self.rows_at: dict[tuple[int, Layout], Rows] = {}
         self.curvature = OutputCurvature()
         self._reading: Reading | None = None
+
+    def _marks(self) -> list[int | None]:
+        return [torch_private.version(t) for t in self.leaves if isinstance(t, Tensor)]
 
     def _bare(self) -> Any:
         """What the model makes of all samples, without a tape."""
@@ -216,4 +219,4 @@ def rows(values: Any, part: slice, n: int) -> Any:
             return leaf[part]
         return leaf
 
-    return tree_map(cut, _data._plain(values))
+    return trees.mapped(cut, _data._plain(values))

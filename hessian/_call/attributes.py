@@ -12,14 +12,15 @@ from __future__ import annotations
 import random
 from collections import OrderedDict, defaultdict, deque
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.lazy import LazyModuleMixin
-from torch.nn.utils import parametrize
 
+from hessian import torch_private
 from hessian._runtime.ledger import owe
 
 _INTERNAL = frozenset(vars(nn.Module())) | {"training"}
@@ -115,12 +116,12 @@ def _tensor(tensor: Tensor) -> Undo:
     if tensor.is_inference():  # whose writes are not counted
         values = tensor.clone()
         return lambda: _nothing(tensor.data.copy_(values))
-    version, copy = tensor._version, None
+    version, copy = torch_private.version(tensor), None
     if tensor.numel() * tensor.element_size() <= _LARGE:
         copy = tensor.detach().clone()
 
     def undo() -> None:
-        if tensor._version == version:
+        if version is not None and torch_private.version(tensor) == version:
             return
         if copy is None:
             raise ValueError(
@@ -170,9 +171,7 @@ def drop_caches() -> None:
     Such values hang on the tape of the call that made them, or on none. They are back when what is
     owed is settled.
     """
-    names = [name for name in ("_cache", "_cache_enabled") if hasattr(parametrize, name)]
-    if len(names) < 2 or not parametrize._cache_enabled:
-        return
-    values = {name: getattr(parametrize, name) for name in names}
-    owe(lambda: vars(parametrize).update(values))
-    vars(parametrize).update(_cache={}, _cache_enabled=0)
+    values = torch_private.parametrization_cache()
+    if values.get("_cache_enabled"):
+        owe(partial(torch_private.set_parametrization_cache, values))
+        torch_private.set_parametrization_cache({"_cache": {}, "_cache_enabled": 0})

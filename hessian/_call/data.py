@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves, tree_map
 
+from hessian import trees
 from hessian._call.precision import Precision, current
 
 Batch = tuple[Any, Any]
@@ -66,7 +66,7 @@ def is_batch(data: Any) -> bool:
         return True
     # ((x, edges), y): a tensor is no batch, so these are not two.
     several = isinstance(inputs, tuple | list) and not isinstance(targets, tuple | list)
-    return several and any(isinstance(leaf, Tensor) for leaf in tree_leaves(_plain(inputs)))
+    return several and any(isinstance(leaf, Tensor) for leaf in trees.leaves(_plain(inputs)))
 
 
 def _describe(item: Any) -> str:
@@ -104,7 +104,7 @@ def size(inputs: Any) -> int:
         ValueError: no tensor with a leading dimension, or an empty batch.
         NotImplementedError: a nested tensor, whose samples are no rows.
     """
-    leaves = tree_leaves(_plain(inputs))
+    leaves = trees.leaves(_plain(inputs))
     if any(isinstance(leaf, Tensor) and leaf.is_nested for leaf in leaves):
         raise NotImplementedError(
             "data: inputs hold a nested tensor, whose samples differ in size; pass it padded, with "
@@ -134,7 +134,7 @@ def tensors(values: Any) -> list[Tensor]:
     """The tensors in a nest of containers."""
     if isinstance(values, Tensor):
         return [values]
-    return [leaf for leaf in tree_leaves(_plain(values)) if isinstance(leaf, Tensor)]
+    return [leaf for leaf in trees.leaves(_plain(values)) if isinstance(leaf, Tensor)]
 
 
 def convert(values: Any, dtype: torch.dtype | Precision | None) -> Any:
@@ -150,7 +150,7 @@ def convert(values: Any, dtype: torch.dtype | Precision | None) -> Any:
             leaf = leaf.clone()
         return leaf.to(dtype) if leaf.is_floating_point() else leaf
 
-    return tree_map(to, _plain(values))
+    return trees.mapped(to, _plain(values))
 
 
 def call(model: nn.Module, inputs: Any, forward: Forward | None) -> Any:
@@ -182,7 +182,7 @@ def named(what: str, values: Any, index: int) -> Iterator[None]:
         first = (str(error).strip() or type(error).__name__).splitlines()[0]
         if "required positional argument" in first:
             first += " (a pair whose inputs are a tuple goes into a list: [((x1, x2), targets)])"
-        leaves = tree_leaves(_plain(values))
+        leaves = trees.leaves(_plain(values))
         dims = [str(tuple(v.shape)) if isinstance(v, Tensor) else type(v).__name__ for v in leaves]
         raise ValueError(
             f"{what} of shape {', '.join(dims) or 'nothing'} in batch {index}: {first}; "
@@ -252,7 +252,7 @@ def check_loss(value: Any, index: int, inputs: Any, parameters: Mapping[str, Ten
 
 
 def _culprit(inputs: Any, parameters: Mapping[str, Tensor]) -> str:
-    for leaf in tree_leaves(_plain(inputs)):
+    for leaf in trees.leaves(_plain(inputs)):
         if isinstance(leaf, Tensor) and leaf.is_floating_point():
             bad = int((~torch.isfinite(leaf)).sum())
             if bad:

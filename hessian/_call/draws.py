@@ -12,7 +12,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
+
+from hessian import torch_private
 
 
 class NotInParts(Exception):
@@ -34,7 +35,7 @@ _IN_PLACE = (
 )
 
 
-class Draws(TorchDispatchMode):
+class Draws(torch_private.DispatchMode):
     """Notes random draws, or repeats noted ones for the samples in `part` of `n`."""
 
     def __init__(

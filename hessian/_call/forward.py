@@ -15,9 +15,9 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
-from torch.utils._pytree import tree_leaves
 from torch.utils.hooks import RemovableHandle
 
+from hessian import trees
 from hessian._call.hooks import silence
 from hessian._call.penalties import written_out
 from hessian._call.precision import expected, mixed, under_autocast
@@ -139,7 +139,7 @@ def _grad(
     watch: Watch, func: Function, outputs: Any, inputs: Any, *args: Any, **kwargs: Any
 ) -> Any:
     """A derivative that the call takes by itself, and may differentiate."""
-    if any_frozen() and any(is_frozen(leaf) for leaf in tree_leaves(inputs)):
+    if any_frozen() and any(is_frozen(leaf) for leaf in trees.leaves(inputs)):
         raise Thaw
     with written_out(outputs):
         return func(outputs, inputs, *args, **kwargs)
@@ -148,7 +148,7 @@ def _grad(
 def _backward(watch: Watch, func: Function, outputs: Any, *args: Any, **kwargs: Any) -> Any:
     """The same, added to what tensors hold in ``.grad``."""
     inputs = kwargs.get("inputs")
-    if any_frozen() and (inputs is None or any(is_frozen(leaf) for leaf in tree_leaves(inputs))):
+    if any_frozen() and (inputs is None or any(is_frozen(leaf) for leaf in trees.leaves(inputs))):
         raise Thaw
     watch.written.gradients()
     with written_out(outputs):

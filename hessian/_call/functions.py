@@ -18,7 +18,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
-from torch.utils._pytree import tree_flatten_with_path, tree_leaves, tree_unflatten
+
+from hessian import trees
 
 LOSSES = {
     F.binary_cross_entropy, F.binary_cross_entropy_with_logits, F.cosine_embedding_loss,
@@ -77,14 +78,14 @@ class Function(nn.Module):
 
     def __init__(self, function: Callable[..., Tensor], parameters: Any) -> None:
         super().__init__()
-        leaves, self.structure = tree_flatten_with_path(parameters)
+        leaves, self.structure = trees.flatten_with_path(parameters)
         self.function, self.place = function, -1
         self.values: list[Any] = []
         self.names: list[str | None] = []
         for path, value in leaves:
             name = None
             if isinstance(value, Tensor) and value.is_floating_point():
-                name = ".".join(str(_key(key)) for key in path) or "parameters"
+                name = ".".join(map(str, path)) or "parameters"
                 # Past the check of names: a path has dots.
                 self._parameters[name] = nn.Parameter(value.detach())
             self.names.append(name)
@@ -93,7 +94,7 @@ class Function(nn.Module):
     def tree(self) -> Any:
         """The parameters as the function takes them."""
         pairs = zip(self.names, self.values, strict=True)
-        return tree_unflatten(
+        return trees.unflatten(
             [value if name is None else self._parameters[name] for name, value in pairs],
             self.structure,
         )
@@ -139,7 +140,7 @@ class Apart:
         """Values by name in the structure of the parameters."""
         model = self.model
         pairs = zip(model.names, model.values, strict=True)
-        return tree_unflatten(
+        return trees.unflatten(
             [value if name is None else values.get(name) for name, value in pairs],
             model.structure,
         )
@@ -160,7 +161,7 @@ def taken_apart(
             "list or tuple of tensors"
         )
     model.count = len(arguments)
-    tensors = [leaf for leaf in tree_leaves(arguments) if isinstance(leaf, Tensor) and leaf.dim()]
+    tensors = [leaf for leaf in trees.leaves(arguments) if isinstance(leaf, Tensor) and leaf.dim()]
     # A function of parameters alone is one sample.
     inputs = arguments if tensors else (*arguments, torch.zeros(1, device="cpu"))
     samples = len(tensors[0]) if tensors else 1
@@ -207,11 +208,3 @@ def _modules(function: Any) -> list[nn.Module]:
     code, names = getattr(inner, "__code__", None), getattr(inner, "__globals__", {})
     values += [names.get(name) for name in getattr(code, "co_names", ())]
     return list({id(v): v for v in values if isinstance(v, nn.Module)}.values())
-
-
-def _key(key: Any) -> Any:
-    """A step of a path: the key of a mapping, a place in a list, an attribute."""
-    for attribute in ("key", "idx", "name"):
-        if hasattr(key, attribute):
-            return getattr(key, attribute)
-    return key

@@ -7,8 +7,8 @@ from functools import partial
 from typing import Any
 
 from torch import Tensor, nn
-from torch.nn.modules import module as _module
 
+from hessian import torch_private
 from hessian._runtime.ledger import owe
 from hessian._tape.graph import Node, is_leaf
 
@@ -26,7 +26,7 @@ def take_hooks_off(parts: Iterable[nn.Module], tensors: Iterable[Tensor]) -> Non
     Raises:
         ValueError: backward hooks are registered for all modules of the process.
     """
-    if _module._global_backward_hooks or _module._global_backward_pre_hooks:
+    if any(torch_private.GLOBAL_HOOKS):
         raise ValueError(
             "model: backward hooks are registered for all modules (torch.nn.modules.module."
             "register_module_full_backward_hook or register_module_full_backward_pre_hook), which "

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from torch import nn
-from torch.utils._pytree import register_pytree_node
+
+from hessian import trees
 
 # Under which such a mapping holds its targets; the first that is there counts.
 TARGETS = ("labels", "label", "label_ids", "targets", "target")
@@ -22,7 +23,7 @@ class Labelled:
     batch: Any
 
 
-register_pytree_node(
+trees.register(
     Labelled, lambda both: ([both.labels, both.batch], None), lambda values, _: Labelled(*values)
 )
 

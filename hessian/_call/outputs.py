@@ -17,7 +17,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.autograd.graph import get_gradient_edge
-from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
+
+from hessian import trees
 
 _ATOMS = (type(None), bool, int, float, complex, str, bytes, torch.dtype, torch.device, torch.Size)
 # Opening these would be opening a program.
@@ -46,7 +47,7 @@ class _Object:
 class Form:
     """How an output is put together: torch's containers, and objects among their leaves."""
 
-    spec: TreeSpec
+    spec: Any
     objects: tuple[_Object, ...] = ()
 
     def same(self, other: Form) -> bool:
@@ -60,7 +61,7 @@ class Form:
     def rebuilt(self, leaves: Sequence[Any]) -> Any:
         """The output with these leaves in place of its own."""
         if not self.objects:
-            return tree_unflatten(list(leaves), self.spec)
+            return trees.unflatten(leaves, self.spec)
         rest, upper, position = list(leaves), [], 0
         opened = {o.place: o for o in self.objects}
         for place in range(self.spec.num_leaves):
@@ -72,18 +73,18 @@ class Form:
             else:
                 upper.append(rest[position])
                 position += 1
-        return tree_unflatten(upper, self.spec)
+        return trees.unflatten(upper, self.spec)
 
 
 def opened(output: Any) -> tuple[list[Any], Form]:
     """The leaves of an output, and how they are put together."""
-    leaves, spec = tree_flatten(output)
+    leaves, spec = trees.flatten(output)
     if all(isinstance(leaf, Tensor) or type(leaf) in _ATOMS for leaf in leaves):
         return leaves, Form(spec)
     return _opened(leaves, spec, ())
 
 
-def _opened(leaves: list[Any], spec: TreeSpec, above: tuple[int, ...]) -> tuple[list[Any], Form]:
+def _opened(leaves: list[Any], spec: Any, above: tuple[int, ...]) -> tuple[list[Any], Form]:
     every: list[Any] = []
     objects = []
     for place, leaf in enumerate(leaves):
@@ -92,7 +93,7 @@ def _opened(leaves: list[Any], spec: TreeSpec, above: tuple[int, ...]) -> tuple[
             every.append(leaf)
             continue
         kind, names, values = contents
-        inner, form = _opened(*tree_flatten(values), (*above, id(leaf)))
+        inner, form = _opened(*trees.flatten(values), (*above, id(leaf)))
         one = _Object(place, leaf, kind, names, form)
         if any(isinstance(value, Tensor) for value in inner) and _copied(one, values):
             objects.append(one)
@@ -104,7 +105,7 @@ def _opened(leaves: list[Any], spec: TreeSpec, above: tuple[int, ...]) -> tuple[
 
 def _count(form: Form) -> int:
     inside = sum(_count(one.form) for one in form.objects)
-    return form.spec.num_leaves - len(form.objects) + inside
+    return int(form.spec.num_leaves) - len(form.objects) + inside
 
 
 def _contents(leaf: Any) -> tuple[str, tuple[Any, ...], list[Any]] | None:

@@ -13,8 +13,8 @@ from typing import Any
 
 from torch import Tensor
 from torch.autograd.graph import GradientEdge
-from torch.utils._pytree import tree_leaves
 
+from hessian import trees
 from hessian._tape.graph import Node, operation
 from hessian._tape.operations import BATCH_NORMS
 
@@ -35,7 +35,7 @@ def written_out(outputs: Any) -> Iterator[None]:
 def _fused(outputs: Any) -> Iterator[tuple[Node, Callable[[Node], Callable[..., Gradients]]]]:
     seen: set[Node] = set()
     stack: list[Node] = []
-    for leaf in tree_leaves(outputs):
+    for leaf in trees.leaves(outputs):
         if isinstance(leaf, GradientEdge):
             stack.append(leaf.node)
         elif isinstance(leaf, Tensor) and leaf.grad_fn is not None:

@@ -25,6 +25,10 @@ def _there(owner: Any, *names: str) -> list[Callable[..., Any]]:
     return [getattr(owner, name) for name in names if hasattr(owner, name)]
 
 
+def _given(function: Callable[..., Any] | None) -> list[Callable[..., Any]]:
+    return [] if function is None else [function]
+
+
 def _renormalised(watch: Watch, weight: Tensor, max_norm: float | None) -> None:
     """Note a weight that is about to be renormalised in place."""
     if max_norm is not None:
@@ -293,8 +297,8 @@ REPLACEMENTS: dict[Callable[..., Any], Callable[..., Any]] = {
     torch.as_strided_scatter: _as_strided_scatter,
     **dict.fromkeys(_POOLED, _averaged),
     **dict.fromkeys((F.group_norm, torch.group_norm), _group_norm),
-    **dict.fromkeys(_there(torch, "_weight_norm"), _weight_norm),
-    **dict.fromkeys(_there(torch, "_weight_norm_interface"), _weight_norm_interface),
+    **dict.fromkeys(_given(torch_private.WEIGHT_NORM), _weight_norm),
+    **dict.fromkeys(_given(torch_private.WEIGHT_NORM_INTERFACE), _weight_norm_interface),
     **dict.fromkeys((F.layer_norm, torch.layer_norm), _layer_norm),
     **dict.fromkeys(_there(torch, "native_layer_norm"), _native_layer_norm),
     **dict.fromkeys(_there(torch, "native_batch_norm"), _native_batch_norm),

@@ -16,6 +16,7 @@ from typing import Any
 
 from torch import nn
 
+from hessian import torch_private
 from hessian._runtime.ledger import owe
 
 
@@ -30,13 +31,11 @@ def unwrap(parts: Iterable[nn.Module]) -> None:
 
 
 def _eagerly() -> None:
-    dynamo: Any = sys.modules.get("torch._dynamo")
-    frames: Any = sys.modules.get("torch._dynamo.eval_frame")
-    stance = getattr(frames, "DynamoStance", None)
-    if dynamo is None or stance is None or frames._stance.stance == "force_eager":
-        return
-    owe(partial(frames._set_stance, frames._stance))
-    frames._set_stance(stance("force_eager"))
+    ways = torch_private.eager_stance()
+    if ways is not None:
+        begin, undo = ways
+        owe(undo)
+        begin()
 
 
 # ------------------------------------------------------------------------- checkpoints

@@ -53,9 +53,8 @@ def diagonal(analysis: Analysis, factor: Factor) -> dict[str, Tensor]:
             if (node, 0) in h and id(node.variable) in names:
                 diagonals[names[id(node.variable)]] += h[(node, 0)]
             continue
-        at_outputs = {
-            i: h.pop((node, i)) for i in range(len(node._input_metadata)) if (node, i) in h
-        }
+        indices = sorted(index for owner, index in h if owner == node)
+        at_outputs = {i: h.pop((node, i)) for i in indices}
         if not at_outputs:
             continue
         for (child, index), value in zip(

@@ -97,13 +97,13 @@ def _vendor() -> str:
 
 
 def _onednn(a: Tensor, b: Tensor) -> Tensor:
-    product: Tensor = torch.ops.mkldnn._linear_pointwise(a, b.t(), None, "none", [], "")
+    product: Tensor = torch_private.linear_pointwise(a, b.t(), None, "none", [], "")
     return product
 
 
 def _agrees() -> bool:
     """Whether oneDNN is there, takes any strides, and gives what ``torch.mm`` gives."""
-    if not torch.backends.mkldnn.is_available():
+    if torch_private.linear_pointwise is None or not torch.backends.mkldnn.is_available():
         return False
     # Sine waves: values of ordinary size without touching the random state; and nothing that the
     # first caller has set may decide for all.

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from hessian._loss.output_hessian import by_sample
 from hessian._site.site import Positions, Site
-from hessian._tape.graph import Edge, Node, shape
+from hessian._tape.graph import Edge, Node, metadata, shape
 from hessian._tape.layouts import Layout
 
 
@@ -39,7 +39,7 @@ def embedding(
 
     def one_hot(part: slice) -> Tensor:  # [m, 1, k, p]
         hot = tokens[part].unsqueeze(1) == torch.arange(weight[0], device=tokens.device).view(-1, 1)
-        return hot.to(node._input_metadata[0].dtype).unsqueeze(1)
+        return hot.to(metadata(node)[0].dtype).unsqueeze(1)
 
     positions = Positions(
         rows=lambda values: values.reshape(values.shape[0], 1, count, weight[1]).transpose(2, 3),

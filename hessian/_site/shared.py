@@ -9,7 +9,7 @@ from torch import Tensor
 
 from hessian._loss.output_hessian import by_sample
 from hessian._site.site import Positions, Site
-from hessian._tape.graph import Node, operation, shape
+from hessian._tape.graph import Node, metadata, operation, shape
 from hessian._tape.layouts import Layout
 
 
@@ -94,7 +94,7 @@ def _spread(
 
 
 def _ones(node: Node) -> Tensor:
-    like = node._input_metadata[0]
+    like = metadata(node)[0]
     return torch.ones((1,), dtype=like.dtype, device=like.device)
 
 

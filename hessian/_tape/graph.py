@@ -73,13 +73,18 @@ def is_leaf(node: Node) -> bool:
     return type(node) is _LEAF
 
 
+def metadata(node: Node) -> Sequence[Any]:
+    """Shapes, dtypes and devices of a node's outputs; empty where torch does not tell them."""
+    return node._input_metadata if torch_private.HAS_METADATA else ()
+
+
 def shape(edge: Edge) -> tuple[int, ...] | None:
     """Shape of the tensor an edge stands for; ``None`` where the tape does not say."""
     node, index = edge
     if is_leaf(node):
         return tuple(node.variable.shape)
     try:
-        return tuple(map(int, node._input_metadata[index].shape))
+        return tuple(map(int, metadata(node)[index].shape))
     except (AttributeError, IndexError, RuntimeError, TypeError):
         return None
 
@@ -100,7 +105,7 @@ def is_transpose(node: Node) -> bool:
 def size(node: Node) -> int:
     """Bytes of a node's first output; 0 where the tape does not say."""
     try:
-        output = node._input_metadata[0]
+        output = metadata(node)[0]
         return math.prod(map(int, output.shape)) * int(output.dtype.itemsize)
     except (AttributeError, IndexError, RuntimeError, TypeError):
         return 0
@@ -112,7 +117,7 @@ def complex_valued(edge: Edge) -> bool:
     if is_leaf(node):
         return bool(node.variable.is_complex())
     try:
-        return bool(node._input_metadata[index].dtype.is_complex)
+        return bool(metadata(node)[index].dtype.is_complex)
     except (AttributeError, IndexError, RuntimeError, TypeError):
         return False
 

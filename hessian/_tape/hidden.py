@@ -14,9 +14,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_leaves
 
-from hessian import torch_private
+from hessian import torch_private, trees
 from hessian._tape.graph import Node, Tape, is_leaf
 from hessian.devices import SAME_ORDER
 
@@ -74,7 +73,7 @@ class Firsts:
 
     def meets(self, index: int, inputs: Any, value: Tensor) -> bool:
         """Whether a batch's loss is what it was, if these inputs were there before."""
-        first = next((leaf for leaf in tree_leaves(inputs) if isinstance(leaf, Tensor)), None)
+        first = next((leaf for leaf in trees.leaves(inputs) if isinstance(leaf, Tensor)), None)
         if first is None:
             return True
         known = self._known.get(index)

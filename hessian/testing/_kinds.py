@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations as P
 
+from hessian import trees
 from hessian.testing._losses import Loss
 from hessian.testing._parts import WIDTH, Part
 
@@ -220,7 +221,9 @@ _registered = False
 def _register() -> None:
     global _registered
     if not _registered:
-        torch.utils._pytree.register_dataclass(Output)
+        trees.register(
+            Output, lambda out: ([out.logits, out.rows], None), lambda values, _: Output(*values)
+        )
         _registered = True
 
 

@@ -7,9 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
-from torch.utils._pytree import tree_flatten, tree_unflatten
 
-from hessian import batches
+from hessian import batches, trees
 from sim._measurements.samples import Forward, count, singles, spread
 
 Loss = Callable[..., Any]
@@ -81,12 +80,12 @@ def per_sample_gradients(objective: Objective, inputs: Any, targets: Any, parame
     fixed = {name: p.detach() for name, p in objective.named_parameters()}
     weight = fixed.pop(swapped)
     total = count(inputs)
-    leaves, structure = tree_flatten((inputs, targets))
+    leaves, structure = trees.flatten((inputs, targets))
     axes = [0 if isinstance(v, Tensor) and v.dim() and len(v) == total else None for v in leaves]
 
     def single(w: Tensor, *values: Any) -> Tensor:
         one = [v if axis is None else v.unsqueeze(0) for v, axis in zip(values, axes, strict=True)]
-        alone = tree_unflatten(one, structure)
+        alone = trees.unflatten(one, structure)
         value: Tensor = functional_call(objective, {**fixed, swapped: w}, alone)
         return value
 

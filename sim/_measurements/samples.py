@@ -7,9 +7,8 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves, tree_map
 
-from hessian import batches
+from hessian import batches, torch_private, trees
 from sim._extras import extra
 from sim._isolation import isolated, seeded
 from sim.data import Dataset
@@ -44,13 +43,13 @@ def all_samples(data: Any, model: nn.Module, forward: Forward | None = None) -> 
 
 def _plain(values: Any) -> Any:
     """A mapping that torch does not open, such as a tokenizer's batch, as a dictionary."""
-    closed = isinstance(values, Mapping) and any(v is values for v in tree_leaves(values))
+    closed = isinstance(values, Mapping) and any(v is values for v in trees.leaves(values))
     return dict(values) if closed else values
 
 
 def _leaves(values: Any) -> list[Tensor]:
     """The tensors of a nest that hold samples."""
-    leaves = tree_leaves(_plain(values))
+    leaves = trees.leaves(_plain(values))
     return [leaf for leaf in leaves if isinstance(leaf, Tensor) and leaf.dim() > 0]
 
 
@@ -63,7 +62,7 @@ def _joined(batches_of_it: list[Any]) -> Any:
         return torch.cat(leaves) if rows else leaves[0]
 
     try:
-        return tree_map(join, *plain)
+        return trees.mapped(join, *plain)
     except (RuntimeError, ValueError, TypeError) as error:
         raise ValueError(
             "data: its batches cannot be put together "
@@ -86,7 +85,7 @@ def rows(values: Any, index: Any, total: int, device: torch.device | None = None
             leaf = leaf[index.to(leaf.device) if isinstance(index, Tensor) else index]
         return leaf if device is None else leaf.to(device)
 
-    return tree_map(cut, _plain(values))
+    return trees.mapped(cut, _plain(values))
 
 
 def chunks(inputs: Any, targets: Any, size: int, device: torch.device) -> Iterator[tuple[Any, Any]]:
@@ -112,7 +111,7 @@ def singles(inputs: Any, targets: Any) -> Iterator[tuple[Any, Any]]:
 
 
 def dropouts(model: nn.Module) -> list[Any]:
-    return [m for m in model.modules() if isinstance(m, nn.modules.dropout._DropoutNd)]
+    return [m for m in model.modules() if isinstance(m, torch_private.Dropout)]
 
 
 @contextmanager

@@ -9,9 +9,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves
 
-from hessian import devices
+from hessian import devices, torch_private, trees
 from sim._measurements.per_sample import Objective
 from sim._measurements.samples import count, dropouts, rows, singles, spread
 
@@ -24,7 +23,7 @@ def _batch_normalised(model: nn.Module) -> str | None:
     normalised: list[str] = [
         name
         for name, module in model.named_modules()
-        if isinstance(module, nn.modules.batchnorm._BatchNorm)
+        if isinstance(module, torch_private.BatchNorm)
         and (module.training or module.running_mean is None)
     ]
     return normalised[0] if normalised else None
@@ -81,7 +80,7 @@ def _refuse_coupled(objective: Objective, inputs: Any, slack: float) -> None:
 
 def _tensors(output: Any) -> list[Tensor]:
     """The floating tensors of what a model returned."""
-    leaves = [leaf for leaf in tree_leaves(output) if isinstance(leaf, Tensor)]
+    leaves = [leaf for leaf in trees.leaves(output) if isinstance(leaf, Tensor)]
     return [leaf for leaf in leaves if leaf.is_floating_point()]
 
 

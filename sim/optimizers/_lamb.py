@@ -5,6 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from hessian import torch_private
 from sim import _arguments
 from sim.optimizers._layerwise import LayerWise, bounded, floored, norms, scaled
 from sim.optimizers._rule import Bucket, flag, preset
@@ -147,13 +148,15 @@ class LAMB(LayerWise):
             factor = self._clip_factor.to(gradients[0].device).expand(1)
             gradients = scaled(gradients, factor, 1.0)
         if beta and group["decay"] == "l2":
-            gradients = list(torch._foreach_add(gradients, bucket.weights, alpha=beta))
+            gradients = list(torch_private.foreach_add(gradients, bucket.weights, alpha=beta))
         means, _ = self._state(bucket, "exp_avg")
         squares, _ = self._state(bucket, "exp_avg_sq")
-        torch._foreach_mul_(means, first)
-        torch._foreach_add_(means, gradients, alpha=1 - first if group["grad_averaging"] else 1.0)
-        torch._foreach_mul_(squares, second)
-        torch._foreach_addcmul_(squares, gradients, gradients, value=1 - second)
+        torch_private.foreach_mul_(means, first)
+        torch_private.foreach_add_(
+            means, gradients, alpha=1 - first if group["grad_averaging"] else 1.0
+        )
+        torch_private.foreach_mul_(squares, second)
+        torch_private.foreach_addcmul_(squares, gradients, gradients, value=1 - second)
         counts = []
         for parameter in bucket.parameters:
             state = self.state[parameter]
@@ -163,16 +166,16 @@ class LAMB(LayerWise):
         if group["bias_correction"]:
             first_correction = [1 - first**t for t in counts]
             second_correction = [(1 - second**t) ** 0.5 for t in counts]
-        roots = torch._foreach_sqrt(squares)
-        torch._foreach_div_(roots, second_correction)
-        torch._foreach_add_(roots, group["eps"])
-        directions = list(torch._foreach_div(means, first_correction))
-        torch._foreach_div_(directions, roots)
+        roots = torch_private.foreach_sqrt(squares)
+        torch_private.foreach_div_(roots, second_correction)
+        torch_private.foreach_add_(roots, group["eps"])
+        directions = list(torch_private.foreach_div(means, first_correction))
+        torch_private.foreach_div_(directions, roots)
         if beta and group["decay"] == "decoupled":
-            torch._foreach_add_(directions, bucket.weights, alpha=beta)
+            torch_private.foreach_add_(directions, bucket.weights, alpha=beta)
         rates = self._rates(group, bucket, directions, beta) if adapted else None
         rates = bounded(group, rates, directions[0].dtype)
-        torch._foreach_sub_(bucket.weights, scaled(directions, rates, float(group["lr"])))
+        torch_private.foreach_sub_(bucket.weights, scaled(directions, rates, float(group["lr"])))
         bucket.write()
 
     def _rates(

@@ -5,6 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from hessian import torch_private
 from sim import _arguments
 from sim.optimizers._layerwise import LayerWise, floored, norms, scaled
 from sim.optimizers._rule import Bucket, flag, preset
@@ -150,7 +151,7 @@ class LARS(LayerWise):
     def _update(self, group: dict[str, Any], bucket: Bucket, beta: float, adapted: bool) -> None:
         directions = bucket.gradients
         if beta and group["decay"] == "coupled":
-            directions = list(torch._foreach_add(directions, bucket.weights, alpha=beta))
+            directions = list(torch_private.foreach_add(directions, bucket.weights, alpha=beta))
         rates = None
         if adapted:
             weight, gradient = (
@@ -162,7 +163,7 @@ class LARS(LayerWise):
                 # Where a norm is zero there is no decay either.
                 rates_of_decay = beta * ((weight > 0) & (gradient > 0)).double()
                 decay = scaled(bucket.weights, rates_of_decay, 1.0)
-                directions = list(torch._foreach_add(bucket.gradients, decay))
+                directions = list(torch_private.foreach_add(bucket.gradients, decay))
         self._descend(group, bucket, directions, rates)
         bucket.write()
 
@@ -179,7 +180,7 @@ class LARS(LayerWise):
         if group["denominator"] == "separate":
             denominator = gradient + beta * weight
         elif group["denominator"] == "combined" and beta:
-            both = torch._foreach_add(bucket.gradients, bucket.weights, alpha=beta)
+            both = torch_private.foreach_add(bucket.gradients, bucket.weights, alpha=beta)
             denominator = gradient = norms(list(both), group, bucket.parameters)
         denominator = denominator + group["eps"]
         zero = group["zero_norm"]

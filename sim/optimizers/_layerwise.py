@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hessian import devices
+from hessian import devices, torch_private
 from sim import _arguments
 from sim.optimizers._rule import Bucket, Rule, evaluate, parts_of, pieces
 from sim.optimizers._shards import reduced, spread_out
@@ -85,7 +85,7 @@ class LayerWise(Rule):
         """One step of gradient descent on g + βw at the rate γλ, λ = 1 where not `adapted`."""
         directions = bucket.gradients
         if beta:
-            directions = list(torch._foreach_add(directions, bucket.weights, alpha=beta))
+            directions = list(torch_private.foreach_add(directions, bucket.weights, alpha=beta))
         rates = None
         if adapted:
             rates = self._rates(group, bucket, directions, beta)
@@ -130,9 +130,9 @@ def _move(
     weights, directions, *rest = parts
     if form == "rate-on-history":
         velocities, _ = rest
-        torch._foreach_mul_(velocities, momentum)
-        torch._foreach_add_(velocities, directions)
-        torch._foreach_sub_(weights, scaled(velocities, rates, lr))
+        torch_private.foreach_mul_(velocities, momentum)
+        torch_private.foreach_add_(velocities, directions)
+        torch_private.foreach_sub_(weights, scaled(velocities, rates, lr))
         return
     steps = scaled(directions, rates, lr if form == "rate-inside" else 1.0)
     if momentum:
@@ -142,18 +142,18 @@ def _move(
             for velocity, start, is_new in zip(velocities, starts, new, strict=True):
                 if is_new:
                     velocity.copy_(start)
-        torch._foreach_mul_(velocities, momentum)
-        torch._foreach_add_(velocities, steps)
+        torch_private.foreach_mul_(velocities, momentum)
+        torch_private.foreach_add_(velocities, steps)
         steps = velocities
-    torch._foreach_add_(weights, steps, alpha=-1.0 if form == "rate-inside" else -lr)
+    torch_private.foreach_add_(weights, steps, alpha=-1.0 if form == "rate-inside" else -lr)
 
 
 def scaled(tensors: list[Tensor], rates: Tensor | None, factor: float) -> list[Tensor]:
     """Each tensor times its rate times the factor, in its own dtype."""
     if rates is None:
-        return list(torch._foreach_mul(tensors, factor)) if factor != 1.0 else tensors
+        return list(torch_private.foreach_mul(tensors, factor)) if factor != 1.0 else tensors
     factors = (rates * factor).expand(len(tensors)).unbind()
-    return list(torch._foreach_mul(tensors, list(factors)))
+    return list(torch_private.foreach_mul(tensors, list(factors)))
 
 
 def bounded(group: dict[str, Any], rates: Tensor | None, dtype: torch.dtype) -> Tensor | None:
@@ -173,7 +173,7 @@ def norms(
     """
     # A large tensor goes part by part, so that its float64 copy does not leave the cache.
     parts = [parts_of(tensor) for tensor in tensors]
-    flat = torch._foreach_norm(
+    flat = torch_private.foreach_norm(
         [part for parts_of_tensor in parts for part in parts_of_tensor], order, dtype=torch.float64
     )
     tensor_norms = torch.stack(list(flat))

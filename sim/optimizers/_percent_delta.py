@@ -5,6 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from hessian import torch_private
 from sim import _arguments
 from sim.optimizers._layerwise import LayerWise, norms, sizes
 from sim.optimizers._rule import Bucket, options
@@ -96,12 +97,14 @@ class PercentDelta(LayerWise):
         count = sizes(bucket.parameters, group)
         if form == "google":
             # |w ± eps| = |w| + eps, whatever the sign.
-            size = list(torch._foreach_add(torch._foreach_abs(weights), group["eps_weight"]))
+            size = list(
+                torch_private.foreach_add(torch_private.foreach_abs(weights), group["eps_weight"])
+            )
         else:
-            size = list(torch._foreach_abs(weights))
+            size = list(torch_private.foreach_abs(weights))
         if form == "floor":
-            torch._foreach_clamp_min_(size, group["floor"])
-        shares = list(torch._foreach_div(directions, size))
+            torch_private.foreach_clamp_min_(size, group["floor"])
+        shares = list(torch_private.foreach_div(directions, size))
         if form == "literal":
             for share, direction in zip(shares, directions, strict=True):
                 share.masked_fill_(direction == 0, 0.0)

@@ -2,8 +2,9 @@
 
 from typing import Any
 
-import torch
 from torch import Tensor
+
+from hessian import torch_private
 
 
 def radii(
@@ -21,20 +22,20 @@ def radii(
     >>> radii([g], [h], max_radius=10.0)
     [tensor([ 1.4142, 10.0000, 10.0000])]
     """
-    size = torch._foreach_abs(curvatures)
+    size = torch_private.foreach_abs(curvatures)
     if damping:
-        torch._foreach_add_(size, damping)
+        torch_private.foreach_add_(size, damping)
     if min_curvature:
-        torch._foreach_clamp_min_(size, min_curvature)
-    radius = torch._foreach_mul(gradients, gradients)
-    torch._foreach_add_(radius, 1.0)
-    torch._foreach_mul_(radius, torch._foreach_sqrt(radius))
-    torch._foreach_div_(radius, size)
+        torch_private.foreach_clamp_min_(size, min_curvature)
+    radius = torch_private.foreach_mul(gradients, gradients)
+    torch_private.foreach_add_(radius, 1.0)
+    torch_private.foreach_mul_(radius, torch_private.foreach_sqrt(radius))
+    torch_private.foreach_div_(radius, size)
     if negative != "absolute":
         for r, h in zip(radius, curvatures, strict=True):
             r.masked_fill_(h < 0, 1.0 if negative == "gradient" else 0.0)
     # Where (1 + g²)^{3/2} overflows it is infinite, and the cap holds all the same.
-    torch._foreach_clamp_max_(radius, max_radius)
+    torch_private.foreach_clamp_max_(radius, max_radius)
     return list(radius)
 
 
@@ -44,8 +45,8 @@ def rates(
     """The gradients, with coupled decay where there is one, and the rate of each entry."""
     beta = group["weight_decay"]
     if beta and group["decay"] == "coupled":
-        gradients = list(torch._foreach_add(gradients, weights, alpha=beta))
-        curvatures = list(torch._foreach_add(curvatures, beta))
+        gradients = list(torch_private.foreach_add(gradients, weights, alpha=beta))
+        curvatures = list(torch_private.foreach_add(curvatures, beta))
     options = {key: group[key] for key in ("max_radius", "min_curvature", "damping", "negative")}
     return gradients, radii(gradients, curvatures, **options)
 
@@ -60,11 +61,11 @@ def descend(
     """One step of the weights of a group; the velocities, where there are any, change too."""
     lr, beta = float(group["lr"]), group["weight_decay"]
     gradients, steps = rates(group, weights, gradients, curvatures)
-    torch._foreach_mul_(steps, gradients)
+    torch_private.foreach_mul_(steps, gradients)
     if velocities is not None:
-        torch._foreach_mul_(velocities, group["momentum"])
-        torch._foreach_add_(velocities, steps)
+        torch_private.foreach_mul_(velocities, group["momentum"])
+        torch_private.foreach_add_(velocities, steps)
         steps = velocities
     if beta and group["decay"] == "decoupled":
-        torch._foreach_mul_(weights, 1 - lr * beta)
-    torch._foreach_add_(weights, steps, alpha=-lr)
+        torch_private.foreach_mul_(weights, 1 - lr * beta)
+    torch_private.foreach_add_(weights, steps, alpha=-lr)

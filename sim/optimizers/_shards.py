@@ -4,9 +4,11 @@ A rule works on each process's own part. What is a sum over the entries is summe
 in one message; a median needs all entries, and takes them from everywhere.
 """
 
+import sys
 from collections.abc import Iterable
 from typing import Any
 
+import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
@@ -30,13 +32,16 @@ def sharded(tensor: Tensor) -> bool:
     >>> sharded(nn.Linear(1, 1).weight)
     False
     """
-    return type(tensor) not in PLAIN and hasattr(tensor, "_local_tensor")
+    module: Any = sys.modules.get("torch.distributed.tensor")  # is there where such a tensor is
+    return type(tensor) not in PLAIN and module is not None and isinstance(tensor, module.DTensor)
 
 
 def local(tensor: Any) -> Tensor:
     """This process's part, the same memory; of another tensor the tensor itself."""
-    part: Tensor = tensor._local_tensor if sharded(tensor) else tensor
-    return part
+    if not sharded(tensor):
+        return tensor  # type: ignore[no-any-return]
+    with torch.no_grad():
+        return tensor.to_local()  # type: ignore[no-any-return]
 
 
 def like(value: Any, parameter: Any) -> Tensor:

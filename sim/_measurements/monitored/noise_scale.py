@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hessian import devices
+from hessian import devices, torch_private
 from sim._measurements.per_sample import Objective
 from sim._measurements.samples import count, rows
 from sim.optimizers._rule import working
@@ -43,7 +43,7 @@ def noise_scale(
         value = objective.scalar(rows(x, part, samples), rows(y, part, samples))
         gradients = _gradients(value, tensors)
         within += len(index) * _squares(gradients)
-        torch._foreach_add_(total, gradients, alpha=len(index) / samples)
+        torch_private.foreach_add_(total, gradients, alpha=len(index) / samples)
     whole = _squares(total)
     trace = (within - samples * whole) / (len(parts) - 1)
     signal = whole - trace / samples
@@ -61,5 +61,5 @@ def _gradients(value: Tensor, tensors: list[Tensor]) -> list[Tensor]:
 
 def _squares(tensors: list[Tensor]) -> Tensor:
     """|·|² of each, float64."""
-    norms = torch._foreach_norm(tensors, 2, dtype=torch.float64)
+    norms = torch_private.foreach_norm(tensors, 2, dtype=torch.float64)
     return torch.stack([norm.cpu() for norm in norms]).square()

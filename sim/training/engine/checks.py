@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from hessian import devices
+from hessian import devices, torch_private
 from sim import _arguments
 from sim.data import Dataset
 from sim.data._load import check_files
@@ -120,7 +120,7 @@ def check_parts(config: TrainConfig, model: nn.Module, counts: list[int], world:
 
 def _norms(model: nn.Module) -> list[str]:
     """The names of the batch norms."""
-    kind = nn.modules.batchnorm._BatchNorm
+    kind = torch_private.BatchNorm
     return [name for name, module in model.named_modules() if isinstance(module, kind)]
 
 

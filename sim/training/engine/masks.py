@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from hessian import devices
+from hessian import devices, torch_private
 from sim._isolation import mask, seeded
 
 
@@ -25,7 +25,7 @@ class Masks:
     def __init__(self, model: nn.Module, device: torch.device, separate: bool) -> None:
         self._device = device
         self._random = any(
-            isinstance(m, nn.modules.dropout._DropoutNd) and m.p > 0 for m in model.modules()
+            isinstance(m, torch_private.Dropout) and m.p > 0 for m in model.modules()
         )
         self._generator: torch.Generator | None = None
         if self._random and device.type in devices.NO_QUEUE and separate:

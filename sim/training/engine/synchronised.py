@@ -12,11 +12,13 @@ memory is that of one part. The time grows with the number of batch norms, which
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from hessian import torch_private
 from sim.training.engine.world import World
 
 Part = slice
@@ -33,7 +35,7 @@ class SynchronisedBatchNorm(nn.Module):
     running_var: Tensor
     num_batches_tracked: Tensor
 
-    def __init__(self, norm: nn.modules.batchnorm._BatchNorm, book: "Synchronised") -> None:
+    def __init__(self, norm: Any, book: "Synchronised") -> None:
         super().__init__()
         self.weight, self.bias = norm.weight, norm.bias
         for name, buffer in norm.named_buffers():
@@ -71,7 +73,7 @@ class Synchronised:
         self._terms: list[Tensor] = []
         for parent in list(model.modules()):
             for name, child in parent.named_children():
-                if isinstance(child, nn.modules.batchnorm._BatchNorm):
+                if isinstance(child, torch_private.BatchNorm):
                     setattr(parent, name, SynchronisedBatchNorm(child, self))
 
     @contextmanager
@@ -130,7 +132,8 @@ class Synchronised:
             both = dual_mean @ x.sum(dims) + dual_variance @ square.sum(dims)
             self._terms.append(both / self._counts[norm])
         scale = norm.weight * (variance + norm.eps).rsqrt()
-        return (x - mean.view(shape)) * scale.view(shape) + norm.bias.view(shape)
+        normalised: Tensor = (x - mean.view(shape)) * scale.view(shape) + norm.bias.view(shape)
+        return normalised
 
     def _with_terms(self, objective: Callable[[Part], Tensor], part: Part) -> Tensor:
         self._terms = []

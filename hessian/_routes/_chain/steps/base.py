@@ -22,7 +22,7 @@ from hessian._loss.quadratic import Quadratic
 from hessian._loss.rows import Cost, JacobianRows
 from hessian._runtime.lanes import pulled_back
 from hessian._runtime.matrix_products import TRAFFIC
-from hessian._tape.graph import Edge, Node, shape
+from hessian._tape.graph import Edge, Node, metadata, shape
 from hessian._tape.layouts import Label, Layout
 
 Pulled = list[tuple[Edge, JacobianRows]]
@@ -118,7 +118,7 @@ class Where:
 
 def call(node: Node, index: int, adjoint: Tensor) -> list[Tensor | None]:
     """The node's own vector-Jacobian product, for one of its outputs."""
-    outputs = len(node._input_metadata)
+    outputs = len(metadata(node)) or index + 1
     adjoints: list[Any] = [None] * outputs
     adjoints[index] = adjoint
     gradients = node(*adjoints)

@@ -16,7 +16,7 @@ from hessian._routes._chain.steps.base import (
     second_derivative,
 )
 from hessian._runtime.matrix_products import TRAFFIC
-from hessian._tape.graph import Edge, Node, operation
+from hessian._tape.graph import Edge, Node, metadata, operation
 
 
 class Same(Step):
@@ -57,7 +57,7 @@ class Elementwise(Step):
 
     def prepare(self, adjoint: Tensor | None) -> None:
         node, (_, index) = self.node, self.edge
-        meta = node._input_metadata[index]
+        meta = metadata(node)[index]
         ones = torch.ones(tuple(meta.shape), dtype=meta.dtype, device=meta.device)
         with torch.no_grad():
             gradients = call(node, index, ones)

@@ -12,7 +12,7 @@ from torch import Tensor
 from hessian._loss.rows import Cost, JacobianRows
 from hessian._routes._chain.steps.base import Pulled, Step, Where, call, summed_to
 from hessian._runtime.matrix_products import TRAFFIC
-from hessian._tape.graph import Edge, Node
+from hessian._tape.graph import Edge, Node, metadata
 
 # From here on the numbers of entries times a weight are no longer told apart in float32.
 LARGEST = 2**21
@@ -108,7 +108,7 @@ def moved(node: Node, indices: list[int], slots: list[int], where: Where) -> Mov
         d = where.width((node, index))
         if not 0 < d < LARGEST:
             return None
-        meta = node._input_metadata[index]
+        meta = metadata(node)[index]
         numbers = torch.arange(1, d + 1, dtype=meta.dtype, device=meta.device)
         probes = torch.stack([torch.ones_like(numbers), numbers, *_drawn(d).to(numbers)])
         adjoints = _adjoints(node, index, slots, where, probes)

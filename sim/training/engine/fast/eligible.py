@@ -3,9 +3,8 @@
 from typing import Any
 
 import torch
-from torch import nn
 
-from hessian import devices
+from hessian import devices, torch_private
 from sim import models
 from sim._own import is_own
 from sim.training.config import optimizers
@@ -54,6 +53,6 @@ def obstacle(config: TrainConfig) -> str | None:
     model = models.build(config.model, in_shape=shape, classes=2, seed=0, **options)
     if any(True for _ in model.buffers()):
         return "the model has buffers (batch norm)"
-    if any(isinstance(m, nn.modules.dropout._DropoutNd) and m.p > 0 for m in model.modules()):
+    if any(isinstance(m, torch_private.Dropout) and m.p > 0 for m in model.modules()):
         return "the model has dropout, whose masks would be others"
     return None

@@ -11,6 +11,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from hessian import torch_private
+
 # Tensors that are joined begin at multiples of this, and sums over so many entries are rounded as
 # the entries are, everything beyond in float64.
 ROW = 256
@@ -71,7 +73,7 @@ class FlatParameter:
             ]
             if apart:
                 places, gradients = zip(*apart, strict=True)
-                torch._foreach_copy_(places, gradients)
+                torch_private.foreach_copy_(places, gradients)
 
     def dense(self, tensor: Tensor) -> Tensor:
         """All entries of a tensor like the leaf, in the leaf's order in memory, `[entries]`."""

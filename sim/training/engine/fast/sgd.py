@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from hessian import torch_private
 from sim.training.engine.fast.flat_parameters import FlatParameter
 
 # Takes the step on a weight, its gradient and its momentum, or on a part of them.
@@ -16,10 +17,11 @@ def sgd_step(optimizer: Optimizer) -> SGDKernel | None:
     """The step of `torch.optim.SGD` on a weight, its gradient and its momentum, or a part of them.
 
     The kernel itself, entry by entry, so that a step can be taken part by part; and for a small
-    network all else in `step` takes longer. `None` for another optimizer, and before the first
-    step.
+    network all else in `step` takes longer. `None` for another optimizer, before the first
+    step, and where torch has no such kernel.
     """
-    if type(optimizer) is not torch.optim.SGD:
+    kernel = torch_private.fused_sgd
+    if kernel is None or type(optimizer) is not torch.optim.SGD:
         return None
     (group,) = optimizer.param_groups
     momentum = group["momentum"]
@@ -27,7 +29,7 @@ def sgd_step(optimizer: Optimizer) -> SGDKernel | None:
         return None
 
     def step(weight: Tensor, gradient: Tensor, buffer: Tensor | None) -> None:
-        torch._fused_sgd_(
+        kernel(
             [weight],
             [gradient],
             [] if buffer is None else [buffer],

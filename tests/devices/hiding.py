@@ -1,0 +1,122 @@
+"""Hide a private name of torch from this project, as a torch would that does not have it.
+
+`imported` imports `hessian` anew without a name. As a plugin of pytest this file hides the name in
+the environment variable `CBLR_HIDE` from a whole run:
+
+    CBLR_HIDE=_foreach_add_ python -m pytest -p tests.devices.hiding tests/sim/optimizers
+
+and as a program it does so for name after name, each in a process of its own, without the tests
+that are about the name (`ABOUT`), and says what failed:
+
+    python -m tests.devices.hiding [--names NAME …] [--skip N] [PYTEST'S ARGUMENTS …]
+
+Only the project's own questions are hidden, not what torch itself uses. What a test starts in
+another process has the name.
+"""
+
+import argparse
+import importlib.util
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+SOURCE = ROOT / "hessian" / "torch_private.py"
+VARIABLE = "CBLR_HIDE"
+
+# Tests of what is given up without a name, by a part of their ids.
+ABOUT = {
+    "_C.DisableTorchFunction": ["test_state", "test_frozen"],
+}
+
+
+class Without:
+    """A module or class, but for one name in it or below it."""
+
+    def __init__(self, owner, path):
+        self._owner, self._path = owner, path
+
+    def __getattr__(self, name):
+        first, _, rest = self._path.partition(".")
+        if name != first:
+            return getattr(self._owner, name)
+        if not rest:
+            raise AttributeError(name)
+        return Without(getattr(self._owner, name), rest)
+
+    def __call__(self, *arguments, **options):
+        return self._owner(*arguments, **options)
+
+
+def private_module(hidden):
+    """`hessian.torch_private`, from a torch without the name; an empty one hides nothing."""
+    import torch
+
+    spec = importlib.util.spec_from_file_location("hessian.torch_private", SOURCE)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["torch"] = Without(torch, hidden) if hidden else torch
+    try:
+        spec.loader.exec_module(module)
+    finally:
+        sys.modules["torch"] = torch
+    return module
+
+
+def imported(hidden):
+    """`hessian`, imported anew from a torch without the name."""
+    for name in [name for name in sys.modules if name.split(".")[0] in ("hessian", "sim")]:
+        del sys.modules[name]
+    sys.modules["hessian.torch_private"] = module = private_module(hidden)
+    import hessian
+
+    assert hessian._runtime.ledger.torch_private is module
+    return hessian
+
+
+def names():
+    """The names that are asked for, and the private modules that they are in."""
+    every = []
+    for path in private_module("").ASKED:
+        steps = path.split(".")
+        parents = [".".join(steps[:n]) for n in range(1, len(steps)) if steps[n - 1][0] == "_"]
+        every += [name for name in (*parents, path) if name != "_C"]
+    return list(dict.fromkeys(every))
+
+
+def main(arguments=None):
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--names", nargs="+", default=None, metavar="NAME")
+    parser.add_argument("--skip", type=int, default=0, help="so many names, done before")
+    given, rest = parser.parse_known_args(arguments)
+    failed = []
+    for name in (given.names or names())[given.skip :]:
+        start = time.monotonic()
+        leave = [f"--deselect-part={part}" for part in ABOUT.get(name, [])]
+        done = subprocess.run(
+            [sys.executable, "-m", "pytest", "-q", "-p", "tests.devices.hiding", *leave, *rest],
+            cwd=ROOT, env={**os.environ, VARIABLE: name, "PYTHONPATH": str(ROOT)},
+            capture_output=True, text=True,
+        )  # fmt: skip
+        lines = [line for line in done.stdout.splitlines() if line.startswith(("FAILED", "ERROR"))]
+        last = (done.stdout.splitlines() or [done.stderr[-500:]])[-1]
+        print(f"{name}: {last} [{time.monotonic() - start:.0f} s]", *lines, sep="\n  ", flush=True)
+        if done.returncode:
+            failed.append(name)
+    return 1 if failed else 0
+
+
+def pytest_addoption(parser):
+    parser.addoption("--deselect-part", action="append", default=[])
+
+
+def pytest_collection_modifyitems(config, items):
+    parts = config.getoption("--deselect-part")
+    items[:] = [item for item in items if not any(part in item.nodeid for part in parts)]
+
+
+if __name__ == "__main__":
+    sys.exit(main())
+elif os.environ.get(VARIABLE):
+    imported(os.environ[VARIABLE])
