@@ -7,21 +7,26 @@
 A stage is a list of tasks (`gpu_stages.py`). What a task returns is written to
 `results/gpu/STAGE.json` at once, with the environment it was made in, and is not made again there:
 the same command goes on where the last one stopped. A stage takes at most `--minutes` (8); what is
-left of it is for the next call. A task that fails, or that does not end within a whole stage, is
-recorded with the reason, and tried again by `--again`.
+left of it is for the next call, and so is what `--total` minutes are too short for. A task that
+fails, or that does not end within a whole stage, is recorded with the reason, and tried again by
+`--again`; one that takes the process with it is tried twice. `results/gpu/README.md` says in one
+table what is there.
 
-The exit status is 0 where all is recorded, 1 where something is left or failed, 2 without a GPU.
+The exit status is 0 where all is recorded, 1 where something is left or failed, 2 without a GPU, 3
+where the GPU has to be taken up anew by another process: the same command goes on.
 """
 
 import argparse
+import gc
 import json
 import os
 import signal
 import sys
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +36,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT / "benchmarks"), str(ROOT)]
 
 import gpu_stages  # noqa: E402
+import gpu_summary  # noqa: E402
 import record  # noqa: E402
 
 from hessian import devices  # noqa: E402
@@ -38,6 +44,10 @@ from hessian import devices  # noqa: E402
 
 class Late(BaseException):
     """The stage's time is over. Not an Exception, so that no task takes it for one of its own."""
+
+
+class Lost(Exception):
+    """This process cannot use the device any more: after a fault in a kernel all calls fail."""
 
 
 def environment(device: torch.device) -> dict[str, Any]:
@@ -68,12 +78,36 @@ def alarm(seconds: float) -> Iterator[None]:
         signal.signal(signal.SIGALRM, before)
 
 
+def clean(device: torch.device) -> None:
+    """Give back what the last task has left in memory.
+
+    Raises:
+        Lost: the device does not answer.
+    """
+    gc.collect()
+    if device.type != "cuda":
+        return
+    try:
+        torch.cuda.synchronize()
+        torch.cuda.empty_cache()
+    except RuntimeError as error:
+        raise Lost(
+            f"the GPU failed ({str(error).splitlines()[0]}); run the command again"
+        ) from None
+
+
 class Stage:
     """The record of a stage: a file that is whole after every task."""
 
-    def __init__(self, name: str, folder: Path, facts: dict[str, Any]) -> None:
+    def __init__(
+        self,
+        name: str,
+        folder: Path,
+        facts: dict[str, Any],
+        between: Callable[[], object] = lambda: None,
+    ) -> None:
         self.path = folder / f"{name}.json"
-        self.facts = facts
+        self.facts, self.between = facts, between
         self.tasks: dict[str, dict[str, Any]] = {}
         if self.path.is_file():
             written = json.loads(self.path.read_text(encoding="utf-8"))
@@ -106,20 +140,22 @@ class Stage:
                 print("  the stage's time is over; the same command goes on")
                 return False
             print(f"  {name} …", end=" ", flush=True)
+            # Noted before, for the case that the process does not come back from it.
+            count = self.tasks.get(name, {}).get("interrupted", 0) + 1
+            self.note(name, interrupted=count, error="it did not end within the stage")
             try:
                 with alarm(end - start):
                     result = task()
                 self.note(name, result=result, seconds=time.monotonic() - start)
                 print(json.dumps(result)[:120])
             except Late:
-                count = self.tasks.get(name, {}).get("interrupted", 0) + 1
-                self.note(name, interrupted=count, error="it did not end within the stage")
                 print("not done in time")
                 return False
             except Exception as error:
                 last = traceback.format_exc().splitlines()[-3:]
                 self.note(name, error=f"{type(error).__name__}: {error}", where=last)
                 print(f"failed: {error}"[:200])
+            self.between()
         return all("result" in self.tasks.get(name, {}) for name in tasks)
 
 
@@ -128,6 +164,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--only", nargs="+", choices=gpu_stages.STAGES, metavar="STAGE")
     parser.add_argument("--dry-run", action="store_true", help="in small, on the CPU")
     parser.add_argument("--minutes", type=float, default=8.0, help="for each stage")
+    parser.add_argument("--total", type=float, default=float("inf"), help="minutes for all of them")
     parser.add_argument("--again", action="store_true", help="what failed, too")
     parser.add_argument("--data", type=Path, help="the folder of CIFAR-10; $CBLR_DATA")
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results" / "gpu")
@@ -145,13 +182,20 @@ def main(arguments: list[str] | None = None) -> int:
     data = given.data or os.environ.get("CBLR_DATA")
     setting = gpu_stages.Setting(device, given.dry_run, data and Path(data), given.out)
     facts = {**environment(device), "dry run": given.dry_run}
-    well = True
-    for number, (name, tasks_of) in enumerate(gpu_stages.STAGES.items(), 1):
-        if given.only and name not in given.only:
-            continue
-        print(f"({number}) {name}")
-        stage = Stage(name, given.out, facts)
-        well = stage.run(tasks_of(setting), 60 * given.minutes, given.again) and well
+    well, end = True, time.monotonic() + 60 * given.total
+    try:
+        for number, (name, tasks_of) in enumerate(gpu_stages.STAGES.items(), 1):
+            if given.only and name not in given.only:
+                continue
+            print(f"({number}) {name}")
+            stage = Stage(name, given.out, facts, partial(clean, device))
+            seconds = min(60 * given.minutes, end - time.monotonic())
+            well = stage.run(tasks_of(setting), seconds, given.again) and well
+    except Lost as error:
+        print(f"gpu-record: {error}", file=sys.stderr)
+        return 3
+    finally:
+        gpu_summary.write(given.out, list(gpu_stages.STAGES))
     return 0 if well else 1
 
 

@@ -3,9 +3,10 @@
 import copy
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -43,8 +44,36 @@ class Setting:
             return x, torch.randint(0, 10, (count,), generator=generator)
         if self.data is None:
             raise ValueError("data: give --data or CBLR_DATA, the folder of CIFAR-10")
-        x, y = sim.data.load("cifar10", self.data).pair
+        x, y = _cifar10(self.data)
         return x[:count].to(self.device), y[:count].to(self.device)
+
+    @contextmanager
+    def tensor_cores(self, allowed: bool) -> Iterator[None]:
+        """float32 in TF32, as torch takes convolutions by default, or in full, as `hessian` does.
+
+        What is compared does the same work.
+        """
+        owners: list[Any] = [torch.backends.cuda.matmul, torch.backends.cudnn.conv]
+        if self.device.type != "cuda":
+            yield
+        elif not all(hasattr(owner, "fp32_precision") for owner in owners):  # torch before 2.9
+            owners = [torch.backends.cuda.matmul, torch.backends.cudnn]
+            before = [owner.allow_tf32 for owner in owners]
+            owners[0].allow_tf32, owners[1].allow_tf32 = False, allowed
+            try:
+                yield
+            finally:
+                for owner, value in zip(owners, before, strict=True):
+                    owner.allow_tf32 = value
+        else:
+            before = [owner.fp32_precision for owner in owners]
+            owners[0].fp32_precision = "ieee"
+            owners[1].fp32_precision = "tf32" if allowed else "ieee"
+            try:
+                yield
+            finally:
+                for owner, value in zip(owners, before, strict=True):
+                    owner.fp32_precision = value
 
     def seconds(self, run: Callable[[], object], rounds: int = 5) -> float:
         """The median of rounds after a first one."""
@@ -57,6 +86,11 @@ class Setting:
             if number:
                 times.append(time.perf_counter() - start)
         return statistics.median(times)
+
+
+@lru_cache(maxsize=1)
+def _cifar10(folder: Path) -> tuple[Tensor, Tensor]:
+    return sim.data.load("cifar10", folder).pair
 
 
 # ---------------------------------------------------------------------- (1) agreement
@@ -139,11 +173,15 @@ def _alexnet(setting: Setting, width: float, batch: int, first: int, count: int)
 
 def _beside(setting: Setting, case: cases.Case) -> dict[str, Any]:
     ours = setting.seconds(lambda: contestants.ours(case))
-    columns = setting.seconds(lambda: contestants.plain_columns(case))
-    gradient = setting.seconds(lambda: contestants.gradient(case))
+    with setting.tensor_cores(False):
+        columns = setting.seconds(lambda: contestants.plain_columns(case))
+        gradient = setting.seconds(lambda: contestants.gradient(case))
+    with setting.tensor_cores(True):
+        rough = setting.seconds(lambda: contestants.plain_columns(case))
     return {
         "batch": len(case.x), "seconds": ours, "C backward passes": ours / columns,
         "gradients": ours / gradient, "target": DIAGONAL_TARGET,
+        "C backward passes in TF32": ours / rough,
     }  # fmt: skip
 
 
@@ -155,7 +193,8 @@ def _backpack(setting: Setting, case: cases.Case) -> dict[str, Any]:
     exact, _ = contestants.ours(case)
     gap = max(float((h[n] - v).abs().max() / v.abs().max().clamp_min(1e-30))
               for n, v in exact.items())  # fmt: skip
-    taken = setting.seconds(lambda: contestants.backpack_exact(case))
+    with setting.tensor_cores(False):
+        taken = setting.seconds(lambda: contestants.backpack_exact(case))
     ours = setting.seconds(lambda: contestants.ours(case))
     return {"installed": True, "gap": gap, "times as fast": taken / ours}
 
@@ -166,8 +205,9 @@ def _limit(setting: Setting, case: cases.Case) -> dict[str, Any]:
     with counter:
         contestants.plain_columns(case)
     size = 256 if setting.small else 8192
-    a = torch.ones(size, size, device=setting.device)
-    rate = 2 * size**3 / setting.seconds(lambda: a @ a)
+    a = torch.randn(size, size, device=setting.device)
+    with setting.tensor_cores(False):
+        rate = 2 * size**3 / setting.seconds(lambda: a @ a)
     least = counter.get_total_flops() / rate
     return {"flops": counter.get_total_flops(), "flops a second": rate, "seconds": least,
             "times the limit": setting.seconds(lambda: contestants.ours(case)) / least}  # fmt: skip
@@ -216,8 +256,9 @@ def _over(
         for x, y in pairs:
             contestants.plain_columns(cases.Case(case.model, x, y, case.peer, case.classes))
 
-    ours()
-    taken = {"seconds": setting.seconds(ours, 1), "columns": setting.seconds(columns, 1)}
+    taken = {"seconds": setting.seconds(ours, 1)}
+    with setting.tensor_cores(False):
+        taken["columns"] = setting.seconds(columns, 1)
     return {**taken, "C backward passes": taken["seconds"] / taken["columns"],
             "target": DIAGONAL_TARGET}  # fmt: skip
 
@@ -233,7 +274,10 @@ def cblr(setting: Setting) -> dict[str, Task]:
 
 def _steps(setting: Setting, width: float, batch: int) -> dict[str, Any]:
     runs = step.contestants(width, batch, str(setting.device))
-    seconds = {name: setting.seconds(run, 3) / steps for name, (run, steps) in runs.items()}
+    with setting.tensor_cores(False):
+        seconds = {name: setting.seconds(run, 3) / steps for name, (run, steps) in runs.items()}
+    with setting.tensor_cores(True):
+        seconds["SGD in TF32"] = setting.seconds(runs["SGD"][0], 3)
     return {
         "seconds": seconds,
         "SGD steps": {name: s / seconds["SGD"] for name, s in seconds.items()},
@@ -262,10 +306,15 @@ def resnet(setting: Setting) -> dict[str, Task]:
     def sampled() -> dict[str, Any]:
         net, data = model(True), setting.images(count)
         entries = 1 if setting.small else 16
+        # What is sampled when the time is over stays.
+        path = setting.out / "runs" / "resnet18.sample"
+        path.parent.mkdir(parents=True, exist_ok=True)
         start = time.perf_counter()
         values = hessian.sample(net, F.cross_entropy, data, entries,
-                                generator=torch.Generator("cpu").manual_seed(0))  # fmt: skip
-        return {"seconds": time.perf_counter() - start, "tensors": len(values),
+                                generator=torch.Generator("cpu").manual_seed(0),
+                                checkpoint=path)  # fmt: skip
+        path.unlink(missing_ok=True)
+        return {"seconds of the last call": time.perf_counter() - start, "tensors": len(values),
                 "largest": max(float(s.value.abs().max()) for s in values.values())}  # fmt: skip
 
     return {"evaluation mode": evaluated, "training mode, by sample": sampled}

@@ -96,14 +96,19 @@ def seed(device: torch.device, word: int) -> None:
 def free_memory(device: torch.device) -> int | None:
     """Bytes that are free on a device; `None` where it is the system's or nobody knows.
 
+    What torch keeps of freed tensors for the next ones is free, too.
+
     >>> free_memory(torch.device("cpu")) is None
     True
     """
     owner = module(device)
     if hasattr(owner, "mem_get_info"):
-        return int(owner.mem_get_info(device)[0])
+        free = int(owner.mem_get_info(device)[0])
+        if hasattr(owner, "memory_reserved"):
+            free += int(owner.memory_reserved(device)) - int(owner.memory_allocated(device))
+        return free
     if hasattr(owner, "recommended_max_memory"):  # mps
-        return max(0, int(owner.recommended_max_memory()) - int(owner.driver_allocated_memory()))
+        return max(0, int(owner.recommended_max_memory()) - int(owner.current_allocated_memory()))
     return None
 
 

@@ -46,6 +46,98 @@ def test_without_a_gpu_it_says_so(capsys):
     assert "--out" in capsys.readouterr().err
 
 
+class Killed(BaseException):
+    """As if the process ended."""
+
+
+def test_what_the_process_does_not_come_back_from_is_tried_twice(tmp_path):
+    def killed():
+        raise Killed
+
+    tasks = {"killed": killed, "last": lambda: 1}
+    for count in (1, 2):
+        with pytest.raises(Killed):
+            gpu_record.Stage("s", tmp_path, FACTS).run(tasks, 5, again=False)
+        entry = gpu_record.Stage("s", tmp_path, FACTS).tasks["killed"]
+        assert entry == {"interrupted": count, "error": "it did not end within the stage"}
+    stage = gpu_record.Stage("s", tmp_path, FACTS)
+    assert not stage.run(tasks, 5, again=False)
+    assert stage.tasks["last"]["result"] == 1
+
+
+def made_up(monkeypatch, *names):
+    done = []
+    stages = {n: lambda _, n=n: {f"task of {n}": lambda: done.append(n)} for n in names}
+    monkeypatch.setattr(gpu_record.gpu_stages, "STAGES", stages)
+    return done
+
+
+def test_a_gpu_that_fails_is_left_to_another_process(tmp_path, monkeypatch, capsys):
+    done = made_up(monkeypatch, "first", "second")
+
+    def lost(device):
+        raise gpu_record.Lost("the GPU failed (illegal access); run the command again")
+
+    monkeypatch.setattr(gpu_record, "clean", lost)
+    arguments = ["--dry-run", "--out", str(tmp_path)]
+    assert gpu_record.main(arguments) == 3
+    assert "run the command again" in capsys.readouterr().err
+    assert done == ["first"]
+    assert "task of first" in (tmp_path / "README.md").read_text()
+    monkeypatch.undo()
+    rest = made_up(monkeypatch, "first", "second")
+    assert gpu_record.main(arguments) == 0
+    assert rest == ["second"]
+
+
+def test_a_device_that_does_not_answer_is_lost(monkeypatch):
+    def fault():
+        raise RuntimeError("CUDA error: an illegal memory access was encountered\nmore")
+
+    gpu_record.clean(torch.device("cpu"))
+    monkeypatch.setattr(torch.cuda, "synchronize", fault)
+    with pytest.raises(
+        gpu_record.Lost, match=r"\(CUDA error: an illegal .* encountered\); run the"
+    ):
+        gpu_record.clean(torch.device("cuda"))
+
+
+def test_the_time_of_all_stages_has_an_end(tmp_path, monkeypatch):
+    done = made_up(monkeypatch, "first", "second")
+    arguments = ["--dry-run", "--out", str(tmp_path)]
+    assert gpu_record.main([*arguments, "--total", "0"]) == 1
+    assert done == []
+    assert gpu_record.main([*arguments, "--total", "1"]) == 0
+    assert done == ["first", "second"]
+
+
+def test_the_page_of_the_records(tmp_path):
+    stage = gpu_record.Stage("s", tmp_path, {"gpu": "X1", "torch": "2.0", "triton": None})
+    stage.run({"fast": lambda: {"seconds": 0.12345, "target": 1.2, "methods": {"a": "b", "c": "b"}},
+               "wrong": lambda: 1 / 0}, 5, again=False)  # fmt: skip
+    gpu_record.gpu_summary.write(tmp_path, ["s", "t"])
+    lines = (tmp_path / "README.md").read_text().splitlines()
+    assert "gpu X1, torch 2.0." in lines
+    row = next(line for line in lines if line.startswith("| fast"))
+    assert row.startswith("| fast | seconds 0.123, target 1.2, methods b | ")
+    assert "| wrong | **not done**: ZeroDivisionError: division by zero | |" in lines
+    assert lines[lines.index("## t") + 2] == "Nothing yet."
+
+
+def test_precision_of_what_is_compared_is_put_back():
+    setting = gpu_record.gpu_stages.Setting(torch.device("cuda"), True, None, Path())
+    owners = (torch.backends.cuda.matmul, torch.backends.cudnn.conv)
+
+    def now():
+        return [owner.fp32_precision for owner in owners]
+
+    before = now()
+    for allowed, want in ((True, ["ieee", "tf32"]), (False, ["ieee", "ieee"])):
+        with setting.tensor_cores(allowed):
+            assert now() == want
+        assert now() == before
+
+
 def test_a_stage_goes_on_where_it_stopped(tmp_path):
     done = []
 
