@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
     from paper_checks.referee.networks import Task
 
 # Goes up with what a cell holds, so that older ones are measured anew.
-VERSION = 2
+VERSION = 3
 # The traces of the published sentence, and how often each is drawn.
 FEW_PROBES, TRACE_DRAWS = (5, 10), 4
 LAYER_DRAWS = 2
@@ -120,31 +121,33 @@ def layer_traces(subject: "Task", exact: Any, seed: int) -> list[dict[str, Any]]
 def _blocks(subject: "Task", seed: int) -> dict[str, float]:
     """‖H‖ and the part of it that the layers' diagonal blocks hold, from products with signs.
 
-    E ‖Hz‖² is ‖H‖² for signs z; for z on one layer, cut to it, that of its block.
+    E ‖Hz‖² is ‖H‖² for signs z; for those of one layer it is that of its block, whose products
+    need no backward pass below the layer.
     """
     import numpy as np
 
     import hessian
 
-    operator = hessian.operator(subject.model, subject.loss, subject.pair)
+    of = (subject.model, subject.loss, subject.pair)
+    operator = hessian.operator(*of)
     rng = np.random.default_rng(seed)
-    size = operator.shape[0]
-    signs = np.where(rng.integers(0, 2, (size, NORM_PROBES)), 1.0, -1.0)
-    layers: dict[str, list[slice]] = {}
+    signs = np.where(rng.integers(0, 2, (operator.shape[0], NORM_PROBES)), 1.0, -1.0)
+    layers: dict[str, dict[str, Any]] = {}
     start = 0
     for name, shape in zip(operator.names, operator.shapes, strict=True):
-        length = int(np.prod(shape))
-        layers.setdefault(name.rpartition(".")[0], []).append(slice(start, start + length))
-        start += length
-    with operator.kept():
-        whole = float((np.asarray(operator @ signs) ** 2).sum() / NORM_PROBES)
-        within = 0.0
-        for places in layers.values():
-            index = np.concatenate([np.arange(p.start, p.stop) for p in places])
-            part = np.zeros_like(signs)
-            part[index] = signs[index]
-            within += float((np.asarray(operator @ part)[index] ** 2).sum() / NORM_PROBES)
-    return {"whole": whole, "within": within, "layers": len(layers)}
+        end = start + int(np.prod(shape))
+        layers.setdefault(name.rpartition(".")[0], {})[name] = signs[start:end]
+        start = end
+
+    def square(block: Any, probes: Any) -> float:
+        with block.kept():
+            return float((np.asarray(block @ probes) ** 2).sum() / NORM_PROBES)
+
+    within = 0.0
+    for parts in layers.values():
+        block = hessian.operator(*of, names=list(parts))
+        within += square(block, np.concatenate([parts[name] for name in block.names]))
+    return {"whole": square(operator, signs), "within": within, "layers": len(layers)}
 
 
 def read(path: Path) -> dict[str, Any] | None:
@@ -163,13 +166,18 @@ def run(
     sizes: Sizes,
     told: Callable[[Cell, bool], None],
 ) -> Iterator[tuple[Cell, dict[str, Any]]]:
-    """Every cell with what was measured; those that are kept are read, and each new one is kept."""
+    """Every cell with what was measured; those that are kept are read, and each new one is kept.
+
+    `seconds` are the processor's, with the network's training.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     for cell in cells:
         path = cell.path(folder, sizes)
         kept_cell = read(path)
         if kept_cell is None:
+            start = time.process_time()
             measured = plain(measure(make(cell), cell.seed, sizes))
+            measured["seconds"] = time.process_time() - start
             write_atomically(path, json.dumps(measured))
             kept_cell = read(path)
             told(cell, True)

@@ -33,6 +33,7 @@ NUMBERS = (
 BY_NETWORK = (
     "preactivation", "gauss-newton", "empirical-fisher", "becker-lecun", "k-fac", "ek-fac",
 )  # fmt: skip
+BITS = 14
 BEGIN, END = "<!-- referee: generated from the record -->", "<!-- end -->"
 
 
@@ -48,11 +49,36 @@ def cells_of(folder: Path, sizes: Sizes) -> list[tuple[Cell, dict[str, Any]]]:
 
 
 def compact(cells: Sequence[tuple[Cell, dict[str, Any]]]) -> "pd.DataFrame":
-    """The table with the numbers that are judged and shown, in single precision."""
+    """The table with the numbers that are judged and shown, to four digits."""
     frame = table(cells)[[*KEYS, *NUMBERS]]
-    return frame.astype(
+    frame = frame.astype(
         {name: "category" for name in KEYS if name != "seed"} | dict.fromkeys(NUMBERS, "float32")
     )
+    for name in NUMBERS:
+        frame[name] = rounded(frame[name].to_numpy())
+    return frame
+
+
+def rounded(values: Any) -> Any:
+    """Single precision to 13 of its 23 bits, four digits, so that a file has less to keep.
+
+    >>> import numpy as np
+    >>> f"{rounded(np.array([1.234567], dtype=np.float32))[0]:.6f}"
+    '1.234619'
+    """
+    import numpy as np
+
+    mantissa, exponent = np.frexp(values)
+    return np.ldexp(np.round(mantissa * 2**BITS) / 2**BITS, exponent).astype(np.float32)
+
+
+def write(frame: "pd.DataFrame", path: Path) -> None:
+    """As Parquet, byte by byte of the numbers: those that are rounded off then take no room."""
+    frame.to_parquet(
+        path, index=False, compression="zstd", compression_level=19,
+        use_dictionary=[name for name in KEYS if name != "seed"],
+        use_byte_stream_split=list(NUMBERS),
+    )  # fmt: skip
 
 
 def facts(cells: Sequence[tuple[Cell, dict[str, Any]]]) -> dict[str, Any]:
@@ -62,6 +88,11 @@ def facts(cells: Sequence[tuple[Cell, dict[str, Any]]]) -> dict[str, Any]:
     return {
         "versions": versions(),
         "hardware": hardware(),
+        "seconds": [
+            {"network": c.network, "state": c.state, "seed": c.seed,
+             "seconds": round(m["seconds"], 2)}
+            for c, m in cells
+        ],
         "traces": [
             {"network": c.network, "state": c.state, "seed": c.seed, "probes": r["probes"],
              "way": r["way"],
@@ -131,8 +162,24 @@ def page(frame: "pd.DataFrame", told: Mapping[str, Any]) -> str:
             ("traces", "\"5 to 10 Hutchinson probes suffice for a layer's trace\" (2605.25674)"),
             ("blocks", "\"Block-diagonal approximations have errors of order one\" (2602.00816)"),
         )
-    )]  # fmt: skip
+    ), *_cost(told.get("seconds", ()))]  # fmt: skip
     return "\n".join(lines)
+
+
+def _cost(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What the record took, from nothing; an old one does not say."""
+    if not rows:
+        return []
+    total, seeds = sum(row["seconds"] for row in rows), len({row["seed"] for row in rows})
+    by_network: dict[str, float] = {}
+    for row in rows:
+        by_network[row["network"]] = by_network.get(row["network"], 0.0) + row["seconds"]
+    longest = max(by_network, key=lambda name: by_network[name])
+    return [
+        f"- Processor time from nothing: {total / 60:.1f} minutes for {seeds} seeds, "
+        f"{total / seeds:.0f} seconds each; {100 * by_network[longest] / total:.0f} % of it for "
+        f"{NETWORKS[longest].title}."
+    ]
 
 
 def _by_network(whole: "pd.DataFrame", names: Sequence[str]) -> list[str]:
@@ -162,7 +209,7 @@ def main(run: str, out: str, document: str) -> None:
     """Write the record and the tables."""
     cells = cells_of(Path(run) / "cells", Sizes())
     frame, told = compact(cells), plain(facts(cells))
-    frame.to_parquet(Path(out) / "referee.parquet", index=False, compression="zstd")
+    write(frame, Path(out) / "referee.parquet")
     write_atomically(Path(out) / "referee.json", json.dumps(told, indent=None) + "\n")
     text = Path(document).read_text(encoding="utf-8")
     before, _, rest = text.partition(BEGIN)

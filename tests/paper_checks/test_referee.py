@@ -308,3 +308,25 @@ def test_a_record_is_of_whole_seeds(tmp_path, monkeypatch):
     assert len(frame) == sum(len(measured["rows"]) for _, measured in whole)
     assert len(told["blocks"]) == 2
     assert "`hutchinson`" in record.page(frame, told)
+
+
+def test_a_record_says_what_it_took():
+    """Seconds add over states, and the network that took the most of them is named."""
+    rows = [
+        {"network": name, "state": "initial", "seed": seed, "seconds": seconds}
+        for seed in (0, 1)
+        for name, seconds in (("gpt2", 90.0), ("resnet18", 10.0), ("resnet18", 110.0))
+    ]
+    (sentence,) = record._cost(rows)
+    assert "7.0 minutes for 2 seeds, 210 seconds each; 57 % of it for ResNet-18" in sentence
+
+
+def test_a_table_is_kept_to_four_digits(tmp_path):
+    values = np.random.default_rng(0).lognormal(0, 9, 1000).astype(np.float32)
+    values[:3] = 0.0, np.nan, np.inf
+    short = record.rounded(values)
+    assert np.array_equal(short[:3], values[:3], equal_nan=True)
+    assert np.abs(short[3:] / values[3:] - 1).max() < 2**-13.9
+    frame = pd.read_parquet(ROOT / "benchmarks" / "results" / "referee.parquet")
+    record.write(frame, tmp_path / "table.parquet")
+    pd.testing.assert_frame_equal(pd.read_parquet(tmp_path / "table.parquet"), frame)
