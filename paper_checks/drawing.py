@@ -2,7 +2,7 @@
 
 import io
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from html import escape
 from typing import Any
@@ -11,7 +11,7 @@ from matplotlib import rc_context, rcdefaults, rcParams
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
-from paper_checks.check import Drawing
+from paper_checks.check import Drawing, Measurements
 
 # Okabe and Ito's palette: told apart by readers of every kind of colour vision.
 BLACK = "#000000"
@@ -94,3 +94,26 @@ def to_svg(chart: Figure, name: str, title: str, alt: str) -> str:
 def finished(chart: Figure, name: str, title: str, alt: str, caption: str) -> Drawing:
     """The chart as a `Drawing`: the SVG of `to_svg` with its text alternative and its caption."""
     return Drawing(to_svg(chart, name, title, alt), alt, caption)
+
+
+Paint = Callable[[Any, Measurements], None]
+
+
+def chart(
+    name: str, paint: Paint, title: str, alt: str, caption: str, columns: int = 1, **axes: str
+) -> Callable[[Measurements], Drawing]:
+    """A picture of one pair of axes, on which `paint(axes, measurements)` draws.
+
+    `axes` are those of `Axes.set`: labels and scales. The legend has so many `columns`.
+    """
+
+    def draw(measurements: Measurements) -> Drawing:
+        with style(name):
+            picture = figure()
+            plot = picture.add_subplot()
+            paint(plot, measurements)
+            plot.set(**axes)
+            plot.legend(ncols=columns)
+            return finished(picture, name, title, alt, caption)
+
+    return draw

@@ -1,12 +1,15 @@
 """What the engine must know of a paper; all that knows one lies in its folder of `papers`."""
 
+import tomllib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from importlib.resources import files
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from paper_checks.check import Check
-from paper_checks.statements import Claim, Words
+from paper_checks.statements import Claim, Words, parse_words
 
 # A context, the sizes of a profile and a sweep are `Any` here, or each would have to know the rest.
 
@@ -87,3 +90,24 @@ class Paper:
             if any(name.startswith(kind) for name in self.ids):
                 groups.append(f"{kind}…")
         return " and ".join(filter(None, (", ".join(groups[:-1]), groups[-1])))
+
+
+def texts(package: str) -> dict[str, Any]:
+    """Title, lead, words and overview of a `Paper`, from the TOML files of its folder.
+
+    >>> from paper_checks.papers import USUAL
+    >>> sorted(texts(f"paper_checks.papers.{USUAL}"))
+    ['lead', 'overview', 'title', 'words']
+    """
+    page, words = (
+        files(package).joinpath(name).read_text(encoding="utf-8")
+        for name in ("overview.toml", "words.toml")
+    )
+    parts = tomllib.loads(page)
+    overview = Overview(tuple(parts["statements"]), tuple(parts["advice"]), parts["meaning"])
+    return {
+        "title": parts["title"],
+        "lead": parts["lead"],
+        "words": MappingProxyType(parse_words(words)),
+        "overview": overview,
+    }

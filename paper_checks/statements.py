@@ -3,8 +3,9 @@
 import hashlib
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
+from typing import Any
 
 
 def digest(statement: str, criterion: str) -> str:
@@ -21,6 +22,8 @@ class Claim:
     """One testable sentence of the paper and what would make it stand or fall.
 
     `shown` is the figure in which to see it, where that is not the one of the same measurements.
+    `judge` is its criterion as `paper_checks.judges` reads it, where no function is its judge, and
+    `picture` what `paper_checks.drawing.chart` takes.
     """
 
     id: str
@@ -30,6 +33,8 @@ class Claim:
     criterion: str
     thresholds: Mapping[str, float]
     shown: str = ""
+    judge: Mapping[str, Any] = field(default_factory=dict)
+    picture: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def hash(self) -> str:
@@ -84,3 +89,12 @@ def parse_words(text: str) -> dict[str, Words]:
         name: Words(**{**entry, "equations": tuple(entry.get("equations", ()))})
         for name, entry in tomllib.loads(text).items()
     }
+
+
+def parse_protocols(text: str) -> dict[str, tuple[str, ...]]:
+    """The sentences on how each shared measurement is made, from the table `protocol` of a TOML.
+
+    >>> parse_protocols('[protocol]\\nruns = ["Four seeds."]')
+    {'runs': ('Four seeds.',)}
+    """
+    return {name: tuple(entry) for name, entry in tomllib.loads(text)["protocol"].items()}

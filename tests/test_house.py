@@ -117,7 +117,7 @@ INNER = {
         f"{SECOND}/equations": set(),
         f"{SECOND}/experiments": {"paper_checks/equations", f"{SECOND}/equations"},
         f"{SECOND}/measurements": {"paper_checks/measurements"},
-        f"{SECOND}/claims": {f"{SECOND}/statements", f"{SECOND}/measurements"},
+        f"{SECOND}/claims": {"paper_checks/measurements"},
         SECOND: {
             *("paper_checks/equations", "paper_checks/ledger", f"{SECOND}/statements"),
             *(f"{SECOND}/equations", f"{SECOND}/experiments", f"{SECOND}/measurements"),
@@ -155,8 +155,9 @@ BELOW = {
     *(
         f"paper_checks.{name}"
         for name in (
-            *("check", "drawing", "environment", "errors", "extras", "files", "numbers", "paper"),
-            *("papers", "result", "shared", "statements", "statistics", "verdicts"),
+            *("check", "drawing", "environment", "errors", "extras", "files", "judges", "numbers"),
+            *("paper", "papers", "quotients", "result", "shared", "statements", "statistics"),
+            "verdicts",
         )
     ),
 }

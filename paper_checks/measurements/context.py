@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -120,6 +120,15 @@ class Context:
             return self._once(key, make)
         finally:
             self._declared = declared
+
+    def each(
+        self, shared: Shared, make: Callable[..., dict[str, Any]], values: Iterable[Any]
+    ) -> list[dict[str, Any]]:
+        """What `make(context, each=value)` returns of each value, under the keys of `shared`."""
+        return [
+            self.shared(key, partial(make, each=value))
+            for key, value in zip(shared.keys(self), values, strict=True)
+        ]
 
     def _refuse_undeclared(self, key: str) -> None:
         declared = self._declared

@@ -102,6 +102,7 @@ def shared_files(of: str = USUAL) -> tuple[Path, ...]:
     here = Path(__file__).parent
     checks = here.parent
     paths += [here / f"{name}.py" for name in _SHARED]
+    paths += sorted((here / "branching").glob("*.py"))
     # Helpers that several figures or claims of a paper measure with; of that paper alone.
     paths += sorted(
         path

@@ -20,14 +20,23 @@ from paper_checks import summary
 from paper_checks.cli import commands
 from paper_checks.equations.checks import judge, measure
 from paper_checks.errors import InputError
+from paper_checks.judges import declared
 from paper_checks.ledger import lock
+from paper_checks.measurements.branching import runs
+from paper_checks.measurements.branching.characters import characters
+from paper_checks.measurements.branching.moments import moments
+from paper_checks.measurements.branching.scales import noise_scale
+from paper_checks.measurements.branching.steps import single_steps
+from paper_checks.measurements.branching.task import Task
 from paper_checks.papers import NAMES, paper
+from paper_checks.papers.mccandlish2018.claims import points
 from paper_checks.papers.mccandlish2018.claims.branches import fit, overhead
 from paper_checks.papers.mccandlish2018.equations import EQUATIONS
 from paper_checks.papers.mccandlish2018.experiments import EXPERIMENTS
-from paper_checks.papers.mccandlish2018.measurements import branches, scales
-from paper_checks.papers.mccandlish2018.measurements.tasks import Task, characters
-from paper_checks.papers.mccandlish2018.statements import CLAIMS
+from paper_checks.papers.mccandlish2018.measurements.profile import MULTIPLES
+from paper_checks.papers.mccandlish2018.measurements.runs import estimates
+from paper_checks.papers.mccandlish2018.measurements.shared import MEASURES
+from paper_checks.papers.mccandlish2018.statements import CLAIMS, PROTOCOLS
 from paper_checks.registry import build, rows_read
 from paper_checks.report.beside import Beside
 from paper_checks.report.page import render
@@ -115,7 +124,7 @@ def slopes(task, flat, k=None, apart=1e-5):
 
 def test_the_exact_scales_are_those_of_differences(tiny):
     flat = tiny.start(0)
-    found = scales.scales(tiny, flat)
+    found = moments(tiny, flat)
     samples = np.stack([slopes(tiny, flat, k) for k in range(12)])
     units = 1e-4 * torch.eye(flat.numel(), dtype=flat.dtype)
     curvature = np.stack([(slopes(tiny, flat + u) - slopes(tiny, flat - u)) / 2e-4 for u in units])
@@ -131,8 +140,7 @@ def test_the_exact_scales_are_those_of_differences(tiny):
     for name, number in expected.items():
         assert found[name] == pytest.approx(number, rel=1e-4, abs=1e-7), name
     assert (
-        scales.noise_scale(found)
-        == pytest.approx(expected["curved_noise"] / expected["curved"], rel=1e-3)
+        noise_scale(found) == pytest.approx(expected["curved_noise"] / expected["curved"], rel=1e-3)
         or expected["curved"] <= 0
     )
 
@@ -141,8 +149,8 @@ def test_a_small_step_does_what_the_model_says(tiny):
     flat = tiny.start(0)
     exact = {"slope": 1.0, "curved": 1.0, "curved_noise": 0.0}
     samples = tiny.per_sample(flat)
-    exact = scales.scales(tiny, flat) | {"curved": 1e3, "curved_noise": 1e3}
-    rows = scales.steps(tiny, flat, samples, exact)
+    exact = moments(tiny, flat) | {"curved": 1e3, "curved_noise": 1e3}
+    rows = single_steps(tiny, flat, samples, exact, (4, 32, 256), MULTIPLES, 24)
     # So small a step sees the slope alone: half of it is what the model's best step leaves.
     small = [row for row in rows if row["multiple"] == 0.25]
     for row in small:
@@ -152,14 +160,14 @@ def test_a_small_step_does_what_the_model_says(tiny):
 def test_pairs_of_batches_find_the_simple_scale(tiny):
     samples = torch.randn(64, 5, generator=torch.Generator().manual_seed(1)).double() + 0.2
     # Twenty repetitions of a hundred pairs: of a relative error of some 10 % a fourth is left.
-    assert np.mean(scales.estimates(samples)) == pytest.approx(1.0, abs=0.08)
+    assert np.mean(estimates(samples)) == pytest.approx(1.0, abs=0.08)
 
 
 @pytest.mark.parametrize(("rule", "peer"), [("sgd", torch.optim.SGD), ("adam", torch.optim.Adam)])
 def test_rules_step_as_their_peers(tiny, rule, peer):
     lanes = tiny.start(0)[None].clone()
     weight = nn.Parameter(lanes[0].clone())
-    theirs, ours = peer([weight], lr=0.03), branches.Rule(rule, tiny)
+    theirs, ours = peer([weight], lr=0.03), runs.Rule(rule, tiny)
     for k in range(4):
         index = torch.tensor([[k, k + 1]])
         weight.grad = tiny.gradients(weight.detach()[None], index)[0]
@@ -171,14 +179,14 @@ def test_rules_step_as_their_peers(tiny, rule, peer):
 def test_layer_wise_steps_are_as_long_as_the_weights(tiny):
     lanes = tiny.start(0)[None]
     index = torch.arange(12)[None]
-    moved = branches.Rule("lars", tiny)(lanes, tiny.gradients(lanes, index), torch.ones(1).double())
+    moved = runs.Rule("lars", tiny)(lanes, tiny.gradients(lanes, index), torch.ones(1).double())
     for name, step in tiny.parts((moved - lanes)[0]).items():
         assert float(step.norm()) == pytest.approx(float(tiny.parts(lanes[0])[name].norm()))
 
 
 def test_a_branch_reaches_its_target_sooner_with_larger_batches(tiny):
     starts = torch.stack([tiny.start(seed) for seed in (1, 2)])
-    rows = branches.branch(tiny, starts, "sgd", (1, 12), 1, 2, 500)["rows"]
+    rows = runs.branch(tiny, starts, "sgd", (1, 12), 1, 2, 500)["rows"]
     assert [row["batch"] for row in rows] == [1, 12]
     assert all(all(row["steps"]) for row in rows)
     assert np.mean(rows[1]["steps"]) < np.mean(rows[0]["steps"])
@@ -240,7 +248,7 @@ def made_points(
                 "measured": near(2 * m - m * m / (step * b**power)),
             }
             for b in (4, 32, 256)
-            for m in scales.MULTIPLES
+            for m in MULTIPLES
         ]
         return {
             "loss": 2.0 * LEVELS[number],
@@ -441,6 +449,50 @@ def test_the_engine_names_no_paper_but_the_usual_one():
         # A reader's own network is measured with the first paper's figures.
         allowed = [path for path in where if "own_network" in path or "durations" in path]
         assert where == allowed, name
+
+
+STATEMENTS = {"equations.py", "statements.py", "measurements/profile.py"}
+
+
+def test_the_second_paper_takes_at_most_800_lines_outside_statements_and_data():
+    folder = ROOT / "paper_checks" / "papers" / NAME
+    files = {str(path.relative_to(folder)): path for path in folder.rglob("*.py")}
+    assert set(files) > STATEMENTS
+    lines = {
+        name: len(path.read_text(encoding="utf-8").splitlines())
+        for name, path in files.items()
+        if name not in STATEMENTS
+    }
+    assert 0 < sum(lines.values()) <= 800, lines
+    assert all(f"`{name}`" in PAGE for name in STATEMENTS)
+
+
+def test_quotients_that_are_not_positive_are_counted_and_leave_their_seed_out():
+    made = plain(made_points(np.random.default_rng(1)))
+    trained = made["networks"]["x"]["levels"][1]["points"]
+    trained[0]["curved"] = -trained[0]["curved"]
+    one = build("claim-anisotropy", NAME).judge(made)
+    assert "1 of 32 quotients are not positive" in one.reason
+    whole = verdict("claim-anisotropy")
+    assert "0 of 32 quotients" in whole.reason
+    # Of the gradient three seeds are read, of four.
+    assert one.p > whole.p
+    trained[1]["curved_noise"] = trained[2]["curved_noise"] = -1.0
+    two = build("claim-anisotropy", NAME).judge(made)
+    assert (two.verdict, two.reason) == ("inconclusive", "There are 2 values, and 3 are needed.")
+
+
+def test_a_claim_that_is_declared_wrongly_is_refused():
+    claim = CLAIMS["claim-temperature"]
+    for change, says in (
+        ({"core": {"quotient": "> error"}}, "'> error' is not one of"),
+        ({"core": {"quotient": "about ratio"}}, "'about ratio' is not one of"),
+        ({"controls": {"quotient": "< none"}}, "'< none' is not one of"),
+        ({"verdict": "holds"}, "judge has no verdict; choose of"),
+    ):
+        wrong = dataclasses.replace(claim, judge={**claim.judge, **change})
+        with pytest.raises(ValueError, match=re.escape(f"claim-temperature: {says}")):
+            declared(wrong, points, MEASURES, PROTOCOLS)
 
 
 def test_an_audit_of_the_second_paper_writes_its_own_page(tmp_path):

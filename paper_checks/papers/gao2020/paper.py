@@ -1,17 +1,13 @@
 """Gao & Zhong (2020), as the engine asks for it."""
 
-import tomllib
-from importlib.resources import files
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from paper_checks.check import Check
 from paper_checks.ledger.rows import EVIDENCE
-from paper_checks.paper import Campaign, Overview, Paper
+from paper_checks.paper import Campaign, Paper, texts
 from paper_checks.papers.gao2020.figures import FIGURES, figure_check
 from paper_checks.papers.gao2020.measurements.profile import RECORDED, profile, usual_dataset
 from paper_checks.papers.gao2020.statements import CLAIMS
-from paper_checks.statements import parse_words
 
 if TYPE_CHECKING:
     from paper_checks.papers.gao2020.measurements.context import Context
@@ -79,32 +75,14 @@ def _record(context: Any, name: str) -> None:
     rows(context, lab(context), SWEEPS[name])
 
 
-def _text(name: str) -> str:
-    return files(__package__).joinpath(name).read_text(encoding="utf-8")
-
-
 # Fields of a profile that a measurement without training depends on, beside the network.
 _SIZES = ("width", "sample", "population", "batches", "entries", "verify", "passes", "seeds")
-_OVERVIEW = tomllib.loads(_text("overview.toml"))
 PAPER = Paper(
     name="gao2020",
-    title=(
-        "An audit of “Study on the Large Batch Size Training of Neural Networks Based on the "
-        "Second Order Gradient”"
-    ),
-    lead=(
-        "Gao & Zhong (2020). Each equation is derived anew and tried on numbers; each figure and "
-        "claim is measured on a network and judged by a criterion that was fixed before the run."
-    ),
     ids=EQUATION_IDS + FIGURE_IDS + tuple(CLAIMS),
     build=build,
     claims=CLAIMS,
-    words=MappingProxyType(parse_words(_text("words.toml"))),
-    overview=Overview(
-        tuple(_OVERVIEW["statements"]),
-        tuple(_OVERVIEW["advice"]),
-        "What it means for training with large batches",
-    ),
+    **texts(__package__),
     # The first paper's evidence lies at the top, where its runs have always been added.
     evidence=EVIDENCE,
     context=context,

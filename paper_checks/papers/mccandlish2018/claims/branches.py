@@ -1,54 +1,43 @@
-"""Claims about runs that branch off: the hyperbola, the critical batch size, width and rules."""
+"""Claims about runs that branch off: the hyperbola, the critical batch size, width and rules.
 
-from collections.abc import Mapping, Sequence
+Each function reads one claim's estimates off the measurements, and is called as the claim is.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from math import exp, log
 from typing import Any
 
 import numpy as np
 
 from paper_checks import drawing
-from paper_checks.check import Drawing, Judgement, Measurements
-from paper_checks.numbers import short, spread
-from paper_checks.papers.mccandlish2018.claims.trial import (
-    PILOT,
-    Trial,
-    geometric,
-    log_power,
-    most,
-    typical,
-)
-from paper_checks.papers.mccandlish2018.measurements import shared
-from paper_checks.shared import reads
-from paper_checks.statistics import (
-    Ratio,
-    all_of,
-    conclude,
-    in_parts,
-    less,
-    mean,
-    more,
-    ratio,
-    too_few,
-    within,
-)
+from paper_checks.check import Measurements
+from paper_checks.judges import Thresholds
+from paper_checks.quotients import geometric, log_power, typical
+from paper_checks.statistics import Ratio, mean, ratio
 
-Thresholds = Mapping[str, float]
 Setting = Mapping[str, Any]
-PROTOCOL = (
-    PILOT,
-    "From each point runs branch off to 0.8 of its loss, at eight batch sizes from 2 to 256, drawn "
-    "with replacement. The rate of each batch size is the best of a grid in steps of √2 that goes "
-    "on where its best is at an end, on runs that are not read.",
-    "The steps of a seed are those at which the mean loss of its runs is first at the target.",
-)
+# What is read off a seed of a setting; nothing or 0 where there is none.
+Reading = Callable[[Setting, int], float | None]
 # Share of examples more than the fewest, and the batch size by the hyperbola, of B_crit.
 OVERHEAD = 1.2
 SHARE = OVERHEAD - 1
+RIVALS = ("adam", "lars", "lamb")
 
 
 def settings(measurements: Measurements, rule: str = "sgd") -> list[Setting]:
     """The settings of a rule."""
     return [each for each in measurements["settings"] if each["rule"] == rule]
+
+
+def place(setting: Setting) -> tuple[str, float]:
+    """Where its runs branch off: the network and the level of the loss."""
+    return setting["network"], setting["level"]
+
+
+def seeds(setting: Setting) -> range:
+    """The places of its seeds."""
+    return range(len(setting["loss"]))
 
 
 def curve(setting: Setting, seed: int) -> tuple[list[float], list[float]]:
@@ -67,12 +56,13 @@ def fit(batches: Sequence[float], steps: Sequence[float]) -> tuple[float, float,
 
     b, logs = np.asarray(batches, dtype=np.float64), np.log(steps)
 
-    def offsets(place: float) -> Any:
-        return logs - np.log1p(exp(place) / b)
+    def offsets(bend: float) -> Any:
+        return logs - np.log1p(exp(bend) / b)
 
+    bounds = (log(b.min()) - 5, log(b.max()) + 5)
     best = minimize_scalar(
-        lambda place: float(np.var(offsets(place))),
-        bounds=(log(b.min()) - 5, log(b.max()) + 5),
+        lambda bend: float(np.var(offsets(bend))),
+        bounds=bounds,
         method="bounded",
         options={"xatol": 1e-9},
     )
@@ -90,7 +80,7 @@ def overhead(batches: Sequence[float], steps: Sequence[float]) -> float | None:
     """
     examples = [batch * count for batch, count in zip(batches, steps, strict=True)]
     limit = OVERHEAD * min(examples)
-    last = max(place for place, each in enumerate(examples) if each <= limit)
+    last = max(number for number, each in enumerate(examples) if each <= limit)
     if last + 1 == len(examples):
         return None
     low, high = log(examples[last]), log(examples[last + 1])
@@ -98,211 +88,123 @@ def overhead(batches: Sequence[float], steps: Sequence[float]) -> float | None:
     return float(batches[last] * (batches[last + 1] / batches[last]) ** share)
 
 
-def critical(setting: Setting) -> list[float]:
-    """B_crit by seed."""
-    return [fit(*curve(setting, seed))[1] for seed in range(len(setting["loss"]))]
+def fifth(setting: Setting, seed: int) -> float | None:
+    """The batch size of a fifth more examples."""
+    return overhead(*curve(setting, seed))
 
 
-def _agreement(
-    quotients: Sequence[Ratio], thresholds: Thresholds, what: str, predicted: float
-) -> Judgement:
-    """Whether most settings agree within the factor."""
-    factor, count = thresholds["factor"], int(thresholds["settings"])
-    if len(quotients) < count:
-        return too_few(predicted, f"Only {len(quotients)} settings could be measured.")
-    decisions = [within(each, 1 / factor, factor) for each in quotients]
-    near = sum(1 / factor <= each.value <= factor for each in quotients)
-    whole = geometric([each.value for each in quotients])
-    reason = (
-        f"{what} is {short(whole.value)} {spread(whole.interval())} times the prediction, "
-        f"geometric mean over {len(quotients)} settings; {near} lie within a factor {factor:g}, "
-        f"{sum(d.holds for d in decisions)} by their interval, and "
-        f"{sum(d.fails for d in decisions)} outside by theirs."
-    )
-    return conclude(most(decisions, int(thresholds["agree"])), [], 1.0, whole, reason, factor)
+def critical(setting: Setting, seed: int) -> float:
+    """B_crit."""
+    return fit(*curve(setting, seed))[1]
 
 
-def _quotients(measurements: Measurements, first: Any, second: Any) -> list[Ratio]:
-    """One ratio a setting of SGD, over its seeds; of the settings where all seeds have both."""
-    quotients = []
-    for each in settings(measurements):
-        seeds = range(len(each["loss"]))
-        pairs = [(first(each, seed), second(each, seed)) for seed in seeds]
-        if all(a and b for a, b in pairs):
-            quotients.append(ratio(*zip(*pairs, strict=True)))
-    return quotients
+def at_start(setting: Setting, seed: int) -> float:
+    """B_noise where the runs branch off."""
+    return float(setting["noise_scales"][0][seed] or 0.0)
 
 
-def _start(setting: Setting, seed: int) -> float | None:
-    scale: float | None = setting["noise_scales"][0][seed]
-    return scale
-
-
-def _along(setting: Setting, seed: int) -> float | None:
+def along(setting: Setting, seed: int) -> float:
+    """The geometric mean of B_noise at both ends of a run."""
     ends = [scales[seed] for scales in setting["noise_scales"]]
-    return typical(ends) if all(ends) else None
+    return typical(ends) if all(ends) else 0.0
 
 
-def judge_predicted(measurements: Measurements, thresholds: Thresholds) -> Judgement:
-    """The measured batch size of a fifth more examples over B_noise/5."""
-    quotients = _quotients(
-        measurements,
-        lambda s, k: overhead(*curve(s, k)),
-        lambda s, k: SHARE * (_start(s, k) or 0.0),
-    )
-    return _agreement(quotients, thresholds, "The batch size of a fifth more examples", 1.0)
-
-
-def judge_literal(measurements: Measurements, thresholds: Thresholds) -> Judgement:
-    """The measured batch size of a fifth more examples over B_noise."""
-    quotients = _quotients(measurements, lambda s, k: overhead(*curve(s, k)), _start)
-    return _agreement(quotients, thresholds, "The batch size of a fifth more examples", 1.0)
-
-
-def judge_critical(measurements: Measurements, thresholds: Thresholds) -> Judgement:
-    """B_crit over the noise scale of the run."""
-    quotients = _quotients(measurements, lambda s, k: fit(*curve(s, k))[1], _along)
-    return _agreement(quotients, thresholds, "B_crit", 1.0)
-
-
-def judge_hyperbola(measurements: Measurements, thresholds: Thresholds) -> Judgement:
-    """The misfit of the hyperbola in log S."""
-    bound, seeds = thresholds["misfit"], len(measurements["seeds"])
-    every = settings(measurements)
-    if not every or seeds < thresholds["seeds"]:
-        return too_few(f"< {bound:g}", f"{len(every)} settings and {seeds} seeds are too few.")
-    misfits = [
-        float(np.mean([fit(*curve(each, seed))[2] for each in every])) for seed in range(seeds)
-    ]
-    misfit = mean(misfits)
-    reason = (
-        f"Root mean square misfit in log S {short(misfit.value)} {spread(misfit.interval())}, mean "
-        f"over {len(every)} settings."
-    )
-    return conclude(less(misfit, bound), [], f"< {bound:g}", misfit, reason)
-
-
-def judge_width(measurements: Measurements, thresholds: Thresholds) -> Judgement:
-    """B_crit of the widest network over that of the narrowest at the same levels."""
-    factor, bends = thresholds["factor"], {}
+def _over(
+    measurements: Measurements, _: Thresholds, first: Reading, second: Reading
+) -> dict[str, Any]:
+    """One ratio a setting of SGD, over its seeds; of the settings where all seeds have both."""
+    quotients: dict[str, Ratio] = {}
     for each in settings(measurements):
-        bends[each["network"], each["level"]] = critical(each)
-    levels = [level for name, level in bends if name == "mlp16" and ("mlp64", level) in bends]
-    if not levels or len(measurements["seeds"]) < thresholds["seeds"]:
-        return too_few(1.0, "There are no two widths at one level.")
+        pairs = [(first(each, seed), second(each, seed)) for seed in seeds(each)]
+        if all(a and b for a, b in pairs):
+            quotients[str(place(each))] = ratio(*zip(*pairs, strict=True))
+    whole = geometric([each.value for each in quotients.values()])
+    return {"quotients": quotients, "whole": whole, "count": len(quotients)}
+
+
+# The last two by the measured batch size of a fifth more examples.
+critical_is_noise = partial(_over, first=critical, second=along)
+overhead_predicted = partial(_over, first=fifth, second=lambda each, k: SHARE * at_start(each, k))
+overhead_literal = partial(_over, first=fifth, second=at_start)
+
+
+def hyperbola(measurements: Measurements, _: Thresholds) -> dict[str, Any]:
+    """The misfit of the hyperbola in log S."""
+    by_setting = [
+        [fit(*curve(each, seed))[2] for seed in seeds(each)] for each in settings(measurements)
+    ]
+    misfits = [float(np.mean(each)) for each in zip(*by_setting, strict=True)]
+    return {"misfits": mean(misfits), "count": len(by_setting)}
+
+
+def width(measurements: Measurements, _: Thresholds) -> dict[str, Any]:
+    """B_crit of the widest network over that of the narrowest at the same levels."""
+    bends = {
+        place(each): [critical(each, seed) for seed in seeds(each)]
+        for each in settings(measurements)
+    }
+    both = [level for name, level in bends if name == "mlp16" and ("mlp64", level) in bends]
     wide, narrow = (
-        [typical(each) for each in zip(*(bends[name, level] for level in levels), strict=True)]
+        [typical(each) for each in zip(*(bends[name, level] for level in both), strict=True)]
         for name in ("mlp64", "mlp16")
     )
-    quotient = ratio(wide, narrow)
-    reason = (
-        f"B_crit at width 64 is {short(quotient.value)} {spread(quotient.interval())} times that "
-        f"at width 16, geometric mean over {len(levels)} levels of the loss."
-    )
-    return conclude(within(quotient, 1 / factor, factor), [], 1.0, quotient, reason, factor)
+    return {"quotient": ratio(wide, narrow), "count": len(both)}
 
 
-def judge_adaptive(measurements: Measurements, thresholds: Thresholds) -> Judgement:
+def adaptive(measurements: Measurements, _: Thresholds) -> dict[str, Any]:
     """B_crit of each adaptive rule over that of SGD from the same points."""
-    factor, quotients = thresholds["factor"], {}
-    plain = {(each["network"], each["level"]): each for each in settings(measurements)}
-    for each in measurements["settings"]:
-        place = (each["network"], each["level"])
-        if each["rule"] != "sgd" and place in plain:
-            quotients[each["rule"]] = ratio(critical(each), critical(plain[place]))
-    if len(quotients) < 3 or len(measurements["seeds"]) < thresholds["seeds"]:
-        return too_few(1.0, f"Only {len(quotients)} rules were run.")
-    texts = (f"{name} {short(e.value)} {spread(e.interval())}" for name, e in quotients.items())
-    reason = f"B_crit over that of SGD: {', '.join(texts)}."
-    core = all_of(*(within(each, 1 / factor, factor) for each in quotients.values()))
-    worst = max(quotients.values(), key=lambda each: abs(log(each.value)))
-    return conclude(core, [], 1.0, worst, reason, factor)
+    plain = {place(each): each for each in settings(measurements)}
+    quotients = {
+        rule: ratio(*([critical(s, k) for k in seeds(s)] for s in (each, plain[place(each)])))
+        for rule in RIVALS
+        for each in settings(measurements, rule)
+        if place(each) in plain
+    }
+    furthest = max(quotients.values(), key=lambda each: abs(log(each.value)), default=None)
+    # All of them, or none.
+    return {"rules": quotients if len(quotients) == len(RIVALS) else {}, "furthest": furthest}
 
 
-def judge_doubling(measurements: Measurements, thresholds: Thresholds) -> Judgement:
+def doubling(measurements: Measurements, _: Thresholds) -> dict[str, Any]:
     """The power of the tuned rate in the batch size, below and above the noise scale."""
-    below, above = [], []
+
+    def power(rows: Iterable[Mapping[str, Any]]) -> float | None:
+        pairs = [(row["batch"], row["rate"]) for row in rows]
+        return log_power(*zip(*pairs, strict=True)) if len(pairs) > 1 else None
+
+    sides: dict[str, list[float]] = {"below": [], "above": []}
     for each in settings(measurements):
-        scales = each["noise_scales"][0]
-        if not all(scales):
-            continue
-        middle = typical(scales)
-        powers = []
-        sides = [[row for row in each["rows"] if row["batch"] <= middle / 2]]
-        sides.append([row for row in each["rows"] if row["batch"] >= middle])
-        for rows in sides:
-            if len(rows) > 1:
-                powers.append(log_power([r["batch"] for r in rows], [r["rate"] for r in rows]))
-        if len(powers) == 2:
-            below.append(powers[0])
-            above.append(powers[1])
-    bound = thresholds["power"]
-    if len(below) < thresholds["settings"]:
-        return too_few(f"> {bound:g}, then less", f"Only {len(below)} settings have both sides.")
-    first, second = mean(below), mean(above)
-    reason = (
-        f"The tuned rate goes with the batch size by a power of {short(first.value)} "
-        f"{spread(first.interval())} below B_noise and {short(second.value)} "
-        f"{spread(second.interval())} above it, over {len(below)} settings."
-    )
-    parts = (more(first, bound), less(second, bound))
-    return conclude(in_parts(*parts), [all_of(*parts)], f"> {bound:g}, then less", first, reason)
+        if all(scales := each["noise_scales"][0]):
+            middle, rows = typical(scales), each["rows"]
+            below = power(row for row in rows if row["batch"] <= middle / 2)
+            above = power(row for row in rows if row["batch"] >= middle)
+            if below is not None and above is not None:
+                sides["below"].append(below)
+                sides["above"].append(above)
+    return {name: mean(side) for name, side in sides.items()} | {"count": len(sides["below"])}
 
 
-def draw_hyperbola(measurements: Measurements) -> Drawing:
+def paint_hyperbola(axes: Any, measurements: Measurements) -> None:
     """Steps against examples, each in units of the fitted least."""
-    name, title = "claim-hyperbola", "Steps against examples"
-    with drawing.style(name):
-        chart = drawing.figure()
-        axes = chart.add_subplot()
-        for each in settings(measurements):
-            x, y = [], []
-            for seed in range(len(each["loss"])):
-                batches, steps = curve(each, seed)
-                least, bend, _ = fit(batches, steps)
-                x += [b * s / (least * bend) for b, s in zip(batches, steps, strict=True)]
-                y += [s / least for s in steps]
-            axes.plot(x, y, ".", label=f"{each['network']}, {each['level']:g}")
-        line = np.geomspace(1.01, 50, 200)
-        axes.plot(line, 1 + 1 / (line - 1), color=drawing.BLACK, label="the law")
-        axes.set(xscale="log", yscale="log", xlabel="E/E_min", ylabel="S/S_min")
-        axes.legend(ncols=2)
-        alt = "Points of all settings about the hyperbola of steps and examples."
-        caption = "Each batch size and seed; S_min and E_min are fitted for each setting and seed."
-        return drawing.finished(chart, name, title, alt, caption)
+    for each in settings(measurements):
+        x, y = [], []
+        for seed in seeds(each):
+            batches, steps = curve(each, seed)
+            least, bend, _ = fit(batches, steps)
+            x += [b * s / (least * bend) for b, s in zip(batches, steps, strict=True)]
+            y += [s / least for s in steps]
+        axes.plot(x, y, ".", label=f"{each['network']}, {each['level']:g}")
+    line = np.geomspace(1.01, 50, 200)
+    axes.plot(line, 1 + 1 / (line - 1), color=drawing.BLACK, label="the law")
 
 
-def draw_overhead(measurements: Measurements) -> Drawing:
+def paint_overhead_predicted(axes: Any, measurements: Measurements) -> None:
     """The measured batch size of a fifth more examples against the noise scale."""
-    name, title = "claim-overhead-predicted", "A fifth more examples, and the noise scale"
-    with drawing.style(name):
-        chart = drawing.figure()
-        axes = chart.add_subplot()
-        for each in settings(measurements):
-            seeds = range(len(each["loss"]))
-            pairs = [(_start(each, k), overhead(*curve(each, k))) for k in seeds]
-            known = [(a, b) for a, b in pairs if a and b]
-            if known:
-                axes.plot(
-                    *zip(*known, strict=True), "o", label=f"{each['network']}, {each['level']:g}"
-                )
-        line = np.array(axes.get_xlim()).clip(1.0)
-        axes.plot(line, SHARE * line, color=drawing.BLACK, label="a fifth")
-        axes.plot(line, line, "--", color=drawing.GREY, label="equal")
-        axes.set(xscale="log", yscale="log", xlabel="B_noise", ylabel="batch size at E = 1.2 E_min")
-        axes.legend(ncols=2)
-        alt = "Points of all settings and seeds beside the lines of a fifth and of equality."
-        caption = "One point a setting and seed; the lines are the two readings of the law."
-        return drawing.finished(chart, name, title, alt, caption)
-
-
-_READ = reads(shared.BRANCHES)(shared.branches)
-TRIALS = {
-    "claim-hyperbola": Trial(_READ, judge_hyperbola, PROTOCOL, draw_hyperbola),
-    "claim-critical-is-noise": Trial(_READ, judge_critical, PROTOCOL),
-    "claim-overhead-predicted": Trial(_READ, judge_predicted, PROTOCOL, draw_overhead),
-    "claim-overhead-literal": Trial(_READ, judge_literal, PROTOCOL),
-    "claim-width": Trial(_READ, judge_width, PROTOCOL),
-    "claim-adaptive": Trial(_READ, judge_adaptive, PROTOCOL),
-    "claim-doubling": Trial(_READ, judge_doubling, PROTOCOL),
-}
+    for each in settings(measurements):
+        pairs = [(at_start(each, k), fifth(each, k)) for k in seeds(each)]
+        if known := [(a, b) for a, b in pairs if a and b]:
+            label = f"{each['network']}, {each['level']:g}"
+            axes.plot(*zip(*known, strict=True), "o", label=label)
+    line = np.array(axes.get_xlim()).clip(1.0)
+    axes.plot(line, SHARE * line, color=drawing.BLACK, label="a fifth")
+    axes.plot(line, line, "--", color=drawing.GREY, label="equal")

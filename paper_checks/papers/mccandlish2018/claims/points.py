@@ -1,43 +1,23 @@
-"""Claims about single points of training: one step, both noise scales, layers, temperature."""
+"""Claims about single points of training: one step, both noise scales, layers, temperature.
 
-from collections.abc import Iterator, Mapping
+Each function reads one claim's estimates off the measurements, and is called as the claim is.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from paper_checks import drawing
-from paper_checks.check import Drawing, Judgement, Measurements
-from paper_checks.numbers import short, spread
-from paper_checks.papers.mccandlish2018.claims.trial import (
-    PILOT,
-    Trial,
-    by_seed,
-    geometric,
-    log_power,
-    typical,
-)
-from paper_checks.papers.mccandlish2018.measurements import shared
-from paper_checks.shared import reads
-from paper_checks.statistics import (
-    all_of,
-    conclude,
-    in_parts,
-    less,
-    mean,
-    more,
-    rank_correlation,
-    too_few,
-    within,
-)
+from paper_checks.check import Measurements
+from paper_checks.judges import Thresholds
+from paper_checks.measurements.branching.scales import noise_scale, simple_scale
+from paper_checks.numbers import short
+from paper_checks.quotients import by_seed, geometric, log_power, typical
+from paper_checks.statistics import mean, rank_correlation
 
-Thresholds = Mapping[str, float]
-PROTOCOL = (
-    PILOT,
-    "The training set (256 digits, 64 contexts of characters) is the whole population; G, Σ and H "
-    "are exact on it, tr(HΣ) by one Hessian-vector product a sample.",
-    "Points are where SGD in batches of 32 first has each level of the loss.",
-)
 SMALL_STEP, FITTED = 0.25, (0.25, 0.5, 1.0, 1.5)
+Points = list[list[dict[str, Any]]]
 
 
 def groups(measurements: Measurements) -> Iterator[tuple[str, float, list[dict[str, Any]]]]:
@@ -47,56 +27,47 @@ def groups(measurements: Measurements) -> Iterator[tuple[str, float, list[dict[s
             yield name, each["level"], each["points"]
 
 
-def simple(point: Mapping[str, Any]) -> float:
-    """B_simple."""
-    return float(point["noise"] / point["slope"])
+def by_network(measurements: Measurements) -> dict[str, Points]:
+    """The points of each network, level by level, by seed."""
+    return {
+        name: [each["points"] for each in network["levels"]]
+        for name, network in measurements["networks"].items()
+    }
 
 
-def noise(point: Mapping[str, Any]) -> float | None:
-    """B_noise, or nothing where there is none."""
-    curved = min(point["curved"], point["curved_noise"])
-    return float(point["curved_noise"] / point["curved"]) if curved > 0 else None
+def seeds(measurements: Measurements) -> range:
+    """The places of the seeds."""
+    return range(len(measurements["seeds"]))
 
 
 def without(measurements: Measurements) -> str:
     """A sentence on the points that have no noise scale."""
     every = [point for _, _, points in groups(measurements) for point in points]
-    count = sum(noise(point) is None for point in every)
+    count = sum(noise_scale(point) is None for point in every)
     return f" {count} of {len(every)} points have no B_noise: GᵀHG or tr(HΣ) is not positive."
 
 
-def judge_step(measurements: Measurements, thresholds: Thresholds) -> Judgement:
+def one_step(measurements: Measurements, thresholds: Thresholds) -> dict[str, Any]:
     """Measured over predicted decreases, at a quarter of the best rate and at the best."""
-    tolerance, seeds = thresholds["tolerance"], len(measurements["seeds"])
-    quotients: dict[tuple[str, float, float], dict[float, list[float]]] = {}
+    quotients: dict[str, dict[float, list[float]]] = {}
     for name, level, points in groups(measurements):
-        for point in points:
-            for row in point["steps"]:
-                if row["multiple"] in (SMALL_STEP, 1.0):
-                    group = quotients.setdefault((name, level, row["batch"]), {})
-                    value = row["measured"] / row["predicted"]
-                    group.setdefault(row["multiple"], []).append(value)
-    whole = [
-        group for group in quotients.values() if len(group[1.0]) == seeds >= thresholds["seeds"]
-    ]
-    if not whole:
-        return too_few("1", "No point has a best rate at every seed.")
-    core, control = (
-        all_of(*(within(mean(group[m]), 1 - tolerance, 1 + tolerance) for group in whole))
-        for m in (SMALL_STEP, 1.0)
-    )
-    averages = {m: [float(np.mean(group[m])) for group in whole] for m in (SMALL_STEP, 1.0)}
-    reason = (
-        f"Measured over predicted: from {short(min(averages[SMALL_STEP]))} to "
-        f"{short(max(averages[SMALL_STEP]))} at a quarter of the best rate, from "
-        f"{short(min(averages[1.0]))} to {short(max(averages[1.0]))} at the best, over "
-        f"{len(whole)} points and batch sizes.{without(measurements)}"
-    )
-    every = mean([float(np.mean([g[SMALL_STEP][k] for g in whole])) for k in range(seeds)])
-    return conclude(core, [control], 1.0, every, reason, tolerance)
+        for row in (row for point in points for row in point["steps"]):
+            group = quotients.setdefault(f"{name}, {level:g}, {row['batch']}", {})
+            if row["multiple"] in (SMALL_STEP, 1.0):
+                group.setdefault(row["multiple"], []).append(row["measured"] / row["predicted"])
+    count = len(measurements["seeds"])
+    whole = {name: group for name, group in quotients.items() if len(group[1.0]) == count}
+    read: dict[str, Any] = {"count": len(whole), "without": without(measurements)}
+    for name, multiple in (("small", SMALL_STEP), ("best", 1.0)):
+        read[name] = {key: mean(group[multiple]) for key, group in whole.items()}
+        ends = sorted(each.value for each in read[name].values()) or [0.0]
+        read[f"{name}_range"] = f"{short(ends[0])} to {short(ends[-1])}"
+    small = [group[SMALL_STEP] for group in whole.values()]
+    read["every"] = mean([float(np.mean(each)) for each in zip(*small, strict=True)])
+    return read
 
 
-def _vertex(rows: list[dict[str, float]]) -> float | None:
+def _vertex(rows: Sequence[Mapping[str, float]]) -> float | None:
     """Where a parabola through the decreases, without a constant, is largest."""
     multiples = np.array([row["multiple"] for row in rows])
     table = np.stack([multiples, -(multiples**2)], 1)
@@ -104,12 +75,12 @@ def _vertex(rows: list[dict[str, float]]) -> float | None:
     return float(a / (2 * b)) if a > 0 and b > 0 else None
 
 
-def judge_rate(measurements: Measurements, thresholds: Thresholds) -> Judgement:
+def best_rate(measurements: Measurements, _: Thresholds) -> dict[str, Any]:
     """The best multiple of the predicted best rate, and how it goes with the batch size."""
     centres, powers = [], []
-    for seed in range(len(measurements["seeds"])):
+    for seed in seeds(measurements):
         by_batch: dict[float, list[float]] = {}
-        for _, _, points in groups(measurements):
+        for _name, _level, points in groups(measurements):
             rows = [row for row in points[seed]["steps"] if row["multiple"] in FITTED]
             for batch in sorted({row["batch"] for row in rows}):
                 if vertex := _vertex([row for row in rows if row["batch"] == batch]):
@@ -118,229 +89,125 @@ def judge_rate(measurements: Measurements, thresholds: Thresholds) -> Judgement:
             middles = [typical(values) for values in by_batch.values()]
             centres.append(typical(middles))
             powers.append(log_power(list(by_batch), middles))
-    if len(centres) < thresholds["seeds"]:
-        return too_few(1.0, f"Only {len(centres)} seeds have best rates.")
-    centre, power, factor = geometric(centres), mean(powers), thresholds["factor"]
-    reason = (
-        f"The best rate is {short(centre.value)} {spread(centre.interval())} times the predicted "
-        f"one, and goes with the batch size by a power of {short(power.value)} "
-        f"{spread(power.interval())} more.{without(measurements)}"
-    )
-    control = within(power, -thresholds["power"], thresholds["power"])
-    return conclude(within(centre, 1 / factor, factor), [control], 1.0, centre, reason, factor)
+    centre, exponent = geometric(centres), mean(powers)
+    return {"centre": centre, "exponent": exponent, "without": without(measurements)}
 
 
-def judge_simple(measurements: Measurements, thresholds: Thresholds) -> Judgement:
-    """B_noise over B_simple, network by network."""
-    factor, seeds = thresholds["factor"], len(measurements["seeds"])
-    quotients = {}
-    for name in measurements["networks"]:
-        every = [points for each, _, points in groups(measurements) if each == name]
-        quotients[name] = by_seed(
-            [b / simple(p[k]) for p in every if (b := noise(p[k]))] for k in range(seeds)
+def simple_for_noise(measurements: Measurements, _: Thresholds) -> dict[str, Any]:
+    """B_noise over B_simple by network, of the points that have both."""
+    quotients = {
+        name: by_seed(
+            [b / simple_scale(p[k]) for p in levels if (b := noise_scale(p[k]))]
+            for k in seeds(measurements)
         )
-    if min(map(len, quotients.values())) < thresholds["seeds"]:
-        return too_few(1.0, f"A network has too few seeds with a B_noise.{without(measurements)}")
-    estimates = {name: geometric(values) for name, values in quotients.items()}
-    texts = (f"{name} {short(e.value)} {spread(e.interval())}" for name, e in estimates.items())
-    reason = f"B_noise over B_simple: {', '.join(texts)}.{without(measurements)}"
-    core = all_of(*(within(each, 1 / factor, factor) for each in estimates.values()))
-    whole = geometric([typical(values) for values in zip(*quotients.values(), strict=True)])
-    return conclude(core, [], 1.0, whole, reason, factor)
+        for name, levels in by_network(measurements).items()
+    }
+    return {
+        "networks": {name: geometric(values) for name, values in quotients.items()},
+        "whole": geometric([typical(each) for each in zip(*quotients.values(), strict=False)]),
+        "without": without(measurements),
+    }
 
 
-def judge_together(measurements: Measurements, thresholds: Thresholds) -> Judgement:
-    """The rank correlation of both scales along training."""
+def move_together(measurements: Measurements, thresholds: Thresholds) -> dict[str, Any]:
+    """The rank correlation of both scales along training, mean over the networks."""
     values = []
-    for seed in range(len(measurements["seeds"])):
-        of_networks = []
-        for name in measurements["networks"]:
-            points = [p[seed] for each, _, p in groups(measurements) if each == name]
-            pairs = [(simple(point), b) for point in points if (b := noise(point))]
+    for k in seeds(measurements):
+        correlations = []
+        for levels in by_network(measurements).values():
+            pairs = [(simple_scale(p[k]), b) for p in levels if (b := noise_scale(p[k]))]
             if len(pairs) >= thresholds["points"]:
-                of_networks.append(rank_correlation(*zip(*pairs, strict=True)))
-        if of_networks:
-            values.append(float(np.mean(of_networks)))
-    bound = thresholds["correlation"]
-    if len(values) < thresholds["seeds"]:
-        return too_few(f"> {bound:g}", "Too few points have both noise scales.")
-    correlation = mean(values, resolution=0.2)
-    reason = (
-        f"The rank correlation along training is {short(correlation.value)} "
-        f"{spread(correlation.interval())}, mean over networks.{without(measurements)}"
-    )
-    return conclude(more(correlation, bound), [], f"> {bound:g}", correlation, reason)
+                correlations.append(rank_correlation(*zip(*pairs, strict=True)))
+        if correlations:
+            values.append(float(np.mean(correlations)))
+    return {"along": mean(values, resolution=0.2), "without": without(measurements)}
 
 
-def judge_anisotropy(measurements: Measurements, thresholds: Thresholds) -> Judgement:
-    """The curvature along gradient and noise, over the mean of all directions."""
+def anisotropy(measurements: Measurements, _: Thresholds) -> dict[str, Any]:
+    """The curvature along gradient and noise, over the mean of all directions, in training."""
     trained = [points for _, level, points in groups(measurements) if level < 1]
-
-    def excess(k: int, along: str, length: str) -> list[float]:
-        quotients = [
-            p[k][along] / p[k][length] * p[k]["parameters"] / p[k]["trace"] for p in trained
+    sides, dropped = {}, 0
+    for name, along, length in (
+        ("gradient", "curved", "slope"),
+        ("noise", "curved_noise", "noise"),
+    ):
+        by_k = [
+            [p[k][along] / p[k][length] * p[k]["parameters"] / p[k]["trace"] for p in trained]
+            for k in seeds(measurements)
         ]
-        return [value for value in quotients if value > 0]
-
-    seeds, factor = len(measurements["seeds"]), thresholds["factor"]
-    sides = [
-        by_seed(excess(k, *names) for k in range(seeds))
-        for names in (("curved", "slope"), ("curved_noise", "noise"))
-    ]
-    if min(map(len, sides)) < thresholds["seeds"]:
-        return too_few(f"> {factor:g}", "Too few seeds have points in training.")
-    gradient, sampled = map(geometric, sides)
-    reason = (
-        f"The curvature along the gradient is {short(gradient.value)} "
-        f"{spread(gradient.interval())} times the mean over all directions, that along the noise "
-        f"{short(sampled.value)} {spread(sampled.interval())} times."
-    )
-    core = all_of(more(gradient, factor), more(sampled, factor))
-    return conclude(
-        core, [], f"> {factor:g}", min(gradient, sampled, key=lambda e: e.value), reason
-    )
+        dropped += sum(value <= 0 for values in by_k for value in values)
+        # A seed with one that is not positive has no geometric mean.
+        sides[name] = geometric(by_seed(v if min(v, default=0) > 0 else [] for v in by_k))
+    least = min(sides.values(), key=lambda each: each.value)
+    whole = 2 * len(trained) * len(seeds(measurements))
+    return {**sides, "least": least, "dropped": dropped, "whole": whole}
 
 
-def judge_growth(measurements: Measurements, thresholds: Thresholds) -> Judgement:
+def scale_grows(measurements: Measurements, _: Thresholds) -> dict[str, Any]:
     """Either noise scale at the lowest loss over that at the highest."""
-    grown: dict[str, list[list[float]]] = {"B_noise": [], "B_simple": []}
-    for name in measurements["networks"]:
-        levels = [points for each, _, points in groups(measurements) if each == name]
-        usable = [points for points in levels if all(noise(point) for point in points)]
+    grown = []
+    for levels in by_network(measurements).values():
+        usable = [points for points in levels if all(noise_scale(point) for point in points)]
         if len(usable) > 1:
-            for label, scale in (("B_noise", noise), ("B_simple", simple)):
-                first, last = ([scale(point) or 1.0 for point in usable[k]] for k in (0, -1))
-                grown[label].append([b / a for a, b in zip(first, last, strict=True)])
-    growth = thresholds["growth"]
-    if not grown["B_noise"] or len(measurements["seeds"]) < thresholds["seeds"]:
-        return too_few(f"> {growth:g}", f"Too few points have a B_noise.{without(measurements)}")
+            ends = list(zip(usable[0], usable[-1], strict=True))
+            grown.append([
+                [(scale(last) or 1.0) / (scale(first) or 1.0) for first, last in ends]
+                for scale in (noise_scale, simple_scale)
+            ])  # fmt: skip
     true, cheap = (
-        geometric([typical(each) for each in zip(*rows, strict=True)]) for rows in grown.values()
+        geometric([typical(each) for each in zip(*rows, strict=True)])
+        for rows in (zip(*grown, strict=True) if grown else ((), ()))
     )
-    reason = (
-        f"From the highest level of the loss to the lowest B_noise grows {short(true.value)} "
-        f"{spread(true.interval())} times and B_simple {short(cheap.value)} "
-        f"{spread(cheap.interval())} times, geometric means over {len(grown['B_noise'])} networks."
-        f"{without(measurements)}"
-    )
-    parts = (more(true, growth), more(cheap, growth))
-    return conclude(in_parts(*parts), [all_of(*parts)], f"> {growth:g}", true, reason)
+    counted = {"count": len(grown), "without": without(measurements)}
+    return {"true": true, "cheap": cheap, **counted}
 
 
-def judge_layers(measurements: Measurements, thresholds: Thresholds) -> Judgement:
+def layers_differ(measurements: Measurements, _: Thresholds) -> dict[str, Any]:
     """The largest over the smallest B_simple of a layer."""
-    factor = thresholds["factor"]
-
-    def apart(k: int) -> list[float]:
-        layers = [p[k]["layers"].values() for _, _, p in groups(measurements)]
-        return [max(each) / min(each) for each in layers if len(each) > 1]
-
-    values = by_seed(apart(k) for k in range(len(measurements["seeds"])))
-    if len(values) < thresholds["seeds"]:
-        return too_few(f"> {factor:g}", "Too few seeds.")
-    quotient = geometric(values)
-    reason = (
-        f"The largest B_simple of a layer is {short(quotient.value)} "
-        f"{spread(quotient.interval())} times the smallest, geometric mean over the points."
-    )
-    return conclude(more(quotient, factor), [], f"> {factor:g}", quotient, reason)
+    points = [p for _, _, p in groups(measurements)]
+    layers = ([p[k]["layers"].values() for p in points] for k in seeds(measurements))
+    apart = by_seed([max(each) / min(each) for each in rows if len(each) > 1] for rows in layers)
+    return {"apart": geometric(apart)}
 
 
-def judge_temperature(measurements: Measurements, thresholds: Thresholds) -> Judgement:
+def temperature(measurements: Measurements, _: Thresholds) -> dict[str, Any]:
     """B_simple at the higher temperature over that at the lower."""
-    values = [h / c for h, c in zip(measurements["high"], measurements["low"], strict=True)]
-    bound = thresholds["ratio"]
-    if len(values) < thresholds["seeds"]:
-        return too_few(f"< {bound:g}", f"Only {len(values)} seeds.")
-    quotient = geometric(values)
-    reason = (
-        f"At the same loss B_simple at 16 times the rate over batch size is "
-        f"{short(quotient.value)} {spread(quotient.interval())} times that at the lower."
-    )
-    return conclude(less(quotient, bound), [], f"< {bound:g}", quotient, reason)
+    pairs = zip(measurements["high"], measurements["low"], strict=True)
+    return {"quotient": geometric([high / low for high, low in pairs])}
 
 
-def judge_two_batches(measurements: Measurements, thresholds: Thresholds) -> Judgement:
-    """The relative error of 100 pairs."""
-    errors = []
-    for seed in range(len(measurements["seeds"])):
-        values = [np.array(p[seed]["estimates"]) - 1 for _, _, p in groups(measurements)]
-        errors.append(float(np.sqrt(np.mean(np.concatenate(values) ** 2))))
-    bound = thresholds["error"]
-    if len(errors) < thresholds["seeds"]:
-        return too_few(f"< {100 * bound:g} %", f"Only {len(errors)} seeds.")
-    error = mean(errors)
-    bias = float(np.mean([np.mean(q["estimates"]) for _, _, p in groups(measurements) for q in p]))
-    reason = (
-        f"The relative error of 100 pairs is {100 * error.value:.0f} %; on average they give "
-        f"{short(bias)} times B_simple."
-    )
-    return conclude(less(error, bound), [], f"< {100 * bound:g} %", error, reason)
+def two_batches(measurements: Measurements, _: Thresholds) -> dict[str, Any]:
+    """The relative error of 100 pairs, and their mean."""
+    points = [p for _, _, p in groups(measurements)]
+    by_k = (np.concatenate([p[k]["estimates"] for p in points]) for k in seeds(measurements))
+    errors = mean([float(np.sqrt(np.mean((each - 1) ** 2))) for each in by_k])
+    bias = float(np.mean([np.mean(q["estimates"]) for p in points for q in p]))
+    return {"errors": errors, "percent": f"{100 * errors.value:.0f}", "bias": short(bias)}
 
 
-def draw_scales(measurements: Measurements) -> Drawing:
+def paint_scale_grows(axes: Any, measurements: Measurements) -> None:
     """Both noise scales along training."""
-    name, title = "claim-scale-grows", "Noise scales along training"
-    with drawing.style(name):
-        chart = drawing.figure()
-        axes = chart.add_subplot()
-        colours = (drawing.BLUE, drawing.VERMILION, drawing.GREEN, drawing.PURPLE)
-        for colour, network in zip(colours, measurements["networks"], strict=False):
-            for scale, style in ((noise, "o-"), (simple, "s--")):
-                points = [p for each, _, p in groups(measurements) if each == network]
-                usable = [each for each in points if all(scale(p) for p in each)]
-                x = [float(np.mean([p["loss"] for p in each])) for each in usable]
-                y = [typical(scale(p) or 1.0 for p in each) for each in usable]
-                label = f"{network}, {'B_noise' if scale is noise else 'B_simple'}"
-                axes.plot(x, y, style, color=colour, label=label)
-        axes.set(xscale="log", yscale="log", xlabel="training loss", ylabel="batch size")
-        axes.invert_xaxis()
-        axes.legend()
-        alt = "Lines of both noise scales against the falling loss, one pair for each network."
-        caption = "Geometric means over seeds; training goes from left to right."
-        return drawing.finished(chart, name, title, alt, caption)
+    colours = (drawing.BLUE, drawing.VERMILION, drawing.GREEN, drawing.PURPLE)
+    styles = {"B_noise": (noise_scale, "o-"), "B_simple": (simple_scale, "s--")}
+    for colour, (name, levels) in zip(colours, by_network(measurements).items(), strict=False):
+        for label, (scale, style) in styles.items():
+            usable = [each for each in levels if all(scale(p) for p in each)]
+            x = [float(np.mean([p["loss"] for p in each])) for each in usable]
+            y = [typical(scale(p) or 1.0 for p in each) for each in usable]
+            axes.plot(x, y, style, color=colour, label=f"{name}, {label}")
+    axes.invert_xaxis()
 
 
-def draw_steps(measurements: Measurements) -> Drawing:
+def paint_one_step(axes: Any, measurements: Measurements) -> None:
     """Measured over predicted best decrease against the step."""
-    name, title = "claim-one-step", "One step against the quadratic model"
-    with drawing.style(name):
-        chart = drawing.figure()
-        axes = chart.add_subplot()
-        colours = (drawing.BLUE, drawing.VERMILION, drawing.GREEN)
-        rows = [r for _, _, points in groups(measurements) for p in points for r in p["steps"]]
-        for colour, batch in zip(colours, sorted({row["batch"] for row in rows}), strict=False):
-            multiples = sorted({row["multiple"] for row in rows if row["multiple"] < 2})
-            middles = [
-                float(
-                    np.median(
-                        [
-                            r["measured"] / r["predicted"]
-                            for r in rows
-                            if r["batch"] == batch and r["multiple"] == m
-                        ]
-                    )
-                )
-                for m in multiples
-            ]
-            axes.plot(multiples, middles, "o-", color=colour, label=f"batch size {batch}")
-        axes.axhline(1.0, color=drawing.GREY)
-        axes.set(xlabel="rate over the best one", ylabel="decrease, measured over predicted")
-        axes.legend()
-        alt = "The measured decrease over the predicted one against the step, by batch size."
-        caption = "Medians over networks, points and seeds; 1 is the quadratic model."
-        return drawing.finished(chart, name, title, alt, caption)
-
-
-_READ = reads(shared.POINTS)(shared.points)
-TRIALS = {
-    "claim-one-step": Trial(_READ, judge_step, PROTOCOL, draw_steps),
-    "claim-best-rate": Trial(_READ, judge_rate, PROTOCOL),
-    "claim-simple-for-noise": Trial(_READ, judge_simple, PROTOCOL),
-    "claim-move-together": Trial(_READ, judge_together, PROTOCOL),
-    "claim-anisotropy": Trial(_READ, judge_anisotropy, PROTOCOL),
-    "claim-scale-grows": Trial(_READ, judge_growth, PROTOCOL, draw_scales),
-    "claim-layers-differ": Trial(_READ, judge_layers, PROTOCOL),
-    "claim-two-batches": Trial(_READ, judge_two_batches, PROTOCOL),
-    "claim-temperature": Trial(reads(shared.HEAT)(shared.heat), judge_temperature, (PILOT,)),
-}
+    colours = (drawing.BLUE, drawing.VERMILION, drawing.GREEN)
+    quotients: dict[int, dict[float, list[float]]] = {}
+    for row in (r for _, _, points in groups(measurements) for p in points for r in p["steps"]):
+        if row["multiple"] < 2:
+            by_multiple = quotients.setdefault(row["batch"], {})
+            value = row["measured"] / row["predicted"]
+            by_multiple.setdefault(row["multiple"], []).append(value)
+    for colour, (batch, lines) in zip(colours, sorted(quotients.items()), strict=False):
+        middles = [float(np.median(lines[m])) for m in sorted(lines)]
+        axes.plot(sorted(lines), middles, "o-", color=colour, label=f"batch size {batch}")
+    axes.axhline(1.0, color=drawing.GREY)

@@ -1,8 +1,30 @@
-"""The sizes of an audit of this paper."""
+"""The sizes of an audit of this paper, as data."""
 
 from dataclasses import dataclass
+from typing import Any
 
 from paper_checks.measurements.profile import select
+
+MLPS: dict[str, Any] = {
+    "mlp16": {"hidden": [16, 16]},
+    "mlp32": {"hidden": [32, 32]},
+    "mlp64": {"hidden": [64, 64]},
+    "tanh32": {"hidden": [32, 32], "activation": "tanh"},
+}
+# Exact products with so small a transformer cost ten times those of a perceptron.
+MOST_CONTEXTS = 64
+# The rate and batch size of the training on which the points lie, and along which the noise scale
+# of a branched run is averaged.
+RATES = {"characters": 0.3, "alexnet": 0.05}
+RATE, BATCH = 0.1, 32
+# Rate over batch size is 16 times higher in the first.
+TEMPERATURES = {"high": 8, "low": 128}
+# As they are common with several devices: what one of them sees, and all of them together.
+SMALL, BIG, ESTIMATES = 32, 256, 100
+REPEATS = 20
+# Batches over which the decrease by one step is a mean, and the steps in units of the best one.
+STEPS, MULTIPLES = 24, (0.25, 0.5, 1.0, 1.5, 2.0, 4.0)
+STEP_BATCHES = (4, 32, 256)
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from paper_checks.papers.mccandlish2018.measurements.scales import noise_scale, reach, scales
-from paper_checks.papers.mccandlish2018.measurements.tasks import Task
+from paper_checks.measurements.branching.task import Task
 
 # Of the loss where they branch off, what they have to reach.
 TARGET = 0.8
@@ -20,14 +19,12 @@ _FIRST = 0.02
 _WIDE = tuple(2.0**k for k in range(-4, 5))
 # A look at the loss each time the steps have grown by so much.
 _GROWTH = 1.07
-# Batch size of the run along which the noise scale is averaged.
-MIDDLE = 32
 RULES = ("sgd", "adam", "lars", "lamb")
 
 
 @dataclass
 class Rule:
-    """The steps of one optimizer for several vectors at a time, each with a rate of its own."""
+    """The steps of one of `RULES` for several vectors at a time, each with a rate of its own."""
 
     name: str
     task: Task
@@ -74,8 +71,9 @@ def branch(
 ) -> dict[str, Any]:
     """Steps to `TARGET` of the loss from each start `[seeds, P]`, by batch size.
 
-    The rate of a batch size is chosen on other runs than those that are read, by the geometric mean
-    of their steps over the starts; that of the largest among many, the others around it.
+    Of each start `tuning` runs choose the rate, by the geometric mean of their steps, and `reading`
+    others are read; none is longer than `most` steps. The rate of the largest batch size is chosen
+    among many, that of each other around the one before.
     """
     rows: list[dict[str, Any]] = []
     length, steepness = starts.norm(dim=1).mean(), _steepness(task, starts, rule)
@@ -161,20 +159,3 @@ def _steps(
             break
         before, last, look = loss, number, max(number + 1, int(number * _GROWTH))
     return [[float(v) if isfinite(v) else None for v in row] for row in reached.tolist()]
-
-
-def setting(task: Task, starts: Tensor, rule: str, profile: Any) -> dict[str, Any]:
-    """The branched runs of one network at one point, and its noise scale at both ends of a run.
-
-    The end is where SGD in batches of 32 first has the target, at the rate tuned for them.
-    """
-    runs = branch(
-        *(task, starts, rule, profile.batches, profile.tuning, profile.reading),
-        profile.most_steps,
-    )
-    points = [starts]
-    if rule == "sgd":
-        (rate,) = (row["rate"] for row in runs["rows"] if row["batch"] == MIDDLE)
-        points.append(reach(task, starts, TARGET, rate, MIDDLE))
-    scale = [[noise_scale(scales(task, flat)) for flat in flats] for flats in points]
-    return runs | {"noise_scales": scale, "loss": task.whole(starts).tolist()}
