@@ -1,7 +1,7 @@
 """Hide a private name of torch from this project, as a torch would that does not have it.
 
 `imported` imports `hessian` anew without a name. As a plugin of pytest this file hides the name in
-the environment variable `CBLR_HIDE` from a whole run:
+the environment variable `CBLR_HIDE`, or several with commas between, from a whole run:
 
     CBLR_HIDE=_foreach_add_ python -m pytest -p tests.devices.hiding tests/sim/optimizers
 
@@ -27,36 +27,35 @@ SOURCE = ROOT / "hessian" / "torch_private.py"
 VARIABLE = "CBLR_HIDE"
 
 # Tests of what is given up without a name, by a part of their ids.
-ABOUT = {
-    "_C.DisableTorchFunction": ["test_state", "test_frozen"],
-}
+ABOUT: dict[str, list[str]] = {}
 
 
 class Without:
-    """A module or class, but for one name in it or below it."""
+    """A module or class, but for some names in it or below it."""
 
-    def __init__(self, owner, path):
-        self._owner, self._path = owner, path
+    def __init__(self, owner, paths):
+        self._owner, self._paths = owner, paths
 
     def __getattr__(self, name):
-        first, _, rest = self._path.partition(".")
-        if name != first:
-            return getattr(self._owner, name)
-        if not rest:
+        if name in self._paths:
             raise AttributeError(name)
-        return Without(getattr(self._owner, name), rest)
+        below = [
+            rest for first, _, rest in (p.partition(".") for p in self._paths) if first == name
+        ]
+        value = getattr(self._owner, name)
+        return Without(value, below) if below else value
 
     def __call__(self, *arguments, **options):
         return self._owner(*arguments, **options)
 
 
 def private_module(hidden):
-    """`hessian.torch_private`, from a torch without the name; an empty one hides nothing."""
+    """`hessian.torch_private`, from a torch without the names; an empty text hides nothing."""
     import torch
 
     spec = importlib.util.spec_from_file_location("hessian.torch_private", SOURCE)
     module = importlib.util.module_from_spec(spec)
-    sys.modules["torch"] = Without(torch, hidden) if hidden else torch
+    sys.modules["torch"] = Without(torch, hidden.split(",")) if hidden else torch
     try:
         spec.loader.exec_module(module)
     finally:
@@ -90,10 +89,12 @@ def main(arguments=None):
     parser.add_argument("--names", nargs="+", default=None, metavar="NAME")
     parser.add_argument("--skip", type=int, default=0, help="so many names, done before")
     given, rest = parser.parse_known_args(arguments)
+    rest = rest or ["tests/hessian", "tests/sim"]
     failed = []
     for name in (given.names or names())[given.skip :]:
         start = time.monotonic()
-        leave = [f"--deselect-part={part}" for part in ABOUT.get(name, [])]
+        parts = [part for one in name.split(",") for part in ABOUT.get(one, [])]
+        leave = [f"--deselect-part={part}" for part in parts]
         done = subprocess.run(
             [sys.executable, "-m", "pytest", "-q", "-p", "tests.devices.hiding", *leave, *rest],
             cwd=ROOT, env={**os.environ, VARIABLE: name, "PYTHONPATH": str(ROOT)},

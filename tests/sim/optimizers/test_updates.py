@@ -202,19 +202,19 @@ def check_lamb(rule, name, seed, shape, m, beta, scale, zero_w, zero_g):
 # A formula that is wrong in one place, and the check above that must see it.
 CBLR_CASE = (check_cblr, 3, (3, 4), 0.5, 0.01, 1.0, "coupled", 5.0, 0.0, 0.0, "zero")
 MUTANTS = {
-    "power 1": ("_radii", "mul_(radius, torch._foreach_sqrt(radius))", "mul_(radius, 1.0)", "CBLR"),
+    "power 1": ("_radii", "torch_private.foreach_sqrt(radius)", "1.0", "CBLR"),
     "no cap": ("_radii", "clamp_max_(radius, max_radius)", "clamp_max_(radius, 1e9)", "CBLR"),
     "sign": ("_radii", "masked_fill_(h < 0", "masked_fill_(h > 0", "CBLR"),
     "no decay of h": (
         "_radii",
-        "_foreach_add(curvatures, beta)",
-        "_foreach_mul(curvatures, 1)",
+        "foreach_add(curvatures, beta)",
+        "foreach_mul(curvatures, 1)",
         "CBLR",
     ),
     "g in the history": (
         "_radii",
-        "_foreach_add_(velocities, steps)",
-        "_foreach_add_(velocities, gradients)",
+        "foreach_add_(velocities, steps)",
+        "foreach_add_(velocities, gradients)",
         "CBLR",
     ),
     "no beta below": ("_lars", "gradient + beta * weight", "gradient + 0 * weight", "LARS"),
