@@ -116,7 +116,7 @@ class Output:
 
 
 class LogSoftmax(NamedTuple):
-    """The log-softmax of the only output that the loss is affine in, and dL/d(log p)."""
+    """The log-softmax or log-sum-exp of the only output that the loss is affine in; its slope."""
 
     edge: Edge
     adjoint: Tensor
@@ -331,13 +331,17 @@ def _joined(task: Task) -> LossCall:
 def _log_softmax(
     tape: Tape, labels: Mapping[Edge, Any], leaves: Mapping[int, Node], outputs: Sequence[Output]
 ) -> Edge | None:
-    """The log-softmax of the only output, where the loss's curvature is its alone."""
+    """The log-softmax or log-sum-exp of the only output, if the loss is curved in no other."""
     if len(outputs) != 1 or id(outputs[0].cut) not in leaves:
         return None
     leaf = leaves[id(outputs[0].cut)]
     if not isinstance(labels.get((leaf, 0)), Layout):
         return None
-    return _loss.log_softmax(tape, lambda edge: labels.get(edge) == LINEAR, leaf)
+    softmax = _loss.log_softmax(tape, lambda edge: labels.get(edge) == LINEAR, leaf)
+    if softmax is not None:
+        return softmax
+    curved = {node for (node, _), label in labels.items() if label != LINEAR}
+    return _loss.logsumexp(tape, curved, leaf)
 
 
 def _share_memory(outputs: Sequence[Tensor]) -> bool:

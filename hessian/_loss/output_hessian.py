@@ -6,13 +6,15 @@ diag(p) - ppᵀ, singular along the vector of ones; a sum of functions of one en
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from hessian._loss.quadratic import Quadratic
 from hessian._runtime.lanes import pulled_back
+from hessian._tape.certificate import jointly_linear
 from hessian._tape.graph import Edge, Node, Tape, complex_valued, operation, shape
 from hessian._tape.layouts import Layout
 from hessian._tape.operations import keeps_flat_order
@@ -112,8 +114,7 @@ def log_softmax(tape: Tape, linear: Callable[[Edge], bool], leaf: Node) -> Edge 
     while len(tape.consumers[node]) == 1:
         node = tape.consumers[node][0][0]
         if operation(node) == "LogSoftmax":
-            axis = int(node._saved_dim)
-            axis = axis - 2**64 if axis >= 2**63 else axis
+            axis = _signed(node._saved_dim)
             out, leaf_shape = shape((node, 0)), shape((leaf, 0))
             last = (
                 out and leaf_shape and axis % len(out) == len(out) - 1 and out[-1] == leaf_shape[-1]
@@ -125,14 +126,58 @@ def log_softmax(tape: Tape, linear: Callable[[Edge], bool], leaf: Node) -> Edge 
     return None
 
 
+def logsumexp(tape: Tape, curved: Container[Node], leaf: Node) -> Edge | None:
+    """The one log-sum-exp that the loss is curved in, if it reads the leaf by affine ways beside.
+
+    As in a cross-entropy written by hand: what the target picks is taken from the normaliser. In
+    the outputs of all nodes but the `curved` ones the loss is affine, jointly.
+    """
+    found: Node | None = None
+    stack, seen = [leaf], {leaf}
+    while stack:
+        for node, _ in tape.consumers[stack.pop()]:
+            if node in seen:
+                continue
+            seen.add(node)
+            if operation(node) == "Logsumexp" and found is None and node not in curved:
+                found = node
+            elif operation(node) == "Clone" or keeps_flat_order(node):
+                stack.append(node)
+            elif node in curved or not jointly_linear(node):
+                return None
+    if found is None or len(found._saved_dim) != 1:
+        return None
+    into, leaf_shape = shape(found.next_functions[0]), shape((leaf, 0))
+    if not into or not leaf_shape or complex_valued((leaf, 0)):
+        return None
+    axis = _signed(found._saved_dim[0]) % len(into)
+    last = axis == len(into) - 1 and into[-1] == leaf_shape[-1]
+    return (found, 0) if into == leaf_shape or last else None
+
+
+def _signed(axis: Any) -> int:
+    """A saved axis; autograd keeps negative ones as unsigned."""
+    return int(axis) - 2**64 if int(axis) >= 2**63 else int(axis)
+
+
+def scaled_softmax(node: Node, adjoint: Tensor) -> tuple[Tensor, Tensor]:
+    """p, and the total of its weights: Σ u of a log-softmax, -u of a log-sum-exp."""
+    if operation(node) == "LogSoftmax":
+        axis = _signed(node._saved_dim)
+        return node._saved_result.detach().exp(), adjoint.sum(axis, keepdim=True)
+    values, result = node._saved_self.detach(), node._saved_result.detach()
+    axis = _signed(node._saved_dim[0]) % values.dim()
+    if not node._saved_keepdim:
+        result, adjoint = result.unsqueeze(axis), adjoint.unsqueeze(axis)
+    return (values - result).exp(), -adjoint
+
+
 def softmax_form(node: Node, adjoint: Tensor, leaf: Tensor, lay: Layout, n: int) -> Quadratic:
     """Second derivative of Σ u·log softmax(z) in z: Σu (ppᵀ - diag p) at every position.
 
-    `adjoint` is u.
+    `adjoint` is u, or that of a log-sum-exp.
     """
-    axis = int(node._saved_dim)
-    axis = axis - 2**64 if axis >= 2**63 else axis
-    p, total = node._saved_result.detach().exp(), adjoint.sum(axis, keepdim=True)
+    p, total = scaled_softmax(node, adjoint)
     shares = by_sample(p.reshape(leaf.shape), lay, n).reshape(n, -1)
     if total.numel() == n:
         values = by_sample(total.expand_as(p).reshape(leaf.shape), lay, n).reshape(n, -1)

@@ -15,7 +15,7 @@ from hessian._batch.analysis import Analysis
 from hessian._batch.parts import part_of
 from hessian._batch.pieces import of_all
 from hessian._call.data import Weight
-from hessian._loss.output_hessian import Products, by_sample, from_samples
+from hessian._loss.output_hessian import Products, by_sample, from_samples, scaled_softmax
 from hessian._spectrum.terms import Curvature, GaussNewtonTerm
 from hessian._tape.certificate import LINEAR, loss_labels
 from hessian._tape.graph import Node, Tape, operation
@@ -146,8 +146,7 @@ def _refuse_unknown(analysis: Analysis) -> None:
                 raise ValueError(_UNKNOWN.format("the loss weighs samples by their targets"))
     if reading.softmax is not None:
         edge, adjoint = reading.softmax
-        axis = int(edge[0]._saved_dim)
-        total = adjoint.detach().sum(axis - 2**64 if axis >= 2**63 else axis)
+        _, total = scaled_softmax(edge[0], adjoint.detach())
         total = total[total != 0]
         if total.numel() and float(total.max() - total.min()) > 1e-3 * float(total.abs().max()):
             raise ValueError(_UNKNOWN.format("the loss weighs samples differently"))

@@ -151,7 +151,8 @@ def uncoupled(tape: Tape, labels: dict[Edge, Label], leaves: list[Node]) -> set[
 LINEAR = "linear"
 
 
-def _jointly_linear(node: Node) -> bool:
+def jointly_linear(node: Node) -> bool:
+    """Whether the output is affine in all inputs that are on the tape, taken together."""
     rule = dependence(node)
     if rule is None or is_loss(node):
         return False
@@ -175,7 +176,7 @@ def loss_labels(tape: Tape, n: int) -> dict[Edge, Label | str]:
         for index in sorted(outputs.get(node, ())):
             label = of[(node, index)]
             wanted: list[Label | str]
-            if label == LINEAR and _jointly_linear(node):
+            if label == LINEAR and jointly_linear(node):
                 wanted = [LINEAR] * len(node.next_functions)
             elif label == LINEAR:
                 wanted = list(_enter(node, index, n))
@@ -235,7 +236,7 @@ def separable(tape: Tape, labels: dict[Edge, Label | str], leaf: Node) -> bool:
         )
         entries = all(kind == "entries" for kind, _ in states)
         aligned = len({token for _, token in states}) == 1
-        linear = labels.get((node, 0)) == LINEAR and _jointly_linear(node)
+        linear = labels.get((node, 0)) == LINEAR and jointly_linear(node)
         if entries and aligned and not others and elementwise(node) and same:
             state[node] = states[0]
         elif (

@@ -218,6 +218,7 @@ def indexed(node: Node, lay: Layout, out: Shape, dims: list[Shape], n: int) -> l
     """``x[:, i]`` and the like: axes that are not indexed stay as they are.
 
     The axes of the index come where the indexed ones were, or first where these are not neighbours.
+    ``x[arange(n), i]`` takes every sample to itself, which its numbers show.
     """
     indices = node._saved_indices
     if any(index is not None and index.dtype == torch.bool for index in indices):
@@ -229,7 +230,19 @@ def indexed(node: Node, lay: Layout, out: Shape, dims: list[Shape], n: int) -> l
     start = sum(axis < axes[0] for axis in left) if together else 0
     places: list[int | None] = [*left[:start], *[None] * new, *left[start:]]
     source = places[lay.axis]
-    return [Mark.CONFLICT if source is None else lay._replace(axis=source)]
+    if source is not None:
+        return [lay._replace(axis=source)]
+    numbers = torch.arange(out[lay.axis], device=indices[axes[0]].device) // lay.inner % n
+    sample = numbers.view(-1, *[1] * (start + new - 1 - lay.axis))
+    for axis in axes:
+        size = dims[0][axis]
+        if size % n or indices[axis].is_meta:
+            continue
+        below = lay.inner if size == out[lay.axis] else size // n
+        # Samples are numbered from the front, so that -1 is of the last one.
+        if torch.equal(*torch.broadcast_tensors(indices[axis] % size // below % n, sample)):
+            return [Layout(axis, size // (n * below), below)]
+    return [Mark.CONFLICT]
 
 
 def on_diagonal(node: Node, lay: Layout, out: Shape, dims: list[Shape], n: int) -> list[Label]:

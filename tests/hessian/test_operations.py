@@ -15,6 +15,7 @@ from . import oracle
 N, T, D = 3, 4, 4
 INDEX = torch.tensor([0, 2, 2])
 ROWS = torch.tensor([[0, 1], [3, 1]])
+OF_SAMPLE, PICK = torch.tensor([2, 0, 3]), torch.arange(N * T) * 7 % D
 
 
 def positive(x):
@@ -37,6 +38,11 @@ AFFINE = {
     "index two": lambda x: x[:, INDEX, INDEX],
     "index apart": lambda x: x.transpose(0, 1)[INDEX, :, INDEX].transpose(0, 1),
     "index rows": lambda x: x[:, ROWS],
+    "index by sample": lambda x: x[range(N), OF_SAMPLE],
+    "index by sample from behind": lambda x: x[torch.arange(-N, 0), :, OF_SAMPLE],
+    "index by sample and rows": lambda x: x[torch.arange(N)[:, None], ROWS.repeat(2, 1)[:N]],
+    "index by sample, flat": lambda x: x.reshape(N * T, D)[torch.arange(N * T), PICK].view(N, T),
+    "index by sample, others apart": lambda x: x.transpose(0, 1)[:, torch.arange(N), OF_SAMPLE].T,
     "kthvalue": lambda x: x.kthvalue(2, 1)[0],
     "kthvalue kept": lambda x: x.kthvalue(2, 2, keepdim=True)[0],
     "median": lambda x: x.median(1)[0],
@@ -79,6 +85,11 @@ MIXING = {
     "rot90": lambda x: x[:, :N].rot90(1, (0, 1)),
     "index": lambda x: x + 0.3 * x[torch.tensor([1, 2, 0])],
     "index apart": lambda x: x + x[torch.tensor([1, 2, 0]), :, INDEX].unsqueeze(2),
+    "index by another sample": lambda x: x + x[torch.tensor([0, 2, 1]), :, OF_SAMPLE][:, :, None],
+    "index by sample, one twice": lambda x: x + x[torch.tensor([0, 1, 1]), OF_SAMPLE][:, None],
+    "index flat, shifted": lambda x: (
+        x.reshape(N * T, D)[(torch.arange(N * T) + 1) % (N * T), PICK].view(N, T, 1).expand(N, T, D)
+    ),
     "mask": lambda x: x[torch.ones(N, T, dtype=torch.bool)].view(N, T, D).roll(1, 0) + x,
     "diagonal": lambda x: x[:, :N].diagonal(0, 0, 1).T.unsqueeze(1) + x,
     "unfold": lambda x: x.unfold(0, N, 1).expand(N, T, D, N).flatten(2)[..., :D] + x,
