@@ -13,14 +13,17 @@ lists and tuples of tensors; what is no floating tensor among them stays as it i
 mappings by name: the key of a mapping, of nested ones the path, ``"layers.0.weight"``; of anything
 but a flat mapping ``.tree`` holds the same in the structure of `parameters`.
 
-Samples lie along the first axis of the first tensor of `arguments`. Where f ends in one of torch's
-losses, or in a sum or mean over samples, it is taken apart there: what comes before is the model,
-what comes after the loss, and routes, certificates and plans are those of such a module. Where f
-cannot be taken apart, all is proved, or not, of f as a whole: slower at times, and as exact.
+Samples lie along the first axis of the first tensor of `arguments`. The function is taken apart
+into a model and a loss: at one of torch's losses where it ends in one, else at the first tensor by
+samples that everything goes through, as logits do, or at its last mean or sum over samples. Routes,
+certificates and plans are those of such a module, and what is exact is the same wherever the cut
+lies. Where f cannot be taken apart, all is proved, or not, of f as a whole: slower at times, and as
+exact. What is Gauss-Newton's is of that model and that loss.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -38,6 +41,8 @@ from hessian._sample import Samples
 __all__ = ["diagonal", "estimate", "operator", "plan", "sample"]
 
 Function = Callable[..., Tensor]
+# Methods that take no Hessian-vector products.
+QUICK = {"affine", "chain", "separable", "zero"}
 R = TypeVar("R", Diagonal, Estimate, Samples)
 
 
@@ -69,7 +74,8 @@ def diagonal(f: Function, **options: Any) -> Callable[..., Diagonal]:
         [{'b': tensor(4.)}, tensor(0.)]
     """
 
-    def compute(parts: Apart) -> Diagonal:
+    def compute(every: list[Apart]) -> Diagonal:
+        parts = _cheapest(every, options)
         h = _diagonal.diagonal(parts.model, parts.loss, parts.data, **options)
         return _with_tree(h, parts)
 
@@ -82,10 +88,11 @@ def plan(f: Function, **options: Any) -> Callable[..., Plan]:
     Example:
         >>> w = {"a": torch.ones(1, 2)}
         >>> print(repr(plan(lambda w, x: (x @ w["a"].T).tanh().mean())(w, torch.ones(3, 2))))
-        Plan(1 parameters: 1 chain; 1 forward and 2 backward passes for 3 samples)
+        Plan(1 parameters: 1 affine; 1 forward and 2 backward passes for 3 samples)
     """
 
-    def compute(parts: Apart) -> Plan:
+    def compute(every: list[Apart]) -> Plan:
+        parts = _cheapest(every, options)
         return _diagonal.plan(parts.model, parts.loss, parts.data, **options)
 
     return _of(f, compute, _diagonal.plan, options)
@@ -105,7 +112,8 @@ def sample(
         tensor([ 6., 12.])
     """
 
-    def compute(parts: Apart) -> Samples:
+    def compute(every: list[Apart]) -> Samples:
+        parts = _cheapest(every, options)
         arguments = (parts.model, parts.loss, parts.data, per_parameter, generator)
         return _with_tree(_sample.sample(*arguments, **options), parts)
 
@@ -127,7 +135,8 @@ def estimate(
         tensor([ 6., 12.])
     """
 
-    def compute(parts: Apart) -> Estimate:
+    def compute(every: list[Apart]) -> Estimate:
+        parts = every[0]
         arguments = (parts.model, parts.loss, parts.data, kind, probes, generator)
         return _with_tree(_estimate.estimate(*arguments, **options), parts)
 
@@ -147,14 +156,15 @@ def operator(f: Function, **options: Any) -> Callable[..., Hessian]:
         [[8.0, 8.0], [8.0, 2.0]]
     """
 
-    def compute(parts: Apart) -> Hessian:
+    def compute(every: list[Apart]) -> Hessian:
+        parts = every[0]
         return _operator.operator(parts.model, parts.loss, parts.data, **options)
 
     return _of(f, compute, _operator.operator, options)
 
 
 def _of(
-    f: Function, compute: Callable[[Apart], Any], function: Any, options: dict[str, Any]
+    f: Function, compute: Callable[[list[Apart]], Any], function: Any, options: dict[str, Any]
 ) -> Callable[..., Any]:
     import inspect
 
@@ -175,6 +185,27 @@ def _of(
         return compute(taken_apart(f, parameters, arguments))
 
     return of_parameters
+
+
+def _cheapest(every: list[Apart], options: dict[str, Any]) -> Apart:
+    """The first cut whose plan takes no products, else the one of the fewest passes."""
+    import inspect
+
+    if len(every) == 1:
+        return every[0]
+    known = inspect.signature(_diagonal.plan).parameters
+    wanted = {name: value for name, value in options.items() if name in known}
+    passes: list[float] = []
+    for parts in every:
+        try:
+            found = _diagonal.plan(parts.model, parts.loss, parts.data, **wanted)
+        except ValueError:  # a `method` that is not proved for this cut
+            passes.append(math.inf)
+            continue
+        if set(found.methods().values()) <= QUICK:
+            return parts
+        passes.append(found.backward)
+    return every[passes.index(min(passes))]
 
 
 def _with_tree(result: R, parts: Apart) -> R:

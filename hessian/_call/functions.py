@@ -1,34 +1,26 @@
 """A scalar function of a pytree of tensors as a model and a loss.
 
 A function has no outputs to cut its tape at, and the cheap routes need them. So it is run once to
-see which of its calls is a loss of torch's, or a reduction to one number. The model is the function
-up to that call, which is broken off there; the loss is the function once more, with the model's
-output in the place of what that call was given. Whatever else the function reads of its parameters
-it reads in this second run, so the two together are the function, wherever the cut lies: a cut that
-is badly chosen costs passes, and no digit.
+see where it can be cut: at the first tensor by samples that everything it does with its parameters
+and the data goes through, as the logits of a network; at a loss of torch's; at the last reduction
+to one number. The model is the function up to there, where it is broken off; the loss is the
+function once more, with the model's output in the place of that tensor. Whatever else the function
+reads of its parameters it reads in this second run, so the two together are the function, wherever
+the cut lies: a cut that is badly chosen costs passes, and no digit.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from hessian import trees
-
-LOSSES = {
-    F.binary_cross_entropy, F.binary_cross_entropy_with_logits, F.cosine_embedding_loss,
-    F.cross_entropy, F.gaussian_nll_loss, F.huber_loss, F.kl_div, F.l1_loss, F.log_softmax,
-    F.margin_ranking_loss, F.mse_loss, F.multi_margin_loss, F.multilabel_margin_loss,
-    F.multilabel_soft_margin_loss, F.nll_loss, F.poisson_nll_loss, F.smooth_l1_loss,
-    F.soft_margin_loss, torch.log_softmax, Tensor.log_softmax,
-}  # fmt: skip
-REDUCTIONS = {torch.mean, torch.sum, Tensor.mean, Tensor.sum}
+from hessian._call.traced import Traced
 
 
 class _Reached(BaseException):
@@ -39,22 +31,22 @@ class _Reached(BaseException):
         self.output = output
 
 
-def _candidate(function: Any, arguments: tuple[Any, ...]) -> bool:
-    if function not in LOSSES and function not in REDUCTIONS:
-        return False
-    first = arguments[0] if arguments else None
-    return isinstance(first, Tensor) and first.dim() > 0 and first.requires_grad
+class Cut(NamedTuple):
+    """The number of a call, and whether it is cut at its result or at its first argument."""
+
+    number: int
+    at_result: bool
 
 
 class _Calls(TorchFunctionMode):
-    """Counts the calls that a function may be cut at; notes, breaks off or fills in one of them."""
+    """Counts the calls of torch's functions; breaks off at one of them, or fills it in."""
 
     internal = True
 
-    def __init__(self, place: int | None, output: Tensor | None = None) -> None:
+    def __init__(self, cut: Cut | None, output: Tensor | None = None) -> None:
         super().__init__()
-        self.place, self.output = place, output
-        self.seen: list[tuple[bool, tuple[int, ...]]] = []
+        self.cut, self.output = cut, output
+        self.count = 0
 
     def __torch_function__(
         self,
@@ -63,14 +55,19 @@ class _Calls(TorchFunctionMode):
         args: tuple[Any, ...] = (),
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
-        if _candidate(func, args):
-            number = len(self.seen)
-            self.seen.append((func in LOSSES, tuple(args[0].shape)))
-            if number == self.place:
-                if self.output is None:
-                    raise _Reached(args[0])
-                args = (self.output, *args[1:])
-        return func(*args, **(kwargs or {}))
+        number, cut = self.count, self.cut
+        self.count += 1
+        if cut is None or number != cut.number:
+            return func(*args, **(kwargs or {}))
+        if not cut.at_result:
+            return func(*self._passed(args[0]), *args[1:], **(kwargs or {}))
+        # It is called all the same, for the random numbers that it may draw.
+        return self._passed(func(*args, **(kwargs or {})))[0]
+
+    def _passed(self, value: Tensor) -> tuple[Tensor]:
+        if self.output is None:
+            raise _Reached(value)
+        return (self.output,)
 
 
 class Function(nn.Module):
@@ -79,7 +76,8 @@ class Function(nn.Module):
     def __init__(self, function: Callable[..., Tensor], parameters: Any) -> None:
         super().__init__()
         leaves, self.structure = trees.flatten_with_path(parameters)
-        self.function, self.place = function, -1
+        self.function = function
+        self.cut: Cut | None = None
         self.values: list[Any] = []
         self.names: list[str | None] = []
         for path, value in leaves:
@@ -102,7 +100,7 @@ class Function(nn.Module):
     def forward(self, *arguments: Any) -> Any:
         """What the loss is given: the function's value where it is not cut."""
         try:
-            with _Calls(self.place):
+            with _Calls(self.cut):
                 return self.function(self.tree(), *arguments[: self.count])
         except _Reached as reached:
             return reached.output
@@ -116,14 +114,14 @@ class Rest(nn.Module):
     def __init__(self, model: Function, inside: list[nn.Module]) -> None:
         super().__init__()
         self.run: Callable[..., Any] = model.function
-        self.tree, self.place = model.tree, model.place
+        self.tree, self.cut = model.tree, model.cut
         self.inside = nn.ModuleList(inside)
 
     def forward(self, output: Tensor, arguments: tuple[Any, ...]) -> Any:
         """The function's value."""
-        if self.place < 0:
+        if self.cut is None:
             return output
-        with _Calls(self.place, output):
+        with _Calls(self.cut, output):
             return self.run(self.tree(), *arguments)
 
 
@@ -148,51 +146,61 @@ class Apart:
 
 def taken_apart(
     function: Callable[..., Tensor], parameters: Any, arguments: tuple[Any, ...]
-) -> Apart:
-    """A function, cut where that is of use.
+) -> list[Apart]:
+    """A function, cut where that is of use: at a loss of torch's first, if it ends in one.
 
     Raises:
         TypeError: no floating tensor among the parameters, or a value that is no scalar tensor.
     """
-    model = Function(function, parameters)
-    if not model._parameters:
-        raise TypeError(
-            f"parameters: {type(parameters).__name__} holds no floating tensor; give a mapping, "
-            "list or tuple of tensors"
-        )
-    model.count = len(arguments)
     tensors = [leaf for leaf in trees.leaves(arguments) if isinstance(leaf, Tensor) and leaf.dim()]
     # A function of parameters alone is one sample.
     inputs = arguments if tensors else (*arguments, torch.zeros(1, device="cpu"))
     samples = len(tensors[0]) if tensors else 1
-    model.place = _place(model, arguments, samples)
-    rest = Rest(model, _modules(function))
     is_flat = isinstance(parameters, Mapping) and all(
         isinstance(value, Tensor) for value in parameters.values()
     )
-    return Apart(model, rest, [(inputs, arguments)], is_flat)
+
+    def apart(cut: Cut | None) -> Apart:
+        model = Function(function, parameters)
+        if not model._parameters:
+            raise TypeError(
+                f"parameters: {type(parameters).__name__} holds no floating tensor; give a "
+                "mapping, list or tuple of tensors"
+            )
+        model.count, model.cut = len(arguments), cut
+        return Apart(model, Rest(model, _modules(function)), [(inputs, arguments)], is_flat)
+
+    return [apart(cut) for cut in _cuts(apart(None).model, arguments, samples)]
 
 
-def _place(model: Function, arguments: tuple[Any, ...], samples: int) -> int:
-    """The number of the call to cut at: the first loss, else the last reduction of samples."""
+def _cuts(model: Function, arguments: tuple[Any, ...], samples: int) -> list[Cut | None]:
+    """Where to cut, the likeliest first: at a loss, at the outputs, at a reduction of samples."""
     from hessian._call.state import Buffers, Randomness
 
     modules = _modules(model.function)
     buffers = Buffers([part for module in modules for part in module.modules()])
     devices = {p.device for p in model._parameters.values() if p is not None}
     randomness = Randomness(devices)
-    with torch.enable_grad(), _Calls(None) as calls:
+    with torch.enable_grad(), Traced(arguments) as calls:
         value = model.function(model.tree(), *arguments)
     buffers.restore()
     randomness.restore()
     if not isinstance(value, Tensor) or value.numel() != 1:
         shape = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
         raise TypeError(f"f must return a scalar tensor, got {shape}; reduce it, e.g. with .mean()")
-    losses = [i for i, (is_loss, _) in enumerate(calls.seen) if is_loss]
+    outputs = calls.outputs(value, samples)
+    cuts: list[Cut | None] = [] if outputs is None else [Cut(outputs, True)]
+    losses = [one for one in calls.seen if one.is_loss]
     if losses:
-        return losses[0]
-    rows = [i for i, (_, shape) in enumerate(calls.seen) if shape[0] == samples]
-    return rows[-1] if rows else -1
+        first = losses[0]
+        # At the outputs themselves, which the function may read elsewhere too.
+        if outputs is not None and first.argument == outputs:
+            return cuts
+        return [Cut(first.number, False), *cuts]
+    rows = [one for one in calls.seen if one.rows == samples]
+    if rows and (outputs is None or rows[-1].argument != outputs):
+        cuts.append(Cut(rows[-1].number, False))
+    return cuts or [None]
 
 
 def _modules(function: Any) -> list[nn.Module]:

@@ -72,7 +72,58 @@ def coupled(w, x, z):
     return (forward(w, x) - z).mean().exp()
 
 
+def logsumexp(w, x, y):
+    logits = forward(w, x, torch.relu)
+    return (logits.logsumexp(-1) - logits[range(len(y)), y]).mean()
+
+
+def decayed_by_hand(w, x, y):
+    return (
+        logsumexp(w, x, y) + 0.1 * sum((p**2).sum() for p in w.values()) - w["0.bias"].cos().sum()
+    )
+
+
+def shifted_by_hand(w, x, y):
+    """A sum of parameters alone that is no penalty."""
+    logits = forward(w, x, torch.relu) * (1 + w["0.weight"].square().sum())
+    return (logits.logsumexp(-1) - logits[range(len(y)), y]).mean()
+
+
+def in_place(w, x, y):
+    z = torch.relu(x @ w["0.weight"].T + w["0.bias"]) @ w["2.weight"].T
+    z += w["2.bias"]
+    z.mul_(2)
+    return (z.logsumexp(-1) - z[range(len(y)), y]).mean() + 0 * y.sum()
+
+
+class Doubled(torch.autograd.Function):
+    """Its calls are not seen."""
+
+    @staticmethod
+    def forward(ctx, x):
+        return 2 * x
+
+    @staticmethod
+    def backward(ctx, g):
+        return 2 * g
+
+
+def custom(w, x, y):
+    logits = Doubled.apply(forward(w, x, torch.relu))
+    return (logits.logsumexp(-1) - logits[range(len(y)), y]).mean()
+
+
+def in_pieces(w, x, y):
+    hidden, weight = torch.relu(x @ w["0.weight"].T + w["0.bias"]), w["2.weight"].chunk(3)
+    logits = torch.cat([hidden @ part.T for part in weight], 1) + w["2.bias"]
+    a, b, c = logits.unbind(1)
+    return (logits.logsumexp(-1) - torch.stack([a, b, c], 1)[range(len(y)), y]).mean()
+
+
 FUNCTIONS = {
+    "log-sum-exp": (logsumexp, Y), "decay, by hand": (decayed_by_hand, Y),
+    "a sum before": (shifted_by_hand, Y), "in place": (in_place, Y), "custom": (custom, Y),
+    "in pieces": (in_pieces, Y),
     "cross-entropy": (entropy, Y), "relu": (relu, Y), "decay after": (decayed, Y),
     "decay before": (decayed_before, Y), "written by hand": (by_hand, Y),
     "squares": (squared, Z), "fourth powers": (summed, Z), "hidden values, too": (hidden_too, Y),
@@ -122,9 +173,59 @@ def test_the_plan_is_that_of_the_module(case):
     assert plan.methods() == module.methods()
     assert (plan.forward, plan.backward) == (module.forward, module.backward)
     assert plan.advice == ""
-    # Written by hand it ends in a mean over samples.
+    # Written by hand it is cut where all goes through.
     squares = functional.plan(squared)(weights(), X, Z)
     assert set(squares.methods().values()) <= {"chain", "affine"}
+
+
+BY_HAND = {
+    "log-sum-exp": lambda z, y: (z.logsumexp(-1) - z[range(len(y)), y]).mean(),
+    "gather": lambda z, y: -z.log_softmax(1).gather(1, y[:, None]).mean(),
+    "exp": lambda z, y: (z.exp().sum(1).log() - z[range(len(y)), y]).mean(),
+    "one by one": lambda z, y: sum(z[i].exp().sum().log() - z[i][y[i]] for i in range(6)) / 6,
+}
+
+
+@pytest.mark.parametrize("penalty", [0.0, 0.3])
+@pytest.mark.parametrize("name", BY_HAND)
+def test_a_loss_by_hand_is_cut_at_the_logits(name, penalty):
+    """So that passes, Gauss-Newton and Fisher are those of a module and torch's own loss."""
+    model = net(nn.ReLU)
+
+    def decayed(z, y):
+        return F.cross_entropy(z, y) + penalty * sum((p**2).sum() for p in model.parameters())
+
+    def f(w, x, y):
+        value = BY_HAND[name](forward(w, x, torch.relu), y)
+        return value + penalty * sum((p**2).sum() for p in w.values())
+
+    w = weights(nn.ReLU)
+    want = hessian.diagonal(model, decayed, (X, Y))
+    h = functional.diagonal(f)(w, X, Y)
+    assert h.plan.methods() == want.plan.methods()
+    assert (h.plan.forward, h.plan.backward) == (want.plan.forward, want.plan.backward)
+    for key, value in want.items():
+        torch.testing.assert_close(h[key], value, rtol=1e-9, atol=1e-12)
+    if name != "one by one":  # seen to keep samples apart, and not proved
+        ours = functional.estimate(f, "gauss-newton")(w, X, Y)
+        theirs = hessian.estimate(model, decayed, (X, Y), "gauss-newton")
+        for key, value in theirs.items():
+            torch.testing.assert_close(ours[key], value, rtol=1e-9, atol=1e-12)
+
+
+def test_squares_by_hand_have_the_gauss_newton_matrix_of_squares():
+    ours = functional.estimate(squared, "gauss-newton")(weights(), X, Z)
+    theirs = hessian.estimate(net(), F.mse_loss, (X, Z), "gauss-newton")
+    assert all(bool((value > 0).all()) for value in theirs.values())
+    for key, value in theirs.items():
+        torch.testing.assert_close(ours[key], value, rtol=1e-9, atol=1e-12)
+
+
+def test_a_method_that_one_cut_has_and_another_has_not():
+    affine = functional.diagonal(squared, method="chain")(weights(nn.ReLU), X, Z)
+    assert set(affine.plan.methods().values()) == {"chain"}
+    with pytest.raises(ValueError, match="not proved"):
+        functional.diagonal(hidden_too, method="affine")(weights(), X, Y)
 
 
 def test_sample_estimate_and_operator():
@@ -192,14 +293,19 @@ class Stateful(nn.Module):
         return self.b(F.dropout(torch.relu(self.norm(self.a(x))), 0.3, self.training))
 
 
+@pytest.mark.parametrize("by_hand", [False, True])
 @pytest.mark.parametrize("training", [True, False])
-def test_functional_call_of_a_module_leaves_it_as_found(training):
+def test_functional_call_of_a_module_leaves_it_as_found(training, by_hand):
     module = Stateful().train(training)
     buffers = {name: b.clone() for name, b in module.named_buffers()}
     w = {name: p.detach() for name, p in module.named_parameters()}
 
     def f(p, x, y):
-        return F.cross_entropy(functional_call(module, p, (x,)), y)
+        z = functional_call(module, p, (x,))
+        if by_hand:
+            z = F.dropout(z, 0.2, training)  # the call that is cut at draws, too
+            return (z.logsumexp(1) - z[range(len(y)), y]).mean()
+        return F.cross_entropy(z, y)
 
     torch.manual_seed(7)
     state = torch.get_rng_state()
@@ -209,10 +315,14 @@ def test_functional_call_of_a_module_leaves_it_as_found(training):
         assert torch.equal(b, buffers[name]), name
     twin = Stateful().train(training)
     torch.manual_seed(7)
-    want = hessian.diagonal(twin, F.cross_entropy, (X, Y))
+    head = nn.Dropout(0.2) if by_hand else nn.Identity()
+    whole = nn.Sequential(twin, head.train(training))
+    found = hessian.diagonal(whole, F.cross_entropy, (X, Y))
+    want = {name.removeprefix("0."): value for name, value in found.items()}
     for name, value in want.items():
         torch.testing.assert_close(h[name], value, rtol=1e-9, atol=1e-12)
-    assert h.plan.methods() == want.plan.methods()
+    if not by_hand:
+        assert list(h.plan.methods().values()) == list(found.plan.methods().values())
 
 
 def test_nothing_is_written_to_the_parameters():
