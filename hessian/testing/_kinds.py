@@ -222,7 +222,7 @@ def _register() -> None:
     global _registered
     if not _registered:
         trees.register(
-            Output, lambda out: ([out.logits, out.rows], None), lambda values, _: Output(*values)
+            Output, lambda out: ([out.logits, out.hidden], None), lambda values, _: Output(*values)
         )
         _registered = True
 
