@@ -192,6 +192,14 @@ def table(M, P, Case):
                 row.update(free=row["free"] / 5) for row in found["rows"] if row["epochs"] == 0
             ],
         ),
+        "fig-shortcut-alexnet": Case(
+            lambda rng: P.shortcuts_of_layers(rng),
+            lambda rng: P.shortcuts_of_layers(rng, 4.0),
+            lambda rng: P.shortcuts_of_layers(rng, noise=1.0),
+            lambda found: [
+                row.update(free=row["free"] / 5) for row in found["rows"] if row["epochs"] == 0
+            ],
+        ),
         "fig-gaussian": Case(
             lambda rng: P.shaped(rng),
             lambda rng: P.shaped(rng, 300.0),

@@ -277,6 +277,35 @@ def shortcuts(rng, times=1.0, noise=0.01):
     return {"seeds": [0, 1, 2], "samples": 1797, "rows": rows}
 
 
+def shortcuts_of_layers(rng, times=1.0, noise=0.01):
+    """fig-shortcut-alexnet's medians, as those of fig-shortcut."""
+    from paper_checks.papers.gao2020.figures.fig_shortcut_alexnet import SIZES as BATCHES
+
+    rows = shortcuts(rng, times, noise)["rows"]
+    names = dict(zip(sorted({row["n"] for row in rows}), BATCHES, strict=True))
+    rows = [{**row, "n": names[row["n"]]} for row in rows if row["epochs"] in (0, 20)]
+    losses = [
+        {"epochs": epochs, "seed": seed, "loss": 2.3 - epochs / 20}
+        for epochs in (0, 20)
+        for seed in range(3)
+    ]
+    facts = {"seeds": [0, 1, 2], "samples": 256, "network": "alexnet, width 0.25"}
+    return facts | {"losses": losses, "rows": rows}
+
+
+def rate_terms():
+    """fig-rate-terms' factors of one tensor, with their product."""
+    from paper_checks.papers.gao2020.figures.fig_rate_terms import RULES
+
+    terms = {"compression": 1e-3, "batch": 6.0, "weight": 0.02}
+    rows = [
+        {"network": "MLP", "parameter": "fc1.weight", "size": 8, "rule": rule, **terms}
+        | {"whole": 1e-3 * 6.0 * 0.02}
+        for rule in RULES
+    ]
+    return {"seeds": [0], "samples": 32, "terms": list(terms), "rows": rows}
+
+
 def stepped(rng, right=1.0, far=None, near=0.0, count=240):
     """Entries whose parabola points at the minimum with a probability; `far` in the farther half.
 

@@ -46,8 +46,8 @@ CASES: dict[str, Case] = {
     **sibling("cases_of_training").table(M, Case),
     **sibling("cases_at_start").table(M, P, Case),
 }
-# Sketches are drawn from the mathematics; nothing random is in them.
-EXACT = {"fig6", "fig15"}
+# Sketches are drawn from the mathematics, or show what is not judged; nothing random is in them.
+EXACT = {"fig6", "fig15", "fig-rate-terms"}
 DRAWS = 40
 # Three standard errors above the level, in DRAWS draws.
 MOST = int(DRAWS * 0.05 + 3 * (DRAWS * 0.05 * 0.95) ** 0.5)

@@ -197,6 +197,8 @@ FAULTS: dict[str, dict[str, Fault]] = {
         "constant": put(predicted=128.0 / 32),
     },
     "fig-shortcut": {"constant": scaled("law", 4.0), "labels": scaled("free", 8.0, epochs=0)},
+    "fig-shortcut-alexnet": {"constant": scaled("law", 4.0)},
+    "fig-rate-terms": {"constant": scaled("compression", 2.0, rule="lars")},
     "fig-gaussian": {"constant": scaled("excess", 1000.0, network="MLP at initialisation")},
     "fig-spread": {
         "controls": swapped("protocol", "warm-up", "full rate"),
@@ -292,6 +294,8 @@ FAULTS: dict[str, dict[str, Fault]] = {
 
 def measured(name):
     """The measurement in which what the paper says is true; a sketch measures itself."""
+    if name == "fig-rate-terms":
+        return plain(P.rate_terms())
     if name in D.EXACT:
         return build(name).measure(Context(profile("quick", "digits")))
     return plain(D.CASES[name].true(np.random.default_rng(0)))

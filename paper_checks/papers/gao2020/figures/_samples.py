@@ -77,9 +77,10 @@ def train(
     epochs: int = EPOCHS,
     *,
     decay: float = 0.0,
+    batch: int = 64,
     after: Callable[[int], None] | None = None,
 ) -> None:
-    """SGD with momentum 0.9, lr 0.05 and batches of 64, in place; `after(epoch)` may look on."""
+    """SGD with momentum 0.9, lr 0.05 and small batches, in place; `after(epoch)` may look on."""
     import torch
     from torch.nn.functional import cross_entropy
 
@@ -87,7 +88,7 @@ def train(
     generator = torch.Generator().manual_seed(seed)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9, weight_decay=decay)
     for epoch in range(epochs):
-        for index in torch.randperm(len(targets), generator=generator).split(64):
+        for index in torch.randperm(len(targets), generator=generator).split(batch):
             optimizer.zero_grad()
             cross_entropy(model(inputs[index]), targets[index]).backward()
             optimizer.step()
@@ -117,3 +118,22 @@ def factors(
         handle.remove()
     (delta,) = torch.autograd.grad(losses.sum(), seen["output"])
     return losses.detach(), seen["input"].detach(), delta
+
+
+def per_sample(model: "nn.Module", pair: "tuple[Tensor, Tensor]", layer: str) -> "Tensor":
+    """The gradient of every sample to a layer's weight, `[n, out, in]` with all places of a kernel.
+
+    Of a linear layer, or a convolution, whose sums over places are written out.
+    """
+    import torch
+    from torch import nn
+    from torch.nn.functional import unfold
+
+    module = model.get_submodule(layer)
+    _, a, delta = factors(model, pair, layer)
+    if not isinstance(module, nn.Conv2d):
+        return torch.einsum("no,ni->noi", delta, a)
+    places = unfold(
+        a, module.kernel_size, module.dilation, tuple(map(int, module.padding)), module.stride
+    )
+    return torch.einsum("nol,nil->noi", delta.flatten(2), places)

@@ -79,8 +79,6 @@ def _rows(model: "nn.Module", pair: Any, seed: int) -> list[dict[str, Any]]:
 
 def of_layer(weight: Any, exact: Any, a: Any, delta: Any, seed: int) -> list[dict[str, Any]]:
     """The rows of one layer, from its inputs and the loss's slopes at its outputs."""
-    from theory import shortcut_entries_probability, shortcut_entries_quantile
-
     rng = np.random.default_rng(seed)
     population = len(a)
     mean = delta.T @ a / population
@@ -93,28 +91,37 @@ def of_layer(weight: Any, exact: Any, a: Any, delta: Any, seed: int) -> list[dic
     for n in SIZES:
         batches = [rng.choice(population, n, replace=False) for _ in range(BATCHES)]
         g = np.array([((delta[i].T @ a[i]) / n)[place] for i in batches])
-        with np.errstate(divide="ignore"):
-            shortcut = np.abs(w / g) * h
-        free = (w, h, n)
-        law = (w, h, n, sigma, mu, population)
-        near = (0.5, 2.0)
-        finite = np.isfinite(shortcut) & (shortcut > 0)
-        logs = [
-            np.polyfit(-np.log(h[ok]), np.log(row[ok] / h[ok]), 1)[0]
-            for row, ok in zip(shortcut, finite, strict=True)
-        ]
-        rows.append({
-            "n": n,
-            "measured": float(np.median(shortcut)),
-            "law": shortcut_entries_quantile(0.5, *law),
-            "free": shortcut_entries_quantile(0.5, *free),
-            "share": float(((shortcut >= near[0]) & (shortcut <= near[1])).mean()),
-            "share_law": shortcut_entries_probability(near[1], *law)
-            - shortcut_entries_probability(near[0], *law),
-            "slope": float(np.mean(logs)),
-            "noise": float(np.exp(np.mean(np.log(sigma**2 / h)))),
-        })  # fmt: skip
+        rows.append(of_batches(g, w, h, n, mu, sigma, population))
     return rows
+
+
+def of_batches(
+    g: Any, w: Any, h: Any, n: int, mu: Any, sigma: Any, population: int
+) -> dict[str, Any]:
+    """The row of gradients `[batches, entries]` of n samples, beside what the law says of them."""
+    from theory import shortcut_entries_probability, shortcut_entries_quantile
+
+    with np.errstate(divide="ignore"):
+        shortcut = np.abs(w / g) * h
+    free = (w, h, n)
+    law = (w, h, n, sigma, mu, population)
+    near = (0.5, 2.0)
+    finite = np.isfinite(shortcut) & (shortcut > 0)
+    logs = [
+        np.polyfit(-np.log(h[ok]), np.log(row[ok] / h[ok]), 1)[0]
+        for row, ok in zip(shortcut, finite, strict=True)
+    ]
+    return {
+        "n": n,
+        "measured": float(np.median(shortcut)),
+        "law": shortcut_entries_quantile(0.5, *law),
+        "free": shortcut_entries_quantile(0.5, *free),
+        "share": float(((shortcut >= near[0]) & (shortcut <= near[1])).mean()),
+        "share_law": shortcut_entries_probability(near[1], *law)
+        - shortcut_entries_probability(near[0], *law),
+        "slope": float(np.mean(logs)),
+        "noise": float(np.exp(np.mean(np.log(sigma**2 / h)))),
+    }
 
 
 def quotients(measurements: Measurements, line: str) -> dict[tuple[int, str, int], list[float]]:

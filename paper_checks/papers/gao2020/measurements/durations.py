@@ -19,6 +19,8 @@ _FIXED = {
     "claim-weight-decay": 1.0,
     "claim-sigma-and-curvature": 0.5,
     "fig-shortcut": 6.0,
+    "shortcut-network": 18.0,
+    "rate-terms": 5.0,
     "claim-eliminating-sharp-minima": 8.0,
     "claim-other-enlargers": 0.2,
 }
