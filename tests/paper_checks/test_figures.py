@@ -7,8 +7,11 @@ import xml.etree.ElementTree as ET
 
 import numpy as np
 import pytest
+import torch
 
-from paper_checks.papers.gao2020.figures import fig2, fig3
+import hessian
+from paper_checks.papers.gao2020.figures import fig2, fig3, fig_shortcut_alexnet
+from paper_checks.papers.gao2020.figures._samples import deviations
 from paper_checks.papers.gao2020.measurements.laws import layer_lines
 from paper_checks.result import plain
 
@@ -167,3 +170,51 @@ def test_fresh_masks_are_not_exhausted_by_a_whole_training_set():
     assert found.lines["finite"][0] == pytest.approx(expected, rel=0.01)
     # Unlimited data: the whole σ counts, less what the mean over two passes still carries.
     assert found.lines["means"][0] == pytest.approx(sqrt(2 / pi) / sqrt(total), rel=0.01)
+
+
+@pytest.mark.parametrize("layer", ["0", "3"])
+def test_gradients_of_single_samples_are_those_of_autograd(layer):
+    """A convolution with stride and padding, and a linear layer, sample by sample."""
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(
+        torch.nn.Conv2d(2, 3, 3, stride=2, padding=1),
+        torch.nn.Tanh(),
+        torch.nn.Flatten(),
+        torch.nn.Linear(27, 4),
+    ).double()
+    x, y = torch.randn(5, 2, 6, 6, dtype=torch.float64), torch.tensor([0, 1, 2, 3, 0])
+    weight = model.get_submodule(layer).weight
+    spread, slopes = deviations(model, (x, y), layer)
+    samples = []
+    for k in range(5):
+        loss = torch.nn.functional.cross_entropy(model(x[k : k + 1]), y[k : k + 1])
+        samples.append(torch.autograd.grad(loss, weight)[0].flatten())
+    expected = torch.stack(samples)
+    index = np.arange(weight.numel())[::-1].copy()
+    assert torch.allclose(slopes(index), expected[:, index], rtol=1e-10, atol=1e-14)
+    # Of a difference of squares in double precision eight digits are left.
+    assert torch.allclose(spread, expected.std(0, correction=0), rtol=1e-6, atol=1e-8)
+
+
+def test_the_law_on_convolutions_has_the_population_moments_and_its_batches():
+    """Batches of all samples but two are nearly the mean gradient itself, and the law says so."""
+    torch.manual_seed(1)
+    model = torch.nn.Sequential(
+        torch.nn.Conv2d(1, 4, 3), torch.nn.ReLU(), torch.nn.Flatten(), torch.nn.Linear(64, 3)
+    ).double()
+    pair = torch.randn(130, 1, 6, 6, dtype=torch.float64), torch.arange(130) % 3
+    rows = fig_shortcut_alexnet.of_network(model, pair, 0)
+    assert [(row["parameter"], row["n"]) for row in rows] == [
+        (name, n) for name in ("0.weight", "3.weight") for n in fig_shortcut_alexnet.SIZES
+    ]
+    for layer, name in ((0, "0.weight"), (3, "3.weight")):
+        weight = model[layer].weight
+        loss = torch.nn.functional.cross_entropy(model(pair[0]), pair[1])
+        (mean,) = torch.autograd.grad(loss, weight)
+        h = hessian.diagonal(model, torch.nn.functional.cross_entropy, pair)[name]
+        whole = float(((weight / mean).abs() * h)[h > 0].detach().quantile(0.5))
+        (row,) = (row for row in rows if row["parameter"] == name and row["n"] == 128)
+        # Two of 130 are left out: s/|μ| is some 0.01 to 0.1 in the typical entry.
+        assert row["measured"] == pytest.approx(whole, rel=0.05)
+        assert row["law"] == pytest.approx(whole, rel=0.05)
+        assert row["free"] != pytest.approx(whole, rel=0.3)

@@ -120,10 +120,13 @@ def factors(
     return losses.detach(), seen["input"].detach(), delta
 
 
-def per_sample(model: "nn.Module", pair: "tuple[Tensor, Tensor]", layer: str) -> "Tensor":
-    """The gradient of every sample to a layer's weight, `[n, out, in]` with all places of a kernel.
+def deviations(
+    model: "nn.Module", pair: "tuple[Tensor, Tensor]", layer: str
+) -> "tuple[Tensor, Callable[[Any], Tensor]]":
+    """σ of the samples' gradients to a layer's weight, flat, and what takes theirs at entries.
 
-    Of a linear layer, or a convolution, whose sums over places are written out.
+    Of a linear layer, or of a convolution, whose sums over places are written out; what is taken
+    is `[n, entries]`. All in double precision.
     """
     import torch
     from torch import nn
@@ -131,9 +134,17 @@ def per_sample(model: "nn.Module", pair: "tuple[Tensor, Tensor]", layer: str) ->
 
     module = model.get_submodule(layer)
     _, a, delta = factors(model, pair, layer)
-    if not isinstance(module, nn.Conv2d):
-        return torch.einsum("no,ni->noi", delta, a)
-    places = unfold(
-        a, module.kernel_size, module.dilation, tuple(map(int, module.padding)), module.stride
+    a, delta = a.double(), delta.double()
+    if isinstance(module, nn.Conv2d):
+        places = unfold(
+            a, module.kernel_size, module.dilation, tuple(map(int, module.padding)), module.stride
+        )
+        slopes = torch.einsum("nol,nil->noi", delta.flatten(2), places).flatten(1)
+        return slopes.std(0, correction=0), lambda index: slopes[:, index]
+    width = a.shape[1]
+    mean = delta.T @ a / len(a)
+    variance = delta.square().T @ a.square() / len(a) - mean.square()
+    return (
+        variance.clamp(min=0).sqrt().flatten(),
+        lambda index: delta[:, index // width] * a[:, index % width],
     )
-    return torch.einsum("nol,nil->noi", delta.flatten(2), places)

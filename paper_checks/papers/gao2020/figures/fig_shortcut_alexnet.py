@@ -28,10 +28,10 @@ __all__ = ["PROTOCOL", "draw", "judge", "measure"]
 SIZES = (8, 32, 128)
 # The samples whose gradients are the population, and those that are trained on.
 POPULATION, TRAINED = 256, 2048
-BATCH, EPOCHS, RECORDED_EPOCHS = 32, 4, 30
+BATCH, EPOCHS, RECORDED_EPOCHS = 32, 3, 30
 PROTOCOL = (
     "AlexNet (a quarter of its width on digits, the profile's on images, dropout off) at "
-    "initialisation and after 4 epochs of SGD in batches of 32 on at most 2,048 images (30 epochs "
+    "initialisation and after 3 epochs of SGD in batches of 32 on at most 2,048 images (30 epochs "
     "where the ledger records it), three seeds. The population are 256 of them: h is the exact "
     "second derivative of their mean loss, μ and σ the moments of their gradients.",
     "For at most 1,500 entries of each of the eight weight tensors that are alive, |w/g_n| h over "
@@ -82,7 +82,7 @@ def of_network(model: "nn.Module", pair: Any, seed: int) -> list[dict[str, Any]]
     from torch.nn.functional import cross_entropy
 
     import hessian
-    from paper_checks.papers.gao2020.figures._samples import per_sample
+    from paper_checks.papers.gao2020.figures._samples import deviations
 
     parameters = dict(model.named_parameters())
     rows = []
@@ -92,11 +92,11 @@ def of_network(model: "nn.Module", pair: Any, seed: int) -> list[dict[str, Any]]
             continue
         rng = np.random.default_rng(seed)
         w, h = (part.detach().cpu().double().numpy().ravel() for part in (parameters[name], exact))
-        slopes = per_sample(model, pair, layer).flatten(1)
-        deviation = slopes.std(0, correction=0).cpu().double().numpy()
+        spread, slopes = deviations(model, pair, layer)
+        deviation = spread.cpu().numpy()
         alive = np.flatnonzero((h > 0) & (deviation > 1e-6 * deviation.max()) & (w != 0))
         chosen = alive[rng.permutation(len(alive))[:ENTRIES]]
-        g = slopes[:, chosen].cpu().double().numpy()
+        g = slopes(chosen).cpu().numpy()
         for n in SIZES:
             index = [rng.choice(len(g), n, replace=False) for _ in range(BATCHES)]
             means = np.array([g[i].mean(0) for i in index])
