@@ -162,24 +162,22 @@ def page(frame: "pd.DataFrame", told: Mapping[str, Any]) -> str:
             ("traces", "\"5 to 10 Hutchinson probes suffice for a layer's trace\" (2605.25674)"),
             ("blocks", "\"Block-diagonal approximations have errors of order one\" (2602.00816)"),
         )
-    ), *_cost(told.get("seconds", ()))]  # fmt: skip
+    ), _cost(told["seconds"])]  # fmt: skip
     return "\n".join(lines)
 
 
-def _cost(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """What the record took, from nothing; an old one does not say."""
-    if not rows:
-        return []
+def _cost(rows: Sequence[Mapping[str, Any]]) -> str:
+    """What the record took, from nothing."""
     total, seeds = sum(row["seconds"] for row in rows), len({row["seed"] for row in rows})
     by_network: dict[str, float] = {}
     for row in rows:
         by_network[row["network"]] = by_network.get(row["network"], 0.0) + row["seconds"]
     longest = max(by_network, key=lambda name: by_network[name])
-    return [
+    return (
         f"- Processor time from nothing: {total / 60:.1f} minutes for {seeds} seeds, "
         f"{total / seeds:.0f} seconds each; {100 * by_network[longest] / total:.0f} % of it for "
         f"{NETWORKS[longest].title}."
-    ]
+    )
 
 
 def _by_network(whole: "pd.DataFrame", names: Sequence[str]) -> list[str]:

@@ -291,7 +291,7 @@ def test_the_tables_of_the_page_are_the_records():
     page = (ROOT / "docs" / "referee.md").read_text(encoding="utf-8")
     assert page.split(record.BEGIN)[1].split(record.END)[0].strip() == record.page(frame, told)
     assert set(frame["network"]) == set(NETWORKS)
-    assert frame["seed"].nunique() >= 3
+    assert frame["seed"].nunique() >= 5
     for purpose in trust.PURPOSES.values():
         assert purpose.criterion in page
     size = (ROOT / "benchmarks" / "results" / "referee.parquet").stat().st_size
@@ -317,7 +317,7 @@ def test_a_record_says_what_it_took():
         for seed in (0, 1)
         for name, seconds in (("gpt2", 90.0), ("resnet18", 10.0), ("resnet18", 110.0))
     ]
-    (sentence,) = record._cost(rows)
+    sentence = record._cost(rows)
     assert "7.0 minutes for 2 seeds, 210 seconds each; 57 % of it for ResNet-18" in sentence
 
 
