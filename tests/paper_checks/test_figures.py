@@ -223,3 +223,21 @@ def test_the_law_on_convolutions_has_the_population_moments_and_its_batches():
         alive = (h > 0) & (sigma > 0)
         noise = float((sigma.square() / h)[alive].log().mean().exp())
         assert row["noise"] == pytest.approx(noise, rel=1e-5)
+
+
+def test_a_median_that_is_infinite_is_outside_of_any_factor():
+    """At every seed it contradicts; at one of them it decides nothing, and holds no more."""
+    rows = [
+        {"epochs": epochs, "seed": seed, "parameter": "conv1.weight", "n": 8}
+        | {"measured": 1.0 + 0.01 * seed, "law": 1.0, "free": 1.0, "share": 0.3, "slope": 0.5}
+        for epochs in (0, 4)
+        for seed in range(3)
+    ]
+    thresholds = {"factor": 1.5, "free": 2.0, "seeds": 3}
+    judge = fig_shortcut_alexnet.judge
+    assert judge({"rows": rows}, thresholds).verdict == "holds"
+    endless = [dict(row, measured=None) if row["epochs"] else row for row in rows]
+    found = judge({"rows": endless}, thresholds)
+    assert found.verdict == "contradicted"
+    assert "In 1 of 2 cases" in found.reason
+    assert judge({"rows": [*rows[:-1], endless[-1]]}, thresholds).verdict == "inconclusive"

@@ -1,6 +1,7 @@
 """Beyond the paper: the error of equation 17 on a real network beside its law, along training."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from math import inf, isfinite
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -8,8 +9,9 @@ import numpy as np
 from paper_checks import drawing
 from paper_checks.check import Drawing, Judgement, Measurements
 from paper_checks.numbers import short
+from paper_checks.quotients import geometric
 from paper_checks.shared import Shared, reads
-from paper_checks.statistics import all_of, conclude, ratio, too_few, within
+from paper_checks.statistics import Decision, all_of, conclude, too_few, within
 
 if TYPE_CHECKING:
     from torch import nn
@@ -125,24 +127,25 @@ def of_batches(
 
 
 def quotients(measurements: Measurements, line: str) -> dict[tuple[int, str, int], list[float]]:
-    """Measured over predicted medians, seed by seed, by epochs, tensor and n."""
+    """Measured over predicted medians, seed by seed, by epochs, tensor and n.
+
+    A median is infinite, and stored as none, where most batches have no gradient at all.
+    """
     by_case: dict[tuple[int, str, int], list[float]] = {}
     for row in measurements["rows"]:
         key = (row["epochs"], row["parameter"], row["n"])
-        by_case.setdefault(key, []).append(row["measured"] / row[line])
+        measured = inf if row["measured"] is None else row["measured"]
+        by_case.setdefault(key, []).append(measured / row[line])
     return by_case
 
 
 def judge(measurements: Measurements, thresholds: Mapping[str, float]) -> Judgement:
     """Whether the medians are the law's, with measured moments everywhere, without any at first."""
-    parts = {
-        line: {
-            key: ratio(values, [1.0] * len(values))
-            for key, values in quotients(measurements, line).items()
-        }
+    cases = {line: quotients(measurements, line) for line in LINES}
+    law, free = (
+        {key: geometric(v) for key, v in cases[line].items() if all(map(isfinite, v))}
         for line in LINES
-    }
-    law, free = parts["law"], parts["free"]
+    )
     if (
         min((len(v) for v in quotients(measurements, "law").values()), default=0)
         < thresholds["seeds"]
@@ -150,8 +153,8 @@ def judge(measurements: Measurements, thresholds: Mapping[str, float]) -> Judgem
         return too_few(1.0, "Too few seeds.")
     near, far = thresholds["factor"], thresholds["free"]
     fresh = {key: each for key, each in free.items() if key[0] == 0}
-    core = all_of(*(within(each, 1 / near, near) for each in law.values()))
-    control = all_of(*(within(each, 1 / far, far) for each in fresh.values()))
+    core = all_of(*(_near(values, near) for values in cases["law"].values()))
+    control = all_of(*(_near(v, far) for key, v in cases["free"].items() if key[0] == 0))
     worst = max(law.values(), key=lambda each: abs(np.log(each.value)))
 
     def off(of: Mapping[Any, Any]) -> str:
@@ -169,7 +172,19 @@ def judge(measurements: Measurements, thresholds: Mapping[str, float]) -> Judgem
         f"{100 * min(shares):.0f} to {100 * max(shares):.0f} % of the entries. log |w/g| goes with "
         f"log R with the power {short(min(slopes))} to {short(max(slopes))} at initialisation."
     )
+    if endless := len(cases["law"]) - len(law):
+        reason += (
+            f" In {endless} of {len(cases['law'])} cases, left out of these numbers, the median is "
+            "infinite: most batches have no gradient at all."
+        )
     return conclude(core, [control], 1.0, worst, reason, near)
+
+
+def _near(values: Sequence[float], factor: float) -> Decision:
+    """That the geometric mean lies within a factor of 1; an infinite one at every seed does not."""
+    if all(map(isfinite, values)):
+        return within(geometric(values), 1 / factor, factor)
+    return Decision(1.0, 1.0 if any(map(isfinite, values)) else 0.0)
 
 
 def draw(measurements: Measurements) -> Drawing:

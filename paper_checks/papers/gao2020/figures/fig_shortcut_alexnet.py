@@ -28,10 +28,10 @@ __all__ = ["PROTOCOL", "draw", "judge", "measure"]
 SIZES = (8, 32, 128)
 # The samples whose gradients are the population, and those that are trained on.
 POPULATION, TRAINED = 256, 2048
-BATCH, EPOCHS, RECORDED_EPOCHS = 32, 3, 30
+BATCH, EPOCHS, RECORDED_EPOCHS = 32, 4, 30
 PROTOCOL = (
     "AlexNet (a quarter of its width on digits, the profile's on images, dropout off) at "
-    "initialisation and after 3 epochs of SGD in batches of 32 on at most 2,048 images (30 epochs "
+    "initialisation and after 4 epochs of SGD in batches of 32 on at most 2,048 images (30 epochs "
     "where the ledger records it), three seeds. The population are 256 of them: h is the exact "
     "second derivative of their mean loss, μ and σ the moments of their gradients.",
     "For at most 1,500 entries of each of the eight weight tensors that are alive, |w/g_n| h over "
