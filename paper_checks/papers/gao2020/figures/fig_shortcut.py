@@ -159,7 +159,7 @@ def judge(measurements: Measurements, thresholds: Mapping[str, float]) -> Judgem
 
     def off(of: Mapping[Any, Any]) -> str:
         """The error in per cent, middle and largest."""
-        errors = sorted(100 * abs(each.value - 1) for each in of.values())
+        errors = sorted(100 * abs(each.value - 1) for each in of.values()) or [inf]
         return f"{short(errors[len(errors) // 2])} % in the middle, at most {short(errors[-1])} %"
 
     shares = [row["share"] for row in measurements["rows"]]
