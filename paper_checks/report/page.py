@@ -255,6 +255,7 @@ def render(
         overview=overview(results, ledger),
         meanings=_meanings(results, ledger),
         testing={result.id: _known(checks_of(result.id, of), results) for result in results},
+        absent={result.id: _absent(checks_of(result.id, of), results) for result in results},
         tested={result.id: _known(words(result.id, of).equations, results) for result in results},
         seen_in=seen_in(results),
         elsewhere={result.id: _elsewhere(result, elsewhere) for result in ordered},
@@ -276,6 +277,12 @@ def _known(names: Sequence[str], results: Sequence[Result]) -> list[Result]:
     """Those of the named checks that are among the results, in the order of the names."""
     by_id = {result.id: result for result in results}
     return [by_id[name] for name in names if name in by_id]
+
+
+def _absent(names: Sequence[str], results: Sequence[Result]) -> list[str]:
+    """Those of the named checks that are not among the results."""
+    known = {result.id for result in results}
+    return [name for name in names if name not in known]
 
 
 def _meanings(results: Sequence[Result], ledger: Beside) -> list[tuple[str, str]]:

@@ -104,6 +104,26 @@ def test_an_equation_and_its_tests_are_seen_together_both_ways():
     assert re.search(r'href="#eq17".*?approximation', articles["claim-majority-inaccurate"])
 
 
+def test_an_equation_names_its_checks_that_were_not_run():
+    page = render(
+        [result("eq17", "approximation"), result("claim-majority-inaccurate", CONTRADICTED)], {}
+    )
+    article = page.split('<article id="eq17">')[1].split("</article>")[0]
+    others = [name for name in checks_of("eq17") if name != "claim-majority-inaccurate"]
+    assert len(others) > 3
+    assert f"<dd>{', '.join(others)} <span" in article
+    assert "not run here" in article
+    other = page.split('<article id="claim-majority-inaccurate">')[1].split("</article>")[0]
+    assert "not run here" not in other
+
+
+def test_a_tolerance_is_in_the_unit_of_its_check():
+    rows = [result("fig16", HOLDS, tolerance=0.03), result("fig4", HOLDS, tolerance=0.1)]
+    page = render(rows, {})
+    assert "<dt>Tolerance</dt><dd>3 points</dd>" in page
+    assert "<dt>Tolerance</dt><dd>0.1</dd>" in page
+
+
 def test_accuracies_are_in_points_wherever_the_page_has_them():
     page = render(
         [result("fig1", HOLDS, measured=0.397, interval=(0.33, 0.46), predicted="> 1 points")],
