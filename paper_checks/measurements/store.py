@@ -81,7 +81,9 @@ def source_path(make: Callable[..., Any]) -> str:
 
 
 def _file(make: Callable[..., Any]) -> Path | None:
-    function = getattr(make, "func", make)
+    # Of a judge that is data the function is what it reads with.
+    function = getattr(make, "keywords", {}).get("read", make)
+    function = getattr(function, "func", function)
     path = getattr(sys.modules.get(getattr(function, "__module__", "")), "__file__", None)
     return None if path is None else Path(path)
 

@@ -28,6 +28,7 @@ from paper_checks.measurements.branching.moments import moments
 from paper_checks.measurements.branching.scales import noise_scale
 from paper_checks.measurements.branching.steps import single_steps
 from paper_checks.measurements.branching.task import Task
+from paper_checks.measurements.store import source_path
 from paper_checks.papers import NAMES, paper
 from paper_checks.papers.mccandlish2018.claims import points
 from paper_checks.papers.mccandlish2018.claims.branches import fit, overhead
@@ -480,6 +481,16 @@ def test_quotients_that_are_not_positive_are_counted_and_leave_their_seed_out():
     trained[1]["curved_noise"] = trained[2]["curved_noise"] = -1.0
     two = build("claim-anisotropy", NAME).judge(made)
     assert (two.verdict, two.reason) == ("inconclusive", "There are 2 values, and 3 are needed.")
+
+
+def test_the_code_of_a_claim_is_where_it_is_read():
+    for name, module in (
+        ("claim-width", "branches"),
+        ("claim-overhead-literal", "branches"),
+        ("claim-anisotropy", "points"),
+    ):
+        path = source_path(build(name, NAME).judge)
+        assert path == f"paper_checks/papers/{NAME}/claims/{module}.py"
 
 
 def test_a_claim_that_is_declared_wrongly_is_refused():

@@ -52,8 +52,8 @@ def _measure(context: "Context") -> dict[str, Any]:
     for network, (model, pair) in cases.items():
         frame = rate_terms(model, cross_entropy, pair, batch_size=BATCH, cap=CAP, seed=seed)
         frame = frame[frame["rule"].isin(RULES)]
-        kept = ["parameter", "size", "rule", "whole", *NAMES]
-        rows += [{"network": network, **row} for row in frame[kept].to_dict("records")]
+        columns = ["parameter", "size", "rule", "whole", *NAMES]
+        rows += [{"network": network, **row} for row in frame[columns].to_dict("records")]
     return {"seeds": [seed], "samples": BATCH, "terms": list(NAMES), "rows": rows}
 
 
