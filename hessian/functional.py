@@ -28,7 +28,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from hessian import _diagonal, _estimate, _operator, _sample
 from hessian._batch.plan import Plan
@@ -182,7 +182,16 @@ def _of(
 
     def of_parameters(parameters: Any, *arguments: Any) -> Any:
         """The result for these parameters and arguments."""
-        return compute(taken_apart(f, parameters, arguments))
+        try:
+            parts = taken_apart(f, parameters, arguments)
+        except TypeError as error:
+            if not isinstance(f, nn.Module):
+                raise
+            raise TypeError(
+                f"f: got a module, which is called as f(parameters, *arguments) here ({error}); "
+                "for the module itself use hessian.diagonal(model, loss, data) and its like"
+            ) from error
+        return compute(parts)
 
     return of_parameters
 

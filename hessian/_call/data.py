@@ -40,6 +40,11 @@ def batches(data: Any) -> Iterator[Item]:
         )
     count = 0
     for item in data:
+        if hasattr(item, "__array_interface__"):
+            raise TypeError(
+                f"data: got {type(item).__name__} where a tensor is expected; make tensors of "
+                "inputs and targets, e.g. torch.from_numpy(x)"
+            )
         is_mapping = isinstance(item, Mapping)
         if not (is_mapping or (isinstance(item, tuple | list) and len(item) == 2)):
             raise TypeError(

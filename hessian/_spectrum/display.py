@@ -71,6 +71,7 @@ class Display:
         Raises:
             ValueError: the entries take more than the memory; `layer` makes a block.
         """
+        torch.empty(0, device=device)  # one that there is not is refused before the products
         return storage.built(storage.mapped(lambda t: t.to(device), storage.plain(self)))
 
     def save(self, path: str | os.PathLike[str]) -> None:

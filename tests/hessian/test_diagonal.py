@@ -447,6 +447,10 @@ BAD = {
     "data a tensor": (
         lambda: hessian.diagonal(net(), F.cross_entropy, X), TypeError, "data must be an",
     ),
+    "data of arrays": (
+        lambda: hessian.diagonal(net(), F.cross_entropy, (X.numpy(), Y.numpy())),
+        TypeError, r"got ndarray where a tensor is expected; .*from_numpy\(x\)",
+    ),
     "data of tensors": (
         lambda: hessian.diagonal(net(), F.cross_entropy, [X, X, X]),
         TypeError, "item 0 of the iterable must be an .* got a tensor of shape",

@@ -340,6 +340,8 @@ def test_what_is_refused():
     w = weights()
     with pytest.raises(TypeError, match=r"^f must be a function .* got Linear|^f must be a func"):
         functional.diagonal(3)
+    with pytest.raises(TypeError, match=r"^f: got a module, .*; for the module itself use hessian"):
+        functional.diagonal(net())(w, X, Y)
     with pytest.raises(TypeError, match=r"^split is no option here; options are method"):
         functional.diagonal(entropy, split="data")
     with pytest.raises(TypeError, match=r"^kinds is no option here"):

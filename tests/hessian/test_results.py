@@ -263,6 +263,8 @@ def test_a_matrix_beyond_the_memory_is_refused(tmp_path):
     with pytest.raises(ValueError, match=r"^memory: the matrix has 43 x 43 .* memory=14792"):
         h.save(tmp_path / "h")
     assert list(tmp_path.iterdir()) == []
+    with pytest.raises(RuntimeError, match="nowhere"):  # torch's word, before that on the memory
+        h.to("nowhere")
     h.layer("2").save(tmp_path / "h")
     assert hessian.load(tmp_path / "h").shape == (18, 18)
     with pytest.raises(ValueError, match=r"holds Hessian, not Plan; use hessian\.load"):
