@@ -56,7 +56,8 @@ class Contraction:
         self, site: Site, into: Tensor, rank: int, memory: int, fresh: bool = False
     ) -> None:
         self.site, self.into, self.memory, self.fresh = site, into, memory, fresh
-        self.at = site.positions
+        at = site.positions
+        self.at = None if at is None or at.stored is not None else at
         self.kept: list[tuple[slice, Tensor]] = []
         self.total: Tensor | None = None
         self.held: dict[str, Tensor] = {}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -70,7 +71,24 @@ def convolution(node: Node, layout: Layout, weight: tuple[int, ...], n: int) -> 
     count = layout.outer * layout.inner * spots
     extra = 2 + math.ceil(count * math.prod(weight[1:]) / max(1, math.prod(weight)))
     if swapped:
-        return Site((node, 0), layout, gradient, extra=extra)
+        spread = _spread_by(stride, [d * (k - 1) for d, k in zip(dilation, kernel, strict=True)])
+
+        def columns(part: slice) -> Tensor:
+            x = inputs[part]
+            padded = spread(x.flatten(0, 1), padding, space).contiguous()
+            view = windows(padded, kernel, [1] * dims, dilation, space)
+            view = view.flip(tuple(range(2, 2 + dims)))
+            return places(view.reshape(*x.shape[:2], groups, -1, math.prod(space)))
+
+        positions = Positions(
+            rows=lambda adjoint: places(fold(adjoint)),
+            columns=columns,
+            groups=groups,
+            out=weight[1],
+            count=layout.outer * layout.inner * math.prod(space),
+            stored=(groups, weight[0] // groups, weight[1], math.prod(kernel)),
+        )
+        return Site((node, 0), layout, gradient, extra=extra, positions=positions)
 
     def taps() -> Tensor:
         """Window by window what `unfold` reads, as numbers of input pixels."""
@@ -90,3 +108,23 @@ def convolution(node: Node, layout: Layout, weight: tuple[int, ...], n: int) -> 
         taps=taps(),
     )
     return Site((node, 0), layout, gradient, extra=extra, positions=positions)
+
+
+def _spread_by(
+    stride: list[int], reach: list[int]
+) -> Callable[[Tensor, list[int], list[int]], Tensor]:
+    """A transposed convolution's input as that of a convolution of stride 1.
+
+    Zeros stand between its entries and around them; kernels reach so far, beyond their first entry.
+    """
+
+    def spread(x: Tensor, padding: list[int], out: list[int]) -> Tensor:
+        sizes = [s * (size - 1) + 1 for s, size in zip(stride, x.shape[2:], strict=True)]
+        wide = x.new_zeros((*x.shape[:2], *sizes))
+        wide[(..., *(slice(None, None, s) for s in stride))] = x
+        pads: list[int] = []
+        for r, p, size, total in zip(reach, padding, sizes, out, strict=True):
+            pads = [r - p, total + p - size, *pads]  # the last axis comes first
+        return F.pad(wide, pads)
+
+    return spread

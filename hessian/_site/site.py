@@ -34,6 +34,9 @@ class Positions:
     `inputs` gives it as ``[m, groups, c, r]`` and `taps` ``[a, p]`` says which r the offset a of
     the window at p falls on, -1 for padding. With `in_order` there is one position, and `rows`
     leaves a sample's entries in their order.
+
+    The parameter is stored as ``[groups, o, k]``; with `stored` (groups, c, o, a), k being (c, a),
+    as ``[groups, c, o, a]``: the weight of a transposed convolution.
     """
 
     rows: Callable[[Tensor], Tensor]
@@ -44,6 +47,15 @@ class Positions:
     inputs: Callable[[slice], Tensor] | None = None
     taps: Tensor | None = None
     in_order: bool = False
+    stored: tuple[int, int, int, int] | None = None
+
+    def add(self, into: Tensor, values: Tensor) -> None:
+        """Add ``[groups·o, k]`` to a parameter's own entries."""
+        if self.stored is None:
+            into += values.view(into.shape)
+        else:
+            g, c, o, a = self.stored
+            into += values.view(g, o, c, a).transpose(1, 2).reshape(into.shape)
 
 
 @lru_cache(maxsize=64)

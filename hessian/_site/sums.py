@@ -25,6 +25,17 @@ def second(
     assert positions is not None
     if site.tokens is not None:
         return second_of_rows(curved, site.tokens[part], into, start)
+    inner = into.numel() // (positions.groups * positions.out)
+    if positions.stored is not None:
+        values = into.new_zeros((positions.groups * positions.out, inner))
+        _second(site, curved, part, values, memory, start)
+        return positions.add(into, values)
+    return _second(site, curved, part, into, memory, start)
+
+
+def _second(site: Site, curved: Tensor, part: slice, into: Tensor, memory: int, start: int) -> None:
+    positions = site.positions
+    assert positions is not None
     width, count = curved.shape[1:3]
     inner = into.numel() // (positions.groups * positions.out)
     if count == 1 and inner == 1:
