@@ -57,6 +57,7 @@ class _Prediction:
         assert prices.proof.chain is not None
         self.meter, reached = prices.proof.chain.predict(
             [prices.proof.sites[name][0] for name in names],
+            [prices.task.objective.parameters[name].numel() for name in names],
             prices.widths(),
             prices.proof.curvature.form,
         )
@@ -176,6 +177,8 @@ def _contraction(prices: Prices, name: str) -> float:
     assert prices.proof.chain is not None
     if positions is None or positions.count == 1:
         return 0.0
+    if prices.proof.sites[name][0].edge in prices.proof.chain.windowed:
+        return 0.0  # the prediction has it already
     return (
         positions.count**2
         * prices.task.objective.parameters[name].numel()

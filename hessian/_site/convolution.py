@@ -121,7 +121,7 @@ def _spread_by(
     def spread(x: Tensor, padding: list[int], out: list[int]) -> Tensor:
         sizes = [s * (size - 1) + 1 for s, size in zip(stride, x.shape[2:], strict=True)]
         wide = x.new_zeros((*x.shape[:2], *sizes))
-        wide[(..., *(slice(None, None, s) for s in stride))] = x
+        wide[(slice(None), slice(None), *(slice(None, None, s) for s in stride))] = x
         pads: list[int] = []
         for r, p, size, total in zip(reach, padding, sizes, out, strict=True):
             pads = [r - p, total + p - size, *pads]  # the last axis comes first

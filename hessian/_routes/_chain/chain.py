@@ -20,23 +20,24 @@ block-diagonal) made exact.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import cast
 
 import torch
 from torch import Tensor
 
+from hessian._loss.local_rows import LocalRows, joined, localised
 from hessian._loss.quadratic import Quadratic
 from hessian._loss.rows import Cost, JacobianRows
 from hessian._routes._chain.choose import step
 from hessian._routes._chain.policy import RULES, Policy, Rule
 from hessian._routes._chain.shape_only import ShapeOnly
-from hessian._routes._chain.source import Columns, Source
-from hessian._routes._chain.steps.base import Pulled, Step, Where
+from hessian._routes._chain.site_curvature import SiteCurvature
+from hessian._routes._chain.source import Columns, Rows, Source
+from hessian._routes._chain.steps.base import Step, Where
 from hessian._routes._chain.steps.by_node import ByNode
 from hessian._runtime.share import ALL, Share
-from hessian._site.site import Site, each_apart
-from hessian._site.sums import second
+from hessian._site.site import Site
 from hessian._tape.graph import Edge, Node, Tape, shape
 from hessian._tape.layouts import Label
 from hessian.devices import SMALL_CALLS
@@ -44,6 +45,8 @@ from hessian.devices import SMALL_CALLS
 CACHE = 2**23
 # Multiplications per sample from which on it is worth while to look for the cheapest rule.
 LONG = 1e8
+# Windows of a larger share of an image are not worth their while.
+WHOLE = 0.5
 
 
 class Chain:
@@ -65,6 +68,9 @@ class Chain:
         self.order = {node: i for i, node in enumerate(tape.order)}
         self.blocked: dict[Node, str | None] = {}
         self.ways: dict[frozenset[Edge], tuple[set[Node], list[Node], Policy]] = {}
+        self.windowed: set[Edge] = (
+            set()
+        )  # sites that local rows alone reach, of the last prediction
         self.rule: Rule | None = None  # of merging, once the cheapest was looked for
 
     # ------------------------------------------------------------- proof
@@ -104,21 +110,23 @@ class Chain:
         return any(isinstance(step, ByNode) and step.children for step in self.steps.values())
 
     def predict(
-        self, sites: list[Site], widths: list[int], loss: Quadratic | None
+        self, sites: list[Site], entries: list[int], widths: list[int], loss: Quadratic | None
     ) -> tuple[Cost, list[float]]:
         """The cost of a run on these sites, and the work done when each of them is reached.
+
+        `entries` are those of the parameters met there.
 
         Runs the same sweep on tensors without data. Where a run takes long and positions are
         blocks, it does so by every rule of merging, and the run will go by the cheapest.
         """
-        meter, reached = self._rehearsed(sites, widths, loss)
+        meter, reached = self._rehearsed(sites, entries, widths, loss)
         if self.rule is not None or meter.work < LONG or not self._positions():
             return meter, reached
         best, cheapest = (meter, reached), RULES[0]
         for rule in RULES[1:]:
             self.rule = rule
             self.ways.clear()
-            meter, reached = self._rehearsed(sites, widths, loss)
+            meter, reached = self._rehearsed(sites, entries, widths, loss)
             if meter.work < best[0].work:
                 best, cheapest = (meter, reached), rule
         self.rule = cheapest
@@ -130,15 +138,20 @@ class Chain:
         return any(isinstance(step, Step) and step.parts > 1 for step in self.steps.values())
 
     def _rehearsed(
-        self, sites: list[Site], widths: list[int], loss: Quadratic | None
+        self, sites: list[Site], entries: list[int], widths: list[int], loss: Quadratic | None
     ) -> tuple[Cost, list[float]]:
         meter = Cost()
         ghost = cast(Tensor, ShapeOnly())
         reached: dict[Edge, float] = {}
-        by_edge = {site.edge: site for site in sites}
+        by_edge: dict[Edge, list[tuple[Site, int]]] = {}
+        for site, count in zip(sites, entries, strict=True):
+            by_edge.setdefault(site.edge, []).append((site, count))
+        self.windowed = set()
 
-        def note(edge: Edge, curvature: Callable[[Tensor], Tensor]) -> None:
-            curvature(by_edge[edge].place)
+        def note(edge: Edge, curvature: SiteCurvature) -> None:
+            near = [curvature.price(site, count) for site, count in by_edge[edge]]
+            if all(near):
+                self.windowed.add(edge)
             reached[edge] = meter.work
 
         empty = None if loss is None else loss.emptied(ghost)
@@ -186,9 +199,9 @@ class Chain:
         for start in range(samples.start, samples.stop, chunk):
             part = slice(start, min(samples.stop, start + chunk))
 
-            def meet(edge: Edge, curvature: Callable[[Tensor], Tensor], part: slice = part) -> None:
+            def meet(edge: Edge, curvature: SiteCurvature, part: slice = part) -> None:
                 for site, into in by_edge[edge]:
-                    second(site, curvature(site.place), part, into, memory)
+                    curvature.add(site, part, into, memory)
 
             with torch.no_grad():
                 self._sweep(
@@ -226,7 +239,7 @@ class Chain:
         part: slice,
         like: Tensor,
         meter: Cost,
-        meet: Callable[[Edge, Callable[[Tensor], Tensor]], None],
+        meet: Callable[[Edge, SiteCurvature], None],
     ) -> None:
         sites = frozenset(edges)
         needed, nodes, policy = self._way(sites)
@@ -241,7 +254,7 @@ class Chain:
                 if edge in sites:
                     above = [s for s in sources if s.meets(edge)]
                     width = self.where.width(edge)
-                    meet(edge, _SiteCurvature(above, edge, count, width, like, meter))
+                    meet(edge, SiteCurvature(above, edge, count, width, like, meter))
             step = self.steps.get(node)
             if not isinstance(step, Step) or not any(c[0] in needed for c in step.children):
                 step = None  # nothing below asks for rows
@@ -250,7 +263,8 @@ class Chain:
                     for edge in alive:
                         rows = columns.pop(edge, None)
                         if rows is not None and step is not None:
-                            pulled = step.pull(edge, rows, part, like, meter)
+                            suited = _suited(step, rows, source, like, count)
+                            pulled = _pulled(step, edge, suited, part, like, meter)
                             _into(columns, pulled, needed, like, count)
             sources = [s for s in sources if s.alive]
             if step is not None:
@@ -290,57 +304,28 @@ class Chain:
         return Source(loss, columns)
 
 
-class _SiteCurvature:
-    """The curvature at one site's output: asked with a `place`, gives ``[n, c, p, p]``."""
-
-    def __init__(
-        self, sources: list[Source], edge: Edge, n: int, d: int, like: Tensor, meter: Cost
-    ) -> None:
-        self.sources, self.edge, self.n, self.d = sources, edge, n, d
-        self.like, self.meter = like, meter
-        self.known: list[tuple[Tensor, Tensor]] = []
-        self.whole: Tensor | None = None
-
-    def __call__(self, place: Tensor) -> Tensor:
-        for seen, value in self.known:
-            if seen is place or (seen.shape == place.shape and torch.equal(seen, place)):
-                return value
-        channels, count = place.shape
-        if count == 1:
-            if self.whole is None:
-                parts = (s.diagonal(self.edge, self.like, self.n, self.meter)
-                         for s in self.sources)  # fmt: skip
-                self.whole = self._total(parts, (self.n, self.d))
-            values = self.whole
-            if not self.like.is_meta and not _in_order(place, self.d):
-                values = values[:, place[:, 0]]
-        else:
-            parts = (
-                s.blocks(self.edge, place, self.like, self.n, self.meter) for s in self.sources
-            )
-            values = self._total(parts, (self.n, channels, count, count))
-        if count == 1 and not self.like.is_meta:
-            values = values.view(self.n, channels, 1, 1)
-        self.known.append((place, values))
-        return values
-
-    def _total(self, parts: Iterator[Tensor], shape: tuple[int, ...]) -> Tensor:
-        total: Tensor | None = None
-        for part in parts:  # one at a time: they are large
-            total = part if total is None or self.like.is_meta else total + part
-        return self.like.new_zeros(shape) if total is None or self.like.is_meta else total
+def _suited(step: Step, rows: Rows, source: Source, like: Tensor, n: int) -> Rows:
+    """Rows as an operation takes them: local where it begins with such, whole where it must."""
+    if isinstance(rows, LocalRows):
+        fits = rows.share <= WHOLE and step.takes(rows)
+        return rows if fits else rows.written_out(like, n)
+    if source.form is None or source.form.kind != "diagonal" or not rows.identity:
+        return rows
+    dims = step.begins()
+    return localised(rows, dims, like) if dims else rows
 
 
-def _in_order(place: Tensor, d: int) -> bool:
-    """Whether places ``[c, 1]`` are 0, 1, … d-1."""
-    if place is each_apart(d):
-        return True
-    return len(place) == d and torch.equal(place[:, 0], torch.arange(d, device=place.device))
+def _pulled(
+    step: Step, edge: Edge, rows: Rows, part: slice, like: Tensor, meter: Cost
+) -> Sequence[tuple[Edge, Rows]]:
+    if isinstance(rows, LocalRows):
+        return step.pull_local(rows, part, meter)
+    return step.pull(edge, rows, part, like, meter)
 
 
 def _into(
     columns: Columns,
-    pulled: Pulled,
+    pulled: Sequence[tuple[Edge, Rows]],
     needed: set[Node],
     like: Tensor,
     n: int,
@@ -363,6 +348,6 @@ def _own(step: Step, part: slice, needed: set[Node], like: Tensor, n: int) -> li
     return sources
 
 
-def _add(columns: Columns, edge: Edge, rows: JacobianRows, like: Tensor, n: int) -> None:
+def _add(columns: Columns, edge: Edge, rows: Rows, like: Tensor, n: int) -> None:
     have = columns.get(edge)
-    columns[edge] = rows if have is None else have.plus(rows, like, n)
+    columns[edge] = rows if have is None else joined(have, rows, like, n)

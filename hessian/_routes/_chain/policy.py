@@ -15,6 +15,9 @@ from hessian._routes._chain.source import Source, carrying
 from hessian._routes._chain.steps.base import Step
 from hessian._tape.graph import Edge, Node
 
+# So many rows that reach a window each, for an entry of the tensor, are written out to be merged.
+MANY = 4
+
 
 class Rule(NamedTuple):
     """How a policy decides.
@@ -84,31 +87,40 @@ class Policy:
         self, sources: list[Source], edge: Edge, number: int, n: int, like: Tensor, meter: Cost
     ) -> list[Source]:
         """The sources, those that may and should be merged at a tensor being one."""
-        here = [s for s in sources if s.only(edge)]
+        here: list[Source] = []
+        rest: list[Source] = []
+        for s in sources:
+            rows = s.local(edge)
+            if not s.only(edge) or (rows is not None and rows.m < MANY * rows.d):
+                rest.append(s)
+            else:
+                here.append(s if rows is None else s.written_out(edge, like, n))
         if not here:
             return sources
-        rest = [s for s in sources if not s.only(edge)]
         plain: list[Source] = []
         written: list[Source] = []
         for s in here:
             (plain if s.plain(edge) else written).append(s)
         if written and self._pays(here, edge, number):
             return [*rest, self._merged(here, edge, n, like, meter)]
-        if len(plain) > 1 or (plain and plain[0].columns[edge].scale is not None):
+        if len(plain) > 1 or (plain and plain[0].rows(edge).scale is not None):
             return [*rest, *written, self._merged(plain, edge, n, like, meter)]
         return sources
 
     def _pays(self, here: list[Source], edge: Edge, number: int) -> bool:
-        families = [family[edge] for s in here for family in s.families()]
+        families = [
+            rows for s in here
+            for rows in (s.both(edge) if s.others is not None else (s.rows(edge),))
+        ]  # fmt: skip
         written = [rows for rows in families if not rows.identity]
         if self.rule.most is not None:
             return sum(rows.m for rows in written) > self.rule.most * families[0].d
         now = apart = 0.0
         for s in here:
-            form, rows = s.form, s.columns[edge]
+            form, rows = s.form, s.rows(edge)
             full = form is not None and form.kind == "full"
             if s.others is not None:
-                now += pairs.gram_work(rows, s.others[edge])
+                now += pairs.gram_work(*s.both(edge))
             elif not rows.identity:
                 now += rows.m * rows.d * (rows.d + (rows.m if full else 0)) / rows.blocks**2
             apart += rows.m * rows.m * self.squares[number] if full else 0

@@ -10,11 +10,13 @@ import torch
 from torch import Tensor
 
 from hessian._loss import pairs
+from hessian._loss.local_rows import LocalRows, written_out
 from hessian._loss.quadratic import Quadratic
 from hessian._loss.rows import Cost, JacobianRows
 from hessian._tape.graph import Edge
 
-Columns = dict[Edge, JacobianRows]
+Rows = JacobianRows | LocalRows
+Columns = dict[Edge, Rows]
 
 
 @dataclass
@@ -56,11 +58,32 @@ class Source:
             return False
         return self.others is None or (len(self.others) == 1 and edge in self.others)
 
+    def local(self, edge: Edge) -> LocalRows | None:
+        """Its rows at a tensor where they reach a window each."""
+        rows = self.columns.get(edge)
+        return rows if isinstance(rows, LocalRows) else None
+
+    def written_out(self, edge: Edge, like: Tensor, n: int) -> Source:
+        """The same with rows of the whole tensor there."""
+        families = [
+            {**family, edge: written_out(family[edge], like, n)} if edge in family else family
+            for family in self.families()
+        ]
+        return Source(self.form, families[0], families[1] if families[1:] else None, self.symmetric)
+
+    def rows(self, edge: Edge) -> JacobianRows:
+        """Its rows at a tensor that they reach as a whole."""
+        return _whole(self.columns[edge])
+
+    def both(self, edge: Edge) -> tuple[JacobianRows, JacobianRows]:
+        """The rows of x and those of y, where there are two."""
+        assert self.others is not None
+        return _whole(self.columns[edge]), _whole(self.others[edge])
+
     def plain(self, edge: Edge) -> bool:
         """Whether its rows at a tensor are the identity, up to factors."""
-        return self.columns[edge].base is None and (
-            self.others is None or self.others[edge].base is None
-        )
+        families = self.both(edge) if self.others is not None else (self.rows(edge),)
+        return all(rows.base is None for rows in families)
 
     def size(self) -> int:
         """Values held per sample."""
@@ -74,11 +97,11 @@ class Source:
     def diagonal(self, edge: Edge, like: Tensor, n: int, meter: Cost) -> Tensor:
         """The diagonal of the curvature at a tensor, ``[n, d]``."""
         if self.others is not None:
-            a, b = self.columns[edge], self.others[edge]
+            a, b = self.both(edge)
             values = pairs.diagonal(a, b, like, n, meter)
             return values if self.symmetric or like.is_meta else 2 * values
         assert self.form is not None
-        rows = self.columns[edge]
+        rows = self.rows(edge)
         if rows.blocks == 1 and self.form.parts == 1:
             return self.form.diagonal(rows, meter)
         form, rows, parts = self._cut(edge, like, n, meter)
@@ -90,7 +113,7 @@ class Source:
     def blocks(self, edge: Edge, place: Tensor, like: Tensor, n: int, meter: Cost) -> Tensor:
         """The curvature between entries `place` ``[c, p]`` of the same c: ``[n, c, p, p]``."""
         if self.others is not None:
-            a, b = self.columns[edge], self.others[edge]
+            a, b = self.both(edge)
             values = pairs.blocks(a, b, place, like, n, meter)
             return values if self.symmetric or like.is_meta else values + values.mT
         form, rows, parts = self._cut(edge, like, n, meter)
@@ -104,7 +127,7 @@ class Source:
                 else torch.diag_embed(values[:, place])
             )  # fmt: skip
         assert self.form is not None
-        whole = self.columns[edge]
+        whole = self.rows(edge)
         if whole.base is not None:
             whole = replace(whole, base=whole.cut(1, like, n), blocks=1)
         form = self.form if like.is_meta else self.form.cut(1, n)
@@ -125,8 +148,7 @@ class Source:
         return Quadratic("full", values, parts=parts)
 
     def _product(self, edge: Edge, like: Tensor, n: int, meter: Cost) -> Quadratic:
-        assert self.others is not None
-        a, b = self.columns[edge], self.others[edge]
+        a, b = self.both(edge)
         if a.identity and b.identity:
             return Quadratic("diagonal", self.diagonal(edge, like, n, meter))
         values, blocks = pairs.gram(a, b, like, n, meter)
@@ -142,7 +164,7 @@ class Source:
         No form where the rows have more blocks than the form has parts.
         """
         assert self.form is not None
-        rows = self.columns[edge]
+        rows = self.rows(edge)
         parts = math.gcd(rows.grain, self.form.grain) or 1
         if parts == 1 and rows.blocks == 1 and self.form.grain <= 1:
             return self.form, rows, 1
@@ -164,7 +186,7 @@ class Source:
     def _carried(self, edge: Edge, like: Tensor, n: int, meter: Cost) -> Source:
         """The same with the product of form and rows for the second rows."""
         assert self.form is not None
-        rows = self.columns[edge]
+        rows = self.rows(edge)
         parts = math.gcd(rows.blocks, self.form.grain)
         m, d, each = rows.m // parts, rows.d // parts, rows.blocks // parts
         meter.work += self.form.parts * m * m * d / each
@@ -189,6 +211,11 @@ def carrying(form: Quadratic, edge: Edge, like: Tensor, n: int) -> Source:
     else:
         left = JacobianRows(m, m, values, blocks=form.parts)
     return Source(None, {edge: JacobianRows(m, m)}, {edge: left}, True)
+
+
+def _whole(rows: Rows) -> JacobianRows:
+    assert isinstance(rows, JacobianRows)
+    return rows
 
 
 def _all_apart(place: Tensor, width: int) -> bool:

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import GradientEdge
 
+from hessian._loss.local_rows import LocalRows
 from hessian._loss.output_hessian import by_sample, from_samples
 from hessian._loss.quadratic import Quadratic
 from hessian._loss.rows import Cost, JacobianRows
@@ -26,6 +27,7 @@ from hessian._tape.graph import Edge, Node, metadata, shape
 from hessian._tape.layouts import Label, Layout
 
 Pulled = list[tuple[Edge, JacobianRows]]
+PulledLocal = list[tuple[Edge, LocalRows]]
 
 
 class Curvature(NamedTuple):
@@ -77,6 +79,18 @@ class Step:
     ) -> Pulled:
         """Rows at an output edge, carried to the inputs."""
         raise NotImplementedError
+
+    def takes(self, rows: LocalRows) -> bool:
+        """Whether such rows can be pulled through."""
+        return False
+
+    def pull_local(self, rows: LocalRows, part: slice, meter: Cost) -> PulledLocal:
+        """Local rows at the output that the step takes, carried to the inputs."""
+        raise NotImplementedError
+
+    def begins(self) -> tuple[int, ...]:
+        """The output's image ``[channels, *sizes]`` where its own rows should become local."""
+        return ()
 
     def sources(self, part: slice, like: Tensor) -> list[Curvature]:
         """The operation's own curvature in its inputs."""

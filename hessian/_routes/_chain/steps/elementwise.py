@@ -5,11 +5,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from hessian._loss.local_rows import LocalRows
 from hessian._loss.quadratic import Quadratic
 from hessian._loss.rows import Cost, JacobianRows
 from hessian._routes._chain.steps.base import (
     Curvature,
     Pulled,
+    PulledLocal,
     Step,
     Where,
     call,
@@ -39,6 +41,15 @@ class Same(Step):
     ) -> Pulled:
         return [
             (child, rows.shared_by(len(self.children)).times(factor, like, part.stop - part.start))
+            for child, factor in zip(self.children, self.factors, strict=True)
+        ]
+
+    def takes(self, rows: LocalRows) -> bool:
+        return True
+
+    def pull_local(self, rows: LocalRows, part: slice, meter: Cost) -> PulledLocal:
+        return [
+            (child, rows.times(factor))
             for child, factor in zip(self.children, self.factors, strict=True)
         ]
 
@@ -87,6 +98,20 @@ class Elementwise(Step):
             if factor is not None
         ]
 
+    def takes(self, rows: LocalRows) -> bool:
+        return True
+
+    def pull_local(self, rows: LocalRows, part: slice, meter: Cost) -> PulledLocal:
+        meter.work += TRAFFIC * rows.size() * len(self.children)
+        meter.peak = max(meter.peak, 2 * rows.size() + rows.size() // rows.units)
+        if rows.is_meta:
+            return [(child, rows.scaled(None)) for child in self.children]
+        return [
+            (child, rows.scaled(factor[part]))
+            for child, factor in zip(self.children, self.factor, strict=True)
+            if factor is not None
+        ]
+
     def sources(self, part: slice, like: Tensor) -> list[Curvature]:
         width = self.widths[0]
         if like.is_meta:
@@ -131,3 +156,8 @@ class Rectified(Elementwise):
         if like.is_meta:
             return super().pull(edge, rows, part, like, meter)
         return [(self.children[0], rows.scaled((self.result[part] > 0).to(like.dtype)))]
+
+    def pull_local(self, rows: LocalRows, part: slice, meter: Cost) -> PulledLocal:
+        if rows.is_meta:
+            return super().pull_local(rows, part, meter)
+        return [(self.children[0], rows.scaled((self.result[part] > 0).to(rows.values.dtype)))]

@@ -7,8 +7,10 @@ import math
 import torch
 from torch import Tensor
 
+from hessian._loss.local_rows import LocalRows
 from hessian._loss.rows import Cost, JacobianRows
-from hessian._routes._chain.steps.base import Pulled, Step, Where
+from hessian._routes._chain.steps.base import Pulled, PulledLocal, Step, Where
+from hessian._routes._chain.steps.local import through_convolution
 from hessian._runtime.matrix_products import product
 from hessian._tape.graph import Edge, Node, operation, shape
 
@@ -57,6 +59,10 @@ class Linear(Step):
         return [(self.children[0], JacobianRows(m, width, base, None, fresh, blocks))]
 
 
+# Windows of a smaller share of an image are worth a place of their own.
+LOCAL = 1 / 8
+
+
 class Convolution(Step):
     """A convolution (or a transposed one) with weights that all samples share."""
 
@@ -70,6 +76,18 @@ class Convolution(Step):
 
     def cost(self) -> float:
         return float(self.d * math.prod(self.weight.shape[1:]))
+
+    def begins(self) -> tuple[int, ...]:
+        wide = self.out if bool(self.node._saved_transposed) else self.space
+        small = math.prod(self.weight.shape[2:]) <= LOCAL * math.prod(wide[1:])
+        return self.out if small else ()
+
+    def takes(self, rows: LocalRows) -> bool:
+        return (rows.channels, *rows.sizes) == self.out
+
+    def pull_local(self, rows: LocalRows, part: slice, meter: Cost) -> PulledLocal:
+        pulled = through_convolution(self.node, self.weight, self.space[1:], rows, meter)
+        return [(self.children[0], pulled)]
 
     def loads(self) -> int:
         return self.weight.numel()

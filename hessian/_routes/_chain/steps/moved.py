@@ -9,8 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from hessian._loss.local_rows import LocalRows
 from hessian._loss.rows import Cost, JacobianRows
-from hessian._routes._chain.steps.base import Pulled, Step, Where, call, summed_to
+from hessian._routes._chain.steps.base import Pulled, PulledLocal, Step, Where, call, summed_to
 from hessian._runtime.matrix_products import TRAFFIC
 from hessian._tape.graph import Edge, Node, metadata
 
@@ -30,6 +31,16 @@ class Places:
     weight: Tensor | None
     parts: int
     pieces: dict[int, int] = field(default_factory=dict)
+
+    def channels(self, pixels: int) -> slice | None:
+        """Where they are whole channels of an image of so many pixels, and nothing else."""
+        width, first = len(self.index), int(self.index[0])
+        if self.weight is not None or width % pixels or first % pixels:
+            return None
+        in_order = torch.arange(first, first + width, device=self.index.device)
+        if not torch.equal(self.index, in_order):
+            return None
+        return slice(first // pixels, (first + width) // pixels)
 
     def pick(self, base: Tensor, width: int) -> Tensor:
         """The first `width` places' entries of `base` ``[.., d]``, as long pieces as there are."""
@@ -69,6 +80,21 @@ class Moved(Step):
                 self.children, self.places[edge[1]], self.widths, strict=True
             )
         ]
+
+    def takes(self, rows: LocalRows) -> bool:
+        pixels = math.prod(rows.sizes)
+        return len(self.places) == 1 and all(
+            places.channels(pixels) is not None for places in self.places[self.edge[1]]
+        )
+
+    def pull_local(self, rows: LocalRows, part: slice, meter: Cost) -> PulledLocal:
+        pixels, pulled = math.prod(rows.sizes), []
+        for child, places in zip(self.children, self.places[self.edge[1]], strict=True):
+            channels = places.channels(pixels)
+            assert channels is not None
+            pulled.append((child, rows.of_channels(channels)))
+        meter.peak = max(meter.peak, rows.size() + sum(part.size() for _, part in pulled))
+        return pulled
 
     def _picked(
         self, rows: JacobianRows, places: Places, width: int, part: slice, like: Tensor, meter: Cost
