@@ -84,15 +84,8 @@ saved_tensor_hooks, pop_saved_tensor_hooks = _together(
 # Gradient mode as a plain call, which is what function modes see of `torch.no_grad`.
 set_grad_enabled: Callable[[bool], Any] = _of("_C._set_grad_enabled", torch.set_grad_enabled)
 DisableAutocast: Any = _of("_C._DisableAutocast", nullcontext)
-
-
-def _any_autocast() -> bool:
-    from hessian.devices import AUTOCAST
-
-    return any(torch.is_autocast_enabled(kind) for kind in AUTOCAST)
-
-
-under_autocast: Callable[[], bool] = _of("_C._is_any_autocast_enabled", _any_autocast)
+# Without it every kind of device is asked, which takes longer.
+under_autocast: Callable[[], bool] | None = _of("_C._is_any_autocast_enabled", None)
 # A user who has switched oneDNN off gets his own numbers, not those of a fresh process.
 set_onednn: Callable[[bool], Any] | None = _of("_C._set_mkldnn_enabled", None)
 # Sees random draws: without it a batch that draws numbers is taken whole.

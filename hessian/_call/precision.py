@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from hessian import torch_private
+from hessian import devices, torch_private
 from hessian._runtime.ledger import Among, owe, set_aside, settled
 
 Call = Callable[..., Any]
@@ -288,8 +288,12 @@ def fit(value: Tensor, dtype: torch.dtype, name: str, what: str) -> Tensor:
     return result
 
 
+def _any_autocast() -> bool:
+    return any(torch.is_autocast_enabled(kind) for kind in devices.AUTOCAST)
+
+
 # Whether the code that runs is under autocast.
-under_autocast: Callable[[], bool] = torch_private.under_autocast
+under_autocast: Callable[[], bool] = torch_private.under_autocast or _any_autocast
 without_autocast: Any = torch_private.DisableAutocast
 
 
