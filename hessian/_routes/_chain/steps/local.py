@@ -17,7 +17,7 @@ from hessian._tape.graph import Node
 
 # One matrix product between whole windows beats a sum over a kernel's entries up to here, in
 # multiplications.
-DENSE = 4
+DENSE = 8
 
 
 @dataclass(frozen=True)
