@@ -193,7 +193,7 @@ def compute(function, *args, **kwargs):
         kwargs = {**kwargs, "device": torch.device("cpu")}
     plain_args, plain_kwargs = tree_map(_inner, (args, kwargs))
     with _random_state(function, target and not generators):
-        result = function(*plain_args, **plain_kwargs)
+        result = FUSED.get(function, function)(*plain_args, **plain_kwargs)
     if target:
         _refuse_float64(function, result)
     return _returned(function, args, kwargs, there, result, target)
@@ -258,9 +258,64 @@ def _returned(function, args, kwargs, there, result, target):
             return value
         if id(value) in known:
             return known[id(value)]
-        return Pretended(value) if target else value
+        return Pretended(_physical(value)) if target else value
 
     return tree_map(wrapped, result)
+
+
+def _physical(value):
+    """A tensor without what torch puts off, and would not see to below a wrapper."""
+    if value._is_zerotensor():
+        return torch.zeros(value.shape, dtype=value.dtype)
+    return value.resolve_conj().resolve_neg()
+
+
+def _lstm_cell(input_gates, hidden_gates, cx, input_bias=None, hidden_bias=None):
+    """What torch has as one kernel for GPUs, and asks of every device that it does not know."""
+    gates = _with(input_gates, input_bias) + _with(hidden_gates, hidden_bias)
+    i, f, g, o = gates.chunk(4, 1)
+    i, f, g, o = i.sigmoid(), f.sigmoid(), g.tanh(), o.sigmoid()
+    cy = f * cx + i * g
+    return o * cy.tanh(), cy, torch.cat([i, f, g, o], 1)
+
+
+def _lstm_cell_backward(grad_hy, grad_cy, cx, cy, workspace, has_bias):
+    i, f, g, o = workspace.chunk(4, 1)
+    hy = torch.zeros_like(cx) if grad_hy is None else grad_hy
+    c = hy * o * (1 - cy.tanh() ** 2) + (0 if grad_cy is None else grad_cy)
+    gates = [c * g * i * (1 - i), c * cx * f * (1 - f), c * i * (1 - g * g),
+             hy * cy.tanh() * o * (1 - o)]  # fmt: skip
+    gates = torch.cat(gates, 1)
+    return gates, c * f, gates.sum(0) if has_bias else None
+
+
+def _gru_cell(input_gates, hidden_gates, hx, input_bias=None, hidden_bias=None):
+    ir, iz, new = _with(input_gates, input_bias).chunk(3, 1)
+    hr, hz, hn = _with(hidden_gates, hidden_bias).chunk(3, 1)
+    r, z = (ir + hr).sigmoid(), (iz + hz).sigmoid()
+    n = (new + r * hn).tanh()
+    return n + z * (hx - n), torch.cat([r, z, n, hx, hn], 1)
+
+
+def _gru_cell_backward(grad_hy, workspace, has_bias):
+    r, z, n, hx, hn = workspace.chunk(5, 1)
+    new = grad_hy * (1 - z) * (1 - n * n)
+    update, reset = grad_hy * (hx - n) * z * (1 - z), new * hn * r * (1 - r)
+    inputs, hidden = torch.cat([reset, update, new], 1), torch.cat([reset, update, new * r], 1)
+    sums = (inputs.sum(0), hidden.sum(0)) if has_bias else (None, None)
+    return inputs, hidden, grad_hy * z, *sums
+
+
+def _with(gates, bias):
+    return gates if bias is None else gates + bias
+
+
+FUSED = {
+    aten._thnn_fused_lstm_cell.default: _lstm_cell,
+    aten._thnn_fused_lstm_cell_backward_impl.default: _lstm_cell_backward,
+    aten._thnn_fused_gru_cell.default: _gru_cell,
+    aten._thnn_fused_gru_cell_backward.default: _gru_cell_backward,
+}
 
 
 def tensor(data, *, dtype=None, device=None, requires_grad=False, pin_memory=False):

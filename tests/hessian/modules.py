@@ -85,11 +85,13 @@ class Fused(nn.Module):
     def __init__(self, **options):
         super().__init__()
         self.q, self.k, self.v = (nn.Linear(4, 4) for _ in range(3))
+        self.register_buffer("mask", options.pop("attn_mask", None))
         self.options = options
 
     def forward(self, x):
         q, k, v = (m(x).unflatten(-1, (2, 2)).transpose(1, 2) for m in (self.q, self.k, self.v))
-        return F.scaled_dot_product_attention(q, k, v, **self.options).transpose(1, 2).flatten(2)
+        mixed = F.scaled_dot_product_attention(q, k, v, self.mask, **self.options)
+        return mixed.transpose(1, 2).flatten(2)
 
 
 class Decoder(nn.Module):
