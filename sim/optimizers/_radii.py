@@ -18,6 +18,7 @@ def radii(
 ) -> list[Tensor]:
     """min(R, R_max) for lists of tensors (equation 9), R as the options of CBLR have it.
 
+    >>> import torch
     >>> g, h = torch.tensor([1.0, 0.0, 2.0]), torch.tensor([2.0, 0.0, 0.0])
     >>> radii([g], [h], max_radius=10.0)
     [tensor([ 1.4142, 10.0000, 10.0000])]

@@ -237,9 +237,9 @@ for d, dims in SIZES.items():
     for act in (nn.ReLU, nn.Tanh):
         add(f"transposed{d}d-{act.__name__}",
             chain(transposed(d, 2, 2, 2, stride=2, padding=1, output_padding=1, groups=2), act),
-            small, proved="A" if act is nn.ReLU else "-")  # fmt: skip
+            small, proved="ACP" if act is nn.ReLU else "CP")  # fmt: skip
     add(f"transposed{d}d-dilated", chain(transposed(d, 2, 1, 2, dilation=2, bias=False), nn.ReLU),
-        small, proved="A")  # fmt: skip
+        small)  # fmt: skip
     batch = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)[d - 1]
     instance = (nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d)[d - 1]
     for training in (False, True):

@@ -430,6 +430,7 @@ def test_progress_counts_products(monkeypatch):
         return right(self, task, **fields)
 
     monkeypatch.setattr(Progress, "update", update)
+    monkeypatch.setattr("rich.console.Console.is_terminal", True)
     ticks = []
     monkeypatch.setattr(Progress, "advance", lambda self, task, units: ticks.append(units))
     h = hessian.operator(*quadratic(noise(20)), progress=True)
