@@ -160,12 +160,12 @@ def main() -> None:
                 turns.append(seconds)
         ratios = [first / second for first, second in turns]
         low, median, high = statistics.quantiles(ratios, n=4)
-        each = [1e3 * statistics.median(column) for column in zip(*turns, strict=True)]
+        medians = [1e3 * statistics.median(column) for column in zip(*turns, strict=True)]
         rows[name] = {
             "ratio": median,
             "quartiles": [low, high],
             "most": ratio.most,
-            "milliseconds": each,
+            "milliseconds": medians,
         }
         print(f"{name:52} {median:8.2f}  [{low:.2f}, {high:.2f}]  at most {ratio.most}", flush=True)
     record.write(

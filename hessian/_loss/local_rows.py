@@ -32,15 +32,6 @@ class Axis:
         """A unit for every entry, with itself for its window."""
         return cls(tuple(range(size)), 1, size)
 
-    @property
-    def inside(self) -> bool:
-        """Whether all windows lie in the image."""
-        return min(self.starts) >= 0 and max(self.starts) + self.extent <= self.size
-
-    def places(self, device: torch.device) -> tuple[Tensor, Tensor]:
-        """Every window's entries ``[units, extent]`` of the image, and which of them it has."""
-        return _places(self, device)
-
 
 @lru_cache(maxsize=256)
 def _places(axis: Axis, device: torch.device) -> tuple[Tensor, Tensor]:

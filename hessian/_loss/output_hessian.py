@@ -132,27 +132,27 @@ def logsumexp(tape: Tape, curved: Container[Node], leaf: Node) -> Edge | None:
     As in a cross-entropy written by hand: what the target picks is taken from the normaliser. In
     the outputs of all nodes but the `curved` ones the loss is affine, jointly.
     """
-    found: Node | None = None
+    normaliser: Node | None = None
     stack, seen = [leaf], {leaf}
     while stack:
         for node, _ in tape.consumers[stack.pop()]:
             if node in seen:
                 continue
             seen.add(node)
-            if operation(node) == "Logsumexp" and found is None and node not in curved:
-                found = node
+            if operation(node) == "Logsumexp" and normaliser is None and node not in curved:
+                normaliser = node
             elif operation(node) == "Clone" or keeps_flat_order(node):
                 stack.append(node)
             elif node in curved or not jointly_linear(node):
                 return None
-    if found is None or len(found._saved_dim) != 1:
+    if normaliser is None or len(normaliser._saved_dim) != 1:
         return None
-    into, leaf_shape = shape(found.next_functions[0]), shape((leaf, 0))
+    into, leaf_shape = shape(normaliser.next_functions[0]), shape((leaf, 0))
     if not into or not leaf_shape or complex_valued((leaf, 0)):
         return None
-    axis = _signed(found._saved_dim[0]) % len(into)
+    axis = _signed(normaliser._saved_dim[0]) % len(into)
     last = axis == len(into) - 1 and into[-1] == leaf_shape[-1]
-    return (found, 0) if into == leaf_shape or last else None
+    return (normaliser, 0) if into == leaf_shape or last else None
 
 
 def _signed(axis: Any) -> int:

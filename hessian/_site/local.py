@@ -83,10 +83,10 @@ def _work(rows: LocalRows, inner: int) -> tuple[float, float]:
     extent, channels = math.prod(rows.extents), rows.channels
     squares = rows.m * channels * inner * (extent + WRITTEN)
     pairs = extent * (extent + 1) / 2
-    each = channels * inner + WRITTEN * inner + WRITTEN * channels
+    of_pair = channels * inner + WRITTEN * inner + WRITTEN * channels
     return float(squares), rows.m * channels * extent * (extent + WRITTEN) + _windows(
         rows
-    ) * pairs * each
+    ) * pairs * of_pair
 
 
 def price(rows: LocalRows, numel: int, meter: Cost) -> None:
@@ -136,18 +136,18 @@ def _by_squares(
         return
     inputs = rows.windows(columns).reshape(len(weights), extent, -1)  # [n·a, e, g·k]
     places = len(values)  # of one sample where all share the rows
-    each = max(1, TILE // (units * channels * max(inner, extent)))
+    portion = max(1, TILE // (units * channels * max(inner, extent)))
     for first in range(0, len(inputs), places):
-        for start in range(first, first + places, each):
-            stop = min(first + places, start + each)
+        for start in range(first, first + places, portion):
+            stop = min(first + places, start + portion)
             here = values[start - first : stop - first]
             _add_squares(total, here, inputs[start:stop], weights[start:stop], positions.groups)
 
 
 def _spread(values: Tensor, channels: int) -> Tensor:
     """``[.., g]`` or ``[.., channels]`` as the latter."""
-    each = channels // values.shape[-1]
-    return values if each == 1 else values.repeat_interleave(each, -1)
+    repeats = channels // values.shape[-1]
+    return values if repeats == 1 else values.repeat_interleave(repeats, -1)
 
 
 def _add_squares(total: Tensor, rows: Tensor, inputs: Tensor, weights: Tensor, groups: int) -> None:
@@ -206,10 +206,10 @@ def _by_pairs(
     curved = curved.flatten(2).index_select(2, first * extent + second) * factor
     inputs = frame.windows(columns).view(windows, extent, -1)
     inner, out = total.shape[1], channels // positions.groups
-    each = max(1, TILE // (len(first) * inner))
-    for start in range(0, windows, each):
+    portion = max(1, TILE // (len(first) * inner))
+    for start in range(0, windows, portion):
         for g in range(positions.groups):
-            here = inputs[start : start + each, :, g * inner : (g + 1) * inner]
+            here = inputs[start : start + portion, :, g * inner : (g + 1) * inner]
             products = here.index_select(1, first).mul_(here.index_select(1, second))
-            block = curved[start : start + each, g * out : (g + 1) * out].transpose(0, 1)
+            block = curved[start : start + portion, g * out : (g + 1) * out].transpose(0, 1)
             total[g * out : (g + 1) * out] += product(block.flatten(1), products.flatten(0, 1))

@@ -84,7 +84,7 @@ def through_convolution(
             if units is not None:
                 part = part.index_select(1 + axis, torch.tensor(units, device=part.device))
         taps = [taps for _, taps in ways_here]
-        sparse = math.prod(sum(len(t.targets) * t.count for t in each) for each in taps)
+        sparse = math.prod(sum(len(t.targets) * t.count for t in of_axis) for of_axis in taps)
         below = math.prod(axis.extent for axis in axes)
         if math.prod(rows.extents) * below * groups <= DENSE * sparse:
             whole = _written_out(kernel, taps, rows.extents, axes, groups)
@@ -113,14 +113,14 @@ def _written_out(
     outward, inward = kernel.shape[1], kernel.shape[-1]
     below = tuple(axis.extent for axis in axes)
     whole = kernel.new_zeros((*extents, groups * outward, *below, groups * inward))
-    each = [
+    moves = [
         [
             (t.first + i * t.step, target + i * t.along, tap)
             for t in of_axis for tap, target in t.targets.items() for i in range(t.count)
         ]
         for of_axis in taps
     ]  # fmt: skip
-    for places in itertools.product(*each):
+    for places in itertools.product(*moves):
         above, into, tap = ([place[i] for place in places] for i in range(3))
         for g in range(groups):
             rows, columns = (slice(g * c, (g + 1) * c) for c in (outward, inward))

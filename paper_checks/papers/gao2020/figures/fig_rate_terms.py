@@ -77,7 +77,7 @@ def middle(rows: "list[Mapping[str, Any]]", name: str) -> float:
 def judge(measurements: Measurements, thresholds: Mapping[str, float]) -> Judgement:
     """An illustration if the terms multiply to the quotient that was measured."""
     networks = list(dict.fromkeys(row["network"] for row in measurements["rows"]))
-    apart, told = [], []
+    apart, readings = [], []
     for network in networks:
         for rule in RULES:
             rows = usable(measurements, rule, network)
@@ -87,12 +87,12 @@ def judge(measurements: Measurements, thresholds: Mapping[str, float]) -> Judgem
             sizes = {name: middle(rows, name) for name in measurements["terms"]}
             largest = sorted(sizes, key=lambda name: -abs(sizes[name]))[:3]
             parts = ", ".join(f"{name} {short(10 ** sizes[name], 2)}" for name in largest)
-            told.append(f"{network}, {rule}: {short(10 ** middle(rows, 'whole'), 2)} ({parts})")
+            readings.append(f"{network}, {rule}: {short(10 ** middle(rows, 'whole'), 2)} ({parts})")
     worst = max(apart, key=lambda each: abs(each - 1))
     verdict = ILLUSTRATION if abs(worst - 1) <= thresholds["tolerance"] else INCONCLUSIVE
     reason = (
         "Rate over CBLR's median radius, geometric mean over the weight tensors, with the three "
-        f"largest of its twelve factors: {'; '.join(told)}. Their product is the whole within "
+        f"largest of its twelve factors: {'; '.join(readings)}. Their product is the whole within "
         f"{short(abs(worst - 1), 2)}."
     )
     return Judgement(verdict, 1.0, worst, reason, None, thresholds["tolerance"])
@@ -103,7 +103,7 @@ def draw(measurements: Measurements) -> Drawing:
     networks = list(dict.fromkeys(row["network"] for row in measurements["rows"]))
     terms = [*measurements["terms"], "whole"]
     colours = (drawing.BLUE, drawing.ORANGE, drawing.GREEN)
-    told = []
+    readings = []
     with drawing.style("fig-rate-terms"):
         chart = drawing.figure(11.0, 4.8)
         panels = chart.subplots(1, len(networks), sharey=True, squeeze=False)[0]
@@ -113,14 +113,16 @@ def draw(measurements: Measurements) -> Drawing:
                 values = [middle(rows, name) for name in terms]
                 places = np.arange(len(terms)) + 0.27 * (number - 1)
                 axes.barh(places, values, 0.25, color=colour, label=rule)
-                told.append(f"{network}, {rule}: whole 10^{values[-1]:.2g}")
+                readings.append(f"{network}, {rule}: whole 10^{values[-1]:.2g}")
             axes.axvline(0, color=drawing.BLACK, linewidth=0.8)
             axes.set_title(network, loc="left")
             axes.set_xlabel("power of ten")
         panels[0].set_yticks(range(len(terms)), [name.replace("_", " ") for name in terms])
         panels[0].invert_yaxis()
         panels[0].legend()
-    alt = "Bars of the twelve factors between a rule's rate and CBLR's. " + "; ".join(told) + "."
+    alt = (
+        "Bars of the twelve factors between a rule's rate and CBLR's. " + "; ".join(readings) + "."
+    )
     caption = (
         "Geometric means over the weight tensors: the bars of a colour add up to the last. "
         "Compression is what is lost since |w/g| follows the root of R; weight is |w|, batch √n."

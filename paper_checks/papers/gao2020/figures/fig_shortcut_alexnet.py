@@ -114,7 +114,7 @@ def draw(measurements: Measurements) -> Drawing:
     epochs = sorted({row["epochs"] for row in rows})
     panels = [(line, epoch) for line in LINES for epoch in epochs]
     colours = (drawing.BLUE, drawing.ORANGE, drawing.GREEN)
-    told = []
+    readings = []
     with drawing.style("fig-shortcut-alexnet"):
         chart = drawing.figure(11.0, 6.4)
         grid = chart.subplots(2, len(epochs), sharex=True, squeeze=False)
@@ -123,7 +123,7 @@ def draw(measurements: Measurements) -> Drawing:
             for colour, n in zip(colours, SIZES, strict=True):
                 errors = [100 * (np.median(cases[epoch, name, n]) - 1) for name in names]
                 axes.plot(range(len(names)), errors, "o-", color=colour, label=f"n = {n}")
-                told.append(
+                readings.append(
                     f"{LINES[line]}, {epoch} epochs, n = {n}: {short(float(min(errors)))} to "
                     f"{short(float(max(errors)))} %"
                 )
@@ -133,7 +133,7 @@ def draw(measurements: Measurements) -> Drawing:
             axes.set_ylabel("error of the law (%)")
             axes.set_title(f"{LINES[line]}; {epoch} epochs", loc="left")
         grid[0, 0].legend()
-    alt = "Measured over predicted medians less one, by tensor: " + "; ".join(told) + "."
+    alt = "Measured over predicted medians less one, by tensor: " + "; ".join(readings) + "."
     losses = {e: [r["loss"] for r in measurements["losses"] if r["epochs"] == e] for e in epochs}
     caption = f"{measurements['network']}; medians over seeds. Loss of the population: " + (
         ", ".join(f"{short(float(np.median(v)))} after {e} epochs" for e, v in losses.items()) + "."
