@@ -19,6 +19,7 @@ from torch.utils.hooks import RemovableHandle
 
 from hessian import trees
 from hessian._call.hooks import silence
+from hessian._call.operators import replacement
 from hessian._call.penalties import written_out
 from hessian._call.precision import expected, mixed, under_autocast
 from hessian._call.replacements import REPLACEMENTS
@@ -100,7 +101,7 @@ def _rule(func: Function) -> Function | None:
     if len(_RULES) > 10_000:  # someone makes functions as they go
         _RULES.clear()
         _RULES.update(_KNOWN)
-    _RULES[func] = rule = _write if writes(func) else None
+    _RULES[func] = rule = replacement(func) or (_write if writes(func) else None)
     return rule
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, Protocol
 
 import torch
@@ -51,7 +52,7 @@ def _embedding(
     return func(input, weight, padding_idx, max_norm, norm_type, scale_grad_by_freq, False)
 
 
-def _embedding_bag(
+def embedding_bag(
     watch: Watch,
     func: Callable[..., Any],
     input: Tensor,
@@ -91,7 +92,7 @@ def _embedding_bag(
     return total if mode == "sum" else total / count.clamp_min(1)
 
 
-def _hardsigmoid(
+def hardsigmoid(
     watch: Watch, func: Callable[..., Any], input: Tensor, inplace: bool = False
 ) -> Tensor:
     if inplace:
@@ -99,7 +100,7 @@ def _hardsigmoid(
     return F.hardtanh(input / 6 + 0.5, 0.0, 1.0)
 
 
-def _pad(
+def pad(
     watch: Watch,
     func: Callable[..., Tensor],
     input: Tensor,
@@ -121,13 +122,14 @@ def _pad(
     return input
 
 
-def _averaged(watch: Watch, func: Callable[..., Tensor], input: Tensor, output_size: Any) -> Tensor:
+def averaged(
+    axes: int, watch: Watch, func: Callable[..., Tensor], input: Tensor, output_size: Any
+) -> Tensor:
     """Pooling to one value as the mean that it is.
 
     Torch takes that too, but where channels come last it gives the mean new strides, by an
     operation that could be any view.
     """
-    axes = _POOLED[func]
     sizes = [output_size] * axes if isinstance(output_size, int) else list(output_size)
     strided = input.layout is torch.strided and input.dim() in (axes + 1, axes + 2)
     if sizes != [1] * axes or not strided or not input.numel():
@@ -144,14 +146,14 @@ _POOLED: dict[Callable[..., Any], int] = {
 }
 
 
-def _group_norm(
+def group_norm(
     watch: Watch, func: Callable[..., Tensor], input: Tensor, *args: Any, **kwargs: Any
 ) -> Tensor:
     """With channels first in memory: torch's backward of its backward reads past others' end."""
     return func(input.contiguous(), *args, **kwargs)
 
 
-def _as_strided_scatter(
+def as_strided_scatter(
     watch: Watch,
     func: Callable[..., Tensor],
     input: Tensor,
@@ -173,7 +175,7 @@ def _as_strided_scatter(
     return input.reshape(-1).index_put((place,), src.reshape(-1)).view(input.shape)
 
 
-def _cdist(
+def cdist(
     watch: Watch,
     func: Callable[..., Any],
     x1: Tensor,
@@ -185,7 +187,7 @@ def _cdist(
     return distances
 
 
-def _without_cudnn(watch: Watch, func: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+def without_cudnn(watch: Watch, func: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
     """cuDNN's recurrent layers have no second derivative; torch's own do."""
     enabled = torch.backends.cudnn.enabled
     with settled():
@@ -194,7 +196,7 @@ def _without_cudnn(watch: Watch, func: Callable[..., Any], *args: Any, **kwargs:
         return func(*args, **kwargs)
 
 
-def _weight_norm(
+def weight_norm(
     watch: Watch, func: Callable[..., Any], v: Tensor, g: Tensor, dim: int = 0
 ) -> Tensor:
     """g v/|v|; torch's second derivative of it leaves the norm's own derivative out."""
@@ -202,7 +204,7 @@ def _weight_norm(
     return v * (g / _norm(v, axes))
 
 
-def _weight_norm_interface(
+def weight_norm_interface(
     watch: Watch, func: Callable[..., Any], v: Tensor, g: Tensor, dim: int = 0
 ) -> tuple[Tensor, Tensor]:
     axes = [axis for axis in range(v.dim()) if axis != dim % v.dim()]
@@ -215,7 +217,7 @@ def _norm(v: Tensor, axes: list[int]) -> Tensor:
     return size
 
 
-def _layer_norm(
+def layer_norm(
     watch: Watch,
     func: Callable[..., Any],
     input: Tensor,
@@ -231,7 +233,7 @@ def _layer_norm(
     return func(input, normalized_shape, None, None, *args, **kwargs) + bias
 
 
-def _native_layer_norm(
+def native_layer_norm(
     watch: Watch,
     func: Callable[..., Any],
     input: Tensor,
@@ -244,10 +246,10 @@ def _native_layer_norm(
     alone = weight is None and bias is not None
     output = func(input, normalized_shape, weight, None if alone else bias, eps)
     axes = list(range(-len(normalized_shape), 0))
-    return output[0] + bias if alone else output[0], *_moments(input, axes, eps, output)
+    return output[0] + bias if alone else output[0], *moments(input, axes, eps, output)
 
 
-def _native_batch_norm(
+def native_batch_norm(
     watch: Watch,
     func: Callable[..., Any],
     input: Tensor,
@@ -265,11 +267,11 @@ def _native_batch_norm(
     if not training:
         return output
     axes = [0, *range(2, input.dim())]
-    return output[0], *_moments(input, axes, eps, output)
+    return output[0], *moments(input, axes, eps, output)
 
 
-def _moments(
-    x: Tensor, axes: list[int], eps: float, output: tuple[Tensor, Tensor, Tensor]
+def moments(
+    x: Tensor, axes: list[int], eps: float, output: Sequence[Tensor]
 ) -> tuple[Tensor, Tensor]:
     """Mean and reciprocal deviation in the shapes of a norm's own."""
     variance, mean = torch.var_mean(x, axes, correction=0, keepdim=True)
@@ -290,18 +292,18 @@ def _retain_grad(watch: Watch, func: Callable[..., Any], tensor: Tensor) -> None
 REPLACEMENTS: dict[Callable[..., Any], Callable[..., Any]] = {
     Tensor.retain_grad: _retain_grad,
     F.embedding: _embedding,
-    F.embedding_bag: _embedding_bag,
-    F.hardsigmoid: _hardsigmoid,
-    F.pad: _pad,
-    torch.cdist: _cdist,
-    torch.as_strided_scatter: _as_strided_scatter,
-    **dict.fromkeys(_POOLED, _averaged),
-    **dict.fromkeys((F.group_norm, torch.group_norm), _group_norm),
-    **dict.fromkeys(_given(torch_private.WEIGHT_NORM), _weight_norm),
-    **dict.fromkeys(_given(torch_private.WEIGHT_NORM_INTERFACE), _weight_norm_interface),
-    **dict.fromkeys((F.layer_norm, torch.layer_norm), _layer_norm),
-    **dict.fromkeys(_there(torch, "native_layer_norm"), _native_layer_norm),
-    **dict.fromkeys(_there(torch, "native_batch_norm"), _native_batch_norm),
+    F.embedding_bag: embedding_bag,
+    F.hardsigmoid: hardsigmoid,
+    F.pad: pad,
+    torch.cdist: cdist,
+    torch.as_strided_scatter: as_strided_scatter,
+    **{function: partial(averaged, axes) for function, axes in _POOLED.items()},
+    **dict.fromkeys((F.group_norm, torch.group_norm), group_norm),
+    **dict.fromkeys(_given(torch_private.WEIGHT_NORM), weight_norm),
+    **dict.fromkeys(_given(torch_private.WEIGHT_NORM_INTERFACE), weight_norm_interface),
+    **dict.fromkeys((F.layer_norm, torch.layer_norm), layer_norm),
+    **dict.fromkeys(_there(torch, "native_layer_norm"), native_layer_norm),
+    **dict.fromkeys(_there(torch, "native_batch_norm"), native_batch_norm),
     **dict.fromkeys(_there(F, "linear_cross_entropy"), _linear_cross_entropy),
-    **dict.fromkeys((torch.lstm, torch.gru, torch.rnn_tanh, torch.rnn_relu), _without_cudnn),
+    **dict.fromkeys((torch.lstm, torch.gru, torch.rnn_tanh, torch.rnn_relu), without_cudnn),
 }

@@ -49,8 +49,13 @@ def operation(node: Node) -> str:
     if name is None:
         if is_custom(kind):
             return f"{UNKNOWN} {kind.__name__}"
-        name = _NAMES[kind] = _SUFFIX.sub("", kind.__name__)
+        name = _NAMES[kind] = bare(kind)
     return name
+
+
+def bare(kind: type) -> str:
+    """The name of a type of nodes without autograd's suffix."""
+    return _SUFFIX.sub("", kind.__name__)
 
 
 def is_custom(kind: type) -> bool:

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from hessian._runtime.ledger import owe, settled
 from hessian._tape.graph import Node, Tape, is_custom, is_leaf, title
+from hessian._tape.unfaithful import refuse_unfaithful
 
 # Gradients of two walks through one tape differ by rounding at most.
 SAME = 1e-3
@@ -42,8 +43,10 @@ def refuse_opaque(
     `gradients` are those of the loss in the tensors, `parameters` a mapping from name to tensor.
 
     Raises:
-        NotImplementedError: a custom function on it was compiled, or hides a parameter.
+        NotImplementedError: a custom function on it was compiled, or hides a parameter; or torch's
+            second derivative of one of its own operations is wrong.
     """
+    refuse_unfaithful(tape.order)
     custom = [node for node in tape.order if is_custom(type(node)) and not _harmless(node)]
     if not custom:
         return
