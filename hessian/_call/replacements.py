@@ -299,6 +299,7 @@ REPLACEMENTS: dict[Callable[..., Any], Callable[..., Any]] = {
     torch.as_strided_scatter: as_strided_scatter,
     **{function: partial(averaged, axes) for function, axes in _POOLED.items()},
     **dict.fromkeys((F.group_norm, torch.group_norm), group_norm),
+    **dict.fromkeys(_there(torch, "native_group_norm"), group_norm),
     **dict.fromkeys(_given(torch_private.WEIGHT_NORM), weight_norm),
     **dict.fromkeys(_given(torch_private.WEIGHT_NORM_INTERFACE), weight_norm_interface),
     **dict.fromkeys((F.layer_norm, torch.layer_norm), layer_norm),
