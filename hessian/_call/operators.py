@@ -16,16 +16,32 @@ from torch import Tensor
 from hessian._call import replacements
 
 _KINDS = (type(torch.ops.aten.add), type(torch.ops.aten.add.Tensor))
+# ``torch.cond``, where torch has it.
+_CONDITION = getattr(torch.ops.higher_order, "cond", None)
 # The modes of a bag of embeddings, as its operator numbers them.
 _MODES = ("sum", "mean", "max")
 
 
 def replacement(function: Callable[..., Any]) -> Callable[..., Any] | None:
     """What takes the place of an operator, of all its overloads alike; `None` for others."""
+    if function is _CONDITION:
+        return _branch
     if not isinstance(function, _KINDS):
         return None
     library, name, *_ = str(function).split(".")
     return _REPLACEMENTS.get(name) if library == "aten" else None
+
+
+def _branch(
+    watch: replacements.Watch,
+    func: Callable[..., Any],
+    pred: Any,
+    true_fn: Callable[..., Any],
+    false_fn: Callable[..., Any],
+    operands: Any = (),
+) -> Any:
+    """The branch that is taken, as it is written: the operator has no second derivative."""
+    return (true_fn if bool(pred) else false_fn)(*operands)
 
 
 def _embedding(

@@ -209,6 +209,28 @@ def test_a_group_norm_with_channels_last_is_exact(norm):
     assert_by_values(model, IMAGES, hessian.diagonal(model, F.cross_entropy, (IMAGES, Y)))
 
 
+@pytest.mark.parametrize("shift", [-3.0, 3.0])
+def test_conditions_are_exact(shift):
+    def body(x, v, g):
+        y = x @ v.t() + g.flatten()
+        return torch.cond((y + shift).mean() > 0, torch.sin, lambda t: t * torch.cos(t), (y,))
+
+    model = Net(body).double()
+    for method in ("auto", "parameter"):
+        h = hessian.diagonal(model, F.cross_entropy, (X, Y), method=method)
+        assert_by_values(
+            Net(
+                lambda x, v, g: (
+                    torch.sin(x @ v.t() + g.flatten())
+                    if shift > 0
+                    else (lambda t: t * torch.cos(t))(x @ v.t() + g.flatten())
+                )
+            ).double(),
+            X,
+            h,
+        )
+
+
 def plain(kind):
     torch.manual_seed(2)
     body = {
