@@ -8,8 +8,8 @@ as `torch.cuda` or `torch.xpu`, as far as that has an answer.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from functools import lru_cache, partial
 from typing import Any
 
@@ -50,6 +50,21 @@ def _built() -> tuple[str, ...]:
 
 # Where a thread may be under autocast.
 AUTOCAST = tuple(kind for kind in _built() if torch.amp.is_autocast_available(kind))
+
+
+@contextmanager
+def _autocast_off() -> Iterator[None]:
+    with ExitStack() as stack:
+        for kind in AUTOCAST:
+            if torch.is_autocast_enabled(kind):
+                stack.enter_context(torch.autocast(kind, enabled=False))
+        yield
+
+
+# A context in which nothing is cast, whatever kind of device is under autocast.
+no_autocast: Callable[[], AbstractContextManager[Any]] = (
+    torch_private.DisableAutocast or _autocast_off
+)
 
 
 def module(device: torch.device) -> Any:

@@ -83,7 +83,8 @@ saved_tensor_hooks, pop_saved_tensor_hooks = _together(
 
 # Gradient mode as a plain call, which is what function modes see of `torch.no_grad`.
 set_grad_enabled: Callable[[bool], Any] = _of("_C._set_grad_enabled", torch.set_grad_enabled)
-DisableAutocast: Any = _of("_C._DisableAutocast", nullcontext)
+# Without it every kind of device is told so: see `devices.without_autocast`.
+DisableAutocast: Any = _of("_C._DisableAutocast", None)
 # Without it every kind of device is asked, which takes longer.
 under_autocast: Callable[[], bool] | None = _of("_C._is_any_autocast_enabled", None)
 # A user who has switched oneDNN off gets his own numbers, not those of a fresh process.
@@ -106,6 +107,7 @@ HAS_METADATA: bool = _of("autograd.graph.Node._input_metadata", None) is not Non
 sequence_number: Callable[[], int] | None = _of("_C._autograd._get_sequence_nr", None)
 # Values that are put back do not count as a change of the tape that holds them.
 preserve_version: Any = _of("autograd._unsafe_preserve_version_counter", nullcontext)
+# How deep forward mode is nested: without it, it is not entered, and a batch is taken whole.
 HAS_FORWARD_LEVEL: bool = _of("autograd.forward_ad._current_level", None) is not None
 _VERSION: Any = _of("Tensor._version", None)
 
@@ -144,6 +146,7 @@ Dropout: Any = _of(
         *(torch.nn.AlphaDropout, torch.nn.FeatureAlphaDropout),
     ),
 )
+# What `parametrize.cached` keeps, which is set aside: without, a call inside it is refused.
 HAS_CACHE: bool = _MISSING not in (
     _of("nn.utils.parametrize._cache", _MISSING),
     _of("nn.utils.parametrize._cache_enabled", _MISSING),

@@ -108,6 +108,8 @@ def _derivatives(
     """Compare derivatives of outputs along a direction in all parameters, by forward mode."""
     count = min(together, whole.samples)
     inside = [part for part in slices if part.stop <= count]
+    if not torch_private.HAS_FORWARD_LEVEL:
+        raise NotInParts("this torch does not tell whether forward mode is at work")
     with settled():
         try:
             _point(whole.task.objective.parameters.values())
@@ -196,10 +198,9 @@ def _point(parameters: Iterable[Tensor]) -> None:
     """Give all parameters a direction to differentiate along; that they lose it is owed.
 
     Raises:
-        NotImplementedError: someone else's forward mode is at work, which cannot be nested, or may
-            be.
+        NotImplementedError: someone else's forward mode is at work, which cannot be nested.
     """
-    if not torch_private.HAS_FORWARD_LEVEL or torch_private.forward_level() >= 0:
+    if torch_private.forward_level() >= 0:
         raise NotImplementedError
     owe(_end_forward_mode)
     forward_ad.enter_dual_level()

@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.lazy import LazyModuleMixin
+from torch.nn.utils import parametrize
 
 from hessian import torch_private
 from hessian._runtime.ledger import owe
@@ -170,8 +171,32 @@ def drop_caches() -> None:
 
     Such values hang on the tape of the call that made them, or on none. They are back when what is
     owed is settled.
+
+    Raises:
+        ValueError: they are kept, and this torch does not tell where.
     """
+    if not torch_private.HAS_CACHE and _is_cached():
+        raise ValueError(
+            "model: called inside parametrize.cached(), whose values this torch does not tell; "
+            "leave that context first"
+        )
     values = torch_private.parametrization_cache()
     if values.get("_cache_enabled"):
         owe(partial(torch_private.set_parametrization_cache, values))
         torch_private.set_parametrization_cache({"_cache": {}, "_cache_enabled": 0})
+
+
+def _is_cached() -> bool:
+    """Whether a parametrized weight is computed once only, as inside ``parametrize.cached``."""
+    layer = nn.Module()
+    layer.register_parameter("weight", nn.Parameter(torch.zeros((), device="cpu")))
+    parametrize.register_parametrization(layer, "weight", _Twice())
+    return layer.weight is layer.weight
+
+
+class _Twice(nn.Module):
+    """A parametrization whose values are other objects each time."""
+
+    def forward(self, weight: Tensor) -> Tensor:
+        """`weight`, doubled."""
+        return 2 * weight

@@ -294,7 +294,6 @@ def _any_autocast() -> bool:
 
 # Whether the code that runs is under autocast.
 under_autocast: Callable[[], bool] = torch_private.under_autocast or _any_autocast
-without_autocast: Any = torch_private.DisableAutocast
 
 
 def real(dtype: torch.dtype) -> torch.dtype:
@@ -389,7 +388,7 @@ class _Promote(TorchFunctionMode):
         if (hooks := torch_private.saved_tensor_hooks(True)) is not None:
             self._follow(hooks)
         if under_autocast():
-            with without_autocast():
+            with devices.no_autocast():
                 return self.precision.call(func, func, args, kwargs or {})
         return self.precision.call(func, func, args, kwargs or {})
 

@@ -107,7 +107,7 @@ def _agrees() -> bool:
         return False
     # Sine waves: values of ordinary size without touching the random state; and nothing that the
     # first caller has set may decide for all.
-    with torch.inference_mode(False), torch.no_grad(), torch_private.DisableAutocast():
+    with torch.inference_mode(False), torch.no_grad(), devices.no_autocast():
         a = torch.arange(64 * 96, device="cpu", dtype=torch.float32).sin().view(64, 96)
         b = torch.arange(96 * 48, device="cpu", dtype=torch.float32).cos().view(96, 48)
         try:

@@ -279,3 +279,70 @@ def test_lists_of_tensors_one_after_another(name):
 def test_every_function_of_lists_is_compared():
     asked = private_module("").ASKED
     assert {f"_foreach_{name}" for name in FOREACH} == {n for n in asked if "_foreach_" in n}
+
+
+WITHOUT = """
+import sys, torch
+from torch import nn
+import torch.nn.functional as F
+from torch.nn.utils import parametrizations, parametrize
+from tests.devices.hiding import imported
+hessian = imported(sys.argv[1])
+x, y = torch.randn(6, 4), torch.arange(6) % 3
+{}
+"""
+UNTOLD = {
+    # What is right is not known: one sentence, and no number.
+    "nn.utils.parametrize._cache": """
+model = nn.Sequential(parametrizations.orthogonal(nn.Linear(4, 4)), nn.Linear(4, 3))
+with parametrize.cached():
+    model(x)
+    try:
+        hessian.diagonal(model, F.cross_entropy, (x, y))
+    except ValueError as error:
+        assert "leave that context" in str(error)
+    else:
+        raise SystemExit("not refused")
+hessian.diagonal(model, F.cross_entropy, (x, y))
+""",
+    "_weight_norm,_weight_norm_interface": """
+model = nn.Sequential(parametrizations.weight_norm(nn.Linear(4, 4)), nn.Linear(4, 3))
+try:
+    hessian.diagonal(model, F.cross_entropy, (x, y))
+except NotImplementedError as error:
+    assert "weight normalisation" in str(error)
+else:
+    raise SystemExit("not refused")
+""",
+    # What public names can do is done.
+    "_C._DisableAutocast": """
+class Cast(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.Linear(4, 5), nn.Linear(5, 3)
+    def forward(self, x):
+        with torch.autocast("cpu", torch.bfloat16, enabled=self.cast):
+            return self.b(torch.tanh(self.a(x)))
+model = Cast()
+values = []
+for model.cast in (False, True):
+    values.append(hessian.diagonal(model, F.cross_entropy, (x, y)))
+for name, value in values[0].items():
+    assert torch.allclose(values[1][name], value, rtol=1e-5, atol=1e-8), name
+""",
+    "autograd.forward_ad._current_level": """
+model = nn.Sequential(nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, 3))
+plan = hessian.plan(model, F.cross_entropy, (x, y))
+assert plan.parts == 1
+""",
+}
+
+
+@pytest.mark.parametrize("hidden", UNTOLD)
+def test_without_it_nothing_wrong_is_told(hidden):
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", WITHOUT.format(UNTOLD[hidden]), hidden],
+        cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+        capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-2000:]
