@@ -17,7 +17,7 @@ from hessian._tape.graph import Edge, Node, metadata
 
 # From here on the numbers of entries times a weight are no longer told apart in float32.
 LARGEST = 2**21
-# Shorter pieces are copied entry by entry; torch takes pieces of one entry at a tenth of that speed.
+# Shorter pieces are copied entry by entry; torch takes single ones at a tenth of that speed.
 SHORT = 8
 
 
