@@ -151,7 +151,7 @@ INNER = {
 # On top of their package, but below all of its folders.
 BELOW = {
     *("sim._arguments", "sim._extras", "sim._isolation", "sim._own"),
-    *("hessian.devices", "hessian.torch_private", "hessian.trees"),
+    *("hessian.allocator", "hessian.devices", "hessian.torch_private", "hessian.trees"),
     *(
         f"paper_checks.{name}"
         for name in (

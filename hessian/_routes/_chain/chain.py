@@ -36,11 +36,13 @@ from hessian._routes._chain.site_curvature import SiteCurvature
 from hessian._routes._chain.source import Columns, Rows, Source
 from hessian._routes._chain.steps.base import Step, Where
 from hessian._routes._chain.steps.by_node import ByNode
+from hessian._runtime.ledger import owe
 from hessian._runtime.share import ALL, Share
 from hessian._site.site import Site
 from hessian._tape.graph import Edge, Node, Tape, shape
 from hessian._tape.layouts import Label
-from hessian.devices import SMALL_CALLS
+from hessian.allocator import LARGE, Kept
+from hessian.devices import OWN_MEMORY, SMALL_CALLS
 
 CACHE = 2**23
 # Multiplications per sample from which on it is worth while to look for the cheapest rule.
@@ -196,6 +198,10 @@ class Chain:
         room = min(room, CACHE) if like.device.type in SMALL_CALLS else room
         chunk = max(1, min(self.n, int(room / each)))
         samples = share.of(self.n)
+        if like.device.type in OWN_MEMORY and chunk * each >= LARGE:
+            kept = Kept()
+            owe(kept.end)
+            kept.begin()
         for start in range(samples.start, samples.stop, chunk):
             part = slice(start, min(samples.stop, start + chunk))
 

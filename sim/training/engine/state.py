@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from hessian.allocator import keep_freed
 from sim._own import sources
 from sim.training.config import optimizers
 from sim.training.config.options import plain
@@ -19,7 +20,6 @@ from sim.training.config.train_config import VERSION, TrainConfig
 from sim.training.engine.batch import Batch
 from sim.training.engine.checks import check_inputs, check_parts, check_single_samples
 from sim.training.engine.evaluation import Evaluation
-from sim.training.engine.fast.allocator import keep_freed
 from sim.training.engine.gradient import Gradient
 from sim.training.engine.network import Network
 from sim.training.engine.recorder import Recorder
