@@ -511,6 +511,27 @@ MUTATIONS = [
         "test_provenance.py test_certificate.py",
     ),
     Mutation(
+        "a weight norm in an exported graph keeps torch's second derivative",
+        "_call/operators.py",
+        '    "_weight_norm": replacements.weight_norm,\n',
+        "",
+        "test_unfaithful.py",
+    ),
+    Mutation(
+        "a weight norm in TorchScript is not refused",
+        "_tape/unfaithful.py",
+        '    "WeightNormInterface": (',
+        '    "AnotherNorm": (',
+        "test_unfaithful.py",
+    ),
+    Mutation(
+        "short pieces of rows are picked in the opposite order",
+        "_routes/_chain/steps/moved.py",
+        ".index_select(-1, index)",
+        ".index_select(-1, index.flip(0))",
+        "test_transformers.py test_layouts.py",
+    ),
+    Mutation(
         "weight norm divides by the norm of another axis",
         "_call/replacements.py",
         "axes = [axis for axis in range(v.dim()) if dim != -1 and axis != dim]",
