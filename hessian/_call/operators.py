@@ -96,6 +96,14 @@ def _batch_norm(
     return output[0], *replacements.moments(input, axes, eps, output), *output[3:]
 
 
+def _fixed_batch_norm(
+    watch: replacements.Watch, func: Callable[..., Any], input: Tensor, *rest: Any
+) -> tuple[Any, ...]:
+    """By running statistics: the operator whose steps are known."""
+    weight, bias, mean, variance, momentum, eps = rest
+    return torch.native_batch_norm(input, weight, bias, mean, variance, False, momentum, eps)
+
+
 def _pad_circular(
     watch: replacements.Watch, func: Callable[..., Any], input: Tensor, pad: Any
 ) -> Tensor:
@@ -107,6 +115,7 @@ _REPLACEMENTS: dict[str, Callable[..., Any]] = {
     "_embedding_bag": _embedding_bag,
     "_native_batch_norm_legit": _batch_norm,
     "_native_batch_norm_legit_functional": _batch_norm,
+    "_native_batch_norm_legit_no_training": _fixed_batch_norm,
     "_pad_circular": _pad_circular,
     "_weight_norm": replacements.weight_norm,
     "_weight_norm_interface": replacements.weight_norm_interface,

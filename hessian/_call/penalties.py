@@ -23,7 +23,11 @@ Gradients = tuple[Tensor | None, ...]
 
 @contextmanager
 def written_out(outputs: Any) -> Iterator[None]:
-    """Backward passes from `outputs` inside may be differentiated twice again."""
+    """Backward passes from `outputs` inside may be differentiated twice again.
+
+    Raises:
+        NotImplementedError: they lead through what TorchScript has put together.
+    """
     handles = [node.register_hook(rule(node)) for node, rule in _fused(outputs)]
     try:
         yield
@@ -45,6 +49,12 @@ def _fused(outputs: Any) -> Iterator[tuple[Node, Callable[[Node], Callable[..., 
         if node is None or node in seen:
             continue
         seen.add(node)
+        if "DifferentiableGraph" in node.name():
+            raise NotImplementedError(
+                "model or loss: it takes a gradient through an optimised TorchScript, whose "
+                "operations do not show, and torch's third derivative of norms is wrong; pass the "
+                "module that was scripted"
+            )
         rule = _RULES.get(operation(node))
         if rule is not None and getattr(node, "_saved_training", True):
             yield node, rule

@@ -285,6 +285,8 @@ OPERATIONS: dict[str, Operation] = {
     "CudnnBatchNorm": Operation(BATCH_NORM, batch_normalised, diagonal="batch norm"),
     "MiopenBatchNorm": Operation(BATCH_NORM, batch_normalised, diagonal="batch norm"),
     "NativeBatchNorm": Operation(BATCH_NORM, batch_normalised, diagonal="batch norm"),
+    "NativeBatchNormLegit": Operation(BATCH_NORM, batch_normalised, diagonal="batch norm"),
+    "BatchNormWithUpdate": Operation(BATCH_NORM, batch_normalised, diagonal="batch norm"),
     "NativeGroupNorm": Operation(Dependence(nonlinear=(0,)), normalised),
     "NativeLayerNorm": Operation(Dependence(nonlinear=(0,)), normalised, step="layer norm"),
     # Pooling, padding, resampling of images

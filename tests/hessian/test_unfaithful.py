@@ -231,6 +231,49 @@ def test_conditions_are_exact(shift):
         )
 
 
+class Penalised(nn.Module):
+    """Outputs, and the gradient of their squares in the inputs: their second derivatives."""
+
+    def __init__(self, net):
+        super().__init__()
+        self.net = net
+
+    def forward(self, x):
+        x = x.detach().requires_grad_()
+        output = self.net(x)
+        (gradient,) = torch.autograd.grad(output.square().sum(), x, create_graph=True)
+        return torch.cat([output, gradient], 1)
+
+
+def normed(norm):
+    torch.manual_seed(3)
+    norms = {"batch": nn.BatchNorm1d(5, track_running_stats=False), "layer": nn.LayerNorm(5)}
+    return nn.Sequential(nn.Linear(4, 5), norms[norm], nn.Tanh(), nn.Linear(5, 3)).double()
+
+
+@pytest.mark.parametrize("norm", ["batch", "layer"])
+def test_gradients_through_exported_norms_are_exact(norm):
+    model, labels = normed(norm), torch.arange(6)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        exported = torch.export.export(model, (X,)).run_decompositions().module()
+    h = hessian.diagonal(Penalised(exported), F.cross_entropy, (X, labels))
+    want = hessian.diagonal(Penalised(model), F.cross_entropy, (X, labels))
+    for name in want:
+        torch.testing.assert_close(h[name], want[name], rtol=1e-9, atol=1e-13)
+
+
+@pytest.mark.parametrize("norm", ["batch", "layer"])
+def test_gradients_through_optimised_scripts_are_refused(norm):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        model = torch.jit.script(normed(norm))
+    for _ in range(3):  # then its operations are one
+        model(X).sum().backward()
+    with pytest.raises((ValueError, NotImplementedError), match="optimised TorchScript"):
+        hessian.diagonal(Penalised(model), F.cross_entropy, (X, torch.arange(6)))
+
+
 def plain(kind):
     torch.manual_seed(2)
     body = {
@@ -256,5 +299,11 @@ def test_exported_networks_are_exact(kind, decomposed):
     h = hessian.diagonal(exported, F.cross_entropy, (X, Y))
     want = hessian.diagonal(model, F.cross_entropy, (X, Y))
     assert list(h) == [name for name, _ in exported.named_parameters()]
+    if kind == "batch norm":  # as fast as the module
+        methods = [
+            [entry.method for entry in hessian.plan(m, F.cross_entropy, (X, Y))]
+            for m in (exported, model)
+        ]
+        assert methods[0] == methods[1]
     for name in want:
         torch.testing.assert_close(h[name], want[name], rtol=1e-10, atol=1e-14)
