@@ -28,8 +28,8 @@ _USUAL = {_MMAP_THRESHOLD: 2**25, _TRIM_THRESHOLD: 2**26}
 LARGE = 2**24
 
 
-class Kept:
-    """Freed memory is kept from `begin` to `end`, and what is free then is given back."""
+class HeapRetention:
+    """Freed memory is kept from `begin` to `end`, and given back then."""
 
     count, lock = 0, threading.Lock()
 
@@ -38,19 +38,19 @@ class Kept:
 
     def begin(self) -> None:
         """Raise the limits."""
-        with Kept.lock:
+        with HeapRetention.lock:
             if not self.begun:
                 self.begun = True
-                Kept.count += 1
+                HeapRetention.count += 1
                 _set(_RAISED)
 
     def end(self) -> None:
         """Lower them, unless somebody else still keeps memory; twice does no harm."""
-        with Kept.lock:
+        with HeapRetention.lock:
             if self.begun:
                 self.begun = False
-                Kept.count -= 1
-                if not Kept.count:
+                HeapRetention.count -= 1
+                if not HeapRetention.count:
                     _set(_USUAL)
                     _function("malloc_trim")(0)
 
@@ -63,7 +63,7 @@ def keep_freed() -> None:
     eighth of its width on batches of 1,024 images.
     """
     torch.empty(BLOCK, dtype=torch.uint8, device="cpu")  # shown to a glibc that only learns
-    Kept().begin()
+    HeapRetention().begin()
 
 
 def _set(options: dict[int, int]) -> None:

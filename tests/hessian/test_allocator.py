@@ -6,14 +6,14 @@ import sys
 
 import pytest
 
-from hessian.allocator import Kept
+from hessian.allocator import HeapRetention
 
 # Pages that the system hands out while 48 MB are filled eight times (what is kept has two places at
 # the most, since blocks begin at multiples of 64 bytes), and the megabytes that stay.
 CODE = """
 import resource, torch
 from hessian import allocator
-kept = allocator.Kept()
+retention = allocator.HeapRetention()
 {begin}
 def faults():
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
@@ -44,19 +44,19 @@ def test_large_blocks_are_kept():
     if library != "glibc" or tuple(map(int, version.split("."))) < (2, 35):
         pytest.skip(f"{library} {version} has a limit of its own")
     usual, _ = measured()
-    for_good, size = measured("allocator.keep_freed()", "kept.begin(); kept.end()")
+    for_good, size = measured("allocator.keep_freed()", "retention.begin(); retention.end()")
     assert for_good < usual / 2
     assert size > 40  # another one, which has ended, gives nothing back
-    for_a_while, size = measured("kept.begin()", "kept.end()")
+    for_a_while, size = measured("retention.begin()", "retention.end()")
     assert for_a_while < usual / 2
     assert size < 24
 
 
 def test_the_last_one_to_end_gives_back(monkeypatch):
     calls = []
-    monkeypatch.setattr(Kept, "count", 0)
+    monkeypatch.setattr(HeapRetention, "count", 0)
     monkeypatch.setattr("hessian.allocator._function", lambda name: lambda *_: calls.append(name))
-    first, second = Kept(), Kept()
+    first, second = HeapRetention(), HeapRetention()
     first.end()  # before it has begun, as after an interrupt
     first.begin()
     second.begin()
@@ -65,7 +65,7 @@ def test_the_last_one_to_end_gives_back(monkeypatch):
     assert "malloc_trim" not in calls
     second.end()
     assert calls.count("malloc_trim") == 1
-    assert Kept.count == 0
+    assert HeapRetention.count == 0
 
 
 def test_another_c_library_does_what_it_did(monkeypatch):
@@ -73,7 +73,7 @@ def test_another_c_library_does_what_it_did(monkeypatch):
 
     allocator._function.cache_clear()
     monkeypatch.setattr("ctypes.CDLL", lambda _: object())
-    kept = Kept()
-    kept.begin()
-    kept.end()
+    retention = HeapRetention()
+    retention.begin()
+    retention.end()
     allocator._function.cache_clear()

@@ -41,7 +41,7 @@ from hessian._runtime.share import ALL, Share
 from hessian._site.site import Site
 from hessian._tape.graph import Edge, Node, Tape, shape
 from hessian._tape.layouts import Label
-from hessian.allocator import LARGE, Kept
+from hessian.allocator import LARGE, HeapRetention
 from hessian.devices import OWN_MEMORY, SMALL_CALLS
 
 CACHE = 2**23
@@ -199,9 +199,9 @@ class Chain:
         chunk = max(1, min(self.n, int(room / each)))
         samples = share.of(self.n)
         if like.device.type in OWN_MEMORY and chunk * each >= LARGE:
-            kept = Kept()
-            owe(kept.end)
-            kept.begin()
+            retention = HeapRetention()
+            owe(retention.end)
+            retention.begin()
         for start in range(samples.start, samples.stop, chunk):
             part = slice(start, min(samples.stop, start + chunk))
 
