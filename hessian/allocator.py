@@ -13,7 +13,7 @@ import ctypes
 import threading
 from collections.abc import Callable
 from functools import lru_cache
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 
@@ -31,28 +31,27 @@ LARGE = 2**24
 class HeapRetention:
     """Freed memory is kept from `begin` to `end`, and given back then."""
 
-    count, lock = 0, threading.Lock()
-
-    def __init__(self) -> None:
-        self.begun = False
+    # Those that keep now: an interrupt between any two lines leaves it right.
+    active: ClassVar[set[int]] = set()
+    lock = threading.Lock()
 
     def begin(self) -> None:
         """Raise the limits."""
         with HeapRetention.lock:
-            if not self.begun:
-                self.begun = True
-                HeapRetention.count += 1
-                _set(_RAISED)
+            HeapRetention.active.add(id(self))
+            _set(_RAISED)
 
     def end(self) -> None:
         """Lower them, unless somebody else still keeps memory; twice does no harm."""
         with HeapRetention.lock:
-            if self.begun:
-                self.begun = False
-                HeapRetention.count -= 1
-                if not HeapRetention.count:
+            if id(self) in HeapRetention.active:
+                HeapRetention.active.discard(id(self))
+                if not HeapRetention.active:
                     _set(_USUAL)
                     _function("malloc_trim")(0)
+
+
+_FOR_GOOD = HeapRetention()
 
 
 @lru_cache(maxsize=1)
@@ -63,7 +62,7 @@ def keep_freed() -> None:
     eighth of its width on batches of 1,024 images.
     """
     torch.empty(BLOCK, dtype=torch.uint8, device="cpu")  # shown to a glibc that only learns
-    HeapRetention().begin()
+    _FOR_GOOD.begin()
 
 
 def _set(options: dict[int, int]) -> None:
