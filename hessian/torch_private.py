@@ -105,8 +105,10 @@ NODES: Any = _of("_C._functions", None)
 HAS_METADATA: bool = _of("autograd.graph.Node._input_metadata", None) is not None
 # The number of the next node: without it, one is made to be asked.
 sequence_number: Callable[[], int] | None = _of("_C._autograd._get_sequence_nr", None)
-# Values that are put back do not count as a change of the tape that holds them.
+# Values that are put back do not count as a change of the tape that holds them: without it, no
+# direction is put on parameters, and a batch is taken whole.
 preserve_version: Any = _of("autograd._unsafe_preserve_version_counter", nullcontext)
+KEEPS_VERSIONS = preserve_version is not nullcontext
 # How deep forward mode is nested: without it, it is not entered, and a batch is taken whole.
 HAS_FORWARD_LEVEL: bool = _of("autograd.forward_ad._current_level", None) is not None
 _VERSION: Any = _of("Tensor._version", None)

@@ -108,8 +108,8 @@ def _derivatives(
     """Compare derivatives of outputs along a direction in all parameters, by forward mode."""
     count = min(together, whole.samples)
     inside = [part for part in slices if part.stop <= count]
-    if not torch_private.HAS_FORWARD_LEVEL:
-        raise NotInParts("this torch does not tell whether forward mode is at work")
+    if not (torch_private.HAS_FORWARD_LEVEL and torch_private.KEEPS_VERSIONS):
+        raise NotInParts("this torch's forward mode cannot be entered and left without a trace")
     with settled():
         try:
             _point(whole.task.objective.parameters.values())
