@@ -36,6 +36,7 @@ ABOUT: dict[str, tuple[str, ...]] = {
         ("_C._len_torch_function_stack", "_C._len_torch_dispatch_stack", "_C._functorch"),
         _INTERRUPTS,
     ),
+    "_C._set_grad_enabled": ("test_a_custom_function_holds_no_constants",),
     "_C._set_mkldnn_enabled": ("no oneDNN",),
     "_C._autograd._top_saved_tensors_default_hooks": ("[checkpoint]", "[checkpoint, autocast]"),
     **dict.fromkeys(
