@@ -5,6 +5,7 @@ few samples or entries, and their time is taken in proportion.
 """
 
 import copy
+import warnings
 from collections.abc import Callable
 
 import torch
@@ -50,7 +51,9 @@ def backpack_exact(case: Case) -> tuple[Result, float]:
     # On a copy: the hooks that BackPACK adds would stand on everybody else's tape too.
     model, criterion = extend(copy.deepcopy(case.model)), extend(nn.CrossEntropyLoss())
     extension = getattr(extensions, case.peer)()
-    with backpack(extension):
+    with backpack(extension), warnings.catch_warnings():
+        # The inputs need no gradient, which torch has a word on.
+        warnings.filterwarnings("ignore", "Full backward hook", UserWarning)
         criterion(model(case.x), case.y).backward()
     return {
         name: getattr(p, extension.savefield).detach() for name, p in model.named_parameters()
