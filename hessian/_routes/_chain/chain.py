@@ -26,12 +26,12 @@ from typing import cast
 import torch
 from torch import Tensor
 
+from hessian._loss.dry_run import ShapeOnly
 from hessian._loss.local_rows import LocalRows, joined, localised
 from hessian._loss.quadratic import Quadratic
 from hessian._loss.rows import Cost, JacobianRows
 from hessian._routes._chain.choose import step
 from hessian._routes._chain.policy import RULES, Policy, Rule
-from hessian._routes._chain.shape_only import ShapeOnly
 from hessian._routes._chain.site_curvature import SiteCurvature
 from hessian._routes._chain.source import Columns, Rows, Source
 from hessian._routes._chain.steps.base import Step, Where
