@@ -13,6 +13,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
+from hessian._loss.dry_run import evaluated
 from hessian._loss.rows import JacobianRows
 
 
@@ -60,10 +61,10 @@ def _entries(axes: tuple[Axis, ...], device: torch.device) -> tuple[Tensor, Tens
 class LocalRows:
     """Rows of units that lie on a grid, `units` of them at every place of it.
 
-    `values` ``[n, *grid, units, *extents, channels]``, n being 1 where all samples share them: the
-    row of a unit in its window of an image ``[channels, *sizes]``. Rows are numbered by unit first,
-    then by place, as entries of an image are. Beyond the image there is nothing where `clean`, and
-    anything else.
+    `values` ``[n, *grid, units, *extents, channels]``, n being 1 where all samples share them
+    (`shared`): the row of a unit in its window of an image ``[channels, *sizes]``. Rows are
+    numbered by unit first, then by place, as entries of an image are. Beyond the image there is
+    nothing where `clean`, and anything else.
     """
 
     units: int
@@ -71,6 +72,7 @@ class LocalRows:
     axes: tuple[Axis, ...]
     values: Tensor
     clean: bool = True
+    shared: bool = True
 
     @classmethod
     def identity(cls, dims: tuple[int, ...], like: Tensor) -> LocalRows:
@@ -78,17 +80,12 @@ class LocalRows:
         channels, axes = dims[0], tuple(Axis.single(size) for size in dims[1:])
         ones = (1,) * len(axes)
         shape = (1, *dims[1:], channels, *ones, channels)
-        if like.is_meta:
-            return cls(channels, channels, axes, like.new_empty(shape))
-        eye = torch.eye(channels, dtype=like.dtype, device=like.device)
-        return cls(
-            channels, channels, axes, eye.view(1, *ones, channels, *ones, channels).expand(shape)
-        )
 
-    @property
-    def is_meta(self) -> bool:
-        """Whether there are shapes only."""
-        return bool(self.values.is_meta)
+        def values() -> Tensor:
+            eye = torch.eye(channels, dtype=like.dtype, device=like.device)
+            return eye.view(1, *ones, channels, *ones, channels).expand(shape)
+
+        return cls(channels, channels, axes, evaluated(like, shape, values))
 
     @property
     def grid(self) -> tuple[int, ...]:
@@ -114,11 +111,6 @@ class LocalRows:
     def d(self) -> int:
         """Entries of the image, in all its channels."""
         return self.channels * math.prod(self.sizes)
-
-    @property
-    def shared(self) -> bool:
-        """Whether all samples have the same rows."""
-        return bool(self.values.shape[0] == 1)
 
     @property
     def share(self) -> float:
@@ -152,46 +144,53 @@ class LocalRows:
         """
         return _entries(self.axes, device)
 
-    def scaled(self, factor: Tensor | None) -> LocalRows:
-        """With entry j of the tensor multiplied by `factor` ``[n, d]``; ``None`` on a dry run."""
-        if factor is None or self.is_meta:
-            return self.with_values(self.values.new_empty((1, *self.values.shape[1:])))
-        return self.with_values(self.values * self.windows(factor).unsqueeze(1 + len(self.axes)))
+    def scaled(self, factor: Tensor) -> LocalRows:
+        """With entry j of the tensor multiplied by `factor` ``[n, d]``."""
+        before, k = self.values, len(self.axes)
+        shape = (factor.shape[0], *before.shape[1:])
+        values = evaluated(factor, shape, lambda: before * self.windows(factor).unsqueeze(1 + k))
+        return replace(self, values=values, clean=True, shared=False)
 
     def of_channels(self, channels: slice) -> LocalRows:
         """Their entries in some channels of the image."""
-        count = channels.stop - channels.start
-        if self.is_meta:
-            values = self.values.new_empty((*self.values.shape[:-1], count))
-        else:
-            values = self.values[..., channels]
+        count, before = channels.stop - channels.start, self.values
+        values = evaluated(before, (*before.shape[:-1], count), lambda: before[..., channels])
         return replace(self, channels=count, values=values)
 
     def times(self, number: float) -> LocalRows:
         """Multiplied by a number."""
-        if number == 1.0 or self.is_meta:
+        if number == 1.0:
             return self
-        return self.with_values(self.values * number, self.clean)
+        before = self.values
+        return self.with_values(
+            evaluated(before, before.shape, lambda: before * number), self.clean
+        )
 
     def cleaned(self) -> LocalRows:
         """With nothing beyond the image."""
-        if self.clean or self.is_meta:
+        if self.clean:
             return self
+        return self.with_values(evaluated(self.values, self.values.shape, self._inside))
+
+    def _inside(self) -> Tensor:
+        """The values, zero beyond the image."""
         _, known = self.entries(self.values.device)
         if known is None:
-            return self.with_values(self.values)
-        known = known.view(*self.grid, 1, *self.extents, 1)
-        return self.with_values(self.values * known)
+            return self.values
+        return self.values * known.view(*self.grid, 1, *self.extents, 1)
 
     def reframed(self, axes: tuple[Axis, ...]) -> LocalRows:
         """The same rows in windows that hold the present ones."""
         if axes == self.axes:
             return self
+        lead = self.values.shape[: 2 + len(axes)]
+        shape = (*lead, *(axis.extent for axis in axes), self.channels)
+        values = evaluated(self.values, shape, lambda: self._laid_in(axes))
+        return replace(self, axes=axes, values=values)
+
+    def _laid_in(self, axes: tuple[Axis, ...]) -> Tensor:
+        """The values at their places in those windows."""
         values, k = self.values, len(axes)
-        if self.is_meta:
-            extents = (axis.extent for axis in axes)
-            values = values.new_empty((*values.shape[: 2 + k], *extents, self.channels))
-            return replace(self, axes=axes, values=values)
         for number, (now, then) in enumerate(zip(self.axes, axes, strict=True)):
             if now == then:
                 continue
@@ -205,7 +204,7 @@ class LocalRows:
             size = [then.extent if a == at else s for a, s in enumerate(values.shape)]
             picked = values.gather(at, index.clamp(0, now.extent - 1).view(view).expand(size))
             values = picked * known.view(view)
-        return replace(self, axes=axes, values=values)
+        return values
 
     def plus(self, other: LocalRows) -> LocalRows:
         """The sum of two sets of rows of the same units in the same image."""
@@ -218,14 +217,16 @@ class LocalRows:
             extent = max(stop - start for start, stop in zip(starts, stops, strict=True))
             axes.append(Axis(starts, extent, a.size))
         first, second = (rows.cleaned().reframed(tuple(axes)) for rows in (self, other))
-        if first.is_meta:
-            return first
-        return first.with_values(first.values + second.values)
+        one, two = first.values, second.values
+        shape = (max(one.shape[0], two.shape[0]), *one.shape[1:])
+        values = evaluated(one, shape, lambda: one + two)
+        return replace(first, values=values, shared=first.shared and second.shared)
 
     def dense(self, like: Tensor, n: int) -> Tensor:
         """The rows written out, ``[n, m, d]``."""
-        if like.is_meta:
-            return like.new_empty((1, self.m, self.d))
+        return evaluated(like, (n, self.m, self.d), lambda: self._scattered(n))
+
+    def _scattered(self, n: int) -> Tensor:
         rows = self.cleaned()
         k, count, pixels = len(rows.axes), rows.values.shape[0], math.prod(rows.sizes)
         values = rows.values.movedim((1 + k, -1), (1, 2 + k))  # [n, units, *grid, channels, ·]
@@ -238,9 +239,10 @@ class LocalRows:
 
     def written_out(self, like: Tensor, n: int) -> JacobianRows:
         """The same as rows of the whole image."""
-        if self.shared and not like.is_meta:
-            return JacobianRows(self.m, self.d, self.dense(like, 1)[0])
-        return JacobianRows(self.m, self.d, self.dense(like, n))
+        if not self.shared:
+            return JacobianRows(self.m, self.d, self.dense(like, n))
+        of_each = (self.m, self.d)
+        return JacobianRows(*of_each, evaluated(like, of_each, lambda: self.dense(like, 1)[0]))
 
 
 def joined(

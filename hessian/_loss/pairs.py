@@ -12,6 +12,7 @@ import math
 import torch
 from torch import Tensor
 
+from hessian._loss.dry_run import evaluated
 from hessian._loss.rows import Cost, JacobianRows
 from hessian._runtime.matrix_products import product
 from hessian._runtime.workspace import scratch
@@ -25,8 +26,10 @@ def diagonal(a: JacobianRows, b: JacobianRows, like: Tensor, n: int, meter: Cost
     finest = max(a.grain, b.grain, 1)
     meter.work += a.m * a.d / finest
     meter.peak = max(meter.peak, 2 * a.m * a.d / finest)
-    if like.is_meta:
-        return like.new_empty((1, a.d))
+    return evaluated(like, (n, a.d), lambda: _diagonal(a, b, like, n))
+
+
+def _diagonal(a: JacobianRows, b: JacobianRows, like: Tensor, n: int) -> Tensor:
     values = _same_block(a, b, like, n)
     for scale in (a.scale, b.scale):
         values = values if scale is None else values * scale
@@ -76,8 +79,11 @@ def gram(a: JacobianRows, b: JacobianRows, like: Tensor, n: int, meter: Cost) ->
     d = a.d // blocks
     meter.work += gram_work(a, b)
     meter.peak = max(meter.peak, 2.0 * a.d * d + a.size() + b.size())
-    if like.is_meta:
-        return like.new_empty((blocks, d, d)), blocks
+    return evaluated(like, (n * blocks, d, d), lambda: _gram(a, b, blocks, like, n)), blocks
+
+
+def _gram(a: JacobianRows, b: JacobianRows, blocks: int, like: Tensor, n: int) -> Tensor:
+    d = a.d // blocks
     if a.base is None or b.base is None:
         values = (b if a.base is None else a).cut(blocks, like, n)
         values = values.mT if b.base is None else values
@@ -93,7 +99,7 @@ def gram(a: JacobianRows, b: JacobianRows, like: Tensor, n: int, meter: Cost) ->
         values = values * a.scale.reshape(n * blocks, d, 1)
     if b.scale is not None:
         values = values * b.scale.reshape(n * blocks, 1, d)
-    return values, blocks
+    return values
 
 
 def gram_work(a: JacobianRows, b: JacobianRows) -> float:
@@ -133,8 +139,13 @@ def blocks(
     aligned = _by_position(place, a.d)
     meter.work += _blocks_work(a, b, c, p, aligned)
     meter.peak = max(meter.peak, 2.0 * a.m * c * p + 2.0 * c * p * p)
-    if like.is_meta:
-        return like.new_empty((1, c, p, p))
+    return evaluated(like, (n, c, p, p), lambda: _blocks(a, b, place, aligned, like, n))
+
+
+def _blocks(
+    a: JacobianRows, b: JacobianRows, place: Tensor, aligned: bool, like: Tensor, n: int
+) -> Tensor:
+    c, p = place.shape
     if aligned and p in (a.grain, b.grain):
         values = _between_positions(a, b, like, n, p, c)
     elif a.base is None or b.base is None:

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from hessian._loss import softmax as _softmax
+from hessian._loss.dry_run import evaluated, shape_only
 from hessian._loss.rows import Cost, JacobianRows
 from hessian._runtime.matrix_products import product
 from hessian._runtime.workspace import scratch
@@ -52,12 +53,12 @@ class Quadratic:
             return self
         v = self.values
         if self.kind == "diagonal":
-            return Quadratic("diagonal", v.reshape(n * blocks, -1))
+            return Quadratic("diagonal", _in_rows(v, n * blocks))
         if self.kind == "softmax":
-            shares, each = self._shares().reshape(n * blocks, -1), self.parts // blocks
+            shares, each = _in_rows(self._shares(), n * blocks), self.parts // blocks
             assert self.spots is not None
             spots = None if each == 1 else self.spots[: shares.shape[1]]
-            return Quadratic("softmax", v.reshape(n * blocks, each), shares, spots, each)
+            return Quadratic("softmax", _in_rows(v, n * blocks), shares, spots, each)
         m = self.parts * v.shape[1]
         rows = JacobianRows(m, m, v, blocks=self.parts)
         return Quadratic("full", rows.cut(blocks, v, n))
@@ -67,11 +68,12 @@ class Quadratic:
         shares = None if self.shares is None else self.shares[part]
         return Quadratic(self.kind, self.values[part], shares, self.spots, self.parts)
 
-    def emptied(self, like: Tensor) -> Quadratic:
+    def emptied(self) -> Quadratic:
         """The same for one sample without values."""
-        shares = None if self.shares is None else like.new_empty((1, *self.shares.shape[1:]))
-        values = like.new_empty((1, *self.values.shape[1:]))
-        return Quadratic(self.kind, values, shares, parts=self.parts)
+        shares = None if self.shares is None else shape_only((1, *self.shares.shape[1:]))
+        rows = self.parts if self.kind == "full" else 1
+        values = shape_only((rows, *self.values.shape[1:]))
+        return Quadratic(self.kind, values, shares, self.spots, self.parts)
 
     def size(self) -> int:
         """Values held per sample."""
@@ -166,8 +168,10 @@ class Quadratic:
         """The diagonal of Bᵀ Q B, ``[n, d]``."""
         v, d = self.values, columns.d
         meter.work += self._work(columns, d)
-        if v.is_meta:
-            return v.new_empty((1, d))
+        return evaluated(v, (v.shape[0], d), lambda: self._diagonal(columns))
+
+    def _diagonal(self, columns: JacobianRows) -> Tensor:
+        v = self.values
         if self.kind == "full":
             if columns.base is None:
                 values = v.diagonal(dim1=1, dim2=2)
@@ -192,11 +196,13 @@ class Quadratic:
     def blocks(self, columns: JacobianRows, place: Tensor, meter: Cost) -> Tensor:
         """Bᵀ Q B between entries `place` ``[c, p]`` of the same c: ``[n, c, p, p]``."""
         v, (c, p) = self.values, place.shape
-        n = v.shape[0]
         meter.work += self._work(columns, c * p * p)
         meter.peak = max(meter.peak, 3 * c * p * p + 4 * columns.size())
-        if v.is_meta:
-            return v.new_empty((1, c, p, p))
+        return evaluated(v, (v.shape[0], c, p, p), lambda: self._blocks(columns, place))
+
+    def _blocks(self, columns: JacobianRows, place: Tensor) -> Tensor:
+        v = self.values
+        n = v.shape[0]
         if columns.identity and self.kind == "full":
             values = v[:, place.unsqueeze(2), place.unsqueeze(1)]
         elif columns.identity and self.kind == "softmax":
@@ -210,7 +216,7 @@ class Quadratic:
         elif columns.identity and self.kind == "diagonal":
             values = torch.diag_embed(v[:, place])
         else:
-            base = columns.matrix(v)
+            base = columns.matrix(v, n)
             picked = base[..., place].transpose(-3, -2)  # [.., c, m, p]
             if self.kind == "full":
                 left = columns.left(v)[..., place].transpose(-3, -2)
@@ -234,11 +240,13 @@ class Quadratic:
     def gram(self, columns: JacobianRows, meter: Cost) -> Tensor:
         """Bᵀ Q B, ``[n, d, d]``."""
         v, d = self.values, columns.d
-        n = v.shape[0]
         meter.work += self._work(columns, d * d)
         meter.peak = max(meter.peak, 2 * d * d + 2 * columns.size())
-        if v.is_meta:
-            return v.new_empty((1, d, d))
+        return evaluated(v, (v.shape[0], d, d), lambda: self._gram(columns))
+
+    def _gram(self, columns: JacobianRows) -> Tensor:
+        v, d = self.values, columns.d
+        n = v.shape[0]
         if self.kind == "full":
             product = v if columns.identity else _transposed_times(columns.left(v), columns)
         elif columns.base is None:
@@ -255,6 +263,12 @@ class Quadratic:
         if columns.scale is not None:
             product = product * columns.scale.unsqueeze(2) * columns.scale.unsqueeze(1)
         return product.expand(n, d, d)
+
+
+def _in_rows(values: Tensor, count: int) -> Tensor:
+    """The same numbers in so many rows."""
+    shape = (count, values.numel() // max(1, count))
+    return evaluated(values, shape, lambda: values.reshape(shape))
 
 
 def _weighted_squares(weights: Tensor, rows: Tensor) -> Tensor:

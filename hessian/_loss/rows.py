@@ -11,10 +11,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from torch import Tensor
 
+from hessian._loss.dry_run import evaluated
 from hessian._runtime.matrix_products import product
 from hessian._runtime.workspace import scratch
 
@@ -86,8 +88,10 @@ class JacobianRows:
 
     def scaled(self, factor: Tensor) -> JacobianRows:
         """With entry j of the tensor multiplied by `factor` ``[n, d]``."""
-        scale = factor if self.scale is None or factor.is_meta else self.scale * factor
-        return replace(self, scale=scale)
+        before = self.scale
+        if before is not None:
+            factor = evaluated(factor, factor.shape, lambda: before * factor)
+        return replace(self, scale=factor)
 
     def shared_by(self, users: int) -> JacobianRows:
         """The same for one of several users."""
@@ -97,50 +101,43 @@ class JacobianRows:
         """Multiplied by a number."""
         if number == 1.0:
             return self
-        if not self.shared or self.base is None:
-            if like.is_meta:
-                return self.scaled(like.new_empty((1, self.d)))
-            return self.scaled(like.new_full((), number).expand(n, self.d))
-        base = self.base if like.is_meta else self.base * number
-        return replace(self, base=base, fresh=True)
+        base, d = self.base, self.d
+        if base is None or not self.shared:
+            return self.scaled(
+                evaluated(like, (n, d), lambda: like.new_full((), number).expand(n, d))
+            )
+        values = evaluated(like, base.shape, partial(torch.mul, base, number))
+        return replace(self, base=values, fresh=True)
 
     def cut(self, blocks: int, like: Tensor, n: int) -> Tensor:
         """The rows without `scale` in as few blocks, of which `grain` must be a multiple.
 
         ``[m/b, d/b]`` where all samples and blocks share them, else ``[n·b, m/b, d/b]``.
         """
-        a, b = self.m // blocks, self.d // blocks
+        of_block = (self.m // blocks, self.d // blocks)
         base = self.base
         if base is None:
-            if like.is_meta:
-                return like.new_empty((a, b))
-            return torch.eye(a, dtype=like.dtype, device=like.device)
-        each = self.blocks // blocks
-        if like.is_meta:
-            return like.new_empty((a, b) if base.dim() == 2 else (blocks, a, b))
-        if each == 1:
-            return base
-        if base.dim() == 2:
-            diagonal: Tensor = torch.block_diag(*[base] * each)
-            return diagonal
-        whole = base.new_zeros((n, blocks, each, a // each, each, b // each))
-        parts = base.view(n, blocks, each, a // each, b // each)
-        whole.diagonal(dim1=2, dim2=4).copy_(parts.permute(0, 1, 3, 4, 2))
-        return whole.view(n * blocks, a, b)
+            return evaluated(
+                like, of_block, lambda: torch.eye(of_block[0], dtype=like.dtype, device=like.device)
+            )
+        shape = of_block if base.dim() == 2 else (n * blocks, *of_block)
+        return evaluated(like, shape, lambda: _joined(base, self.blocks // blocks, shape))
 
-    def matrix(self, like: Tensor, n: int = 1) -> Tensor:
+    def matrix(self, like: Tensor, n: int) -> Tensor:
         """The rows without `scale`, ``[m, d]`` or ``[n, m, d]``."""
         return self.cut(1, like, n)
 
     def written(self, blocks: int, like: Tensor, n: int) -> Tensor:
         """The rows written out in as few blocks: ``[n·b, m/b, d/b]``."""
         a, b = self.m // blocks, self.d // blocks
-        if like.is_meta:
-            return like.new_empty((blocks, a, b))
-        base = self.cut(blocks, like, n)
-        if self.scale is not None:
-            return base * self.scale.reshape(n * blocks, 1, b)
-        return base.expand(n * blocks, a, b) if base.dim() == 2 else base
+
+        def values() -> Tensor:
+            base = self.cut(blocks, like, n)
+            if self.scale is not None:
+                return base * self.scale.reshape(n * blocks, 1, b)
+            return base.expand(n * blocks, a, b) if base.dim() == 2 else base
+
+        return evaluated(like, (n * blocks, a, b), values)
 
     def dense(self, like: Tensor, n: int) -> Tensor:
         """The rows written out, ``[n, m, d]``."""
@@ -148,12 +145,17 @@ class JacobianRows:
 
     def passing(self, blocks: int, like: Tensor, n: int) -> Tensor:
         """The rows written out in as few blocks, to be used before anything else is asked for."""
-        if like.is_meta or self.scale is None:
+        if self.scale is None:
             return self.written(blocks, like, n)
-        a, b = self.m // blocks, self.d // blocks
-        into = scratch("rows", (n * blocks, a, b), like)
-        scale = self.scale.reshape(n * blocks, 1, b)
-        return torch.mul(self.cut(blocks, like, n), scale, out=into)
+        scale, (a, b) = self.scale, (self.m // blocks, self.d // blocks)
+        shape = (n * blocks, a, b)
+
+        def values() -> Tensor:
+            into = scratch("rows", shape, like)
+            factor = scale.reshape(n * blocks, 1, b)
+            return torch.mul(self.cut(blocks, like, n), factor, out=into)
+
+        return evaluated(like, shape, values)
 
     def apart(self, like: Tensor, n: int) -> JacobianRows:
         """The same rows in one block, written out, in place where nothing else holds them."""
@@ -168,18 +170,16 @@ class JacobianRows:
         """The sum of two sets of rows."""
         blocks = math.gcd(self.grain, other.grain)
         if blocks == 0:  # two identities with factors
-            if like.is_meta:
-                return self.scaled(like.new_empty((1, self.d)))
-            one = like.new_ones(()).expand(n, self.d)
-            factors = [one if rows.scale is None else rows.scale for rows in (self, other)]
-            return JacobianRows(self.m, self.d, None, factors[0] + factors[1])
+            factors = partial(_sum_of_factors, self, other, like, n)
+            return JacobianRows(self.m, self.d, None, evaluated(like, (n, self.d), factors))
+        of_block = (self.m // blocks, self.d // blocks)
         if self.shared and other.shared:
-            base = self.cut(blocks, like, n)
-            base = base if like.is_meta else base + other.cut(blocks, like, n)
-        elif like.is_meta:
-            base = self.written(blocks, like, n)
+            base = evaluated(
+                like, of_block, lambda: self.cut(blocks, like, n) + other.cut(blocks, like, n)
+            )
         else:
-            base = self._summed(other, blocks, like, n)
+            summed = partial(self._summed, other, blocks, like, n)
+            base = evaluated(like, (n * blocks, *of_block), summed)
         return JacobianRows(self.m, self.d, base, None, True, blocks)
 
     def _summed(self, other: JacobianRows, blocks: int, like: Tensor, n: int) -> Tensor:
@@ -211,3 +211,24 @@ class JacobianRows:
         if self.base.dim() == 2:  # one large product instead of n small ones
             return product(matrix.flatten(0, 1), self.base).view(*matrix.shape[:2], self.d)
         return matrix @ self.base
+
+
+def _joined(base: Tensor, each: int, shape: tuple[int, ...]) -> Tensor:
+    """Blocks with `each` of them along the diagonal of a larger one, which have that shape."""
+    if each == 1:
+        return base
+    if base.dim() == 2:
+        diagonal: Tensor = torch.block_diag(*[base] * each)
+        return diagonal
+    count, a, b = shape
+    whole = base.new_zeros((count, each, a // each, each, b // each))
+    parts = base.view(count, each, a // each, b // each)
+    whole.diagonal(dim1=1, dim2=3).copy_(parts.permute(0, 2, 3, 1))
+    return whole.view(shape)
+
+
+def _sum_of_factors(first: JacobianRows, second: JacobianRows, like: Tensor, n: int) -> Tensor:
+    """What two identities multiply entries by, added up: ``[n, d]``."""
+    one = like.new_ones(()).expand(n, first.d)
+    factors = [one if rows.scale is None else rows.scale for rows in (first, second)]
+    return factors[0] + factors[1]

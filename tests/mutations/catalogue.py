@@ -164,8 +164,8 @@ MUTATIONS = [
     Mutation(
         "softmax's own curvature is left out in one term",
         "_routes/_chain/steps/softmax.py",
-        "block = (torch.diag_embed(g) - outer - outer.transpose(-1, -2)).reshape(-1, k, k)",
-        "block = (torch.diag_embed(g) - outer).reshape(-1, k, k)",
+        "return torch.diag_embed(g) - outer - outer.transpose(-1, -2)",
+        "return torch.diag_embed(g) - outer",
         "test_chain.py test_exactness.py test_random.py",
     ),
     Mutation(
@@ -599,16 +599,23 @@ MUTATIONS = [
     Mutation(
         "rows of an entry that is spread over several places are averaged",
         "_routes/_chain/steps/broadcast.py",
-        "total = total.sum([len(lead) + 1 + a - self.first for a in axes])",
-        "total = total.mean([len(lead) + 1 + a - self.first for a in axes])",
+        "total = spread.sum([len(lead) + 1 + axis - self.first for axis in axes])",
+        "total = spread.mean([len(lead) + 1 + axis - self.first for axis in axes])",
         "test_broadcast.py test_chain.py",
     ),
     # ------------------------------------------------------------------------ rows in blocks
     Mutation(
+        "a prediction takes a merged form for one column of it",
+        "_loss/quadratic.py",
+        "return evaluated(v, (v.shape[0], d, d), lambda: self._gram(columns))",
+        "return evaluated(v, (v.shape[0], d, 1), lambda: self._gram(columns))",
+        "test_dry_run.py",
+    ),
+    Mutation(
         "blocks of rows are not put on the diagonal of a coarser one",
         "_loss/rows.py",
-        "whole.diagonal(dim1=2, dim2=4).copy_(parts.permute(0, 1, 3, 4, 2))",
-        "whole.diagonal(dim1=2, dim2=4).copy_(parts[:, :, :1].permute(0, 1, 3, 4, 2))",
+        "whole.diagonal(dim1=1, dim2=3).copy_(parts.permute(0, 2, 3, 1))",
+        "whole.diagonal(dim1=1, dim2=3).copy_(parts[:, :1].permute(0, 2, 3, 1))",
         "test_rows.py test_transformers.py",
     ),
     Mutation(
@@ -621,7 +628,7 @@ MUTATIONS = [
     Mutation(
         "a product of rows counts one order of its factors only",
         "_routes/_chain/source.py",
-        "return values if self.symmetric or like.is_meta else 2 * values",
+        "return values if self.symmetric else evaluated(like, values.shape, lambda: 2 * values)",
         "return values",
         "test_transformers.py test_chain.py",
     ),
@@ -635,15 +642,15 @@ MUTATIONS = [
     Mutation(
         "a batched product's own curvature forgets that its factors meet in every column",
         "_routes/_chain/steps/products.py",
-        "base.diagonal(dim1=2, dim2=3).copy_(up.unsqueeze(-1).expand(-1, i, j, k))",
-        "base.diagonal(dim1=2, dim2=3).copy_(up[..., :1].unsqueeze(-1).expand(-1, i, j, k))",
+        "rows.diagonal(dim1=2, dim2=3).copy_(up.unsqueeze(-1).expand(-1, i, j, k))",
+        "rows.diagonal(dim1=2, dim2=3).copy_(up[..., :1].unsqueeze(-1).expand(-1, i, j, k))",
         "test_transformers.py test_chain.py",
     ),
     Mutation(
         "entries that move with a weight lose it",
         "_routes/_chain/steps/moved.py",
-        "scale = weight if scale is None else scale * weight",
-        "scale = scale",
+        "return picked if weight is None else picked * weight",
+        "return picked",
         "test_chain.py test_transformers.py",
     ),
     Mutation(
@@ -750,7 +757,7 @@ MUTATIONS = [
     Mutation(
         "a window's entries beyond the image stay",
         "_loss/local_rows.py",
-        "        if self.clean or self.is_meta:\n            return self\n",
+        "        if self.clean:\n            return self\n",
         "        if True:\n            return self\n",
         "test_local_rows.py",
     ),

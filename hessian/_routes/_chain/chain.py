@@ -21,12 +21,12 @@ block-diagonal) made exact.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import cast
+from functools import partial
 
 import torch
 from torch import Tensor
 
-from hessian._loss.dry_run import ShapeOnly
+from hessian._loss.dry_run import evaluated, shape_only
 from hessian._loss.local_rows import LocalRows, joined, localised
 from hessian._loss.quadratic import Quadratic
 from hessian._loss.rows import Cost, JacobianRows
@@ -49,6 +49,10 @@ CACHE = 2**23
 LONG = 1e8
 # Windows of a larger share of an image are not worth their while.
 WHOLE = 0.5
+
+
+def _unnoticed(_: list[Source]) -> None:
+    """A run's sources: what they take was predicted."""
 
 
 class Chain:
@@ -143,7 +147,7 @@ class Chain:
         self, sites: list[Site], entries: list[int], widths: list[int], loss: Quadratic | None
     ) -> tuple[Cost, list[float]]:
         meter = Cost()
-        ghost = cast(Tensor, ShapeOnly())
+        ghost = shape_only()
         reached: dict[Edge, float] = {}
         by_edge: dict[Edge, list[tuple[Site, int]]] = {}
         for site, count in zip(sites, entries, strict=True):
@@ -156,8 +160,12 @@ class Chain:
                 self.windowed.add(edge)
             reached[edge] = meter.work
 
-        empty = None if loss is None else loss.emptied(ghost)
-        self._sweep(list(by_edge), empty, widths, slice(0, 1), ghost, meter, note)
+        def survey(sources: list[Source]) -> None:
+            meter.peak = max(meter.peak, sum(s.size() for s in sources))
+            meter.shared = max(meter.shared, sum(s.common() for s in sources))
+
+        empty = None if loss is None else loss.emptied()
+        self._sweep(list(by_edge), empty, widths, slice(0, 1), ghost, meter, note, survey)
         return meter, [reached.get(site.edge, meter.work) for site in sites]
 
     # ----------------------------------------------------------------- run
@@ -246,6 +254,7 @@ class Chain:
         like: Tensor,
         meter: Cost,
         meet: Callable[[Edge, SiteCurvature], None],
+        survey: Callable[[list[Source]], None] = _unnoticed,
     ) -> None:
         sites = frozenset(edges)
         needed, nodes, policy = self._way(sites)
@@ -275,9 +284,7 @@ class Chain:
             sources = [s for s in sources if s.alive]
             if step is not None:
                 sources += _own(step, part, needed, like, count)
-            if like.is_meta:  # what the run itself takes was predicted
-                meter.peak = max(meter.peak, sum(s.size() for s in sources))
-                meter.shared = max(meter.shared, sum(s.common() for s in sources))
+            survey(sources)
 
     def _way(self, sites: frozenset[Edge]) -> tuple[set[Node], list[Node], Policy]:
         """The nodes above some sites, from the loss down, and when to collapse there.
@@ -301,13 +308,18 @@ class Chain:
                 continue
             rows = JacobianRows(total, width)
             if width != total:
-                base = like.new_zeros((total, width))
-                if not like.is_meta:
-                    base[start : start + width].fill_diagonal_(1.0)
-                rows = JacobianRows(total, width, base)
+                base = partial(_placed_identity, total, start, width, like)
+                rows = JacobianRows(total, width, evaluated(like, (total, width), base))
             _add(columns, edge, rows, like, loss.values.shape[0])
             start += width
         return Source(loss, columns)
+
+
+def _placed_identity(total: int, start: int, width: int, like: Tensor) -> Tensor:
+    """Rows ``[total, width]``: the identity from a row on, and zero."""
+    rows = like.new_zeros((total, width))
+    rows[start : start + width].fill_diagonal_(1.0)
+    return rows
 
 
 def _suited(step: Step, rows: Rows, source: Source, like: Tensor, n: int) -> Rows:

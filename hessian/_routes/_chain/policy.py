@@ -9,6 +9,7 @@ from typing import NamedTuple
 from torch import Tensor
 
 from hessian._loss import pairs
+from hessian._loss.dry_run import evaluated
 from hessian._loss.quadratic import Quadratic
 from hessian._loss.rows import Cost, JacobianRows
 from hessian._routes._chain.source import Source, carrying
@@ -154,19 +155,19 @@ def _sum(forms: list[Quadratic], n: int, like: Tensor) -> Quadratic:
     full = sorted((f for f in forms if f.kind == "full"), key=lambda f: f.parts)
     flat = [f.values for f in forms if f.kind != "full"]
     if not full:
-        return Quadratic("diagonal", flat[0] if like.is_meta else sum(flat[1:], flat[0]))
+        return Quadratic("diagonal", evaluated(like, flat[0].shape, lambda: sum(flat[1:], flat[0])))
     parts = math.gcd(*(f.parts for f in full))
-    if like.is_meta:
-        width = full[0].parts * full[0].values.shape[1] // parts
-        return Quadratic("full", like.new_empty((parts, width, width)), parts=parts)
-    total = full[0].cut(parts, n).values
-    if len(forms) > 1:
-        total = total.clone()
-    for form in full[1:]:
-        _add_blocks(total, form.values, form.parts // parts)
-    for values in flat:
-        total.diagonal(dim1=1, dim2=2).add_(values.reshape(total.shape[:2]))
-    return Quadratic("full", total, parts=parts)
+    first = full[0].cut(parts, n).values
+
+    def total() -> Tensor:
+        values = first.clone() if len(forms) > 1 else first
+        for form in full[1:]:
+            _add_blocks(values, form.values, form.parts // parts)
+        for diagonal in flat:
+            values.diagonal(dim1=1, dim2=2).add_(diagonal.reshape(values.shape[:2]))
+        return values
+
+    return Quadratic("full", evaluated(like, first.shape, total), parts=parts)
 
 
 def _add_blocks(into: Tensor, blocks: Tensor, each: int) -> None:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 
 import torch
 from torch import Tensor
 
+from hessian._loss.dry_run import evaluated
 from hessian._loss.local_rows import LocalRows
 from hessian._loss.quadratic import Quadratic
 from hessian._loss.rows import Cost
@@ -80,24 +82,33 @@ class SiteCurvature:
             if same and len(those) == len(sources) and all(map(_is, those, sources)):
                 return value
         channels, count = place.shape
+        shape = (self.n, channels, count, count)
         if count == 1:
             parts = (s.diagonal(self.edge, self.like, self.n, self.meter) for s in sources)
-            values = self._total(parts, (self.n, self.d))
-            if not self.like.is_meta and not _in_order(place, self.d):
-                values = values[:, place[:, 0]]
+            diagonal = self._total(parts, (self.n, self.d))
+            values = evaluated(self.like, shape, lambda: _picked(diagonal, place).view(shape))
         else:
             parts = (s.blocks(self.edge, place, self.like, self.n, self.meter) for s in sources)
-            values = self._total(parts, (self.n, channels, count, count))
-        if count == 1 and not self.like.is_meta:
-            values = values.view(self.n, channels, 1, 1)
+            values = self._total(parts, shape)
         self.known.append((sources, place, values))
         return values
 
     def _total(self, parts: Iterator[Tensor], shape: tuple[int, ...]) -> Tensor:
         total: Tensor | None = None
         for part in parts:  # one at a time: they are large
-            total = part if total is None or self.like.is_meta else total + part
-        return self.like.new_zeros(shape) if total is None or self.like.is_meta else total
+            total = (
+                part
+                if total is None
+                else evaluated(self.like, shape, partial(torch.add, total, part))
+            )
+        if total is None:
+            return evaluated(self.like, shape, lambda: self.like.new_zeros(shape))
+        return total
+
+
+def _picked(diagonal: Tensor, place: Tensor) -> Tensor:
+    """Entries `place` ``[c, 1]`` of ``[n, d]``."""
+    return diagonal if _in_order(place, diagonal.shape[1]) else diagonal[:, place[:, 0]]
 
 
 def _is(first: Source, second: Source) -> bool:

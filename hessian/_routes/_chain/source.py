@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from hessian._loss import pairs
+from hessian._loss.dry_run import evaluated
 from hessian._loss.local_rows import LocalRows, written_out
 from hessian._loss.quadratic import Quadratic
 from hessian._loss.rows import Cost, JacobianRows
@@ -99,7 +100,7 @@ class Source:
         if self.others is not None:
             a, b = self.both(edge)
             values = pairs.diagonal(a, b, like, n, meter)
-            return values if self.symmetric or like.is_meta else 2 * values
+            return values if self.symmetric else evaluated(like, values.shape, lambda: 2 * values)
         assert self.form is not None
         rows = self.rows(edge)
         if rows.blocks == 1 and self.form.parts == 1:
@@ -108,30 +109,27 @@ class Source:
         if form is None:
             return self._carried(edge, like, n, meter).diagonal(edge, like, n, meter)
         values = _counted(parts, meter, lambda each: form.diagonal(rows, each))
-        return like.new_empty((1, rows.d * parts)) if like.is_meta else values.reshape(n, -1)
+        shape = (n, rows.d * parts)
+        return evaluated(like, shape, lambda: values.reshape(shape))
 
     def blocks(self, edge: Edge, place: Tensor, like: Tensor, n: int, meter: Cost) -> Tensor:
         """The curvature between entries `place` ``[c, p]`` of the same c: ``[n, c, p, p]``."""
         if self.others is not None:
             a, b = self.both(edge)
             values = pairs.blocks(a, b, place, like, n, meter)
-            return values if self.symmetric or like.is_meta else values + values.mT
+            return values if self.symmetric else _and_transposed(values)
         form, rows, parts = self._cut(edge, like, n, meter)
         if form is None:
             return self._carried(edge, like, n, meter).blocks(edge, place, like, n, meter)
         if parts > 1 and _all_apart(place, rows.d):
             values = self.diagonal(edge, like, n, meter)
-            c, p = place.shape
-            return (
-                like.new_empty((1, c, p, p)) if like.is_meta
-                else torch.diag_embed(values[:, place])
-            )  # fmt: skip
+            shape = (n, *place.shape, place.shape[1])
+            return evaluated(like, shape, lambda: torch.diag_embed(values[:, place]))
         assert self.form is not None
         whole = self.rows(edge)
         if whole.base is not None:
             whole = replace(whole, base=whole.cut(1, like, n), blocks=1)
-        form = self.form if like.is_meta else self.form.cut(1, n)
-        return form.blocks(whole, place, meter)
+        return self.form.cut(1, n).blocks(whole, place, meter)
 
     def gram(self, edge: Edge, like: Tensor, n: int, meter: Cost) -> Quadratic:
         """The curvature at a tensor as a form in its entries."""
@@ -143,8 +141,6 @@ class Source:
         if rows.identity and form.kind == "diagonal":
             return Quadratic("diagonal", self.diagonal(edge, like, n, meter))
         values = _counted(parts, meter, lambda each: form.gram(rows, each))
-        if like.is_meta:
-            values = like.new_empty((parts, rows.d, rows.d))
         return Quadratic("full", values, parts=parts)
 
     def _product(self, edge: Edge, like: Tensor, n: int, meter: Cost) -> Quadratic:
@@ -152,8 +148,8 @@ class Source:
         if a.identity and b.identity:
             return Quadratic("diagonal", self.diagonal(edge, like, n, meter))
         values, blocks = pairs.gram(a, b, like, n, meter)
-        if not self.symmetric and not like.is_meta:
-            values = values + values.mT
+        if not self.symmetric:
+            values = _and_transposed(values)
         return Quadratic("full", values, parts=blocks)
 
     def _cut(
@@ -170,34 +166,31 @@ class Source:
             return self.form, rows, 1
         if not rows.identity and rows.blocks > parts:
             return None, rows, parts
-        scale = rows.scale
-        if scale is not None and not like.is_meta:
-            scale = scale.reshape(n * parts, -1)
         base = None if rows.base is None else rows.cut(parts, like, n)
-        of_part = JacobianRows(rows.m // parts, rows.d // parts, base, scale)
-        form = self.form
-        if like.is_meta:
-            shares = None if form.shares is None else like.new_empty((1, of_part.m))
-            width = form.values.shape[1] // parts if form.kind == "softmax" else of_part.m
-            shape = (1, width, width) if form.kind == "full" else (1, width)
-            return Quadratic(form.kind, like.new_empty(shape), shares), of_part, parts
-        return form.cut(parts, n), of_part, parts
+        of_part = JacobianRows(rows.m // parts, rows.d // parts, base)
+        scale = rows.scale
+        if scale is not None:
+            shape = (n * parts, of_part.d)
+            of_part.scale = evaluated(like, shape, lambda: scale.reshape(shape))
+        return self.form.cut(parts, n), of_part, parts
 
     def _carried(self, edge: Edge, like: Tensor, n: int, meter: Cost) -> Source:
         """The same with the product of form and rows for the second rows."""
         assert self.form is not None
-        rows = self.rows(edge)
-        parts = math.gcd(rows.blocks, self.form.grain)
+        form, rows = self.form, self.rows(edge)
+        parts = math.gcd(rows.blocks, form.grain)
         m, d, each = rows.m // parts, rows.d // parts, rows.blocks // parts
-        meter.work += self.form.parts * m * m * d / each
-        if like.is_meta:
-            base = like.new_empty((parts, m, d))
-        else:
-            q = self.form.cut(parts, n).matrix().unflatten(-1, (each, -1))  # [.., m, each, m']
+        meter.work += form.parts * m * m * d / each
+
+        def product() -> Tensor:
+            q = form.cut(parts, n).matrix().unflatten(-1, (each, -1))  # [.., m, each, m']
             own = rows.cut(rows.blocks, like, n)  # [.., m', d'] of each block
             if own.dim() == 3:
                 own = own.unflatten(0, (-1, each))
-            base = (q.transpose(1, 2) @ own).transpose(1, 2).flatten(2)
+            carried: Tensor = q.transpose(1, 2) @ own
+            return carried.transpose(1, 2).flatten(2)
+
+        base = evaluated(like, (n * parts, m, d), product)
         left = JacobianRows(rows.m, rows.d, base, rows.scale, blocks=parts)
         return Source(None, {edge: rows}, {edge: left}, True)
 
@@ -211,6 +204,10 @@ def carrying(form: Quadratic, edge: Edge, like: Tensor, n: int) -> Source:
     else:
         left = JacobianRows(m, m, values, blocks=form.parts)
     return Source(None, {edge: JacobianRows(m, m)}, {edge: left}, True)
+
+
+def _and_transposed(values: Tensor) -> Tensor:
+    return evaluated(values, values.shape, lambda: values + values.mT)
 
 
 def _whole(rows: Rows) -> JacobianRows:

@@ -42,8 +42,9 @@ class Step:
     """An operation between its outputs and the inputs that are laid out by samples.
 
     `curved` says whether `sources` may yield anything. On a dry run tensors have a shape only and
-    hold one sample; `prepare` is not called then. The operation acts on contiguous parts of a
-    sample one by one, `parts` of them, each input cut alike: 0 where each entry is one.
+    hold one sample, and `prepare` is not called: a step asks `dry_run.evaluated` for what it
+    computes, and says its shape. The operation acts on contiguous parts of a sample one by one,
+    `parts` of them, each input cut alike: 0 where each entry is one.
     """
 
     parts = 1

@@ -10,6 +10,7 @@ import math
 
 from torch import Tensor
 
+from hessian._loss.dry_run import evaluated
 from hessian._loss.rows import Cost, JacobianRows
 from hessian._routes._chain.steps.base import Curvature, Pulled, Step, Where
 from hessian._tape.graph import Edge, shape
@@ -92,12 +93,14 @@ class Broadcast(Step):
             rows.shared,
             part.stop - part.start,
         )
-        a, b = rows.m // blocks, width // blocks
-        if like.is_meta:
-            base = like.new_empty((a, b) if shared else (blocks, a, b))
-            return JacobianRows(rows.m, width, base, None, True, blocks)
-        base = rows.cut(blocks, like, count) if shared else rows.written(blocks, like, count)
-        lead, before = base.shape[:-1], self.dims[0] // blocks
-        total = base.reshape(*lead, before, *self.dims[1:])
-        total = total.sum([len(lead) + 1 + a - self.first for a in axes])
-        return JacobianRows(rows.m, width, total.reshape(*lead, b), None, True, blocks)
+        of_block = (rows.m // blocks, width // blocks)
+        shape = of_block if shared else (count * blocks, *of_block)
+
+        def values() -> Tensor:
+            base = rows.cut(blocks, like, count) if shared else rows.written(blocks, like, count)
+            lead, before = base.shape[:-1], self.dims[0] // blocks
+            spread = base.reshape(*lead, before, *self.dims[1:])
+            total = spread.sum([len(lead) + 1 + axis - self.first for axis in axes])
+            return total.reshape(shape)
+
+        return JacobianRows(rows.m, width, evaluated(like, shape, values), None, True, blocks)

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from hessian._loss.dry_run import evaluated, evaluated_each
 from hessian._loss.quadratic import Quadratic
 from hessian._loss.rows import Cost, JacobianRows
 from hessian._routes._chain.steps.base import (
@@ -63,21 +64,24 @@ class ByNode(Step):
         # The node knows all samples only: those outside the part ride along as zeros.
         meter.work += 4 * TRAFFIC * m * (d + sum(self.widths))
         meter.peak = max(meter.peak, m * (d + sum(self.widths)) * 2)
-        if like.is_meta:
-            return [
-                (child, JacobianRows(m, w, like.new_empty((1, m, w))))
-                for child, w in zip(self.children, self.widths, strict=True)
-            ]
-        written = rows.dense(like, count).transpose(0, 1)
-        if count != n:
-            full = written.new_zeros((m, n, d))
-            full[:, part] = written
-            written = full
-        with torch.no_grad():
-            pulled = self._every(edge, written)
+
+        def values() -> tuple[Tensor, ...]:
+            written = rows.dense(like, count).transpose(0, 1)
+            if count != n:
+                full = written.new_zeros((m, n, d))
+                full[:, part] = written
+                written = full
+            with torch.no_grad():
+                pulled = self._every(edge, written)
+            return tuple(
+                g[:, part].transpose(0, 1).reshape(count, m, w)
+                for g, w in zip(pulled, self.widths, strict=True)
+            )
+
+        bases = evaluated_each(like, [(count, m, w) for w in self.widths], values)
         return [
-            (child, JacobianRows(m, w, g[:, part].transpose(0, 1).reshape(count, m, w)))
-            for child, w, g in zip(self.children, self.widths, pulled, strict=True)
+            (child, JacobianRows(m, w, base))
+            for child, w, base in zip(self.children, self.widths, bases, strict=True)
         ]
 
     def _every(self, edge: Edge, rows: Tensor) -> tuple[Tensor, ...]:
@@ -94,9 +98,12 @@ class ByNode(Step):
         if not self.curved:
             return []
         d, child = self.widths[0], self.children[0]
-        if like.is_meta:
-            empty = Quadratic("full", like.new_empty((1, d, d)))
-            return [Curvature(empty, [(child, JacobianRows(d, d))])]
+        full = evaluated(like, (part.stop - part.start, d, d), lambda: self._second(part, like))
+        return [Curvature(Quadratic("full", full), [(child, JacobianRows(d, d))])]
+
+    def _second(self, part: slice, like: Tensor) -> Tensor:
+        """The operation's own curvature, ``[n, d, d]``."""
+        d, child = self.widths[0], self.children[0]
         assert self.up is not None
         full = like.new_zeros((part.stop - part.start, d, d))
         for start in range(0, d, UNITS):
@@ -111,4 +118,4 @@ class ByNode(Step):
                 break
             for j, column in enumerate(second.detach(), start):
                 full[:, j] = self.where.flat(column, child)[part]
-        return [Curvature(Quadratic("full", full), [(child, JacobianRows(d, d))])]
+        return full

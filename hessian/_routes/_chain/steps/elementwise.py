@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from torch import Tensor
 
+from hessian._loss.dry_run import evaluated
 from hessian._loss.local_rows import LocalRows
 from hessian._loss.quadratic import Quadratic
 from hessian._loss.rows import Cost, JacobianRows
@@ -88,15 +91,26 @@ class Elementwise(Step):
     def pull(
         self, edge: Edge, rows: JacobianRows, part: slice, like: Tensor, meter: Cost
     ) -> Pulled:
-        if like.is_meta:
-            factor = like.new_empty((1, self.d))
-            meter.work += TRAFFIC * rows.size() * len(self.children)
-            return [(child, rows.scaled(factor)) for child in self.children]
+        meter.work += TRAFFIC * rows.size() * len(self.children)
+        rows = rows.shared_by(len(self.children))
+        return [(child, rows.scaled(factor)) for child, factor in self._factors(part, like)]
+
+    def _factors(self, part: slice, like: Tensor) -> list[tuple[Edge, Tensor]]:
+        """The derivative ``[n, d]`` in every input that has one."""
+        shape = (part.stop - part.start, self.d)
+        factors = [
+            evaluated(like, shape, partial(self._factor, number, part))
+            for number in range(len(self.children))
+        ]
         return [
-            (child, rows.shared_by(len(self.children)).scaled(factor[part]))
-            for child, factor in zip(self.children, self.factor, strict=True)
+            (child, factor)
+            for child, factor in zip(self.children, factors, strict=True)
             if factor is not None
         ]
+
+    def _factor(self, number: int, part: slice) -> Tensor | None:
+        factor = self.factor[number]
+        return None if factor is None else factor[part]
 
     def takes(self, rows: LocalRows) -> bool:
         return True
@@ -104,20 +118,14 @@ class Elementwise(Step):
     def pull_local(self, rows: LocalRows, part: slice, meter: Cost) -> PulledLocal:
         meter.work += TRAFFIC * rows.size() * len(self.children)
         meter.peak = max(meter.peak, 2 * rows.size() + rows.size() // rows.units)
-        if rows.is_meta:
-            return [(child, rows.scaled(None)) for child in self.children]
-        return [
-            (child, rows.scaled(factor[part]))
-            for child, factor in zip(self.children, self.factor, strict=True)
-            if factor is not None
-        ]
+        return [(child, rows.scaled(factor)) for child, factor in self._factors(part, rows.values)]
 
     def sources(self, part: slice, like: Tensor) -> list[Curvature]:
+        if not self.curved:
+            return []
         width = self.widths[0]
-        if like.is_meta:
-            values = like.new_empty((1, width)) if self.curved else None
-        else:
-            values = None if self.second is None else self.second[part]
+        shape = (part.stop - part.start, width)
+        values = evaluated(like, shape, lambda: None if self.second is None else self.second[part])
         if values is None:
             return []
         identity = [(self.children[0], JacobianRows(width, width))]
@@ -150,14 +158,5 @@ class Rectified(Elementwise):
     def prepare(self, adjoint: Tensor | None) -> None:
         self.result = self.where.flat(self.node._saved_result.detach(), self.edge)
 
-    def pull(
-        self, edge: Edge, rows: JacobianRows, part: slice, like: Tensor, meter: Cost
-    ) -> Pulled:
-        if like.is_meta:
-            return super().pull(edge, rows, part, like, meter)
-        return [(self.children[0], rows.scaled((self.result[part] > 0).to(like.dtype)))]
-
-    def pull_local(self, rows: LocalRows, part: slice, meter: Cost) -> PulledLocal:
-        if rows.is_meta:
-            return super().pull_local(rows, part, meter)
-        return [(self.children[0], rows.scaled((self.result[part] > 0).to(rows.values.dtype)))]
+    def _factor(self, number: int, part: slice) -> Tensor:
+        return (self.result[part] > 0).to(self.result.dtype)

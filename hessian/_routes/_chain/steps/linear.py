@@ -7,6 +7,7 @@ import math
 import torch
 from torch import Tensor
 
+from hessian._loss.dry_run import evaluated
 from hessian._loss.local_rows import LocalRows
 from hessian._loss.rows import Cost, JacobianRows
 from hessian._routes._chain.steps.base import Pulled, PulledLocal, Step, Where
@@ -44,17 +45,17 @@ class Linear(Step):
         if not rows.identity and not shared:
             meter.work += m * each * self.o * self.k
             meter.peak = max(meter.peak, m * (self.d + width) / blocks)
-        if like.is_meta:
-            of_block = (m // blocks, width // blocks)
-            base = like.new_empty(of_block if shared else (blocks, *of_block))
-        elif rows.identity:
-            base = self.weight
-            if rows.scale is not None:
-                base = base * rows.scale.reshape(-1, self.o, 1)
-        else:
+        of_block = (m // blocks, width // blocks)
+        shape = of_block if shared else (count * blocks, *of_block)
+
+        def values() -> Tensor:
+            if rows.identity:
+                scale = rows.scale
+                return self.weight if scale is None else self.weight * scale.reshape(-1, self.o, 1)
             written = rows.cut(blocks, like, count) if shared else rows.passing(blocks, like, count)
-            base = product(written.reshape(-1, self.o), self.weight)
-            base = base.view(*written.shape[:-1], each * self.k)
+            return product(written.reshape(-1, self.o), self.weight).view(shape)
+
+        base = evaluated(like, shape, values)
         fresh = not shared and not rows.identity
         return [(self.children[0], JacobianRows(m, width, base, None, fresh, blocks))]
 
@@ -101,16 +102,19 @@ class Convolution(Step):
         if not shared:
             meter.work += rows.m * self.cost()
             meter.peak = max(meter.peak, rows.m * (self.d + width))
-        if like.is_meta:
-            base = like.new_empty((rows.m, width) if shared else (1, rows.m, width))
-            return [(self.children[0], JacobianRows(rows.m, width, base))]
-        dense = rows.matrix(like, count) if shared else rows.passing(1, like, count)
-        images = dense.reshape(-1, *self.out)
-        pulled, _, _ = torch.ops.aten.convolution_backward(
-            images, images.new_empty(()).expand(images.shape[0], *self.space), self.weight, None,
-            list(node._saved_stride), list(node._saved_padding), list(node._saved_dilation),
-            bool(node._saved_transposed), list(node._saved_output_padding),
-            int(node._saved_groups), [True, False, False],
-        )  # fmt: skip
-        base = pulled.reshape(*dense.shape[:-1], width)
+        shape = (rows.m, width) if shared else (count, rows.m, width)
+
+        def values() -> Tensor:
+            dense = rows.matrix(like, count) if shared else rows.passing(1, like, count)
+            images = dense.reshape(-1, *self.out)
+            pulled: Tensor
+            pulled, _, _ = torch.ops.aten.convolution_backward(
+                images, images.new_empty(()).expand(images.shape[0], *self.space), self.weight,
+                None, list(node._saved_stride), list(node._saved_padding),
+                list(node._saved_dilation), bool(node._saved_transposed),
+                list(node._saved_output_padding), int(node._saved_groups), [True, False, False],
+            )  # fmt: skip
+            return pulled.reshape(shape)
+
+        base = evaluated(like, shape, values)
         return [(self.children[0], JacobianRows(rows.m, width, base, None, True))]

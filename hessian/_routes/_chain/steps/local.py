@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from hessian._loss.dry_run import evaluated
 from hessian._loss.local_rows import Axis, LocalRows
 from hessian._loss.rows import Cost
 from hessian._runtime.matrix_products import product
@@ -57,22 +58,36 @@ def through_convolution(
     node: Node, weight: Tensor, sizes: tuple[int, ...], rows: LocalRows, meter: Cost
 ) -> LocalRows:
     """Rows at the output of a convolution, or a transposed one, at its input of those sizes."""
-    k = len(sizes)
     groups, turned = int(node._saved_groups), bool(node._saved_transposed)
     frames = list(_frames(node, weight, sizes, rows))
     axes = tuple(frame.axis for frame in frames)
     inward = weight.shape[1] if not turned else weight.shape[0] // groups
     channels = inward * groups
     ways = [sum(len(t.targets) * t.count for t in frame.ways[0][1]) for frame in frames]
-    after = rows.m * channels * math.prod(axis.extent for axis in axes)
+    after = rows.m * channels * math.prod(_extents(axes))
     meter.work += rows.m * math.prod(ways) * rows.channels * inward
     meter.peak = max(meter.peak, rows.size() + 3 * after)
-    shape = (*rows.grid, rows.units, *(axis.extent for axis in axes), channels)
-    if rows.is_meta:
-        values = rows.values.new_empty((rows.values.shape[0], *shape))
-        return LocalRows(rows.units, channels, axes, values, False)
-    above = rows.cleaned().values
-    values = above.new_zeros((above.shape[0], *shape))
+    shape = (rows.values.shape[0], *rows.grid, rows.units, *_extents(axes), channels)
+
+    def values() -> Tensor:
+        return _convolved(rows.cleaned(), frames, weight, groups, turned, shape)
+
+    values_below = evaluated(rows.values, shape, values)
+    return LocalRows(rows.units, channels, axes, values_below, False, rows.shared)
+
+
+def _convolved(
+    rows: LocalRows,
+    frames: list[Frame],
+    weight: Tensor,
+    groups: int,
+    turned: bool,
+    shape: tuple[int, ...],
+) -> Tensor:
+    """The values of that shape in the windows below."""
+    above, k = rows.values, len(frames)
+    axes = tuple(frame.axis for frame in frames)
+    values = above.new_zeros(shape)
     # As [Co, *kernel, Ci] of every group.
     kernel = weight.unflatten(0, (groups, -1))
     kernel = kernel.movedim(1, -1) if turned else kernel.movedim(2, -1)
@@ -85,21 +100,25 @@ def through_convolution(
                 part = part.index_select(1 + axis, torch.tensor(units, device=part.device))
         taps = [taps for _, taps in ways_here]
         sparse = math.prod(sum(len(t.targets) * t.count for t in of_axis) for of_axis in taps)
-        below = math.prod(axis.extent for axis in axes)
+        below = math.prod(_extents(axes))
         if math.prod(rows.extents) * below * groups <= DENSE * sparse:
             whole = _written_out(kernel, taps, rows.extents, axes, groups)
             pulled = product(part.reshape(-1, whole.shape[0]), whole)
-            into = pulled.view(*part.shape[: 2 + k], *shape[1 + k :])
+            into = pulled.view(*part.shape[: 2 + k], *shape[2 + k :])
             if not split:
-                return LocalRows(rows.units, channels, axes, into, False)
+                return into
         else:
             if split:
-                into = part.new_zeros((*part.shape[: 2 + k], *shape[1 + k :]))
+                into = part.new_zeros((*part.shape[: 2 + k], *shape[2 + k :]))
             for taps_here in itertools.product(*taps):
                 _add(part, kernel, taps_here, into, groups)
         if split:
             values[_mesh(numbers, rows.grid, values.device)] = into
-    return LocalRows(rows.units, channels, axes, values, False)
+    return values
+
+
+def _extents(axes: tuple[Axis, ...]) -> tuple[int, ...]:
+    return tuple(axis.extent for axis in axes)
 
 
 def _written_out(

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from hessian._loss.dry_run import evaluated
 from hessian._loss.local_rows import LocalRows
 from hessian._loss.rows import Cost, JacobianRows
 from hessian._routes._chain.steps.base import Pulled, PulledLocal, Step, Where, call, summed_to
@@ -56,6 +57,15 @@ class Places:
             return entries.view(*base.shape[:-1], width)
         pieces: Tensor = base.unflatten(-1, (-1, piece))
         return pieces.index_select(-2, index[::piece] // piece).flatten(-2)
+
+    def factor(self, scale: Tensor | None, n: int) -> Tensor:
+        """What every place's entries are multiplied by, ``[n, w]``; before it was `scale`."""
+        weight = None if self.weight is None else self.weight.expand(n, -1)
+        if scale is None:
+            assert weight is not None
+            return weight
+        picked = scale.index_select(-1, self.index)
+        return picked if weight is None else picked * weight
 
 
 class Moved(Step):
@@ -112,19 +122,17 @@ class Moved(Step):
             meter.work += TRAFFIC * m * b
             meter.peak = max(meter.peak, 2 * m * b)
         factored = rows.scale is not None or (places.weight is not None and not shared)
-        if like.is_meta:
-            is_shared = rows.base is None or rows.base.dim() == 2
-            base = like.new_empty((a, b) if is_shared else (blocks, a, b))
-            scale = like.new_empty((1, width)) if factored else None
-            return JacobianRows(m, width, base, scale, True, blocks)
-        base = places.pick(rows.cut(blocks, like, count), b)
-        scale = None if rows.scale is None else rows.scale.index_select(-1, places.index)
-        if places.weight is not None:
-            if factored:
-                weight = places.weight.expand(count, -1)
-                scale = weight if scale is None else scale * weight
-            else:
-                base *= places.weight[:b]
+        alike = rows.base is None or rows.base.dim() == 2
+        weight = None if places.weight is None or factored else places.weight[:b]
+
+        def values() -> Tensor:
+            picked = places.pick(rows.cut(blocks, like, count), b)
+            return picked if weight is None else picked.mul_(weight)
+
+        base = evaluated(like, (a, b) if alike else (count * blocks, a, b), values)
+        scale = None
+        if factored:
+            scale = evaluated(like, (count, width), lambda: places.factor(rows.scale, count))
         return JacobianRows(m, width, base, scale, True, blocks)
 
 

@@ -6,6 +6,7 @@ import math
 
 from torch import Tensor
 
+from hessian._loss.dry_run import evaluated
 from hessian._loss.quadratic import Quadratic
 from hessian._loss.rows import Cost, JacobianRows
 from hessian._routes._chain.steps.base import Curvature, Pulled, Step, Where
@@ -54,22 +55,29 @@ class LayerNorm(Step):
         meter.work += 4 * TRAFFIC * values
         meter.peak = max(meter.peak, 3 * values)
         written = rows.passing(blocks, like, count)
-        if not like.is_meta:
-            base = written.reshape(*written.shape[:2], -1, self.v)
-            if self.weight is not None:
-                base = base * self.weight
-            hat = self.hat[part].reshape(len(base), 1, -1, self.v)
-            share = (base * hat).mean(-1, keepdim=True)
-            base = (base - base.mean(-1, keepdim=True)).sub_(hat * share)
-            base.mul_(self.rate[part].reshape(len(base), 1, -1, 1))
-            written = base.reshape(written.shape)
-        return [(self.children[0], JacobianRows(rows.m, self.d, written, None, True, blocks))]
+        base = evaluated(like, written.shape, lambda: self._projected(written, part))
+        return [(self.children[0], JacobianRows(rows.m, self.d, base, None, True, blocks))]
+
+    def _projected(self, rows: Tensor, part: slice) -> Tensor:
+        """Rows ``[n·b, m, d]`` times the Jacobian."""
+        base = rows.reshape(*rows.shape[:2], -1, self.v)
+        if self.weight is not None:
+            base = base * self.weight
+        hat = self.hat[part].reshape(len(base), 1, -1, self.v)
+        share = (base * hat).mean(-1, keepdim=True)
+        base = (base - base.mean(-1, keepdim=True)).sub_(hat * share)
+        base.mul_(self.rate[part].reshape(len(base), 1, -1, 1))
+        return base.reshape(rows.shape)
 
     def sources(self, part: slice, like: Tensor) -> list[Curvature]:
         d, v, p = self.d, self.v, self.parts
         identity = [(self.children[0], JacobianRows(d, d))]
-        if like.is_meta:
-            return [Curvature(Quadratic("full", like.new_empty((p, v, v)), parts=p), identity)]
+        shape = ((part.stop - part.start) * p, v, v)
+        block = evaluated(like, shape, lambda: self._second(part).reshape(shape))
+        return [Curvature(Quadratic("full", block, parts=p), identity)]
+
+    def _second(self, part: slice) -> Tensor:
+        v = self.v
         hat, rate, up = self.hat[part], self.rate[part].unsqueeze(-1), self.up[part]
         share = (up * hat).sum(-1, keepdim=True)
         pu = up - up.mean(-1, keepdim=True) - hat * (share / v)
@@ -77,5 +85,5 @@ class LayerNorm(Step):
         projection = hat.unsqueeze(-1) * hat.unsqueeze(-2) / -v - 1 / v
         projection.diagonal(dim1=-2, dim2=-1).add_(1.0)
         block = outer + outer.transpose(-1, -2) + share.unsqueeze(-1) * projection
-        block = (block * (rate**2 / -v)).reshape(-1, v, v)
-        return [Curvature(Quadratic("full", block, parts=p), identity)]
+        weighted: Tensor = block * (rate**2 / -v)
+        return weighted

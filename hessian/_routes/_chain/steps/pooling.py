@@ -6,6 +6,7 @@ import math
 
 from torch import Tensor
 
+from hessian._loss.dry_run import evaluated
 from hessian._loss.rows import Cost, JacobianRows
 from hessian._routes._chain.steps.base import Pulled, Step, Where
 from hessian._runtime.matrix_products import TRAFFIC
@@ -37,16 +38,17 @@ class MaxPool(Step):
         width, count = self.widths[0], part.stop - part.start
         meter.work += TRAFFIC * rows.m * (self.d + width)
         meter.peak = max(meter.peak, rows.m * (self.d + width))
-        if like.is_meta:
-            return [
-                (self.children[0], JacobianRows(rows.m, width, like.new_empty((1, rows.m, width))))
-            ]
-        windows = rows.dense(like, count).reshape(count, rows.m, -1, self.spots)
-        index = self.node._saved_result1[part].reshape(count, 1, -1, self.spots).expand_as(windows)
-        pulled = windows.new_zeros((*windows.shape[:3], self.space))
-        if self.apart:
-            pulled.scatter_(3, index, windows)
-        else:
-            pulled.scatter_add_(3, index, windows)
-        pulled = pulled.view(count, rows.m, width)
-        return [(self.children[0], JacobianRows(rows.m, width, pulled, None, True))]
+        shape = (count, rows.m, width)
+
+        def values() -> Tensor:
+            windows = rows.dense(like, count).reshape(count, rows.m, -1, self.spots)
+            index = self.node._saved_result1[part].reshape(count, 1, -1, self.spots)
+            pulled = windows.new_zeros((*windows.shape[:3], self.space))
+            if self.apart:
+                pulled.scatter_(3, index.expand_as(windows), windows)
+            else:
+                pulled.scatter_add_(3, index.expand_as(windows), windows)
+            return pulled.view(shape)
+
+        base = evaluated(like, shape, values)
+        return [(self.children[0], JacobianRows(rows.m, width, base, None, True))]

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 
 from torch import Tensor
 
+from hessian._loss.dry_run import evaluated
 from hessian._loss.rows import Cost, JacobianRows
 from hessian._routes._chain.steps.base import Curvature, Pulled, Step, Where
 from hessian._runtime.matrix_products import TRAFFIC
@@ -37,16 +39,19 @@ class Product(Step):
         self, edge: Edge, rows: JacobianRows, part: slice, like: Tensor, meter: Cost
     ) -> Pulled:
         meter.work += 2 * TRAFFIC * rows.size()
-        if like.is_meta:
-            factor = like.new_empty((1, self.d))
-            return [(child, rows.scaled(factor)) for child in self.children]
+        shape = (part.stop - part.start, self.d)
+        rows = rows.shared_by(len(self.children))
         return [
-            (child, rows.shared_by(len(self.children)).scaled(factor[part]))
-            for child, factor in zip(self.children, self.factors, strict=True)
+            (child, rows.scaled(evaluated(like, shape, partial(self._factor, number, part))))
+            for number, child in enumerate(self.children)
         ]
 
+    def _factor(self, number: int, part: slice) -> Tensor:
+        return self.factors[number][part]
+
     def sources(self, part: slice, like: Tensor) -> list[Curvature]:
-        values = like.new_empty((1, self.d)) if like.is_meta else self.up[part]
+        shape = (part.stop - part.start, self.d)
+        values = evaluated(like, shape, lambda: self.up[part])
         a, b = self.children
         return [
             Curvature(
@@ -96,18 +101,19 @@ class Batched(Step):
         blocks = math.gcd(rows.grain, self.h)
         meter.work += 2 * m * (self.h // blocks) * self.i * self.j * self.k
         meter.peak = max(meter.peak, m * (self.d + wa + wb) / blocks)
-        if like.is_meta:
-            left, right = (like.new_empty((blocks, m // blocks, w // blocks)) for w in (wa, wb))
-        else:
-            base = rows.passing(blocks, like, count)
-            lead, heads = base.shape[:2], self.h // blocks
-            base = base.reshape(*lead, heads, self.i, self.j)
-            a, b = (
-                factor[part].reshape(lead[0], 1, heads, *factor.shape[2:])
-                for factor in (self.a, self.b)
-            )
-            left = (base @ b.mT).reshape(*lead, -1)
-            right = (a.mT @ base).reshape(*lead, -1)
+        lead, heads = (count * blocks, m // blocks), self.h // blocks
+        base = rows.passing(blocks, like, count)
+
+        def left_values() -> Tensor:
+            b = self.b[part].reshape(lead[0], 1, heads, self.k, self.j)
+            return (base.reshape(*lead, heads, self.i, self.j) @ b.mT).reshape(*lead, -1)
+
+        def right_values() -> Tensor:
+            a = self.a[part].reshape(lead[0], 1, heads, self.i, self.k)
+            return (a.mT @ base.reshape(*lead, heads, self.i, self.j)).reshape(*lead, -1)
+
+        left = evaluated(like, (*lead, wa // blocks), left_values)
+        right = evaluated(like, (*lead, wb // blocks), right_values)
         return [
             (self.children[0], JacobianRows(m, wa, left, None, True, blocks)),
             (self.children[1], JacobianRows(m, wb, right, None, True, blocks)),
@@ -118,17 +124,19 @@ class Batched(Step):
         (small, large), h = sorted(self.widths), self.h
         first = self.widths[0] == small
         edges = self.children if first else self.children[::-1]
-        if like.is_meta:
-            base = like.new_empty((h, small // h, large // h))
-        else:
-            up = self.up[part].flatten(0, 1)  # [n·h, i, j]
-            i, j, k = self.i, self.j, self.k
-            if first:  # from a_ik to λ_ij at b_kj
-                base = up.new_zeros((len(up), i, k, k, j))
-                base.diagonal(dim1=2, dim2=3).copy_(up.unsqueeze(-1).expand(-1, i, j, k))
-            else:  # from b_kj to λ_ij at a_ik
-                base = up.new_zeros((len(up), k, j, i, k))
-                base.diagonal(dim1=1, dim2=4).copy_(up.mT.unsqueeze(-1).expand(-1, j, i, k))
-            base = base.view(len(up), small // h, large // h)
+        shape = ((part.stop - part.start) * h, small // h, large // h)
+        base = evaluated(like, shape, lambda: self._crossed(part, first).view(shape))
         rows = JacobianRows(small, large, base, blocks=h)
         return [Curvature(None, [(edges[0], JacobianRows(small, small))], [(edges[1], rows)])]
+
+    def _crossed(self, part: slice, first: bool) -> Tensor:
+        """Rows from one factor's entries to the other's, λ between them, of every head."""
+        up = self.up[part].flatten(0, 1)  # [n·h, i, j]
+        i, j, k = self.i, self.j, self.k
+        if first:  # from a_ik to λ_ij at b_kj
+            rows = up.new_zeros((len(up), i, k, k, j))
+            rows.diagonal(dim1=2, dim2=3).copy_(up.unsqueeze(-1).expand(-1, i, j, k))
+        else:  # from b_kj to λ_ij at a_ik
+            rows = up.new_zeros((len(up), k, j, i, k))
+            rows.diagonal(dim1=1, dim2=4).copy_(up.mT.unsqueeze(-1).expand(-1, j, i, k))
+        return rows

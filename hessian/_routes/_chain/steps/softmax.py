@@ -7,6 +7,7 @@ import math
 import torch
 from torch import Tensor
 
+from hessian._loss.dry_run import evaluated
 from hessian._loss.quadratic import Quadratic
 from hessian._loss.rows import Cost, JacobianRows
 from hessian._routes._chain.steps.base import Curvature, Pulled, Step, Where
@@ -41,25 +42,30 @@ class Softmax(Step):
     ) -> Pulled:
         count = part.stop - part.start
         blocks = math.gcd(rows.grain, self.parts)
-        values = rows.m * self.d // blocks
-        meter.work += 3 * TRAFFIC * values
-        meter.peak = max(meter.peak, 3 * values)
+        numel = rows.m * self.d // blocks
+        meter.work += 3 * TRAFFIC * numel
+        meter.peak = max(meter.peak, 3 * numel)
         written = rows.passing(blocks, like, count)
-        if not like.is_meta:
+
+        def values() -> Tensor:
             y = self.y[part].reshape(len(written), 1, -1, self.k)
             weighted = written.reshape(*written.shape[:2], -1, self.k) * y
             weighted.addcmul_(y, weighted.sum(-1, keepdim=True), value=-1.0)
-            written = weighted.reshape(written.shape)
-        return [(self.children[0], JacobianRows(rows.m, self.d, written, None, True, blocks))]
+            return weighted.reshape(written.shape)
+
+        base = evaluated(like, written.shape, values)
+        return [(self.children[0], JacobianRows(rows.m, self.d, base, None, True, blocks))]
 
     def sources(self, part: slice, like: Tensor) -> list[Curvature]:
         d, k, p = self.d, self.k, self.parts
         identity = [(self.children[0], JacobianRows(d, d))]
-        if like.is_meta:
-            return [Curvature(Quadratic("full", like.new_empty((p, k, k)), parts=p), identity)]
+        shape = ((part.stop - part.start) * p, k, k)
+        block = evaluated(like, shape, lambda: self._second(part).reshape(shape))
+        return [Curvature(Quadratic("full", block, parts=p), identity)]
+
+    def _second(self, part: slice) -> Tensor:
         y, up = self.y[part], self.up[part]
         # Σ_i u_i y_i: gradient y∘c with c = u - y·u, Hessian diag(y∘c) - y (y∘c)ᵀ - (y∘c) yᵀ.
         g = y * (up - (y * up).sum(-1, keepdim=True))
         outer = y.unsqueeze(-1) * g.unsqueeze(-2)
-        block = (torch.diag_embed(g) - outer - outer.transpose(-1, -2)).reshape(-1, k, k)
-        return [Curvature(Quadratic("full", block, parts=p), identity)]
+        return torch.diag_embed(g) - outer - outer.transpose(-1, -2)
