@@ -109,6 +109,18 @@ def test_the_page_of_verdicts_has_every_check_and_counts_them():
         assert said == {word: listed.count(word) for word in {*listed} - {""}}
 
 
+def test_the_numbers_of_verdicts_are_those_of_the_page():
+    from paper_checks.summary import BEGIN, COUNTS_BEGIN, COUNTS_END
+
+    table = README.split(COUNTS_BEGIN)[1].split(COUNTS_END)[0].strip()
+    head, _, *rows = (line.split("|")[1:-1] for line in table.splitlines())
+    sentences = VERDICTS.split(BEGIN)[1].strip().splitlines()[0].split(". ")
+    for row, sentence in zip(rows, sentences, strict=True):
+        assert f"on {row[0]}" in sentence
+        said = {word: n for n, word in re.findall(r"(\d+) ([a-z ]+?)(?:,| on)", sentence)}
+        assert said == {word: n for word, n in zip(head[1:], row[1:], strict=True) if n != "0"}
+
+
 def test_the_page_of_verdicts_has_the_equations_as_theory_judges_them():
     from theory import EQUATIONS
 

@@ -603,6 +603,12 @@ def test_the_readmes_table_has_both_columns(made, tmp_path):
         "| fig7: E\\|g\\| | contradicted: 0.5 |  |  |",
         f"| fig10: {here.title} | holds: 50 points | inconclusive (3 of 64 runs) |  |",
     ]
+    assert summary.numbers([here, other, third], side.Beside(entries, rows=7)).splitlines() == [
+        "||contradicted|inconclusive|holds|",
+        "|---|---|---|---|",
+        "|digits|1|0|2|",
+        "|CIFAR-10|1|1|0|",
+    ]
     page = tmp_path / "README.md"
     page.write_text(f"a\n{summary.BEGIN}\nold\n{summary.END}\nb\n", encoding="utf-8")
     summary.put(page, text)
