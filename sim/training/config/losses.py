@@ -1,6 +1,7 @@
 """Losses of single samples: cross-entropy, and the sharper ones that enlarge the gradient."""
 
 import inspect
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -90,23 +91,25 @@ def own_loss(name: str, options: Mapping[str, Any]) -> PerSample:
     The object is a function of (output, target); or, where options are given or it is a class, it
     is called with them and returns one. It gives the loss of each sample, `[n]`, or a mean over
     them: then it is called sample by sample, or with `reduction="none"` where it has that argument.
+    That the number for a batch is the mean of those of its samples is looked at in every batch.
 
     Raises:
-        ValueError: it is none of these.
+        ValueError: it is none of these; from the loss itself, that the number for a batch is not
+            the mean of its samples' own.
     """
     with _arguments.told_of("loss"):
         function = _own.named(name)
         if isinstance(function, type) or options:
             _own.check_options(f"the loss {name!r}", function, options)
-            whole = isinstance(function, type) and _own.takes(function, "reduction")
-            more = {"reduction": "none"} if whole and "reduction" not in options else {}
+            chosen = "reduction" in options or not isinstance(function, type)
+            more = {} if chosen else _reduction(name, function)
             function = _own.made(name, function, **options, **more)
         if not callable(function):
             raise ValueError(
                 f"got {name!r}; it is {type(function).__name__}; name a function of "
                 "(output, target)"
             )
-    reduction = {} if isinstance(function, torch.nn.Module) else _reduction(function)
+        reduction = {} if isinstance(function, torch.nn.Module) else _reduction(name, function)
 
     def loss(output: Tensor, target: Tensor) -> Tensor:
         value = function(output, target, **reduction)
@@ -117,15 +120,46 @@ def own_loss(name: str, options: Mapping[str, Any]) -> PerSample:
         if not all(isinstance(part, Tensor) and part.numel() == 1 for part in parts):
             shape = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
             raise ValueError(f"loss: {name!r} gave {shape}; give one number for each sample")
-        return torch.stack([part.reshape(()) for part in parts])
+        losses = torch.stack([part.reshape(()) for part in parts])
+        _check_mean(name, value, losses.detach())
+        return losses
 
     return loss
 
 
-def _reduction(function: Callable[..., Any]) -> dict[str, str]:
-    """`reduction="none"` for a function that has it by name."""
+def _check_mean(name: str, value: Any, losses: Tensor) -> None:
+    """Refuse a loss of a batch that is not the mean of its samples' own losses.
+
+    Raises:
+        ValueError: it is a sum, a weighted mean, or a number that its samples have together only.
+    """
+    if not isinstance(value, Tensor) or value.numel() != 1:
+        return
+    batch, mean = float(value.detach()), float(losses.mean())
+    slack = float(torch.finfo(losses.dtype).eps) ** 0.5 * (abs(batch) + float(losses.abs().mean()))
+    if math.isfinite(batch) and math.isfinite(mean) and abs(batch - mean) > slack:
+        raise ValueError(
+            f"loss: {name!r} gave {batch:.6g} for a batch of {len(losses)}, but the mean of its "
+            f"samples' own losses is {mean:.6g}; return one number for each sample "
+            '(reduction="none"), or their plain mean (no sum, no class weights, no other samples)'
+        )
+
+
+def _reduction(name: str, function: Callable[..., Any]) -> dict[str, str]:
+    """`reduction="none"` for a function that has it by name.
+
+    Raises:
+        ValueError: by itself it would take another one than the mean.
+    """
     try:
-        parameters = inspect.signature(function).parameters
+        parameter = inspect.signature(function).parameters.get("reduction")
     except (TypeError, ValueError):
         return {}
-    return {"reduction": "none"} if "reduction" in parameters else {}
+    if parameter is None:
+        return {}
+    if parameter.default not in ("mean", "none", parameter.empty):
+        raise ValueError(
+            f"got {name!r}; its reduction is {parameter.default!r} unless it is given another "
+            "one, and training takes the mean over the samples; let its default be 'mean' or 'none'"
+        )
+    return {"reduction": "none"}

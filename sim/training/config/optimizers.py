@@ -1,5 +1,6 @@
 """From an optimizer's name to the optimizer."""
 
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -63,7 +64,8 @@ def own_optimizer(name: str, params: Any, lr: float, options: Mapping[str, Any])
     """An optimizer of the reader's own, `package.module:object`, called with (params, lr=…).
 
     Raises:
-        ValueError: it returns no `torch.optim.Optimizer`, or lacks an option.
+        ValueError: it returns no `torch.optim.Optimizer`, or one that needs a closure (as
+            `LBFGS`), or lacks an option.
     """
     with _arguments.told_of("optimizer"):
         factory = _own.named(name)
@@ -73,6 +75,12 @@ def own_optimizer(name: str, params: Any, lr: float, options: Mapping[str, Any])
         if not isinstance(optimizer, Optimizer):
             raise ValueError(
                 f"got {name!r}; it returned {type(optimizer).__name__}, not a torch.optim.Optimizer"
+            )
+        closure = inspect.signature(optimizer.step).parameters.get("closure")
+        if closure is not None and closure.default is closure.empty:
+            raise ValueError(
+                f"got {name!r}; its step() needs a closure that computes the loss anew, which "
+                "training does not give; name one whose step takes the gradients that are there"
             )
     return optimizer
 

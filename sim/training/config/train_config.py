@@ -31,6 +31,9 @@ from sim.training.config.schedules import MOST_STEPS, Decay, Pass, Phase, Warmup
 
 # Part of every hash: raised when the same configuration would give other results than before.
 VERSION = 3
+# The same with a network or a loss of the reader's own: version 3 moved parameters that had no
+# gradient, and took losses for means over samples that were none.
+OWN_VERSION = VERSION + 1
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
 PRECISIONS = ("bfloat16", "full")
 BATCH_NORMS = ("ghost", "synchronised")
@@ -305,7 +308,12 @@ class TrainConfig:
     @property
     def hash(self) -> str:
         """Sixteen hexadecimal digits of the SHA-256 of all fields: the run's name on disk."""
-        return _arguments.digest([VERSION, canonical(self.plain())])
+        return _arguments.digest([self.version, canonical(self.plain())])
+
+    @property
+    def version(self) -> int:
+        """Of the numbers that such a run gives: another one's checkpoint cannot be gone on from."""
+        return OWN_VERSION if is_own(self.model) or is_own(self.loss) else VERSION
 
     def plan(self, total: int) -> tuple[list[Pass], list[float]]:
         """All passes over `total` samples, and the rate of every step.

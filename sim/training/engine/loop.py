@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 from sim._isolation import isolated
-from sim.training.config.train_config import VERSION, TrainConfig
+from sim.training.config.train_config import TrainConfig
 from sim.training.engine.checks import check_device, check_numbers, check_pace
 from sim.training.engine.signals import stoppable
 from sim.training.engine.state import State
@@ -107,7 +107,7 @@ class Loop:
         state = State(self.configs, self.root, world)
         if self.folder is not None and (self.folder / CHECKPOINT).is_file():
             saved = store.read_tensors(self.folder / CHECKPOINT)
-            if saved.get("version") != VERSION:
+            if saved.get("version") != self.config.version:
                 raise ValueError(
                     f"out: {str(self.folder)!r} holds a checkpoint that another version of cblr "
                     "wrote; give another folder, or remove this one to start anew"

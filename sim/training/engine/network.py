@@ -10,6 +10,7 @@ from torch.func import functional_call, stack_module_state, vmap
 from torch.optim import Optimizer
 
 from sim import models
+from sim._own import is_own
 from sim.data import Dataset
 from sim.training.config import optimizers
 from sim.training.config.train_config import DTYPES, TrainConfig
@@ -28,6 +29,8 @@ class Network:
     Attributes:
         model: the module; with several lanes, a shell without weights of its own.
         lanes: how many.
+        own: whether it is a reader's own, of which parameters may be frozen, or without a
+            gradient in some steps; an optimizer leaves those alone.
         names: of the parameters.
         dtype: of the parameters.
         parameters: the leaves; of several lanes `[lanes, …]`.
@@ -45,7 +48,9 @@ class Network:
         self.names = [name for name, _ in self.model.named_parameters()]
         self.dtype = dtype
         self._precision = config.precision
-        self.masks = Masks(self.model, device, separate=not config.compile and not curved(config))
+        self.own = is_own(config.model)
+        separate = not config.compile and not curved(config)
+        self.masks = Masks(self.model, device, separate, self.own)
         self._call: Callable[[Tensor], Tensor] = self.model
         self._lanewise: Lanewise | None = None
         self.channels_last = self.lanes == 1 and channels_last(config)
@@ -63,7 +68,7 @@ class Network:
             if config.compile:
                 self._call = torch.compile(self.model)
             self.parameters = list(self.model.parameters())
-        self.flat_parameters = flat_parameters(self.parameters, self.lanes)
+        self.flat_parameters = flat_parameters(self.parameters, self.lanes, join=not self.own)
         if self.lanes > 1 and config.precision == "full":
             (flat,) = self.flat_parameters
             self._lanewise = lanewise(self.model, self.parameters, flat.gradients)
@@ -98,7 +103,11 @@ class Network:
         name, options = config.optimizer, config.optimizer_options
         self._views: list[tuple[nn.Parameter, int, int]] = []
         if name in optimizers.ELEMENTWISE:
-            leaves = [(f"{number}", flat.leaf) for number, flat in enumerate(self.flat_parameters)]
+            leaves = [
+                (f"{number}", flat.leaf)
+                for number, flat in enumerate(self.flat_parameters)
+                if flat.leaf.requires_grad
+            ]
             return optimizers.make(name, leaves, config.lr, options)
         if self.lanes == 1:
             named = list(zip(self.names, self.parameters, strict=True))

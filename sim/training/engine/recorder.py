@@ -56,7 +56,8 @@ class Recorder:
             optimizer: whose step it is.
             update: takes it, and returns whether it could be taken.
         """
-        sgd = sgd_step(optimizer)
+        # The kernel takes every entry there is, also where there is no gradient.
+        sgd = None if self._network.own else sgd_step(optimizer)
         layers = self._layers
         if layers is None or step % self._every:
             return take(self._network.flat_parameters, optimizer, sgd, update)

@@ -16,7 +16,7 @@ from sim._own import sources
 from sim.training.config import optimizers
 from sim.training.config.options import plain
 from sim.training.config.schedules import Pass, steps_in
-from sim.training.config.train_config import VERSION, TrainConfig
+from sim.training.config.train_config import TrainConfig
 from sim.training.engine.batch import Batch
 from sim.training.engine.checks import check_inputs, check_parts, check_single_samples
 from sim.training.engine.evaluation import Evaluation
@@ -81,6 +81,8 @@ class State:
         self.update = Update(config, self.network, self.gradient, optimizer)
         self.evaluation = Evaluation(config, self.network, self.gradient, self.samples, world)
         stride = optimizers.stride_of(config.optimizer, config.optimizer_options)
+        if self.network.own:
+            stride = "weights"  # a parameter may have neither gradient nor momentum
         self.recorder = Recorder(self.network, config.measure.layers_every, stride)
         self.position = Position()
         self.board: Board | None = None
@@ -186,7 +188,7 @@ class State:
         """All that is needed to go on from here."""
         self.recorder.flush()
         return {
-            "version": VERSION,
+            "version": self.config.version,
             "configs": [config.plain() for config in self.configs],
             "data": self.samples.content,
             "done": self.position.done,

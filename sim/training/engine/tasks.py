@@ -4,7 +4,7 @@ from collections.abc import Container
 from pathlib import Path
 
 from sim import _arguments
-from sim.training.config.train_config import VERSION, TrainConfig
+from sim.training.config.train_config import TrainConfig
 from sim.training.engine.fast.vectorise import groups
 from sim.training.engine.loop import CHECKPOINT
 from sim.training.record import store
@@ -46,7 +46,8 @@ def _begun(out: Path, among: Container[TrainConfig]) -> list[list[TrainConfig]]:
         except Exception:  # whoever trains in this folder says what is wrong with it
             continue
         taken = [config for other in begun for config in other]
-        if saved.get("version") == VERSION and all(c in among and c not in taken for c in group):
+        same = saved.get("version") == group[0].version
+        if same and all(c in among and c not in taken for c in group):
             begun.append(group)
     return begun
 

@@ -32,16 +32,24 @@ class FlatParameter:
         gradients: of the members where they are joined, in the members' shapes, not copies.
     """
 
-    def __init__(self, members: list[int], parameters: Sequence[Tensor], lanes: int) -> None:
+    def __init__(
+        self, members: list[int], parameters: Sequence[Tensor], lanes: int, join: bool = True
+    ) -> None:
         self.members, self.lanes = members, lanes
         self._parameters = [parameters[k] for k in members]
         sizes = [p.numel() // lanes for p in self._parameters]
         self.rows = [-(-size // ROW) for size in sizes]
         first = self._parameters[0]
-        self.joined = lanes > 1 or first.numel() < LARGE
+        self.joined = join and (lanes > 1 or first.numel() < LARGE)
         if not self.joined:
             self.leaf = first
+            # The axes in the order in which the entries lie in memory.
+            self._axes = sorted(range(first.dim()), key=first.stride, reverse=True)
+            if not _is_dense(first, self._axes):
+                first.data = first.detach().clone(memory_format=torch.contiguous_format)
+                self._axes = list(range(first.dim()))
             return
+        self._axes = [0]
         flat = first.detach().new_zeros(lanes * ROW * sum(self.rows))
         gradient = torch.zeros_like(flat)
         self.gradients: list[Tensor] = []
@@ -77,9 +85,7 @@ class FlatParameter:
 
     def dense(self, tensor: Tensor) -> Tensor:
         """All entries of a tensor like the leaf, in the leaf's order in memory, `[entries]`."""
-        if not self.leaf.is_contiguous():
-            tensor = tensor.permute(0, 2, 3, 1)
-        return tensor.reshape(-1)
+        return tensor.permute(self._axes).reshape(-1)
 
     @property
     def weight(self) -> Tensor:
@@ -98,17 +104,27 @@ class FlatParameter:
         return self._cut
 
 
-def flat_parameters(parameters: Sequence[Tensor], lanes: int) -> list[FlatParameter]:
+def flat_parameters(
+    parameters: Sequence[Tensor], lanes: int, *, join: bool = True
+) -> list[FlatParameter]:
     """All parameters as flat ones; their memory is moved where they are joined.
+
+    Without `join` each is one by itself, and stays where it is: an optimizer can leave out those
+    that have no gradient, and other tensors may share their memory.
 
     >>> small, large = nn.Parameter(torch.ones(3)), nn.Parameter(torch.ones(256, 256))
     >>> [flat.members for flat in flat_parameters([small, large, nn.Parameter(torch.ones(2))], 1)]
     [[0, 2], [1]]
     """
-    small = [k for k, p in enumerate(parameters) if lanes > 1 or p.numel() < LARGE]
+    small = [k for k, p in enumerate(parameters) if join and (lanes > 1 or p.numel() < LARGE)]
     large = [k for k in range(len(parameters)) if k not in small]
     groups = ([small] if small else []) + [[k] for k in large]
-    return [FlatParameter(members, parameters, lanes) for members in groups]
+    return [FlatParameter(members, parameters, lanes, join) for members in groups]
+
+
+def _is_dense(tensor: Tensor, axes: Sequence[int]) -> bool:
+    """Whether a tensor's entries lie side by side in memory, its axes being taken in that order."""
+    return tensor.permute(list(axes)).is_contiguous()
 
 
 def _shaped(flat: Tensor, like: Tensor, lanes: int) -> Tensor:
