@@ -14,6 +14,8 @@ from sim._isolation import isolated, seeded
 from sim.data import Dataset
 
 Forward = Callable[[nn.Module, Any], Any]
+# So many labels are looked for one by one.
+LABELS = 256
 
 
 def all_samples(data: Any, model: nn.Module, forward: Forward | None = None) -> tuple[Any, Any]:
@@ -101,6 +103,25 @@ def spread(inputs: Any, targets: Any, most: int, device: torch.device) -> tuple[
     total = count(inputs)
     index = torch.linspace(0, total - 1, min(most, total), device="cpu").long()
     return rows(inputs, index, total, device), rows(targets, index, total, device)
+
+
+def varied(inputs: Any, targets: Any, most: int, device: torch.device) -> tuple[Any, Any]:
+    """The same with samples of the rarest labels beside them, which may count otherwise."""
+    total = count(inputs)
+    index = torch.linspace(0, total - 1, min(most, total), device="cpu").long()
+    for leaf in _leaves(targets):
+        if len(leaf) == total and leaf.numel() and not leaf.is_floating_point():
+            index = torch.cat([index, _of_each_label(leaf.cpu())])
+    index = index.unique()
+    return rows(inputs, index, total, device), rows(targets, index, total, device)
+
+
+def _of_each_label(labels: Tensor) -> Tensor:
+    """The first sample with each of the labels that are fewest, `LABELS` of them at most."""
+    rows_of_labels = labels.reshape(len(labels), -1)
+    values, counts = rows_of_labels.unique(return_counts=True)
+    rarest = values[counts.argsort()[:LABELS]]
+    return torch.stack([(rows_of_labels == label).any(1).nonzero()[0, 0] for label in rarest])
 
 
 def singles(inputs: Any, targets: Any) -> Iterator[tuple[Any, Any]]:

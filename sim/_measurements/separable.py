@@ -12,9 +12,10 @@ from torch import Tensor, nn
 
 from hessian import devices, torch_private, trees
 from sim._measurements.per_sample import Objective
-from sim._measurements.samples import count, dropouts, rows, singles, spread
+from sim._measurements.samples import count, dropouts, rows, singles, varied
 
-# Samples on which it is tried whether loss and model treat every sample by itself.
+# Samples on which it is tried whether loss and model treat every sample by itself; the loss on
+# some of every label too.
 LOSS_TRIED, MODEL_TRIED = 64, 4
 
 
@@ -38,7 +39,7 @@ def check_separable(objective: Objective, inputs: Any, targets: Any, device: tor
             f"model: {coupled!r} normalises over the batch, so no sample has a gradient of its "
             "own; call model.eval() first"
         )
-    x, y = spread(inputs, targets, LOSS_TRIED, device)
+    x, y = varied(inputs, targets, LOSS_TRIED, device)
     with torch.no_grad():
         output = objective.output(x)
         random = is_random(objective, x)

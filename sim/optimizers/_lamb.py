@@ -40,7 +40,8 @@ class LAMB(LayerWise):
     default is the rule above with the floor of `LARS`: in λ the root mean square of w counts for
     at least `floor`, so that a tensor of zeros starts to move, by γ·`floor` per entry (root mean
     square). Taken literally it never moves; with λ = 1, as in timm and apex, its first step is γ
-    per entry. A tensor that never had a gradient is moved by weight decay only, by γ‖w‖.
+    per entry. A tensor that never had a gradient is moved by weight decay only, by γ‖w‖, or the
+    floor's length where that is more.
 
     Args:
         params: tensors, (name, tensor) pairs, or groups of either, which may have own options.

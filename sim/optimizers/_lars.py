@@ -159,7 +159,7 @@ class LARS(LayerWise):
                 norms(bucket.gradients, group, bucket.parameters),
             )
             rates = self._ratio(group, bucket, weight, gradient, beta)
-            if beta and group["zero_norm"] == "skip":
+            if beta and group["zero_norm"] == "skip" and group["decay"] == "coupled":
                 # Where a norm is zero there is no decay either.
                 rates_of_decay = beta * ((weight > 0) & (gradient > 0)).double()
                 decay = scaled(bucket.weights, rates_of_decay, 1.0)
@@ -176,7 +176,7 @@ class LARS(LayerWise):
         beta: float,
     ) -> Tensor:
         """λ for every tensor from the norms of weights and gradients, zero norms as was chosen."""
-        denominator = gradient
+        denominator, slope = gradient, gradient
         if group["denominator"] == "separate":
             denominator = gradient + beta * weight
         elif group["denominator"] == "combined" and beta:
@@ -185,7 +185,9 @@ class LARS(LayerWise):
         denominator = denominator + group["eps"]
         zero = group["zero_norm"]
         if zero == "floor":
-            weight = floored(weight, bucket.parameters, group["floor"], group)
+            # Decay alone shrinks what there is: no floor.
+            least = floored(weight, bucket.parameters, group["floor"], group)
+            weight = torch.where(slope > 0, least, weight)
         ratio = group["trust_coefficient"] * weight / denominator
         present = (weight > 0) & (gradient > 0)
         if zero == "one-denominator":

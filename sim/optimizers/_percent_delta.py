@@ -26,7 +26,7 @@ class PercentDelta(LayerWise):
     weight counts a million times as much as a weight of 1, and 1e-5 to the mean. The default counts
     |w| for at least `floor`, the smallest size of which a change by γ is to be measured; a tensor
     of zeros then starts with a mean |Δw| of γ·`floor`. A tensor without gradient does not move, or
-    only shrinks by γ, where β > 0.
+    only shrinks by γ, where β > 0; entries below the floor by as much as if they were there.
 
     Args:
         params: tensors, (name, tensor) pairs, or groups of either, which may have own options.

@@ -111,3 +111,20 @@ def test_the_sizes_and_repeats_are_checked(changes, message, data):
 def test_passes_are_checked(data):
     with pytest.raises(ValueError, match=r"^passes: got 0; give a whole number at least 1$"):
         sim.gradient_moments(perceptron(), F.cross_entropy, data, "fc1.weight", passes=0)
+
+
+@pytest.mark.parametrize(
+    "rare", [torch.tensor([1.0, 1, 1, 30]), None], ids=["class weights", "ignored labels"]
+)
+def test_a_rare_label_that_counts_otherwise_is_seen(rare):
+    # 600 samples of which 64 would be tried: only two, next to each other, have the rare label.
+    torch.manual_seed(0)
+    x, y = torch.randn(600, D, dtype=torch.float64), torch.randint(C - 1, (600,))
+    y[100:102] = C - 1 if rare is not None else -100
+
+    def loss(output, target):
+        weights = None if rare is None else rare.to(output)
+        return F.cross_entropy(output, target, weight=weights)
+
+    with pytest.raises(ValueError, match=r"^loss: .* as the mean of their own losses|value is nan"):
+        sim.gradient_moments(perceptron(), loss, (x, y), "fc1.weight")

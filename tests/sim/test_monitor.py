@@ -412,7 +412,8 @@ def check_noise(micro_batches, samples=24):
     layers[None] = np.concatenate(list(layers.values()), axis=1)
     table = noise_table(model, pair, micro_batches)
     for layer, g in layers.items():
-        parts = np.array_split(np.arange(samples), micro_batches)
+        drawn = torch.randperm(samples, generator=torch.Generator().manual_seed(0)).numpy()
+        parts = np.array_split(drawn, micro_batches)
         mean = g.mean(0)
         between = sum(len(p) * ((g[p].mean(0) - mean) ** 2).sum() for p in parts)
         covariance = between / (micro_batches - 1)
@@ -438,6 +439,21 @@ def test_with_one_sample_each_it_is_the_covariance_of_samples():
         assert table[layer, "gradient_covariance"] == pytest.approx(
             g.var(axis=0, ddof=1).sum(), rel=1e-10
         )
+
+
+def test_samples_that_are_sorted_by_class_change_nothing():
+    # Of the same samples in two orders: one class after another, and mixed.
+    x, y = batch(64, dtype=torch.float64)
+    x = x + 3 * F.one_hot(y, 6)
+    model = network(p=0.0, dtype=torch.float64)
+    exact = sum(g.var(axis=0, ddof=1).sum() for g in single_gradients(model, x, y).values())
+    order = y.argsort(stable=True)
+    traces = [
+        noise_table(model, (x[index], y[index]), 8)[None, "gradient_covariance"]
+        for index in (order, torch.arange(64))
+    ]
+    # Seven degrees of freedom in many directions; by class it would be ten times as much.
+    assert all(0.5 * exact < trace < 2 * exact for trace in traces)
 
 
 @pytest.mark.parametrize("micro_batches", [2, 3])

@@ -26,7 +26,8 @@ def noise_scale(
 
     The first is the mean square between groups, whose expectation is tr Σ whatever the sizes; with
     two sizes of batch, b and n, it is McCandlish et al. (2018), equations A.2. Their ratio is the
-    simple noise scale: the batch size at which noise and gradient weigh the same.
+    simple noise scale: the batch size at which noise and gradient weigh the same. The samples of a
+    micro-batch are drawn, the same ones every time: neighbours in the data may be of one class.
 
     Returns:
         Name → (tr Σ, |G|²); the sum over names is that of the whole network.
@@ -37,10 +38,10 @@ def noise_scale(
     total = [torch.zeros_like(p, dtype=working(p.dtype), requires_grad=False) for p in tensors]
     within = torch.zeros(len(tensors), dtype=torch.float64, device="cpu")
     samples = count(x)
-    parts = torch.arange(samples, device="cpu").tensor_split(micro_batches)
+    drawn = torch.Generator("cpu").manual_seed(0)
+    parts = torch.randperm(samples, generator=drawn, device="cpu").tensor_split(micro_batches)
     for index in parts:
-        part = slice(int(index[0]), int(index[-1]) + 1)
-        value = objective.scalar(rows(x, part, samples), rows(y, part, samples))
+        value = objective.scalar(rows(x, index, samples), rows(y, index, samples))
         gradients = _gradients(value, tensors)
         within += len(index) * _squares(gradients)
         torch_private.foreach_add_(total, gradients, alpha=len(index) / samples)

@@ -221,8 +221,8 @@ MUTANTS = {
     "the gradient's zero": ("_lars", "(denominator > 0)", "(gradient > 0)", "LARS"),
     "no floor": (
         "_lars",
-        'if zero == "floor":\n            weight = ',
-        "if False:\n            weight = ",
+        "weight = torch.where(slope > 0, least, weight)",
+        "weight = weight",
         "LARS",
     ),
     "median of w": (
@@ -263,3 +263,25 @@ def test_a_wrong_formula_is_caught(error, tmp_path, monkeypatch):
         changed = optimizers
     with pytest.raises(AssertionError):
         check(getattr(changed, rule), *arguments)
+
+
+def test_ratio_only_decay_stays_out_of_the_step_whatever_a_zero_norm_does():
+    # λ = 5 / (1 + 0.5·5) = 10/7 by hand, and the step is 0.1 λ g.
+    for zero_norm in ("floor", "one", "skip"):
+        w = torch.nn.Parameter(torch.tensor([3.0, 4.0], dtype=torch.float64))
+        optimizer = optimizers.LARS(
+            [w], 0.1, weight_decay=0.5, decay="ratio-only", zero_norm=zero_norm
+        )
+        w.grad = torch.tensor([1.0, 0.0], dtype=torch.float64)
+        optimizer.step()
+        torch.testing.assert_close(w.data, torch.tensor([3 - 1 / 7, 4.0], dtype=torch.float64))
+
+
+def test_decay_alone_shrinks_a_small_tensor_and_never_turns_it_round():
+    w = torch.nn.Parameter(torch.full((4,), 1e-6, dtype=torch.float64))
+    optimizer = optimizers.LARS([w], 0.1, weight_decay=0.01)
+    for k in range(1, 4):
+        w.grad = torch.zeros(4, dtype=torch.float64)
+        optimizer.step()
+        # By ηγ‖w‖, as the class says: w is multiplied by 0.9.
+        torch.testing.assert_close(w.data, torch.full((4,), 1e-6 * 0.9**k, dtype=torch.float64))
