@@ -14,6 +14,7 @@ from torch.func import functional_call, grad_and_value, vmap
 from hessian._batch.whole_or_parts import planned
 from hessian._call import data as _data
 from hessian._call.batches import Batch, scale, walk
+from hessian._call.data import lasting
 from hessian._call.lending import lend, refuse_uninitialised
 from hessian._call.objective import Objective
 from hessian._call.thaw import whole
@@ -224,7 +225,7 @@ def _here(
         {name: torch.zeros(len(places), device="cpu").double() for name, places in index.items()}
         for _ in range(2)
     )
-    for batch in walk(objective, data, dtype, weight):
+    for batch in walk(objective, lasting(data), dtype, weight):
         analysis = planned(batch, index)
         lanes = min(lanes, objective.memory // (4 * analysis.tape_bytes + 1))
         second, first = analysis.run(lambda _: None)

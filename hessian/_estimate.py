@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from functools import partial
 from typing import Any
 
@@ -14,6 +14,7 @@ from hessian._batch.analysis import Analysis
 from hessian._batch.pieces import Division, Extra, gathered, is_first, of_all
 from hessian._call import data as _data
 from hessian._call.batches import Batch, scale, walk
+from hessian._call.data import lasting
 from hessian._call.lending import lend
 from hessian._call.objective import Objective
 from hessian._call.thaw import whole
@@ -184,7 +185,7 @@ def estimate(
         )
     _data.check_generator(generator)
     generator = generator or torch.Generator("cpu").manual_seed(0)
-    batches = list(data) if isinstance(data, Iterator) else data
+    batches = lasting(data)
     mean: dict[str, Tensor] = {}
     spread: dict[str, Tensor] = {}
     result = Estimate()

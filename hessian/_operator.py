@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from hessian._call import data as _data
+from hessian._call.data import lasting
 from hessian._call.lending import lend
 from hessian._call.precision import highest
 from hessian._call.state import Randomness
@@ -78,7 +79,7 @@ def operator(
     """
     kind = "gauss-newton" if kind == "ggn" else kind
     arguments.one_of("kind", kind, KINDS)
-    batches = list(data) if isinstance(data, Iterator) else data
+    batches = lasting(data)
     with Guard(), lend(model, loss, "auto", forward, names, memory, dtype) as objective:
         parameters = objective.parameters
         start, firsts = Randomness(objective.devices()), objective.firsts

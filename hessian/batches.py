@@ -6,6 +6,7 @@
 | the model's output of some inputs | `call` |
 | the loss of an output | `loss_of` |
 | how many samples there are | `size` |
+| batches that stay what they are | `lasting` |
 """
 
 from __future__ import annotations
@@ -16,10 +17,11 @@ from typing import Any
 from torch import nn
 
 from hessian._call import data as _data
+from hessian._call.data import lasting as lasting
 from hessian._call.data import size as size
 from hessian._call.labelled import called, paired
 
-__all__ = ["call", "loss_of", "pairs", "size"]
+__all__ = ["call", "lasting", "loss_of", "pairs", "size"]
 
 
 def pairs(

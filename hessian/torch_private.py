@@ -45,6 +45,10 @@ def _zero() -> int:
     return 0
 
 
+def _no(*_: Any) -> bool:
+    return False
+
+
 # ------------------------------------------------------------------------- modes of a thread
 
 # Function modes and subclasses: without these nobody's are set aside.
@@ -80,6 +84,9 @@ saved_tensor_hooks, pop_saved_tensor_hooks = _together(
     ("_C._autograd._top_saved_tensors_default_hooks", _nothing),
     ("_C._autograd._pop_saved_tensors_default_hooks", _nothing),
 )
+
+# Whether a tensor is a zero without memory, as forward mode makes them.
+is_zero_tensor: Callable[[torch.Tensor], bool] = _of("Tensor._is_zerotensor", _no)
 
 # Gradient mode as a plain call, which is what function modes see of `torch.no_grad`.
 set_grad_enabled: Callable[[bool], Any] = _of("_C._set_grad_enabled", torch.set_grad_enabled)

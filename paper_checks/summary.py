@@ -56,7 +56,9 @@ def numbers(results: Sequence[Result], ledger: Beside) -> str:
     rows = [(place, verdicts) for place, verdicts in by_place(results, ledger) if verdicts]
     words = sorted({word for _, verdicts in rows for word in verdicts}, key=rank)
     table_rows = [["", *words], ["---"] * (len(words) + 1)]
-    table_rows += [[place, *(str(found.count(word)) for word in words)] for place, found in rows]
+    table_rows += [
+        [place, *(str(verdicts.count(word)) for word in words)] for place, verdicts in rows
+    ]
     return "\n".join(f"|{'|'.join(cells)}|" for cells in table_rows)
 
 

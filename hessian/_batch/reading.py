@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import GradientEdge
 
+from hessian import trees
 from hessian._call import data as _data
 from hessian._call import outputs as _outputs
 from hessian._call.forward import TooLarge
@@ -291,13 +292,19 @@ def _cut(
     """The loss's tape on outputs that are cut off; `None` where that is another loss."""
     begin = _hidden.now()
     copies = handed(leaves, outputs, again)
+    derivatives: list[tuple[Any, Any]] = []
+    task.objective.derivatives = derivatives
     try:
         loss = task.value(structure.rebuilt(copies))
     except ValueError:
-        if not structure.objects:
+        if not structure.objects and not derivatives:
             raise
         return None  # a copy of an object is not as good as the object
+    finally:
+        task.objective.derivatives = None
     tensors = [output.tensor for output in outputs]
+    if any(_leads_behind(*pair, outputs) for pair in derivatives):
+        return None
     call = looked_behind(task, loss, begin, tensors)
     call = call._replace(writes=any(copies[output.place]._version > 0 for output in outputs))
     if call.writes and _share_memory(tensors):
@@ -305,6 +312,25 @@ def _cut(
     if (call.hidden or structure.objects) and not _alike(task, loss):
         return None
     return call
+
+
+def _leads_behind(values: Any, by: Any, outputs: Sequence[Output]) -> bool:
+    """Whether a derivative that the loss took of `values` leads through the model's outputs.
+
+    On outputs that are cut off it ends there: it is zero, or missing.
+    """
+    cuts = {id(output.cut) for output in outputs}
+    of = [leaf for leaf in trees.leaves(values) if isinstance(leaf, Tensor) and leaf.requires_grad]
+    if not cuts & set(Tape.of(of).leaves()):
+        return False
+    if by is None:
+        return True
+    network = Tape.of([output.tensor for output in outputs if output.tensor.requires_grad])
+    leaves, nodes = network.leaves(), set(network.order)
+    return any(
+        not isinstance(leaf, Tensor) or id(leaf) in leaves or leaf.grad_fn in nodes
+        for leaf in trees.leaves(by)
+    )
 
 
 def _alike(task: Task, loss: Tensor) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -268,3 +269,46 @@ def _culprit(inputs: Any, parameters: Mapping[str, Tensor]) -> str:
         if not bool(torch.isfinite(p.detach()).all()):
             return f"parameter {name!r} holds values that are NaN or infinite; check the training"
     return "inputs and parameters are finite, so the forward pass or the loss overflows here"
+
+
+def lasting(data: Any) -> Any:
+    """The same batches in memory of their own, to be kept or gone through again.
+
+    A loader may fill the tensors that it has yielded with the next batch. Of an iterator a list of
+    copies is made, of another iterable one that yields copies; a batch, a list and a tuple are
+    returned as they are. Tensors that require a gradient are not copied.
+
+    Example:
+        >>> import torch
+        >>> row = torch.zeros(1)
+        >>> def loader():
+        ...     for k in range(2):
+        ...         yield row.fill_(k), row
+        >>> [x.tolist() for x, _ in list(loader())], [x.tolist() for x, _ in lasting(loader())]
+        ([[1.0], [1.0]], [[0.0], [1.0]])
+    """
+    if is_batch(data) or isinstance(data, Tensor | list | tuple):
+        return data
+    if isinstance(data, Iterator):
+        return [_copied(item) for item in data]
+    return _Copies(data) if isinstance(data, Iterable) else data
+
+
+class _Copies:
+    """Batches of an iterable, each copied as it comes."""
+
+    def __init__(self, data: Iterable[Any]) -> None:
+        self.data = data
+
+    def __iter__(self) -> Iterator[Any]:
+        return map(_copied, self.data)
+
+
+def _copied(item: Any) -> Any:
+    def leaf(value: Any) -> Any:
+        if isinstance(value, Tensor):
+            return value if value.requires_grad else value.clone()
+        # A mapping that is not opened, such as a tokenizer's batch.
+        return copy.deepcopy(value) if isinstance(value, Mapping) else value
+
+    return trees.mapped(leaf, item)

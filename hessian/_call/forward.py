@@ -35,13 +35,23 @@ class TooLarge(BaseException):
 
 
 class Watch(TorchFunctionMode):
-    """Replaces operations, notes parameters that are written to, and counts the tape's bytes."""
+    """Replaces operations, notes parameters that are written to, and counts the tape's bytes.
+
+    `derivatives` is where the derivatives go that the call takes by itself: of what, and by what,
+    ``None`` for all leaves.
+    """
 
     internal = True
 
-    def __init__(self, written: Written, limit: int | None) -> None:
+    def __init__(
+        self,
+        written: Written,
+        limit: int | None,
+        derivatives: list[tuple[Any, Any]] | None = None,
+    ) -> None:
         super().__init__()
         self.written, self.limit, self.bytes = written, limit, 0
+        self.derivatives = derivatives
         self.seen: set[Node] = set()
         self.dtype = expected()
         self.handles: list[Any] = []  # of hooks that the call put on tensors
@@ -142,6 +152,8 @@ def _grad(
     """A derivative that the call takes by itself, and may differentiate."""
     if any_frozen() and any(is_frozen(leaf) for leaf in trees.leaves(inputs)):
         raise Thaw
+    if watch.derivatives is not None:
+        watch.derivatives.append((outputs, inputs))
     with written_out(outputs):
         return func(outputs, inputs, *args, **kwargs)
 
@@ -152,6 +164,8 @@ def _backward(watch: Watch, func: Function, outputs: Any, *args: Any, **kwargs: 
     if any_frozen() and (inputs is None or any(is_frozen(leaf) for leaf in trees.leaves(inputs))):
         raise Thaw
     watch.written.gradients()
+    if watch.derivatives is not None:
+        watch.derivatives.append((outputs, inputs))
     with written_out(outputs):
         return func(outputs, *args, **kwargs)
 

@@ -4,9 +4,10 @@ A function has no outputs to cut its tape at, and the cheap routes need them. So
 see where it can be cut: at the first tensor by samples that everything it does with its parameters
 and the data goes through, as the logits of a network; at a loss of torch's; at the last reduction
 to one number. The model is the function up to there, where it is broken off; the loss is the
-function once more, with the model's output in the place of that tensor. Whatever else the function
-reads of its parameters it reads in this second run, so the two together are the function, wherever
-the cut lies: a cut that is badly chosen costs passes, and no digit.
+function once more, with the model's output in the place of that tensor, and from the random state
+that the model began with. Whatever else the function reads of its parameters it reads in this
+second run, so the two together are the function, wherever the cut lies: a cut that is badly chosen
+costs passes, and no digit. That they give the function's value is seen before a cut is used.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from hessian import trees
+from hessian._call.state import Buffers, Randomness
 from hessian._call.traced import Traced
 
 
@@ -99,6 +101,8 @@ class Function(nn.Module):
 
     def forward(self, *arguments: Any) -> Any:
         """What the loss is given: the function's value where it is not cut."""
+        if self.cut is not None:
+            self.randomness = Randomness({p.device for p in self.parameters()})
         try:
             with _Calls(self.cut):
                 return self.function(self.tree(), *arguments[: self.count])
@@ -106,6 +110,7 @@ class Function(nn.Module):
             return reached.output
 
     count = 0  # of the arguments that are the function's own
+    randomness: Randomness | None = None  # at the beginning of the last call
 
 
 class Rest(nn.Module):
@@ -116,11 +121,14 @@ class Rest(nn.Module):
         self.run: Callable[..., Any] = model.function
         self.tree, self.cut = model.tree, model.cut
         self.inside = nn.ModuleList(inside)
+        self.begun: Callable[[], Randomness | None] = lambda: model.randomness
 
     def forward(self, output: Tensor, arguments: tuple[Any, ...]) -> Any:
         """The function's value."""
         if self.cut is None:
             return output
+        if (randomness := self.begun()) is not None:
+            randomness.restore()
         with _Calls(self.cut, output):
             return self.run(self.tree(), *arguments)
 
@@ -133,6 +141,14 @@ class Apart:
     loss: Rest
     data: list[tuple[Any, Any]]
     is_flat: bool
+
+    def value(self) -> Any:
+        """The loss of the model's output, `None` where one of the two cannot be called."""
+        ((inputs, arguments),) = self.data
+        try:
+            return self.loss(self.model(*inputs), arguments)
+        except Exception:  # whatever a function raises that is broken off where it should not be
+            return None
 
     def tree(self, values: Mapping[str, Any]) -> Any:
         """Values by name in the structure of the parameters."""
@@ -170,21 +186,41 @@ def taken_apart(
         model.count, model.cut = len(arguments), cut
         return Apart(model, Rest(model, _modules(function)), [(inputs, arguments)], is_flat)
 
-    return [apart(cut) for cut in _cuts(apart(None).model, arguments, samples)]
-
-
-def _cuts(model: Function, arguments: tuple[Any, ...], samples: int) -> list[Cut | None]:
-    """Where to cut, the likeliest first: at a loss, at the outputs, at a reduction of samples."""
-    from hessian._call.state import Buffers, Randomness
-
-    modules = _modules(model.function)
+    whole = apart(None)
+    modules = _modules(function)
     buffers = Buffers([part for module in modules for part in module.modules()])
-    devices = {p.device for p in model._parameters.values() if p is not None}
-    randomness = Randomness(devices)
-    with torch.enable_grad(), Traced(arguments) as calls:
-        value = model.function(model.tree(), *arguments)
-    buffers.restore()
-    randomness.restore()
+    randomness = Randomness({p.device for p in whole.model.parameters()})
+
+    def run(call: Callable[[], Any]) -> Any:
+        """What the function or its two halves give, without a trace."""
+        try:
+            with torch.enable_grad():
+                return call()
+        finally:
+            buffers.restore()
+            randomness.restore()
+
+    calls = Traced(arguments)
+
+    def traced() -> Any:
+        with calls:
+            return function(whole.model.tree(), *arguments)
+
+    value = run(traced)
+    every = [apart(cut) for cut in _cuts(calls, value, samples) if cut is not None]
+    return [parts for parts in every if _same(run(parts.value), value)] or [whole]
+
+
+def _same(value: Any, of_function: Tensor) -> bool:
+    """Whether the halves give the function's value, but for rounding."""
+    if not isinstance(value, Tensor) or value.shape != of_function.shape:
+        return False
+    eps = torch.finfo(of_function.dtype).eps
+    return torch.allclose(value, of_function, rtol=eps**0.5, atol=eps, equal_nan=True)
+
+
+def _cuts(calls: Traced, value: Any, samples: int) -> list[Cut | None]:
+    """Where to cut, the likeliest first: at a loss, at the outputs, at a reduction of samples."""
     if not isinstance(value, Tensor) or value.numel() != 1:
         shape = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
         raise TypeError(f"f must return a scalar tensor, got {shape}; reduce it, e.g. with .mean()")

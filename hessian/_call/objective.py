@@ -41,6 +41,8 @@ class Objective:
     share: Share = ALL  # of the work: what `run` gives is summed over processes
     written: Written = field(default_factory=Written)  # parameters that a call wrote to
     asked: torch.dtype | None = None  # the dtype that the user wants the results in
+    # Where the derivatives go that the loss takes by itself, while somebody looks at them.
+    derivatives: list[tuple[Any, Any]] | None = None
 
     def __post_init__(self) -> None:
         self.dtypes = {name: self.asked or p.dtype for name, p in self.parameters.items()}
@@ -99,7 +101,7 @@ class Objective:
         """The same, whatever it is."""
         with (
             _data.named("loss could not be computed with targets", targets, index),
-            Watch(self.written, None),
+            Watch(self.written, None, self.derivatives),
             _precision.held(),
         ):
             return called(self.loss, output, targets)

@@ -29,7 +29,11 @@ def replacement(function: Callable[..., Any]) -> Callable[..., Any] | None:
     if not isinstance(function, _KINDS):
         return None
     library, name, *_ = str(function).split(".")
-    return _REPLACEMENTS.get(name) if library == "aten" else None
+    if library != "aten":
+        return None
+    known = _REPLACEMENTS.get(name)
+    is_constant = known is None and name.startswith("special_") and replacements.is_constant(name)
+    return replacements.refused if is_constant else known
 
 
 def _branch(
@@ -53,8 +57,8 @@ def _embedding(
     scale_grad_by_freq: bool = False,
     sparse: bool = False,
 ) -> Any:
-    """With dense gradients: sparse ones have no second derivative."""
-    return func(weight, indices, padding_idx, scale_grad_by_freq, False)
+    """With dense gradients, and unscaled ones, as torch's function."""
+    return func(weight, indices, padding_idx, False, False)
 
 
 def _embedding_bag(
@@ -130,6 +134,8 @@ _REPLACEMENTS: dict[str, Callable[..., Any]] = {
     "native_group_norm": replacements.group_norm,
     "native_layer_norm": replacements.native_layer_norm,
     "pad": replacements.pad,
+    "sinc": replacements.sinc,
+    "special_sinc": replacements.sinc,
     **{
         f"{private}adaptive_avg_pool{axes}d": partial(replacements.averaged, axes)
         for axes in (1, 2, 3)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, Protocol
@@ -47,9 +48,12 @@ def _embedding(
     scale_grad_by_freq: bool = False,
     sparse: bool = False,
 ) -> Any:
-    """With dense gradients: sparse ones have no second derivative."""
+    """With dense gradients, as sparse ones have no second derivative, and with the loss's own.
+
+    A scale by how often a row is looked up is one of the gradient, and not of the loss.
+    """
     _renormalised(watch, weight, max_norm)
-    return func(input, weight, padding_idx, max_norm, norm_type, scale_grad_by_freq, False)
+    return func(input, weight, padding_idx, max_norm, norm_type, False, False)
 
 
 def embedding_bag(
@@ -227,10 +231,56 @@ def layer_norm(
     *args: Any,
     **kwargs: Any,
 ) -> Any:
-    """A bias without a weight is added: torch's backward of its backward loses it."""
+    """A bias without a weight is added: torch's backward of its backward loses it.
+
+    In forward mode it is written out: torch's tangent takes mean and deviation for constants when
+    it is differentiated.
+    """
+    if torch_private.forward_level() >= 0:
+        axes = list(range(-len(normalized_shape), 0))
+        return _scaled(input, axes, weight, bias, *args[:1], **kwargs)
     if weight is not None or bias is None:
         return func(input, normalized_shape, weight, bias, *args, **kwargs)
     return func(input, normalized_shape, None, None, *args, **kwargs) + bias
+
+
+def _scaled(
+    input: Tensor,
+    axes: list[int],
+    weight: Tensor | None,
+    bias: Tensor | None,
+    eps: float = 1e-5,
+    **_: Any,
+) -> Tensor:
+    """(x - mean)/deviation over some axes, times the weight, plus the bias."""
+    centred = input - input.mean(axes, keepdim=True)
+    normal = centred * (centred.square().mean(axes, keepdim=True) + eps).rsqrt()
+    normal = normal if weight is None else normal * weight
+    return normal if bias is None else normal + bias
+
+
+def instance_norm(
+    watch: Watch,
+    func: Callable[..., Any],
+    input: Tensor,
+    running_mean: Tensor | None = None,
+    running_var: Tensor | None = None,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    use_input_stats: bool = True,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+) -> Any:
+    """Written out in forward mode, as `layer_norm`."""
+    others = (running_mean, running_var, weight, bias, use_input_stats, momentum, eps)
+    if torch_private.forward_level() < 0 or not use_input_stats:
+        return func(input, *others)
+    if running_mean is not None:  # which is moved on the way
+        with torch.no_grad():
+            func(input.detach(), *others)
+    channels = (-1, *[1] * (input.dim() - 2))
+    weight, bias = (None if p is None else p.reshape(channels) for p in (weight, bias))
+    return _scaled(input, list(range(2, input.dim())), weight, bias, eps)
 
 
 def native_layer_norm(
@@ -289,8 +339,52 @@ def _retain_grad(watch: Watch, func: Callable[..., Any], tensor: Tensor) -> None
     """Nothing: what the passes of many lanes leave in ``.grad`` inside is no gradient."""
 
 
+def sinc(watch: Watch, func: Callable[..., Any], input: Tensor) -> Any:
+    """With derivatives at zero, where those of the quotient are 0/0."""
+    if not input.is_floating_point():
+        return func(input)
+    is_small = input.abs() < SERIES
+    squares = torch.where(is_small, math.pi * input, 0.0).square()
+    series = torch.ones_like(squares)
+    for k in range(TERMS, 0, -1):  # Σ_k (-1)^k (πx)^{2k} / (2k + 1)!
+        series = 1 - squares / (2 * k * (2 * k + 1)) * series
+    return torch.where(is_small, series, func(torch.where(is_small, 1.0, input)))
+
+
+# Below this the power series of sinc is taken, so many terms of which leave 1e-20.
+SERIES, TERMS = 0.05, 7
+
+
+def refused(watch: Watch, func: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    """A function whose result torch takes for a constant, whatever it depends on.
+
+    Raises:
+        NotImplementedError: it is asked for what depends on a parameter.
+    """
+    tensors = [value for value in (*args, *kwargs.values()) if isinstance(value, Tensor)]
+    if torch.is_grad_enabled() and any(value.requires_grad for value in tensors):
+        name = getattr(func, "__name__", str(func))
+        raise NotImplementedError(
+            f"model or loss: {name} has no derivative in torch, which takes its result for a "
+            "constant; write it out by functions that have one, or detach() what it is given, "
+            "if a constant is meant"
+        )
+    return func(*args, **kwargs)
+
+
+# Parts of the names of such functions.
+_CONSTANT = ("airy_ai", "bessel_", "_polynomial_")
+
+
+def is_constant(name: str) -> bool:
+    """Whether torch takes the results of a function of `torch.special` for constants."""
+    return any(part in name for part in _CONSTANT)
+
+
 REPLACEMENTS: dict[Callable[..., Any], Callable[..., Any]] = {
     Tensor.retain_grad: _retain_grad,
+    **dict.fromkeys(_there(torch.special, *filter(is_constant, dir(torch.special))), refused),
+    **dict.fromkeys((torch.sinc, torch.special.sinc, Tensor.sinc), sinc),
     F.embedding: _embedding,
     F.embedding_bag: embedding_bag,
     F.hardsigmoid: hardsigmoid,
@@ -303,6 +397,7 @@ REPLACEMENTS: dict[Callable[..., Any], Callable[..., Any]] = {
     **dict.fromkeys(_given(torch_private.WEIGHT_NORM), weight_norm),
     **dict.fromkeys(_given(torch_private.WEIGHT_NORM_INTERFACE), weight_norm_interface),
     **dict.fromkeys((F.layer_norm, torch.layer_norm), layer_norm),
+    F.instance_norm: instance_norm,
     **dict.fromkeys(_there(torch, "native_layer_norm"), native_layer_norm),
     **dict.fromkeys(_there(torch, "native_batch_norm"), native_batch_norm),
     **dict.fromkeys(_there(F, "linear_cross_entropy"), _linear_cross_entropy),

@@ -16,6 +16,7 @@ from typing import Any, ParamSpec, TypeVar
 import torch
 from torch import Tensor
 
+from hessian._call.data import lasting
 from hessian._runtime.ledger import owe, settled
 
 P = ParamSpec("P")
@@ -146,7 +147,7 @@ def whole(function: Callable[P, T], listed: bool = False) -> Callable[P, T]:
         options: dict[str, Any] = dict(kwargs)
         data = values[2] if len(values) > 2 else options.get("data")
         if isinstance(data, Iterator):
-            data = list(data) if listed else _Replay(data)
+            data = lasting(data) if listed else _Replay(data)
             if len(values) > 2:
                 values[2] = data
             else:

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from hessian import trees
+from hessian import torch_private, trees
 from hessian._tape.graph import Node, Tape, is_leaf, operation, shape
 
 LOSSES = {
@@ -43,7 +43,7 @@ class Traced(TorchFunctionMode):
 
     def __init__(self, arguments: Any) -> None:
         super().__init__()
-        self.count = 0
+        self.count, self._depth = 0, torch_private.transform_depth()
         self.seen: list[Call] = []
         self._made: dict[int, tuple[int, Tensor]] = {}  # by id: the call, and so that it stays
         self._data = {
@@ -61,6 +61,9 @@ class Traced(TorchFunctionMode):
     ) -> Any:
         number = self.count
         self.count += 1
+        if torch_private.transform_depth() > self._depth:
+            # Inside ``torch.func.grad`` or vmap tensors are wrapped: nothing can be cut there.
+            return func(*args, **(kwargs or {}))
         first = args[0] if args else None
         if (func in LOSSES or func in REDUCTIONS) and _is_live(first):
             made = self._made.get(id(first))

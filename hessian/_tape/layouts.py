@@ -45,6 +45,13 @@ def candidates(dims: Shape, n: int) -> list[Layout]:
     return sorted(layouts, key=lambda lay: (lay.axis != 0, lay.inner != 1))
 
 
+def fits(label: Label, dims: Shape, n: int) -> bool:
+    """Whether a tensor of this shape can carry the label."""
+    if not isinstance(label, Layout):
+        return True
+    return label.axis < len(dims) and dims[label.axis] == label.outer * n * label.inner
+
+
 def _axes(value: Any, ndim: int) -> set[int]:
     """Saved dimensions as non-negative integers; autograd keeps negative ones as unsigned."""
     items = value if isinstance(value, list | tuple) else [value]
@@ -132,7 +139,10 @@ def reduced(node: Node, lay: Layout, out: Shape, dims: list[Shape], n: int) -> l
 
 
 def padded(node: Node, lay: Layout, out: Shape, dims: list[Shape], n: int) -> list[Label]:
-    return [lay if dims[0][lay.axis] == out[lay.axis] else Mark.CONFLICT]
+    # Two numbers for each axis, the last one first; what is added before may be cut off behind.
+    place = 2 * (len(out) - 1 - lay.axis)
+    moved = any(int(size) for size in node._saved_pad[place : place + 2])
+    return [Mark.CONFLICT if moved else lay]
 
 
 def spatial(axes: int) -> Rule:

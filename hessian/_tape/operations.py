@@ -32,6 +32,7 @@ from hessian._tape.layouts import (
     broadcast,
     channels,
     classes,
+    fits,
     indexed,
     last_axis,
     led,
@@ -366,9 +367,12 @@ def demand(node: Node, index: int, layout: Layout, n: int) -> list[Label]:
     # Inputs off the tape carry no derivative: their label is never read.
     dims = [() if s is None else s for s in shapes]
     try:
-        return row.layout(node, layout, out, dims, n)
+        labels = row.layout(node, layout, out, dims, n)
     except (AttributeError, IndexError):  # another torch version saves other attributes
         return refuse
+    # A rule may know the axis and not that an index or a window took other samples from it.
+    fitting = (s is None or fits(label, s, n) for label, s in zip(labels, shapes, strict=True))
+    return labels if all(fitting) else refuse
 
 
 def elementwise(node: Node) -> bool:

@@ -23,7 +23,7 @@ def all_samples(data: Any, model: nn.Module, forward: Forward | None = None) -> 
     if isinstance(data, Dataset):
         return data.pair
     try:
-        pairs = list(batches.pairs(data, model, forward))
+        pairs = list(batches.pairs(batches.lasting(data), model, forward))
     except ValueError as error:
         if isinstance(data, Sized) and not len(data):
             raise ValueError("data: it holds no batch; give a pair, or batches") from None

@@ -172,7 +172,7 @@ def stable_gamma(
     _arguments.number("momentum", momentum, 0.0, 1.0)
     _arguments.number("margin", margin, 0.0, 1.0, open_=True)
     _arguments.integer("every", every, 1)
-    batches = list(data)
+    batches = list(hessian.batches.lasting(data))
     for argument, values in (("data", batches), ("max_radius", caps)):
         if not values:
             raise ValueError(f"{argument}: got none; give at least one")

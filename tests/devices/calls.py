@@ -237,7 +237,7 @@ def walked(move):
     walk = hessian.batches
     return lambda: [
         (walk.loss_of(loss, walk.call(model, x), y), walk.size(x))
-        for x, y in walk.pairs(data, model)
+        for x, y in walk.pairs(walk.lasting(iter(data)), model)
     ]
 
 
@@ -418,7 +418,7 @@ MADE_BY = {
 # Of the public modules inside.
 INSIDE = {
     "functional": {"diagonal", "estimate", "operator", "plan", "sample"},
-    "batches": {"call", "loss_of", "pairs", "size"},
+    "batches": {"call", "lasting", "loss_of", "pairs", "size"},
     "integrations": {"BatchCurvature"},
     "testing": {"Differences", "Exactness", "Record", "assert_exact", "differences"},
     "data": {"DATASETS", "SPLITS", "Batches", "Dataset", "download_cifar10", "load"},

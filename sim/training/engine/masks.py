@@ -18,6 +18,9 @@ class Masks:
     a reader's own network draws beside its dropout modules (`F.dropout`, `nn.RReLU`, the dropout
     of recurrent and attention layers), which cannot be told before.
 
+    Attributes:
+        own: whether the network is a reader's own.
+
     Args:
         model: whose dropout modules draw.
         device: where.
@@ -28,7 +31,7 @@ class Masks:
     def __init__(
         self, model: nn.Module, device: torch.device, separate: bool, own: bool = False
     ) -> None:
-        self._device, self._own = device, own
+        self._device, self.own = device, own
         self._random = own or any(
             isinstance(m, torch_private.Dropout) and m.p > 0 for m in model.modules()
         )
@@ -44,6 +47,6 @@ class Masks:
         word = int(np.random.SeedSequence(list(seed)).generate_state(1, np.uint64)[0]) >> 1
         if self._generator is not None:
             self._generator.manual_seed(word)
-            if not self._own:
+            if not self.own:
                 return nullcontext()
         return seeded(word, self._device)

@@ -29,8 +29,6 @@ class Network:
     Attributes:
         model: the module; with several lanes, a shell without weights of its own.
         lanes: how many.
-        own: whether it is a reader's own, of which parameters may be frozen, or without a
-            gradient in some steps; an optimizer leaves those alone.
         names: of the parameters.
         dtype: of the parameters.
         parameters: the leaves; of several lanes `[lanes, …]`.
@@ -48,9 +46,8 @@ class Network:
         self.names = [name for name, _ in self.model.named_parameters()]
         self.dtype = dtype
         self._precision = config.precision
-        self.own = is_own(config.model)
         separate = not config.compile and not curved(config)
-        self.masks = Masks(self.model, device, separate, self.own)
+        self.masks = Masks(self.model, device, separate, is_own(config.model))
         self._call: Callable[[Tensor], Tensor] = self.model
         self._lanewise: Lanewise | None = None
         self.channels_last = self.lanes == 1 and channels_last(config)
@@ -72,6 +69,11 @@ class Network:
         if self.lanes > 1 and config.precision == "full":
             (flat,) = self.flat_parameters
             self._lanewise = lanewise(self.model, self.parameters, flat.gradients)
+
+    @property
+    def own(self) -> bool:
+        """Whether it is a reader's own: an optimizer leaves parameters without gradient alone."""
+        return self.masks.own
 
     def __call__(self, x: Tensor) -> Tensor:
         """Outputs `[n, C]`, or `[lanes, C, n]` of several lanes, of inputs `[lanes, n, …]`.

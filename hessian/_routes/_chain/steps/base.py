@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import GradientEdge
 
+from hessian import torch_private
 from hessian._loss.local_rows import LocalRows
 from hessian._loss.output_hessian import by_sample, from_samples
 from hessian._loss.quadratic import Quadratic
@@ -121,6 +122,8 @@ class Where:
         """``[n, d]``."""
         layout = self.layout(edge)
         assert layout is not None
+        if torch_private.is_zero_tensor(tensor):  # forward mode's, which has no memory
+            tensor = tensor.clone()
         return by_sample(tensor, layout, self.n).reshape(self.n, -1)
 
     def restored(self, values: Tensor, edge: Edge) -> Tensor:
