@@ -74,13 +74,15 @@ def expected_abs_mean(source: Any, n: int) -> Computed:
     what |phi|^n may add beyond the last frequency, from its largest size in the last half of those
     computed. Of a distribution it holds in addition what panels have of the density too much or too
     little, beside the exact masses from `.cdf` and `.sf`, times how far it was moved. What lies
-    beyond the 1e-15 quantiles is bounded or, of a heavy tail, integrated. It is a bound wherever
-    the density is smooth but for a few places, its ends among them.
+    beyond the 1e-15 quantiles is the integral of the density to the end of its floats, and a power
+    law from there. It is a bound wherever the density is smooth but for a few places, its ends
+    among them.
 
     Source: von Bahr (1965), lemma 2.
 
     Raises ValueError for an array that is empty or not finite, an n that is not a whole number
-    from 1, or a source that is none of the three.
+    from 1, a source that is none of the three, or a distribution whose density does not fall
+    beyond its 1e-15 quantiles, or whose tail index is not told from 1 there.
 
     >>> import numpy as np
     >>> value, error = expected_abs_mean(lambda t: -(t**2) / 2, 100)
