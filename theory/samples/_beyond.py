@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from theory.quadrature import integrate
+from theory.quadrature import Computed, integrate
 
 Array = NDArray[np.float64]
 # Below `_SMALLEST` a density may be the remnant of an underflow; where what an octave adds is
@@ -19,7 +19,7 @@ _ROUNDING = 1e-13
 
 
 class Tail(NamedTuple):
-    """Chance and mean of (distance - start)+, an error of that mean, and the tail's exponent, its index.
+    """Chance and mean of (distance - start)+, an error of that mean, and the tail's index.
 
     The exponent is infinite where the density ends within floats; the error is infinite where the
     index changes so much that what lies beyond the last octave is not known.
@@ -79,3 +79,17 @@ def beyond(density: Callable[[Array], Array], start: float) -> Tail | None:
     if np.isinf(off) and rest < 1e-9 * excess:
         off = 10 * rest
     return Tail(chance + end * height / index, excess + rest, error + off, index)
+
+
+def corrected(inside: Computed, n: int, cut: float, tail: float, off: float) -> Computed:
+    """E|g_n| from that of what lies inside; beyond it are a chance `cut` and `tail` of E|X|.
+
+    Moving the draws from beyond inside changes E|g_n| by at most their share of E|X|. Where that is
+    much, they are put back: one such draw of a batch adds its own size, to within twice that of the
+    others, of which there is a chance of n*cut.
+    """
+    left_out = float(tail + off + cut * inside.value * np.sqrt(n))
+    put_back = float(off + n * cut * (2 * inside.value + tail))
+    if left_out <= put_back:
+        return Computed(inside.value, inside.error + left_out)
+    return Computed(inside.value + tail, inside.error + put_back)

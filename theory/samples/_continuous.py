@@ -6,7 +6,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from theory.quadrature import Computed, integrate
-from theory.samples._atoms import of_atoms, series
+from theory.samples._atoms import series
+from theory.samples._beyond import corrected
 from theory.samples._inversion import invert
 from theory.samples._panels import RESOLVED, Panels, octaves, panels_of
 
@@ -16,33 +17,6 @@ Array = NDArray[np.float64]
 _FINEST = (20.0, 160.0, 800.0)
 # Beyond so many interquartile ranges the sum's period would hold a million terms.
 _LONG = 300.0
-# Of a distribution on the integers: values held one by one.
-_MOST_VALUES = 50_000
-
-
-def of_integers(distribution: Any, n: int) -> Computed:
-    """A distribution on the integers: atoms; of what lies beyond them the mean knows the part."""
-    x = np.arange(_reach(distribution, -1), _reach(distribution, 1) + 1)
-    p = np.asarray(distribution.pmf(x), dtype=np.float64)
-    mean, inside = float(distribution.mean()), float(p.sum())
-    if np.isinf(mean):
-        return Computed(np.inf, 0.0)
-    atoms = of_atoms(x[p > 0], p[p > 0] / inside, n)
-    cut = max(1 - inside, 0.0)
-    if cut < 1e-12:  # rounding
-        ends = float((p[[0, -1]] * x[[0, -1]] ** 2).sum())
-        return Computed(atoms.value, atoms.error + ends + 4e-16 * float(np.abs(mean)))
-    # All on one side, as the support has one end or the heavier tail decides.
-    return _corrected(atoms, n, cut, abs(mean - float(p @ x)), cut * float(np.abs(x).max()) / 1e3)
-
-
-def _reach(distribution: Any, sign: int) -> float:
-    """How far the values go that are held one by one; scipy's own search would never end."""
-    end = float(distribution.support()[(sign + 1) // 2])
-    middle, step = float(distribution.ppf(0.5)), 16
-    while step < _MOST_VALUES and step * distribution.pmf(middle + sign * step) > 1e-17:
-        step *= 2
-    return sign * min(sign * end, sign * middle + step)
 
 
 def of_distribution(distribution: Any, n: int) -> Computed:
@@ -110,7 +84,7 @@ def _by_density(distribution: Any, panels: Panels, n: int) -> Computed:
         return _by_inversion(distribution, panels, n)
     value = float(panels.p.ravel() @ np.abs(panels.x.ravel()))
     inside = Computed(value, 1e-13 * value + panels.off)
-    return _corrected(inside, n, panels.cut, panels.tail, panels.tail_off)
+    return corrected(inside, n, panels.cut, panels.tail, panels.tail_off)
 
 
 def _by_inversion(distribution: Any, panels: Panels, n: int) -> Computed:
@@ -124,21 +98,7 @@ def _by_inversion(distribution: Any, panels: Panels, n: int) -> Computed:
 
 def _whole(inside: Computed, panels: Panels, n: int) -> Computed:
     moved = Computed(inside.value, inside.error + panels.off)
-    return _corrected(moved, n, panels.cut, panels.tail, panels.tail_off)
-
-
-def _corrected(inside: Computed, n: int, cut: float, tail: float, off: float) -> Computed:
-    """E|g_n| from that of what lies inside; beyond it are a chance `cut` and `tail` of E|X|.
-
-    Moving the draws from beyond inside changes E|g_n| by at most their share of E|X|. Where that is
-    much, they are put back: one such draw of a batch adds its own size, to within twice that of the
-    others, of which there is a chance of n*cut.
-    """
-    left_out = float(tail + off + cut * inside.value * np.sqrt(n))
-    put_back = float(off + n * cut * (2 * inside.value + tail))
-    if left_out <= put_back:
-        return Computed(inside.value, inside.error + left_out)
-    return Computed(inside.value + tail, inside.error + put_back)
+    return corrected(moved, n, panels.cut, panels.tail, panels.tail_off)
 
 
 def _of_tails(distribution: Any, panels: Panels, n: int) -> Computed:
@@ -148,7 +108,7 @@ def _of_tails(distribution: Any, panels: Panels, n: int) -> Computed:
     E|X + X'|/2 = Integral(F(x)*F(-x) + S(x)*S(-x), (x, 0, oo)). Beyond the panels, where either is
     next to one, what is left is the mean of the excess.
     """
-    value, error = panels.off * 0.0, panels.tail_off
+    value, error = 0.0, panels.tail_off
     sizes = np.unique(np.abs(panels.edges))
     for of, other, edge, side in (
         (lambda x: distribution.cdf(-x), distribution.cdf, -panels.edges[0], panels.sides[0]),
