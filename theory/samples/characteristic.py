@@ -8,7 +8,7 @@ from sympy import Dummy, Integral, Limit, Rational, Symbol, cos, exp, oo, pi, re
 
 from theory.derivation import Derivation, Statement
 from theory.equation import Step
-from theory.laws._domain import batch_size, whole
+from theory.laws._domain import batch_size, real, whole
 from theory.laws.abs_gradient import expected_abs_gradient
 from theory.quadrature import Computed
 from theory.samples._atoms import of_atoms
@@ -102,6 +102,7 @@ def expected_abs_mean(source: Any, n: int) -> Computed:
         return of_distribution(source, n)
     if callable(source):
         return of_function(source, n)
+    source = real("source", source)
     try:
         values = np.asarray(source, dtype=np.float64).ravel()
     except (TypeError, ValueError):
@@ -111,7 +112,10 @@ def expected_abs_mean(source: Any, n: int) -> Computed:
         ) from None
     if not values.size or not np.isfinite(values).all():
         raise ValueError("source has no values, or some that are not finite; leave those out")
-    return of_atoms(values, np.full(values.size, 1 / values.size), n)
+    # In units of a power of two next to the largest, so that no square overflows or vanishes.
+    unit = float(2.0 ** np.clip(np.frexp(np.abs(values).max())[1] - 1, -1021, 1022))
+    found = of_atoms(values / unit, np.full(values.size, 1 / values.size), n)
+    return Computed(found.value * unit, found.error * unit)
 
 
 def _formulas() -> dict[str, Any]:
