@@ -3,6 +3,7 @@
 import subprocess
 import sys
 
+import mpmath
 import numpy as np
 import pytest
 import sympy
@@ -17,6 +18,13 @@ from theory import (
     expected_abs_step,
     expected_loss_decrease,
     numeric,
+    radius_tail_constant,
+    ratio_mean,
+    ratio_quantile,
+    shortcut_layer_share_within,
+    shortcut_ratio_quantile,
+    shortcut_share_within,
+    student_abs_gradient,
 )
 
 n, sigma, lr, a = sympy.symbols("n sigma lr a", positive=True)
@@ -110,6 +118,64 @@ def test_edges_of_the_population():
     assert law(1, 2, -3, 1) == 3
     assert law(5, 2, 0, 5) == 0
     assert law(5, 2, -3, np.inf) == COMPILED["gradient"](5, 2, -3)
+
+
+def student_by_gamma(v):
+    return 2 * mpmath.sqrt(3) / mpmath.pi * mpmath.exp(v) * v**-v * mpmath.gammainc(v, v)
+
+
+def tail_by_bessel(v):
+    y = 1 / (4 * v**2)
+    part = mpmath.besselk(0, y) + (1 + 2 * v**2) * mpmath.besselk(1, y)
+    return 2 * mpmath.exp(y) * part / (2 * mpmath.sqrt(2 * mpmath.pi) * v)
+
+
+def half_cauchy_share(v):
+    return 2 / mpmath.pi * (mpmath.atan(2 / v) - mpmath.atan(1 / (2 * v)))
+
+
+# A law of one argument, its oracle, and arguments at which float64 loses it on the way.
+LOST = {
+    "n^-n": (student_abs_gradient(sigma, 1, 3), student_by_gamma, (148.0, 149.0, 149.5)),
+    "K0 and K1": (radius_tail_constant(1, sigma), tail_by_bessel,
+                  (0.5 / 695**0.5, 0.5 / 700**0.5, 0.5 / 709.5**0.5, 0.005)),
+    "log next to 1": (ratio_mean(1, 1, cut=sigma),
+                      lambda v: mpmath.log1p(v**2) / mpmath.pi, (1e-5, 8.5e-8, 1e-9, 1e-100)),
+    "tan at its pole": (ratio_quantile(sigma, 1, 1), lambda v: mpmath.tan(mpmath.pi * v / 2),
+                        (1 - 2.8e-13, 1 - 1e-14, 1 - 1e-15)),
+    "sin at its zero": (ratio_quantile(sigma, 1, 1, Rational(1, 2)),
+                        lambda v: mpmath.sin(mpmath.pi * v) / (mpmath.cos(mpmath.pi * v) + mpmath
+                        .sqrt(1 + (mpmath.sin(mpmath.pi * v) / 2) ** 2)), (1 - 1e-14, 1 - 1e-15)),
+    "erfinv next to 1": (shortcut_ratio_quantile(sigma, 1, 1, 1),
+                         lambda v: 1 / (mpmath.sqrt(2) * mpmath.erfinv(1 - v)),
+                         (1e-12, 1e-15, 1e-17, 1e-60, 1e-100)),
+    "differences": (shortcut_layer_share_within(2, sigma, 1, 1, 1), half_cauchy_share,
+                    (1e-17, 1e-60, 1e-75, 1e-200, 1e60, 1e75, 1e200)),
+    "differences of erfc": (shortcut_share_within(2, sigma, 1, 1, 1),
+                            lambda v: mpmath.erfc(v / mpmath.sqrt(8))
+                            - mpmath.erfc(v * mpmath.sqrt(2)), (1e-17, 1e-75, 1e-200, 20.0)),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", LOST)
+def test_digits_that_float64_loses_on_the_way(name):
+    law, oracle, points = LOST[name]
+    values = numeric(law, sigma)(points)
+    for point, value in zip(points, values, strict=True):
+        with mpmath.workdps(500):
+            exact = oracle(mpmath.mpf(point))
+            # 1e-10 is the promise; these come from mpmath, rounded once.
+            assert abs(mpmath.mpf(float(value)) / exact - 1) < 1e-14
+
+
+def test_a_factor_that_underflows_beside_what_counts_is_left_alone():
+    """exp(-mu^2/(2*sigma^2)) is zero there and adds nothing: no entry is worth a millisecond."""
+    import time
+
+    start = time.perf_counter()
+    law = COMPILED["gradient"](np.full(20_000, 3.0), 1.0, 300.0)
+    assert (law == 300).all()
+    assert time.perf_counter() - start < 5  # in mpmath they would take 20 s and more
 
 
 def test_broadcasting_shape_and_type():

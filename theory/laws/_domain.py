@@ -67,6 +67,15 @@ def number(name: str, expression: Any) -> float:
     return float(expression)
 
 
+def real(name: str, value: Any) -> Any:
+    """The values, unless they are complex, of which NumPy would drop a part."""
+    import numpy as np
+
+    if callable(value) or not np.iscomplexobj(value):
+        return value
+    raise ValueError(f"{name} is complex; its values must be real: pass .real, or their sizes")
+
+
 def rate(lr: Any) -> Any:
     return at_least("lr", lr, 0, "the step is w - lr*g, the sign is already in it")
 

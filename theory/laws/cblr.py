@@ -8,6 +8,7 @@ from sympy import Abs, Limit, Matrix, MatrixBase, Max, Rational, S, Symbol, re, 
 from theory.derivation import Derivation, Statement
 from theory.equation import Step
 from theory.laws._domain import above, finite, within
+from theory.laws._floats import at_floats
 from theory.symbols import gamma, h, n, x
 
 
@@ -33,7 +34,10 @@ def cblr_step(x: Any, h: Any, gamma: Any = 1) -> Any:
     gamma = above("gamma", gamma, 0, "it is a rate")
     if h.is_zero:
         raise ValueError("h is 0; the radius is infinite on a line, cap it before the step")
-    return x * (1 - gamma * sign(h) * (1 + (h * x) ** 2) ** Rational(3, 2))
+    return at_floats(
+        lambda x, h, gamma: x * (1 - gamma * sign(h) * (1 + (h * x) ** 2) ** Rational(3, 2)),
+        x, h, gamma,
+    )  # fmt: skip
 
 
 def cblr_basin(gamma: Any, h: Any) -> Any:
@@ -57,7 +61,7 @@ def cblr_basin(gamma: Any, h: Any) -> Any:
     """
     gamma = within("gamma", gamma, 0, 2, "from 2 on nothing converges", "()")
     h = above("h", h, 0, "a maximum or a line has no basin")
-    return sqrt((2 / gamma) ** Rational(2, 3) - 1) / h
+    return at_floats(lambda gamma, h: sqrt((2 / gamma) ** Rational(2, 3) - 1) / h, gamma, h)
 
 
 def cblr_convergence(gamma: Any) -> Any:
@@ -100,6 +104,10 @@ def cblr_largest_gamma(hessian: Any) -> Any:
     >>> cblr_largest_gamma([[1, Rational(1, 2)], [Rational(1, 2), 1]])
     4/3
     """
+    if isinstance(hessian, np.ndarray) and hessian.dtype.kind not in "fiuO":
+        raise ValueError(
+            f"hessian is an array of {hessian.dtype}; its entries must be real numbers: convert it"
+        )
     if isinstance(hessian, np.ndarray) and hessian.dtype != object:
         return _largest_gamma_of_array(hessian)
     try:

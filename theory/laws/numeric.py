@@ -7,15 +7,16 @@ import mpmath
 import numpy as np
 from numpy.typing import NDArray
 from scipy import special
-from sympy import Abs, Add, Expr, Function, Symbol, SympifyError, lambdify, sympify, uppergamma
+from sympy import Expr, Function, Symbol, SympifyError, lambdify, sympify, uppergamma
 
 from theory.laws._evaluated import Evaluated
+from theory.laws._trust import doubt
 
 # Squares and ratios of squares of such numbers neither overflow nor underflow in float64.
 _SAFE = (1e-70, 1e70)
-_DIGITS = 50
-# A sum this much smaller than its terms has lost some four of float64's sixteen digits.
-_CANCELLED = 1e-4
+# Tried one after another, until two agree to float64's digits.
+_DIGITS = (30, 50, 100, 200, 400, 800)
+_AGREE = 1e-16
 # Stand-ins for zero and infinity; mpmath's exponents are unlimited, so the limit is hit exactly.
 _ZERO = "1e-1000"
 _INFINITY = "1e1000"
@@ -41,15 +42,17 @@ def numeric(expression: Any, *symbols: Any) -> Callable[..., NDArray[np.float64]
 
     Without `symbols` the arguments are the free symbols by name. NumPy evaluates in one pass;
     the entries whose arguments lie beyond 1e-70 to 1e70, those in which a sum cancels to less than
-    1e-4 of its terms, and those that come out infinite or undefined (0/0 where a spread is zero, an
-    infinite population) are taken one by one with mpmath at 50 digits, as the limit from within
-    the domain. Such entries cost about a millisecond each. An entry that has no limit stays nan or
-    infinite.
+    1e-4 of its terms, a function multiplies the error of its argument by 1e4 (log next to 1, tan
+    next to its pole) or a factor underflows, and those that come out infinite or undefined (0/0
+    where a spread is zero, an infinite population) are taken one by one with mpmath, at as many
+    digits (30 to 800) as it takes for two precisions to agree, as the limit from within the domain.
+    Such entries cost a millisecond or two each. An entry that has no limit stays nan or infinite.
 
     Raises ValueError if the expression has a symbol that is not among the arguments, or if the
     number of arrays is not the number of symbols. So does f for a negative value of a symbol that
     was declared positive or nonnegative. Where an argument is nan the result is; where a law has no
-    value, as for n above the population, it is nan too.
+    value, as for n above the population, it is nan too. The expression holds no other part of a
+    law's domain: for n = 0.25 it is the formula's value, though the law takes no n below 1.
 
     >>> from sympy import symbols
     >>> from theory import expected_abs_gradient
@@ -81,8 +84,8 @@ def numeric(expression: Any, *symbols: Any) -> Callable[..., NDArray[np.float64]
     computed = {f.func.__name__: f.func for f in expression.atoms(Evaluated)}
     fast = lambdify(arguments, printable, [{k: f.values for k, f in computed.items()}, *modules])
     exact = lambdify(arguments, expression, [{k: f.at for k, f in computed.items()}, "mpmath"])
-    sums = [(abs(total), sum(map(Abs, total.args))) for total in printable.atoms(Add)]
-    guard = lambdify(arguments, sums, [{k: f.values for k, f in computed.items()}, *modules])
+    names = [{k: f.values for k, f in computed.items()}, *modules]
+    doubtful = doubt(printable, arguments, names)
 
     def evaluate(*values: Any) -> NDArray[np.float64]:
         if len(values) != len(arguments):
@@ -97,9 +100,7 @@ def numeric(expression: Any, *symbols: Any) -> Callable[..., NDArray[np.float64]
                 )
         with np.errstate(all="ignore"):
             out = np.array(np.broadcast_to(fast(*arrays), shape), dtype=np.float64)
-            odd = ~np.isfinite(out)
-            for total, terms in guard(*arrays):
-                odd |= np.asarray(total) < _CANCELLED * np.asarray(terms)
+            odd = ~np.isfinite(out) | doubtful(arrays, out)
         size = [np.abs(x) for x in arrays]
         for x in size:
             odd |= (x != 0) & ((x < _SAFE[0]) | (x > _SAFE[1]))
@@ -120,14 +121,36 @@ def _any_nan(arrays: Any, shape: tuple[int, ...]) -> NDArray[np.bool_]:
 
 def _limit(exact: Callable[..., Any], point: list[Any], otherwise: float) -> float:
     """The value at the point; where that is undefined, the one next to it."""
-    with mpmath.workdps(_DIGITS):
-        values = [mpmath.mpf(_INFINITY) * int(np.sign(x)) if np.isinf(x) else x for x in point]
-        for zero in (0, _ZERO):
+    edge = any(x == 0 or np.isinf(x) for x in point)
+    for zero in (0, _ZERO) if edge else (0,):
+        value = _settled(exact, point, zero, edge)
+        if value is not None:
+            return value
+    return otherwise
+
+
+def _settled(exact: Callable[..., Any], point: list[Any], zero: Any, edge: bool) -> float | None:
+    """The value on which two precisions agree; nan where none do, None where there is none."""
+    before = None
+    for digits in _DIGITS:
+        with mpmath.workdps(digits):
+            values = [mpmath.mpf(_INFINITY) * int(np.sign(x)) if np.isinf(x) else x for x in point]
             nudged = [mpmath.mpf(zero) if x == 0 else mpmath.mpf(x) for x in values]
             try:
                 value = mpmath.mpmathify(exact(*nudged))
             except (ZeroDivisionError, ValueError, OverflowError):
+                value = mpmath.nan
+            if not mpmath.isfinite(value) or isinstance(value, mpmath.mpc):
+                # Inside the domain it may be for want of digits: 1 - p is 1.
+                if edge:
+                    return None
                 continue
-            if mpmath.isfinite(value) and not isinstance(value, mpmath.mpc):
+            # Zero may be a difference that needs more digits, but for a limit it is one.
+            if (
+                before is not None
+                and abs(value - before) <= _AGREE * abs(value)
+                and (value or edge)
+            ):
                 return float(value)
-    return otherwise
+            before = value
+    return None if before is None else float(before) if before == 0 else np.nan

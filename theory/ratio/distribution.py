@@ -7,7 +7,8 @@ from sympy import tan as tangent
 
 from theory.derivation import Derivation, Statement
 from theory.equation import Step
-from theory.laws._domain import at_least, positive_spread, within
+from theory.laws._domain import at_least, positive_spread, scalar, within
+from theory.laws._floats import at_floats
 from theory.symbols import beta, g, s_g, s_w, x
 
 
@@ -103,13 +104,12 @@ def ratio_mean(s_w: Any, s_g: Any, beta: Any = 0, cut: Any = oo) -> Any:
     log(2)/pi
     """
     s_w, s_g, beta = _arguments(s_w, s_g, beta)
-    if cut is oo:
+    if scalar("cut", cut) is oo:
         return oo
     cut = at_least("cut", cut, 0, "a radius is not negative")
     if not beta.is_zero:
         raise ValueError(f"cut is {cut!r} with beta = {beta}; a finite cut needs beta = 0")
-    k = s_g / s_w
-    return log(1 + (k * cut) ** 2) / (pi * k)
+    return at_floats(lambda k, cut: log(1 + (k * cut) ** 2) / (pi * k), s_g / s_w, cut)
 
 
 def _formulas() -> dict[str, Any]:

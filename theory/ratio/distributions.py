@@ -11,13 +11,16 @@ from theory.derivation import Derivation, Statement
 from theory.equation import Step
 from theory.laws._domain import at_least, choice, number
 from theory.quadrature import nodes
+from theory.ratio._inverse import mean_inverse
 from theory.ratio.distribution import ratio_probability
 from theory.ratio.rules import RULES, rule_limit
+from theory.samples._continuous import of_distribution
 from theory.symbols import g, s_g, s_w, x
 
 Array = NDArray[np.float64]
 # Panels in probability that narrow towards both ends, to 2^-60 of them.
 _EDGES = np.concatenate([2.0 ** np.arange(-60, -1), [0.5]])
+ACCURACY = 1e-8
 _NEEDED = ("cdf", "sf", "ppf", "isf", "pdf", "moment")
 
 
@@ -85,7 +88,19 @@ def _without_mean(rule: str, top: Any, bottom: Any, beta: float) -> float:
             f"beta is {beta!r} for {rule!r} of distributions without mass at zero; pass 0, or use "
             "rule_estimate on a sample"
         )
-    return _expectation(np.abs, top) * _expectation(lambda v: 1 / np.abs(v), bottom)
+    names = ("g", "w") if rule == "percentdelta" else ("w", "g")
+    try:
+        size = of_distribution(top, 1)
+    except ValueError as error:
+        raise ValueError(str(error).replace("source", names[0], 1)) from None
+    inverse = mean_inverse(bottom, names[1])
+    for name, mean in zip(names, (size, inverse), strict=True):
+        if np.isfinite(mean.value) and mean.error > ACCURACY * mean.value:
+            raise ValueError(
+                f"{name} has a mean of {'1/' * (name == names[1])}|{name}| near {mean.value:.6g}, "
+                f"computed to {mean.error:.1g} only; use rule_estimate on a sample"
+            )
+    return size.value * inverse.value
 
 
 def rule_limit_of(rule: str, w: Any, g: Any, beta: float = 0.0) -> float:
@@ -107,12 +122,13 @@ def rule_limit_of(rule: str, w: Any, g: Any, beta: float = 0.0) -> float:
     are 1, 1.376 and 1.300, for Student's of 3 degrees of freedom 1, 1.527 and 1.457.
 
     Assumptions: entries are independent, and w of g. The limits are almost sure, as there. The
-    numbers are computed by quadrature, to 1e-8 for densities that are smooth but at the median.
+    numbers are computed by quadrature, to 1e-8 for densities that are smooth but for a few places;
+    a heavy tail, or a power of \|x\| at 0, is integrated to the end of floats.
 
     Source: laws of large numbers for moments and quantiles, van der Vaart, chapter 21.
 
-    Raises ValueError for an unknown rule, beta < 0, or what is no distribution; and for the last
-    two rules with beta where they have a finite limit.
+    Raises ValueError for an unknown rule, beta < 0, or what is no distribution; for the last two
+    rules with beta where they have a finite limit, and where a mean is not known to 1e-8.
 
     >>> import scipy.stats
     >>> normal, laplace = scipy.stats.norm(), scipy.stats.laplace(scale=0.5**0.5)
@@ -140,8 +156,10 @@ def rule_limit_of(rule: str, w: Any, g: Any, beta: float = 0.0) -> float:
 
 
 def _root_mean_square(law: Any) -> float:
-    square = float(law.moment(2))
-    return np.inf if np.isnan(square) else float(np.sqrt(square))
+    with np.errstate(all="ignore"):
+        square = float(law.moment(2))
+    # scipy's moment of a distribution without one may be nan, or of either sign.
+    return float(np.sqrt(square)) if np.isfinite(square) and square >= 0 else np.inf
 
 
 def _steps() -> tuple[Step, ...]:

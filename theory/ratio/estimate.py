@@ -10,7 +10,7 @@ from sympy import EulerGamma, Rational, Subs, Sum, Symbol, binomial, expand, log
 
 from theory.derivation import Derivation, Statement
 from theory.equation import Step
-from theory.laws._domain import at_least, number, within
+from theory.laws._domain import at_least, number, real, within
 from theory.ratio import _landau
 from theory.ratio.rules import RULES
 from theory.symbols import k
@@ -106,6 +106,7 @@ def rule_estimate(
 
 
 def _array(name: str, value: Any) -> Array:
+    value = real(name, value)
     try:
         return np.asarray(value, dtype=np.float64)
     except (TypeError, ValueError):

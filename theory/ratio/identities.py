@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from sympy import Abs, Rational, S, Symbol, sqrt
+from sympy import Abs, Float, Rational, S, Symbol, ceiling, sqrt
 
 from theory.derivation import Derivation, Statement
 from theory.equation import Step
@@ -102,10 +102,18 @@ def ratio_quantile_bounds(w: Any, g: Any, p: Any = S.Half) -> tuple[Any, Any]:
     """
     p = within("p", p, 0, 1, "the quantiles at 0 and 1 are the ends", "()")
     sizes = sorted((slope for _, slope in _sizes(w, g)), key=_order)
-    count = -(-((1 - p) * len(sizes)) // 1)
-    smallest = sum(slope**2 for slope in sizes[: int(count)])
+    smallest = sum(slope**2 for slope in sizes[: _at_least(1 - p, len(sizes))])
     norm = sum(entry**2 for entry, _ in _pairs(w, g))
     return p * percent_delta_ratio_mean(w, g), sqrt(norm / smallest)
+
+
+def _at_least(share: Any, size: int) -> int:
+    """The least whole number that is share*size; 1 - 0.7 of ten are three, as floats or not."""
+    places = share * size
+    nearest = round(places)
+    if share.has(Float) and abs(places - nearest) < 1e-13 * size:
+        return max(int(nearest), 1)
+    return int(ceiling(places))
 
 
 def _order(slope: Any) -> float:

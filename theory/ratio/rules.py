@@ -161,7 +161,9 @@ def rule_growth_exponent(rule: str, tail_w: Any = oo, tail_g: Any = oo) -> Any:
     """
     rule = choice("rule", rule, RULES)
     inverse = [
-        S.Zero if value is oo else 1 / above(name, value, 0, "it is an exponent of decay")
+        S.Zero
+        if scalar(name, value) is oo
+        else 1 / above(name, value, 0, "it is an exponent of decay")
         for name, value in (("tail_w", tail_w), ("tail_g", tail_g))
     ]
     half = Rational(1, 2)

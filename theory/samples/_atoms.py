@@ -6,7 +6,7 @@ from scipy import special
 
 from theory.quadrature import Computed
 from theory.samples._inversion import lost
-from theory.samples._lattice import on_lattice, spacing
+from theory.samples._lattice import SHORT, on_lattice, spacing
 from theory.samples._logarithm import log_phi
 from theory.samples._transform import transform
 
@@ -42,7 +42,23 @@ def of_atoms(x: Array, p: Array, n: int) -> Computed:
     if n == 2:
         return _meet(x, p, x, p, 2)
     gap = spacing(x)
-    return series(x, p, n) if gap is None else on_lattice(x, p, gap, n)
+    if gap is None:
+        return series(x, p, n)
+    return on_lattice(x, p, gap, n) if np.ptp(x) <= SHORT * gap else _on_long_lattice(x, p, gap, n)
+
+
+def _on_long_lattice(x: Array, p: Array, gap: float, n: int) -> Computed:
+    """By the series in steps of the grid; between whole numbers E|K - m| is linear in m."""
+    start = float(x.min())
+    k = np.round((x - start) / gap)
+    middle = -n * start / gap
+    low = float(np.floor(middle))
+    value = error = 0.0
+    for m, weight in ((low, 1 - (middle - low)), (low + 1, middle - low)):
+        if weight > 0:
+            part = series(k - m / n, p, n, whole=True)
+            value, error = value + weight * part.value, error + weight * part.error
+    return Computed(gap * value, gap * (error + 4 * EPS * abs(middle) / n))
 
 
 def _halves(x: Array, p: Array, n: int, half: int) -> Computed:
@@ -69,7 +85,9 @@ def _meet(a: Array, p: Array, b: Array, q: Array, n: int) -> Computed:
     return Computed(value, 16 * EPS * float(np.sqrt(a.size + b.size)) * scale)
 
 
-def series(x: Array, p: Array, n: int, goal: float = 1e-10, highest: float = np.inf) -> Computed:
+def series(
+    x: Array, p: Array, n: int, goal: float = 1e-10, highest: float = np.inf, *, whole: bool = False
+) -> Computed:
     r"""E|g_n| by the Fourier series of the triangular wave.
 
     Where \|S\| < L/2, \|S\| = (2*L/pi^2)*Sum((1 - cos(2*pi*k*S/L))/k^2, k odd), and the mean of the
@@ -77,6 +95,9 @@ def series(x: Array, p: Array, n: int, goal: float = 1e-10, highest: float = np.
     chance of exp(-45) by Bernstein's inequality. Terms in which \|phi\|^n has died out are summed
     in closed form; where it has not, its largest size among the last terms bounds the rest. Terms
     are added until that bound is below `goal` times the deviation, up to the frequency `highest`.
+
+    If the sums are `whole` numbers phi^n returns to one and has the period 2*pi. Then L is whole,
+    a term stands for all at k + j*L, and half of a period is all there is.
     """
     mean = float(p @ x)
     y = x - mean
@@ -84,14 +105,17 @@ def series(x: Array, p: Array, n: int, goal: float = 1e-10, highest: float = np.
     bent = _CHANCE * far / 3
     reach = min(n * far, bent + float(np.sqrt(bent**2 + 2 * _CHANCE * n * sd**2)))
     period = 2 * (n * abs(mean) + reach) * (1 + 1e-9)
+    if whole:
+        period = 4 * float(np.ceil(period / 4))
+        highest = min(highest, np.pi)
     outside = 8 * float(np.exp(-_CHANCE)) * reach / _CHANCE if reach < n * far else 0.0
     factor = 2 * period / np.pi**2
     scale = sd * np.sqrt(n)
     # Gaussian decay ends at 8.6 deviations; others need more terms, eight times as many at a time.
-    limit = int(min(period * highest / (2 * np.pi), _MOST_TERMS)) | 1
+    limit = (int(min(period * highest / (2 * np.pi), _MOST_TERMS)) - whole) | 1
     most = min(max(int(period * 8.6 / (2 * np.pi * scale)), 64) | 1, limit)
     while True:
-        value, rest, off = _sum(y, p, n, mean, period, most)
+        value, rest, off = _sum(y, p, n, mean, period, most, whole)
         if factor * rest < goal * scale or most == limit:
             break
         most = min(8 * most | 1, limit)
@@ -100,7 +124,7 @@ def series(x: Array, p: Array, n: int, goal: float = 1e-10, highest: float = np.
 
 
 def _sum(
-    y: Array, p: Array, n: int, mean: float, period: float, most: int
+    y: Array, p: Array, n: int, mean: float, period: float, most: int, whole: bool
 ) -> tuple[float, float, float]:
     """The series up to the odd term `most` and beyond, what it misses, and the transform's part."""
     k = np.arange(1, most + 1, 2)
@@ -108,6 +132,7 @@ def _sum(
     direct = int(np.clip(_DIRECT // y.size, 32, k.size))
     value = np.empty(k.size, dtype=np.complex128)
     value[:direct] = log_phi(t[:direct], y, p)
+    weight = np.pi / period / np.sin(np.pi * k / period) if whole else 1.0 / k
     off = 0.0
     if direct < k.size:
         phi = transform(y, p, period, most)[k[direct:]]
@@ -117,10 +142,13 @@ def _sum(
         with np.errstate(divide="ignore"):
             value[direct:] = np.log(phi)
         power = np.minimum(np.abs(phi) + deviation, 1.0) ** (n - 1)
-        off = float((n * deviation * power / k[direct:] ** 2.0).sum())
+        off = float((n * deviation * power * weight[direct:] ** 2).sum())
     size = np.exp(n * value.real)
     # The mean belongs to the n factors in equal parts.
-    partial = float((lost(value + 1j * mean * t, n) / k**2.0).sum())
-    beyond = float(special.polygamma(1, most / 2 + 1)) / 4
+    partial = float((lost(value + 1j * mean * t, n) * weight**2).sum())
+    if whole:
+        beyond = max(np.pi**2 / 8 - float((weight**2).sum()), 0.0)
+    else:
+        beyond = float(special.polygamma(1, most / 2 + 1)) / 4
     largest = float(size[size.size // 2 :].max())
     return partial + beyond, min(2 * largest, 1.0) * beyond, off

@@ -6,44 +6,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from theory.quadrature import Computed, integrate
-from theory.samples._atoms import of_atoms, series
+from theory.samples._atoms import series
+from theory.samples._beyond import corrected
 from theory.samples._inversion import invert
 from theory.samples._panels import RESOLVED, Panels, octaves, panels_of
 
 Array = NDArray[np.float64]
 
-_FAR_TAILS = 10.0 ** -np.arange(20.0, 301.0, 10.0)
 # Frequencies, times the deviation, up to which panels resolve exp(i*t*x), one after another.
 _FINEST = (20.0, 160.0, 800.0)
 # Beyond so many interquartile ranges the sum's period would hold a million terms.
 _LONG = 300.0
-# Of a distribution on the integers: values held one by one.
-_MOST_VALUES = 50_000
-
-
-def of_integers(distribution: Any, n: int) -> Computed:
-    """A distribution on the integers: atoms; of what lies beyond them the mean knows the part."""
-    x = np.arange(_reach(distribution, -1), _reach(distribution, 1) + 1)
-    p = np.asarray(distribution.pmf(x), dtype=np.float64)
-    mean, inside = float(distribution.mean()), float(p.sum())
-    if np.isinf(mean):
-        return Computed(np.inf, 0.0)
-    atoms = of_atoms(x[p > 0], p[p > 0] / inside, n)
-    cut = max(1 - inside, 0.0)
-    if cut < 1e-12:  # rounding
-        ends = float((p[[0, -1]] * x[[0, -1]] ** 2).sum())
-        return Computed(atoms.value, atoms.error + ends + 4e-16 * float(np.abs(mean)))
-    # All on one side, as the support has one end or the heavier tail decides.
-    return _corrected(atoms, n, cut, abs(mean - float(p @ x)), cut * float(np.abs(x).max()) / 1e3)
-
-
-def _reach(distribution: Any, sign: int) -> float:
-    """How far the values go that are held one by one; scipy's own search would never end."""
-    end = float(distribution.support()[(sign + 1) // 2])
-    middle, step = float(distribution.ppf(0.5)), 16
-    while step < _MOST_VALUES and step * distribution.pmf(middle + sign * step) > 1e-17:
-        step *= 2
-    return sign * min(sign * end, sign * middle + step)
 
 
 def of_distribution(distribution: Any, n: int) -> Computed:
@@ -51,8 +24,40 @@ def of_distribution(distribution: Any, n: int) -> Computed:
     panels = panels_of(distribution)
     if panels.index <= 1 + 1e-9 or np.isinf(float(distribution.mean())):
         return Computed(np.inf, 0.0)
-    if n <= 2:
-        return _of_tails(distribution, n, np.unique(np.abs(panels.edges)))
+    low, high = distribution.support()
+    if n == 1 or low >= 0 or high <= 0:  # |g_n| of one sign is the mean of all sizes
+        return _one_or_two(distribution, panels, 1)
+    two = _one_or_two(distribution, panels, 2)
+    if n == 2:
+        return two
+    low, high = _bracket(panels, two)
+    if high - low < 1e-11 * high:
+        return Computed((low + high) / 2, (high - low) / 2)
+    found = _of_more(distribution, panels, n)
+    if low - found.error <= found.value <= high + found.error:
+        return Computed(float(np.clip(found.value, low, high)), found.error)
+    return Computed((low + high) / 2, (high - low) / 2)
+
+
+def _one_or_two(distribution: Any, panels: Panels, n: int) -> Computed:
+    best = _of_tails(distribution, panels, n)
+    if best.error > 1e-12 * best.value:
+        other = _by_density(distribution, panels, n)
+        best = min(best, other, key=lambda computed: computed.error)
+    return best
+
+
+def _bracket(panels: Panels, two: Computed) -> tuple[float, float]:
+    """E|g_n| falls with n, from that of two draws to the size of the mean."""
+    ends = panels.edges[[0, -1]]
+    outer = [side.chance * e + sign * side.excess
+             for side, e, sign in zip(panels.sides, ends, (-1, 1), strict=True)]  # fmt: skip
+    mean = float((1 - panels.cut) * (panels.p.ravel() @ panels.x.ravel()) + sum(outer))
+    loose = two.error + panels.off + panels.tail_off + 1e-13 * two.value
+    return abs(mean) - loose, two.value + loose
+
+
+def _of_more(distribution: Any, panels: Panels, n: int) -> Computed:
     spread = float(np.subtract(*distribution.ppf([0.75, 0.25])))
     if float(np.ptp(panels.edges)) > _LONG * spread:
         return _by_inversion(distribution, panels, n)
@@ -63,7 +68,7 @@ def of_distribution(distribution: Any, n: int) -> Computed:
         panels = panels_of(distribution, RESOLVED * sd / (finest * spread))
         trial = _whole(series(panels.x.ravel(), panels.p.ravel(), n, 1e-14, finest / sd), panels, n)
         best = min(best, trial, key=lambda computed: computed.error)
-        if trial.error < 1e-12 * trial.value + 2 * panels.off + 2 * panels.tail:
+        if trial.error < 1e-12 * trial.value + 2 * panels.off + 2 * panels.tail_off:
             break
         if finest == _FINEST[0]:  # |phi|^n falls slowly, as at a pole
             other = _by_inversion(distribution, panels, n)
@@ -71,6 +76,15 @@ def of_distribution(distribution: Any, n: int) -> Computed:
             if best.error < 1e-11 * best.value:
                 break
     return best
+
+
+def _by_density(distribution: Any, panels: Panels, n: int) -> Computed:
+    """The panels' own sum, where a distribution function of 1 - F has no digits."""
+    if n > 1:
+        return _by_inversion(distribution, panels, n)
+    value = float(panels.p.ravel() @ np.abs(panels.x.ravel()))
+    inside = Computed(value, 1e-13 * value + panels.off)
+    return corrected(inside, n, panels.cut, panels.tail, panels.tail_off)
 
 
 def _by_inversion(distribution: Any, panels: Panels, n: int) -> Computed:
@@ -84,47 +98,37 @@ def _by_inversion(distribution: Any, panels: Panels, n: int) -> Computed:
 
 def _whole(inside: Computed, panels: Panels, n: int) -> Computed:
     moved = Computed(inside.value, inside.error + panels.off)
-    return _corrected(moved, n, panels.cut, panels.tail, panels.tail_off)
+    return corrected(moved, n, panels.cut, panels.tail, panels.tail_off)
 
 
-def _corrected(inside: Computed, n: int, cut: float, tail: float, off: float) -> Computed:
-    """E|g_n| from that of what lies inside; beyond it are a chance `cut` and `tail` of E|X|.
-
-    Moving the draws from beyond inside changes E|g_n| by at most their share of E|X|. Where that is
-    much, they are put back: one such draw of a batch adds its own size, to within twice that of the
-    others, of which there is a chance of n*cut.
-    """
-    left_out = float(tail + off + cut * inside.value * np.sqrt(n))
-    put_back = float(off + n * cut * (2 * inside.value + tail))
-    if left_out <= put_back:
-        return Computed(inside.value, inside.error + left_out)
-    return Computed(inside.value + tail, inside.error + put_back)
-
-
-def _of_tails(distribution: Any, n: int, sizes: Array | None = None) -> Computed:
+def _of_tails(distribution: Any, panels: Panels, n: int) -> Computed:
     r"""E|g_1| and E|g_2| as integrals of the distribution function F and of S = 1 - F.
 
     E|X| = Integral(F(-x) + S(x), (x, 0, oo)), and of two,
-    E|X + X'|/2 = Integral(F(x)*F(-x) + S(x)*S(-x), (x, 0, oo)).
+    E|X + X'|/2 = Integral(F(x)*F(-x) + S(x)*S(-x), (x, 0, oo)). Beyond the panels, where either is
+    next to one, what is left is the mean of the excess.
     """
-    edges = _radii(distribution, np.array([0.0]) if sizes is None else sizes)
+    value, error = 0.0, panels.tail_off
+    sizes = np.unique(np.abs(panels.edges))
+    for of, other, edge, side in (
+        (lambda x: distribution.cdf(-x), distribution.cdf, -panels.edges[0], panels.sides[0]),
+        (distribution.sf, lambda x: distribution.sf(-x), panels.edges[-1], panels.sides[1]),
+    ):
+        if edge <= 0:
+            # All lies beyond zero but for the tail.
+            error += side.excess
+            continue
+        edges = np.unique(np.concatenate([[0.0], sizes[sizes < edge], [edge]]))
 
-    def integrand(x: Array) -> Array:
-        with np.errstate(all="ignore"):
-            below, above = distribution.cdf(-x), distribution.sf(x)
-            if n == 2:
-                below, above = below * distribution.cdf(x), above * distribution.sf(-x)
-        return np.asarray(below + above, dtype=np.float64)
+        def integrand(x: Array, of: Any = of, other: Any = other) -> Array:
+            with np.errstate(all="ignore"):
+                part = of(x) * other(x) if n == 2 else of(x)
+            return np.asarray(part, dtype=np.float64)
 
-    value, error = integrate(integrand, edges)
-    # Beyond the last edge a tail of index above 1.01 has at most a hundred times its start.
-    return Computed(value, error + 100 * float(edges[-1] * integrand(edges[-1:])[0]))
-
-
-def _radii(distribution: Any, sizes: Array) -> Array:
-    """Panels from 0 outwards: the sizes given and far quantiles, none over more than an octave."""
-    with np.errstate(all="ignore"):
-        far = [*distribution.ppf(_FAR_TAILS), *distribution.isf(_FAR_TAILS)]
-    sizes = np.abs(np.concatenate([[0.0], sizes, np.asarray(far), distribution.support()]))
-    sizes = np.unique(sizes[np.isfinite(sizes)])
-    return octaves(sizes)
+        inner = integrate(integrand, octaves(edges))
+        # A distribution function next to one leaves roundings of one beside a small S.
+        lost = abs(float(of(np.array(edge))) - side.chance)
+        noise = 4 * lost * float(edge) if lost > 1e-6 * side.chance else 0.0
+        value += inner.value + side.excess
+        error += inner.error + noise
+    return Computed(value, error)

@@ -9,18 +9,24 @@ from theory.samples._logarithm import log_phi
 
 Array = NDArray[np.float64]
 _MOST_PANELS = 1200
+_EPS = float(np.finfo(np.float64).eps)
+# Steps of a grid up to which the integral is folded; a longer one is for the series.
+SHORT, _LONGEST = 2000, 1e7
 
 
 def spacing(x: Array) -> float | None:
-    """The spacing, if all values lie on a grid of at most 2000 points."""
+    """The spacing, if all values lie on a grid of at most ten million points."""
     values = np.unique(x)
     if values.size < 2:
         return None
+    steps = values - values[0]
     gap = float(np.diff(values).min())
-    places = (values - values[0]) / gap
-    if places[-1] > 2000 or np.abs(places - np.round(places)).max() > 1e-9:
+    places = np.round(steps / gap)
+    if places[-1] > _LONGEST:
         return None
-    return gap
+    gap = float(steps[-1] / places[-1])  # the difference of two neighbours has few digits
+    off = np.abs(steps / gap - places).max()
+    return gap if off <= max(1e-9, 4 * _EPS * float(np.abs(values).max()) / gap) else None
 
 
 def on_lattice(x: Array, p: Array, gap: float, n: int) -> Computed:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from theory.quadrature import integrate
+from theory.samples._beyond import Tail, beyond
 from theory.samples._filon import large_moments, legendre
 from theory.samples._logarithm import logarithm
 
@@ -24,12 +24,13 @@ _TO_SERIES = legendre(_NODES, _WEIGHTS, _DEGREE)
 RESOLVED = 45.0
 _MOST_PANELS, _MOST_ROUNDS = 3000, 60
 _TAILS = 10.0 ** -np.arange(1.0, 16.0)
-_FAR = 10.0 ** -np.arange(15.0, 301.0, 15.0)
-_LIGHT = 20.0  # the index from which a tail beyond CUT is bounded, not integrated
+_LIGHT = 20.0  # the index from which the mean has nothing left beyond CUT
 _ROWS = 32  # frequencies at a time
 # Gauss rules for low frequencies: the largest t*half, and the order.
 _COARSE = ((0.01, 4), (0.3, 6), (2.0, 11))
 _EPS = float(np.finfo(np.float64).eps)
+_NOISE = 16 * _EPS  # of a difference of distribution functions next to one
+Sides = tuple[Tail, Tail]
 
 
 @dataclass(frozen=True)
@@ -37,8 +38,8 @@ class Panels:
     """Nodes x and chances p, one row a panel, each panel having its exact mass.
 
     `off` bounds how far probability was moved (times how much), between the outer edges; `cut` is
-    the chance of what lies beyond them, `tail` its part of E|X|, to within `tail_off`. `index` is
-    the smaller of the two tails' index.
+    the chance of what lies beyond them, and `sides` are the two tails, of the distance from the
+    median.
     """
 
     edges: Array
@@ -46,9 +47,27 @@ class Panels:
     p: Array
     off: float
     cut: float
-    tail: float
-    tail_off: float
-    index: float
+    sides: Sides
+
+    @property
+    def index(self) -> float:
+        """The smaller of the two tails' index."""
+        return min(side.exponent for side in self.sides)
+
+    @property
+    def tail(self) -> float:
+        """The part of E|X| that lies beyond the edges."""
+        ends = np.abs(self.edges[[0, -1]])
+        return sum(t.chance * float(e) + t.excess for t, e in zip(self.sides, ends, strict=True))
+
+    @property
+    def tail_off(self) -> float:
+        """What that may be wrong by; an edge beyond zero bounds it only."""
+        ends = (-self.edges[0], self.edges[-1])
+        return sum(
+            t.error + 2 * t.chance * max(-float(e), 0.0)
+            for t, e in zip(self.sides, ends, strict=True)
+        )
 
     @cached_property
     def _series(self) -> Array:
@@ -124,15 +143,18 @@ def panels_of(distribution: Any, widest: float = np.inf) -> Panels:
             distribution.cdf(b) - distribution.cdf(a),
             distribution.sf(a) - distribution.sf(b),
         )
-        cut, tail, tail_off, index = _beyond(distribution, a[0], b[-1])
+        cut, sides = _beyond(distribution, float(a[0]), float(b[-1]))
     total = p.sum(axis=1)
-    near = np.abs(total - mass) < 0.1 * mass
+    # Where the mass is lost in rounding, as that of 1 - F far out, a smooth density knows it.
+    noise = (np.abs(total - mass) <= _NOISE) & (loose < 1e-9 * total)
+    mass = np.where(noise, total, mass)
+    near = np.abs(total - mass) <= 0.1 * mass
     factor = np.divide(mass, total, out=np.zeros_like(mass), where=near)
     p = np.where(near[:, None], p * factor[:, None], mass[:, None] / 2 * _WEIGHTS)
     # What a panel has too much or too little moves by its width at most.
-    wrong = np.where(near, np.abs(total - mass) + loose, mass) * (b - a)
+    wrong = np.where(near, np.abs(total - mass) + loose + noise * _EPS * total, mass) * (b - a)
     edges = np.append(a, b[-1])
-    return Panels(edges, x, p / p.sum(), float(wrong.sum()), cut, tail, tail_off, index)
+    return Panels(edges, x, p / p.sum(), float(wrong.sum()), cut, sides)
 
 
 def _split(edges: Array, widest: float) -> Array:
@@ -147,7 +169,7 @@ def _split(edges: Array, widest: float) -> Array:
 def _first_edges(distribution: Any, quartiles: Array, scale: float) -> Array:
     """Quantiles, octaves from the median outwards, and octaves towards finite ends."""
     low, high = (float(end) for end in distribution.support())
-    inner = float(distribution.ppf(CUT)), float(distribution.isf(CUT))
+    inner = _outermost(distribution.ppf), _outermost(distribution.isf)
     first = low if np.isfinite(low) else inner[0]
     last = high if np.isfinite(high) else inner[1]
     median = float(quartiles[1])
@@ -167,6 +189,15 @@ def _first_edges(distribution: Any, quartiles: Array, scale: float) -> Array:
         pieces.append(end - sign * reach * 2.0 ** -np.arange(count + 1))
     edges = np.unique(np.concatenate([np.asarray(piece, dtype=np.float64) for piece in pieces]))
     return edges[(edges >= first) & (edges <= last)]
+
+
+def _outermost(quantile: Any) -> float:
+    """The quantile at CUT, or the nearest one that scipy finds."""
+    for chance in _TAILS[::-1]:
+        edge = float(quantile(chance))
+        if np.isfinite(edge):
+            return edge
+    raise ValueError("source has no finite quantiles; pass a frozen distribution that has")
 
 
 def _halved(distribution: Any, edges: Array, scale: float) -> tuple[Array, ...]:
@@ -194,43 +225,41 @@ def _halved(distribution: Any, edges: Array, scale: float) -> tuple[Array, ...]:
     return tuple(column[order] for column in merged)
 
 
-def _beyond(distribution: Any, first: float, last: float) -> tuple[float, float, float, float]:
-    """Of both tails: the chance, the part of E|X|, its error, and the smaller index."""
-    cut = tail = off = 0.0
-    smallest = np.inf
-    for of, quantile, start in (
-        (distribution.sf, distribution.isf, last),
-        (lambda x: distribution.cdf(-x), lambda q: -distribution.ppf(q), -first),
-    ):
-        chance = float(of(start))
-        if not chance > 0:
-            continue
-        cut += chance
-        next_one = float(quantile(CUT**2))
-        index = _index(start, next_one, chance / CUT**2)
-        if not index < _LIGHT:
-            # At most a power law of that index goes on.
-            tail += chance * abs(start)
-            off += chance * abs(start) / (_LIGHT - 1)
-            continue
-        far = np.asarray(quantile(_FAR), dtype=np.float64)
-        far = np.unique(far[np.isfinite(far) & (far > start)])
-        value, error = integrate(of, octaves(np.append(start, far)))
-        # From there a power law goes on, with the index of the last two quantiles.
-        if far.size > 1:
-            index = _index(far[-2], far[-1], float(of(far[-2]) / of(far[-1])))
-        smallest = min(smallest, index)
-        end = np.append(start, far)[-1]
-        rest = float(end * of(end)) / max(index - 1, 1e-3)
-        tail, off = tail + chance * abs(start) + value + rest, off + error + rest
-    return cut, tail, off, smallest
+def _beyond(distribution: Any, first: float, last: float) -> tuple[float, Sides]:
+    """Of both tails: the chance beyond the edges, and what they hold, lower and upper."""
+    middle = float(distribution.ppf(0.5))
+    low, high = (float(end) for end in distribution.support())
+    sides = (
+        _side(distribution.cdf, lambda y: distribution.pdf(middle - y), first, middle, low),
+        _side(distribution.sf, lambda y: distribution.pdf(middle + y), last, middle, high),
+    )
+    return sides[0].chance + sides[1].chance, sides
 
 
-def _index(near: float, far: float, ratio: float) -> float:
-    """The index of a power law through two points of a tail; infinite where there is none."""
-    if not (0 < near < far and ratio > 1):
-        return np.inf
-    return float(np.log(ratio) / np.log(far / near)) if np.isfinite(far) else 0.0
+def _side(of: Any, density: Any, edge: float, middle: float, end: float) -> Tail:
+    """One tail by its density: a distribution function of 1 - F has few digits there."""
+    start = abs(edge - middle)
+    if edge == end or not start > 0:
+        return Tail(0.0, 0.0, 0.0, np.inf)
+    chance = float(of(edge))
+    tail = beyond(density, start)
+    if tail is None and chance <= _NOISE:
+        # No density outside a support that scipy does not state.
+        return Tail(max(chance, 0.0), 0.0, 2 * _NOISE * start, np.inf)
+    doubt = max(chance, 0.0) / 2 + 2 * _NOISE
+    if tail is None or (tail.exponent < _LIGHT and abs(tail.chance - chance) > doubt):
+        raise ValueError(
+            f"source has a chance of {chance:.3g} beyond {edge:.6g} by its distribution function "
+            f"and {'none' if tail is None else format(tail.chance, '.3g')} that falls by its "
+            "density; so its tail, and the mean, are not known: pass a sample of it, or the "
+            "logarithm of its characteristic function"
+        )
+    if np.isinf(tail.error) and tail.exponent > 1 + 1e-9:
+        raise ValueError(
+            f"source has a tail of index {tail.exponent:.6g} that still falls where floats end, so "
+            "its mean is not known; pass a sample of it"
+        )
+    return tail
 
 
 def octaves(sizes: Array) -> Array:

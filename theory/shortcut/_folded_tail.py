@@ -26,8 +26,8 @@ class FoldedTail(Evaluated):
     @staticmethod
     def at(centre: Any, p: Any) -> Any:
         """Newton's method, kept inside a bracket that halves whenever it would leave it."""
-        # p may be next to 1, where t is of the order of 1 - p.
-        with mpmath.extradps(20):
+        # p may be next to 1, where t is of the order of 1 - p, or next to 0, where 1 - p is 1.
+        with mpmath.extradps(20 + max(0, int(-mpmath.log10(p)))):
             centre, root = abs(centre), mpmath.sqrt(2)
             # |N(a, 1)| lies above |N(0, 1)| and above N(a, 1), and below a + |N(0, 1)|.
             alone = root * mpmath.erfinv(1 - p)

@@ -9,7 +9,7 @@ from sympy import Rational, Symbol, erfc, exp, sqrt
 
 from theory.derivation import Derivation, Statement
 from theory.equation import Step
-from theory.laws._domain import above, batch_size, number, within
+from theory.laws._domain import above, batch_size, number, real, within
 from theory.shortcut.entry import shortcut_ratio_probability, shortcut_ratio_quantile
 from theory.shortcut.layer import shortcut_layer_median
 from theory.symbols import n
@@ -18,6 +18,7 @@ Array = NDArray[np.float64]
 
 
 def _entries(name: str, value: Any, least: float = -np.inf) -> Array:
+    value = real(name, value)
     try:
         values = np.asarray(value, dtype=np.float64)
     except (TypeError, ValueError):
@@ -34,6 +35,17 @@ def _entries(name: str, value: Any, least: float = -np.inf) -> Array:
 def _tail(edge: Array, centre: Array) -> Array:
     """P(|N(centre, 1)| >= edge)."""
     return np.asarray(ndtr(centre - edge) + ndtr(-centre - edge))
+
+
+def _inside(edge: Array, centre: Array) -> Array:
+    """P(|N(centre, 1)| < edge), to its own digits."""
+    narrow = edge * (1 + centre) < 0.1
+    e, c = edge**2, centre**2
+    hermite = (c - 1, (c - 6) * c + 3, ((c - 15) * c + 45) * c - 15)
+    series = 1 + e / 6 * (hermite[0] + e / 20 * (hermite[1] + e / 42 * hermite[2]))
+    density = np.exp(-c / 2) * np.sqrt(2 / np.pi)
+    whole = ndtr(edge - centre) - ndtr(-edge - centre)
+    return np.asarray(np.where(narrow, edge * density * series, whole))
 
 
 def _layer(w: Any, h: Any, n: Any, sigma: Any, mu: Any, population: Any) -> tuple[Array, Array]:
@@ -115,7 +127,10 @@ def shortcut_entries_quantile(
         middle = (low + high) / 2
         if middle in (low, high):
             break
-        below = _tail(size / np.exp(middle), centre).mean() < p
+        edge = size / np.exp(middle)
+        # Next to one the share has no digits; what is above has them.
+        part = _tail(edge, centre) if p < 0.5 else _inside(edge, centre)
+        below = part.mean() < p if p < 0.5 else part.mean() > 1 - p
         low, high = (middle, high) if below else (low, middle)
     return float(np.exp((low + high) / 2))
 

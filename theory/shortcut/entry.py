@@ -7,6 +7,7 @@ from sympy import Abs, Integral, Rational, Symbol, erfc, erfinv, exp, log, oo, p
 from theory.derivation import Derivation, Statement
 from theory.equation import Step
 from theory.laws._domain import above, batch_size, deviation, finite, training_set, within
+from theory.laws._floats import at_floats, digits_of
 from theory.laws._folded_normal import batch_deviation
 from theory.shortcut._folded_tail import FoldedTail
 from theory.symbols import N, g, mu, n, sigma, x
@@ -60,7 +61,9 @@ def shortcut_ratio_quantile(
     if s.is_zero:
         return oo if mu.is_zero else size / Abs(mu)
     if mu.is_zero:
-        return size / (s * sqrt(2) * erfinv(1 - p))
+        # 1 - p may be 1 as a float.
+        z = FoldedTail(0, p).evalf(digits_of(p)) if p.is_Float else sqrt(2) * erfinv(1 - p)
+        return size / (s * z)
     return size / (s * FoldedTail(Abs(mu) / s, p))
 
 
@@ -79,12 +82,22 @@ def shortcut_ratio_probability(
     0.3333333333
     """
     r = above("r", r, 0, "a ratio of sizes is positive")
+    return _probability(r, *_with_chance(w, h, n, sigma, mu, population))
+
+
+def _with_chance(
+    w: Any, h: Any, n: Any, sigma: Any, mu: Any, population: Any
+) -> tuple[Any, Any, Any]:
     size, s, mu = arguments(w, h, n, sigma, mu, population)
     if s.is_zero:
         raise ValueError(
             f"sigma is {sigma!r}, and nothing is left to chance in a batch of n = {n}; "
             "compare |w|*h/|mu| with r"
         )
+    return size, s, mu
+
+
+def _probability(r: Any, size: Any, s: Any, mu: Any) -> Any:
     edges = [(size / r + sign * mu) / (sqrt(2) * s) for sign in (1, -1)]
     return erfc(edges[0]) if mu.is_zero else (erfc(edges[0]) + erfc(edges[1])) / 2
 
@@ -105,10 +118,13 @@ def shortcut_share_within(
     0.57157481
     """
     factor = above("factor", factor, 1, "2 is within a factor of two")
-    parts = [
-        shortcut_ratio_probability(r, w, h, n, sigma, mu, population) for r in (factor, 1 / factor)
-    ]
-    return parts[0] - parts[1]
+    size, s, mu = _with_chance(w, h, n, sigma, mu, population)
+    return at_floats(
+        lambda factor, size, s, mu: (
+            _probability(factor, size, s, mu) - _probability(1 / factor, size, s, mu)
+        ),
+        factor, size, s, mu,
+    )  # fmt: skip
 
 
 def shortcut_largest_share(factor: Any) -> Any:
@@ -127,6 +143,10 @@ def shortcut_largest_share(factor: Any) -> Any:
     0.581763
     """
     factor = above("factor", factor, 1, "2 is within a factor of two")
+    return at_floats(_largest_share, factor)
+
+
+def _largest_share(factor: Any) -> Any:
     k = 2 * factor * sqrt(log(factor) / (factor**4 - 1))
     return erfc(k / (sqrt(2) * factor)) - erfc(k * factor / sqrt(2))
 

@@ -16,6 +16,7 @@ from theory.laws._domain import (
     training_set,
     within,
 )
+from theory.laws._floats import at_floats
 from theory.laws._folded_normal import total_deviation
 from theory.ratio.distribution import ratio_quantile
 from theory.symbols import g, n, s_w, sigma, x
@@ -80,7 +81,9 @@ def shortcut_layer_share_within(
     """
     factor = above("factor", factor, 1, "2 is within a factor of two")
     k = _scale(s_w, h, n, sigma, tau, population)
-    return 2 / pi * (atan(factor / k) - atan(1 / (factor * k)))
+    return at_floats(
+        lambda factor, k: 2 / pi * (atan(factor / k) - atan(1 / (factor * k))), factor, k
+    )
 
 
 def shortcut_layer_quantile(
