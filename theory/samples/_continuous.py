@@ -33,9 +33,9 @@ def of_distribution(distribution: Any, n: int) -> Computed:
     low, high = _bracket(panels, two)
     if high - low < 1e-11 * high:
         return Computed((low + high) / 2, (high - low) / 2)
-    found = _of_more(distribution, panels, n)
-    if low - found.error <= found.value <= high + found.error:
-        return Computed(float(np.clip(found.value, low, high)), found.error)
+    computed = _of_more(distribution, panels, n)
+    if low - computed.error <= computed.value <= high + computed.error:
+        return Computed(float(np.clip(computed.value, low, high)), computed.error)
     return Computed((low + high) / 2, (high - low) / 2)
 
 

@@ -114,8 +114,8 @@ def expected_abs_mean(source: Any, n: int) -> Computed:
         raise ValueError("source has no values, or some that are not finite; leave those out")
     # In units of a power of two next to the largest, so that no square overflows or vanishes.
     unit = float(2.0 ** np.clip(np.frexp(np.abs(values).max())[1] - 1, -1021, 1022))
-    found = of_atoms(values / unit, np.full(values.size, 1 / values.size), n)
-    return Computed(found.value * unit, found.error * unit)
+    scaled = of_atoms(values / unit, np.full(values.size, 1 / values.size), n)
+    return Computed(scaled.value * unit, scaled.error * unit)
 
 
 def _formulas() -> dict[str, Any]:
