@@ -43,6 +43,7 @@ def shape_only(shape: Shape = ()) -> Tensor:
 def evaluated(like: Tensor, shape: Shape, values: Callable[[], Value]) -> Value:
     """What `values` returns, a tensor of that shape; on a dry run, as `like` says, the shape.
 
+    >>> import torch
     >>> evaluated(torch.ones(()), (2,), lambda: torch.zeros(2))
     tensor([0., 0.])
     >>> evaluated(shape_only(), (2,), lambda: torch.zeros(2)).shape

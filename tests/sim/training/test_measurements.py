@@ -202,7 +202,7 @@ def test_nothing_is_measured_where_nothing_is_wanted():
 def test_large_tensors_are_summed_without_loss():
     # One float32 sum over 2²⁴ numbers would be off by 2 %.
     model = sim.models.build("mlp", in_shape=(4096,), hidden=[1024], classes=2, seed=0)
-    network = type("Network", (), {"lanes": 1, "names": ["weight"]})()
+    network = type("Network", (), {"lanes": 1, "names": ["weight"], "own": False})()
     network.parameters = list(model.parameters())[:1]
     network.flat_parameters = flat_parameters(network.parameters, 1)
     exact = float(network.parameters[0].detach().double().abs().mean())
