@@ -18,14 +18,11 @@ class Masks:
     a reader's own network draws beside its dropout modules (`F.dropout`, `nn.RReLU`, the dropout
     of recurrent and attention layers), which cannot be told before.
 
-    Attributes:
-        own: whether the network is a reader's own.
-
     Args:
         model: whose dropout modules draw.
         device: where.
         separate: whether a generator of the network's own is to be tried.
-        own: whether the network is a reader's own.
+        own: whether the network is a reader's own; kept.
     """
 
     def __init__(
