@@ -355,6 +355,23 @@ def sinc(watch: Watch, func: Callable[..., Any], input: Tensor) -> Any:
 SERIES, TERMS = 0.05, 7
 
 
+def logcumsumexp(watch: Watch, func: Callable[..., Any], input: Tensor, dim: Any) -> Any:
+    """By sums of stretches that double in length (Hillis & Steele, Data parallel algorithms, 1986).
+
+    Torch's backward takes the logarithm of the gradient, and is NaN differentiated at a gradient of
+    zero.
+    """
+    if isinstance(dim, str) or not input.is_floating_point() or not input.dim():
+        return func(input, dim)
+    total, size, stretch = input, input.shape[dim], 1
+    while stretch < size:
+        longer, before = (total.narrow(dim, i, size - stretch) for i in (stretch, 0))
+        both = longer - F.logsigmoid(longer - before)  # log(exp(longer) + exp(before))
+        total = torch.cat([total.narrow(dim, 0, stretch), both], dim)
+        stretch *= 2
+    return total
+
+
 def refused(watch: Watch, func: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
     """A function whose result torch takes for a constant, whatever it depends on.
 
@@ -385,6 +402,7 @@ REPLACEMENTS: dict[Callable[..., Any], Callable[..., Any]] = {
     Tensor.retain_grad: _retain_grad,
     **dict.fromkeys(_there(torch.special, *filter(is_constant, dir(torch.special))), refused),
     **dict.fromkeys((torch.sinc, torch.special.sinc, Tensor.sinc), sinc),
+    **dict.fromkeys((torch.logcumsumexp, Tensor.logcumsumexp), logcumsumexp),
     F.embedding: _embedding,
     F.embedding_bag: embedding_bag,
     F.hardsigmoid: hardsigmoid,

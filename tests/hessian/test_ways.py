@@ -83,6 +83,16 @@ def sinc_at_zero(net, h):
     return torch.sinc(h * (torch.arange(6) != 2).unsqueeze(1))
 
 
+def cumulated(net, h):
+    """Of which the first and the last entry are not read, so that their gradients are zero."""
+    return torch.logcumsumexp(h, 1)[:, [1]] * torch.ones(3, dtype=h.dtype)
+
+
+def cumulated_far_apart(net, h):
+    """Ranges that exponentials of float64 do not span."""
+    return torch.logcumsumexp(h + torch.tensor([0.0, 900.0, 899.0], dtype=h.dtype), 1) / 100
+
+
 def tangent(function, x):
     return torch.func.jvp(function, (x,), (torch.ones_like(x),))[1]
 
@@ -109,6 +119,8 @@ MODELS = {
     "a gather of fewer rows": Net(fewer_rows),
     "an unfold without samples": Net(unfolded),
     "sinc at zero": Net(sinc_at_zero),
+    "logcumsumexp, not all read": Net(cumulated),
+    "logcumsumexp, far apart": Net(cumulated_far_apart),
     "a tangent through a layer norm": Net(of_layer_norm, norm=nn.LayerNorm(3)),
     "a dual number through a layer norm": Net(dual_of_layer_norm, norm=nn.LayerNorm(3)),
     "a tangent through an instance norm": Net(of_instance_norm),
