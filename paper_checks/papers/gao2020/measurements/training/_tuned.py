@@ -38,10 +38,15 @@ FACTORS = (0.1, 10**-0.5, 1.0, 10**0.5, 10.0)
 RECORDED_SIZES = (32, *SIZES)
 RECORDED_EPOCHS = 20
 RECORDED_SEEDS = ((0, 1), (2, 3, 4, 5))
-# 400 steps of 49152 images take most of an hour, so one seed chooses among three rates.
-LONG_SIZES = (512, 2048, 49152)
+# 400 steps of 49152 images take most of an hour, so one seed chooses, among few rates. Three of them
+# were tried first, from 10^-0.5 to 10^0.5; where the best was an end the grid went on.
+LONG_FACTORS = {
+    512: (10**-0.5, 1.0, 10**0.5, 10.0, 10**1.5),
+    2048: (10**-0.5, 1.0, 10**0.5, 10.0, 10**1.5),
+    49152: (0.1, 10**-0.5, 1.0, 10**0.5),
+}
+LONG_SIZES = tuple(LONG_FACTORS)
 LONG_STEPS = 400
-LONG_FACTORS = (10**-0.5, 1.0, 10**0.5)
 LONG_SEEDS = ((0,), (2, 3, 4, 5))
 # Images over which the largest eigenvalue of the Hessian is taken.
 SHARPNESS_IMAGES = 1024
@@ -136,7 +141,8 @@ def long_cells(context: "Context") -> Sequence[Cell]:
     """The same at equal steps, for the ledger."""
     setup = lab(context)
     tuning, reading = LONG_SEEDS
-    return [_cell(setup, "steps", n, LONG_FACTORS, tuning, reading) for n in sizes(setup)["steps"]]
+    factors = {setup.n(paper): tried for paper, tried in LONG_FACTORS.items()}
+    return [_cell(setup, "steps", n, factors[n], tuning, reading) for n in sizes(setup)["steps"]]
 
 
 def _cell(
