@@ -110,3 +110,43 @@ def test_what_the_digits_leave_out_of_the_whole_batches_no_judge_reads(name):
     read = [row for row in rows if row["series"] == "steps" or not row["remainder"]]
     assert len(read) < len(rows)
     assert build(name).judge({**full, "rows": read}) == build(name).judge(full)
+
+
+# A control of each that a profile may leave out, by the column and the value that its rows have.
+LEFT_OUT = {
+    "fig1": [("series", "steps")],
+    "fig5": [("rates", "grows")],
+    "fig8": [("rates", "grows")],
+    "fig11": [("protocol", "warm-up")],
+    "fig13": [("protocol", "only the rate")],
+    "fig14": [("protocol", "only the rate")],
+    "fig-cblr": [("series", "steps"), ("rule", "percent-delta")],
+    "claim-gap-worsens": [("series", "steps")],
+    "claim-global-rate-small-batch": [("series", "steps")],
+    "claim-layer-wise-necessary": [("series", "steps")],
+    "claim-mclr-falls-behind": [("series", "steps")],
+    "claim-schedule-is-step-length": [("protocol", "as many steps more")],
+    "claim-two-instabilities": [("rates", "grows")],
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "column", "value"),
+    [(name, *each) for name, controls in LEFT_OUT.items() for each in controls],
+)
+def test_a_control_that_was_not_run_is_not_shown(name, column, value):
+    whole = plain(CASES[name].true(np.random.default_rng(0)))
+    rows = [row for row in whole["rows"] if row[column] != value]
+    assert len(rows) < len(whole["rows"])
+    series = [each for each in whole.get("series", ()) if each != value]
+    without = whole | {"rows": rows} | ({"series": series} if series else {})
+    assert build(name).judge(without).verdict == "holds in part"
+
+
+def test_exact_curvature_at_one_batch_size_is_no_whole_answer():
+    whole = plain(CASES["fig-cblr"].true(np.random.default_rng(0)))
+    n = whole["n"][0]
+    rows = [row for row in whole["rows"] if row["n"] == n]
+    judgement = build("fig-cblr").judge(whole | {"n": [n], "rows": rows})
+    assert judgement.verdict == "holds in part"
+    assert "Not run: another batch size." in judgement.reason

@@ -7,6 +7,7 @@ from paper_checks.numbers import points, short, spread
 from paper_checks.papers.gao2020.figures._schedules import BASELINE, OURS, column, end, measure
 from paper_checks.papers.gao2020.figures._schedules import PROTOCOL as RUNS
 from paper_checks.statistics import (
+    UNDECIDED,
     any_of,
     conclude,
     difference,
@@ -65,4 +66,7 @@ def judge(measurements: Measurements, thresholds: Mapping[str, float]) -> Judgem
             f" Less that of as many steps more: {100 * steps.value:+.2f} "
             f"{points(steps.interval())}."
         )
+    else:
+        controls.append(UNDECIDED)
+        reason += " As many steps more were not run."
     return conclude(more(ranks, 0.0), controls, "> 0", ranks, reason)

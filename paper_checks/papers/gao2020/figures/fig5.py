@@ -81,10 +81,13 @@ def judge(measurements: Measurements, thresholds: Mapping[str, float]) -> Judgem
         f"{short(displacement.value)}. At equal steps, where a large batch is not trained less, "
         f"the path's is {short(steps.value)} {spread(steps.interval())}"
     )
-    controls = [more(steps, 0.0)]
+    # What was not run has no interval, and is not shown.
+    controls = [more(steps, 0.0), more(grows, 0.0)]
+    reason += "; at a rate that grows with n "
     if isfinite(grows.error):
-        controls.append(more(grows, 0.0))
-        reason += f"; at a rate that grows with n {short(grows.value)} {spread(grows.interval())}"
+        reason += f"{short(grows.value)} {spread(grows.interval())}"
+    else:
+        reason += "it was not run"
     core = all_of(less(power, 0.0), more(epochs, 0.0))
     return conclude(core, controls, "> 0", epochs, reason + ".")
 

@@ -20,7 +20,7 @@ from paper_checks.papers.gao2020.figures.fig16 import (
 )
 from paper_checks.papers.gao2020.measurements.training import RULE_RUNS, rules
 from paper_checks.shared import reads
-from paper_checks.statistics import all_of, conclude, in_parts, more, too_few
+from paper_checks.statistics import UNDECIDED, all_of, conclude, in_parts, more, too_few
 
 if TYPE_CHECKING:
     from paper_checks.papers.gao2020.measurements.context import Context
@@ -32,6 +32,7 @@ NAMES = {
     "percent-delta": "PercentDelta",
     "sgd": "SGD",
 }
+SERIES = ("epochs", "steps")
 SUBSTITUTES = ("mclr", "lars", "percent-delta")
 PROTOCOL = (
     *TUNED,
@@ -56,6 +57,14 @@ def settings(measurements: Measurements) -> list[tuple[str, int]]:
         for n in ends
         if arm(measurements, series, n, "cblr")
     ]
+
+
+def missing(measurements: Measurements) -> list[str]:
+    """What the criterion asks for and was not run."""
+    lacking = [f"equal {name}" for name in SERIES if name not in series_of(measurements)]
+    if len(set(measurements["n"])) < 2:
+        lacking.append("another batch size")
+    return lacking + [NAMES[rule] for rule in SUBSTITUTES if rule not in trained(measurements)]
 
 
 def judge(measurements: Measurements, thresholds: Mapping[str, float]) -> Judgement:
@@ -92,6 +101,9 @@ def judge(measurements: Measurements, thresholds: Mapping[str, float]) -> Judgem
     reason = "True CBLR less the best of its approximations: " + "; ".join(told) + "."
     reason += ends_told(edges)
     whole = [all_of(*parts), *controls]
+    if lacking := missing(measurements):
+        whole.append(UNDECIDED)
+        reason += f" Not run: {', '.join(lacking)}."
     return conclude(in_parts(*parts), whole, "> 0", least, reason, thresholds["margin"])
 
 
