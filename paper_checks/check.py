@@ -17,7 +17,8 @@ class Judgement:
 
     `interval` bounds `measured`; `tolerance` is the width of agreement the criterion grants, or
     `None` where the criterion is an inequality. `p` is the least level at which the intervals would
-    decide, or `None` where no interval is read.
+    decide, or `None` where no interval is read. `rest` says of what holds in part whether the
+    remainder of the statement, or the control that decides what it means, is refuted or open.
     """
 
     verdict: str
@@ -27,6 +28,7 @@ class Judgement:
     interval: tuple[float, float] | None = None
     tolerance: float | None = None
     p: float | None = None
+    rest: str = ""
 
 
 @dataclass(frozen=True)

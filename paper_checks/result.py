@@ -22,7 +22,8 @@ class Result:
     `reason` says what happened. `measurements` are what `judge` read, so that the verdict can be
     formed again; `kept` says that they come from an earlier run of the same configuration, and
     `seconds` is then what that run took. `code` names the file that measured;
-    `p` is the least level at which the intervals would decide.
+    `p` is the least level at which the intervals would decide; of what holds in part, `rest` says
+    whether the remainder is refuted or open.
     """
 
     id: str
@@ -50,6 +51,7 @@ class Result:
     kept: bool = False
     code: str = ""
     p: float | None = None
+    rest: str = ""
     measurements: dict[str, Any] = field(default_factory=dict)
 
     @property

@@ -8,7 +8,7 @@
 | successes among trials | `proportion` |
 | the spread of two arms over the seeds | `deviation_ratio` |
 | an estimate and a bound | `more`, `less`, `within` (equivalence by two one-sided tests) |
-| several decisions | `all_of`, `any_of`; parts of one sentence: `in_parts` |
+| several decisions | `all_of`, `any_of`; parts of one sentence: `in_parts`, `deciding` |
 | a decision and its controls | `conclude`: the verdict |
 | all verdicts of a report | `adjusted`: the correction for their number |
 
@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 
 from paper_checks.check import Judgement
-from paper_checks.verdicts import CONTRADICTED, HOLDS, IN_PART, INCONCLUSIVE
+from paper_checks.verdicts import CONTRADICTED, HOLDS, IN_PART, INCONCLUSIVE, OPEN, REFUTED
 
 LEVEL = 0.05
 
@@ -369,6 +369,29 @@ def in_parts(*parts: Decision) -> Decision:
     return Decision(shown, all_of(*parts).excluded)
 
 
+def deciding(
+    decisions: Sequence[Decision], estimates: Sequence[Estimate], otherwise: Estimate
+) -> Estimate:
+    """The estimate that a sentence of several parts is decided by, for the reader to see.
+
+    Where all parts are shown it is the least sure one, where some are the surest of these, where
+    none is the surest of those that are excluded, and `otherwise` where nothing is decided.
+
+    >>> shown, sure, out = Decision(0.01, 1.0), Decision(0.001, 1.0), Decision(1.0, 0.01)
+    >>> one, two = Estimate(1.0, 0.1), Estimate(2.0, 0.1)
+    >>> [deciding(parts, (one, two), one).value for parts in
+    ...  ((shown, sure), (out, sure), (UNDECIDED, out), (UNDECIDED, UNDECIDED))]
+    [1.0, 2.0, 2.0, 1.0]
+    """
+    parts = list(zip(decisions, estimates, strict=True))
+    if shown := [part for part in parts if part[0].holds]:
+        choose = max if len(shown) == len(parts) else min
+        return choose(shown, key=lambda part: part[0].shown)[1]
+    if excluded := [part for part in parts if part[0].fails]:
+        return min(excluded, key=lambda part: part[0].excluded)[1]
+    return otherwise
+
+
 def opposite(part: Decision) -> Decision:
     """The statement that it is not true.
 
@@ -393,24 +416,29 @@ def conclude(
 
     *Holds* if core and controls are shown, *holds in part* if only the core is, *contradicted* if
     the core is excluded, and *inconclusive* otherwise. `estimate` is the number that the reader
-    sees; `p` of the judgement is that of the verdict, or of the nearest one if undecided.
+    sees; `p` of the judgement is that of the verdict, or of the nearest one if undecided. Of what
+    holds in part, `rest` says whether the controls are refuted or open.
 
     >>> shown, open_ = Decision(0.01, 1.0), Decision(0.5, 0.5)
     >>> [conclude(*parts, "> 0", Estimate(1.0, 0.3), "").verdict
     ...  for parts in ((shown, [shown]), (shown, [open_]), (opposite(shown), []), (open_, [shown]))]
     ['holds', 'holds in part', 'contradicted', 'inconclusive']
+    >>> [conclude(shown, [each], "> 0", Estimate(1.0, 0.3), "").rest
+    ...  for each in (shown, open_, opposite(shown))]
+    ['', 'open', 'refuted']
     """
     # Undecided ones count too when the number of verdicts is corrected for.
-    verdict, p = INCONCLUSIVE, min(1.0, core.shown, core.excluded)
+    verdict, p, rest = INCONCLUSIVE, min(1.0, core.shown, core.excluded), ""
     whole = all_of(core, *controls)
     if whole.holds:
         verdict, p = HOLDS, whole.shown
     elif core.holds:
         verdict, p = IN_PART, core.shown
+        rest = REFUTED if all_of(*controls).fails else OPEN
     elif core.fails:
         verdict, p = CONTRADICTED, core.excluded
     value, low, high = estimate
-    return Judgement(verdict, predicted, value, reason, (low, high), tolerance, p)
+    return Judgement(verdict, predicted, value, reason, (low, high), tolerance, p, rest)
 
 
 def too_few(predicted: float | str | None, what: str) -> Judgement:

@@ -8,6 +8,11 @@ SKIPPED = "skipped"
 ILLUSTRATION = "illustration"
 # Of a profile whose runs go on from day to day: none of a check's runs are in the ledger yet.
 NOT_RUN = "not run"
+# Some of them are, and it is judged when all are.
+UNFINISHED = "unfinished"
+
+# Of what holds in part: what became of the remainder.
+REFUTED, OPEN = "refuted", "open"
 
 # A figure's or a claim's verdict is one of these; an equation's is theory's own.
 VERDICTS = (HOLDS, IN_PART, CONTRADICTED, INCONCLUSIVE, SKIPPED, ILLUSTRATION)
@@ -30,6 +35,7 @@ _ORDER = (
     ("plain", "definition"),
     ("plain", ILLUSTRATION),
     ("plain", SKIPPED),
+    ("plain", UNFINISHED),
     ("plain", NOT_RUN),
 )
 # What each word means, for a reader of the report.
@@ -52,6 +58,7 @@ MEANINGS = {
     "definition": "an equation that says what a word means, and cannot be wrong",
     ILLUSTRATION: "a sketch without a measurement, redrawn from the mathematics",
     SKIPPED: "not tried in this run",
+    UNFINISHED: "some of its runs are still to be made; it is judged when all are in the ledger",
     NOT_RUN: "none of its runs are in the ledger yet",
 }
 # How an equation can end, in three kinds; what is assumed or defined is not among them.
@@ -70,6 +77,15 @@ def rank(verdict: str) -> int:
     ['contradicted', 'holds', 'skipped']
     """
     return _RANK.get(verdict, _RANK["sign"])
+
+
+def worded(verdict: str, rest: str = "") -> str:
+    """A verdict with what became of the remainder of a statement that holds in part.
+
+    >>> worded("holds in part", "refuted"), worded("holds")
+    ('holds in part, the rest refuted', 'holds')
+    """
+    return f"{verdict}, the rest {rest}" if rest else verdict
 
 
 def tone(verdict: str) -> str:

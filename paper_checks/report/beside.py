@@ -15,7 +15,7 @@ from paper_checks.measurements.context import Context
 from paper_checks.papers import USUAL, paper
 from paper_checks.registry import build, rows_read
 from paper_checks.result import Result, plain
-from paper_checks.verdicts import INCONCLUSIVE, NOT_RUN, rank
+from paper_checks.verdicts import INCONCLUSIVE, NOT_RUN, UNFINISHED, rank, worded
 
 # Images that are not the published ones, by the sha256 of the training files.
 IMAGES = {
@@ -39,6 +39,8 @@ class Entry:
     seeds: tuple[int, ...] = ()
     network: str = ""
     dates: tuple[str, str] | None = None
+    p: float | None = None
+    rest: str = ""
 
     @property
     def ran(self) -> bool:
@@ -69,7 +71,8 @@ class Beside:
             return ""
         if entry.verdict == result.verdict:
             return "the same"
-        return f"differs: {result.verdict} here, {entry.verdict} on {self.place}"
+        here, there = (worded(each.verdict, each.rest) for each in (result, entry))
+        return f"differs: {here} here, {there} on {self.place}"
 
     def lines(self) -> list[str]:
         """The whole in a few lines, for a terminal; none where nothing was asked.
@@ -148,7 +151,7 @@ def _entry(check: Check, context: Context, rows: Sequence[Row]) -> Entry:
     facts["dates"] = (min(row.date for row in rows)[:10], max(row.date for row in rows)[:10])
     if done < runs:
         reason = f"{done} of {runs} runs were made; it is judged when all are."
-        return Entry(check.id, INCONCLUSIVE, reason, **facts)
+        return Entry(check.id, UNFINISHED, reason, **facts)
     try:
         measurements = plain(check.measure(context))
         judgement = check.judge(measurements)
@@ -166,5 +169,7 @@ def _entry(check: Check, context: Context, rows: Sequence[Row]) -> Entry:
         judgement.interval,
         seeds=tuple(measurements.get("seeds", ())),
         network=measurements.get("network", ""),
+        p=plain(judgement.p),
+        rest=judgement.rest,
         **facts,
     )

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from paper_checks.report.beside import Entry
 from paper_checks.result import Result
 from paper_checks.statistics import LEVEL, adjusted
 from paper_checks.verdicts import INCONCLUSIVE
@@ -27,13 +28,17 @@ class Multiplicity:
         return self.level * len(self.corrected)
 
 
-def multiplicity(results: Sequence[Result]) -> Multiplicity:
+def multiplicity(results: Sequence[Result | Entry]) -> Multiplicity:
     """What the number of verdicts means for each of `results`; equations have no intervals.
 
     >>> multiplicity([]).by_chance
     0.0
     """
-    read = [result for result in results if result.kind != "equation" and result.p is not None]
+    read = [
+        result
+        for result in results
+        if getattr(result, "kind", "") != "equation" and result.p is not None
+    ]
     corrected = adjusted({result.id: float(result.p or 0.0) for result in read})
     decided = [result.id for result in read if result.verdict != INCONCLUSIVE]
     fragile = [name for name in decided if corrected[name] > LEVEL]

@@ -19,7 +19,7 @@ from paper_checks.report.multiplicity import multiplicity
 from paper_checks.report.overview import overview
 from paper_checks.report.words import bounds, checks_of, quantity, words
 from paper_checks.result import Result, read_results
-from paper_checks.verdicts import MEANINGS, mark, rank, tone
+from paper_checks.verdicts import MEANINGS, mark, rank, tone, worded
 
 MOST_ROWS = 60
 
@@ -234,6 +234,7 @@ def render(
     )
     environment.filters |= {
         "tone": tone,
+        "worded": worded,
         "mark": mark,
         "rank": rank,
         "order": partial(order, of=of),
@@ -270,6 +271,7 @@ def render(
         ],
         facts=_page_facts(results),
         multiplicity=multiplicity(results),
+        recorded=multiplicity(list(ledger.entries.values())),
     )
 
 

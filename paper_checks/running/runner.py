@@ -276,6 +276,7 @@ def perform(check: Check, context: Context, monitor: Monitor) -> tuple[Result, D
         kept=context.kept_seconds > 0,
         code=source_path(check.judge),
         p=plain(judgement.p),
+        rest=judgement.rest,
         measurements=measurements,
     )
     return result, drawing

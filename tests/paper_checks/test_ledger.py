@@ -371,7 +371,7 @@ def test_a_row_that_was_changed_by_hand_is_no_evidence(copy, change):
     assert "was changed after it was written" in str(problem)
     assert f"first-epoch{SUFFIX}, row {values['key']}" in str(problem)
     beside = side.beside(["fig4"], copy)
-    assert beside.entries["fig4"].verdict == "inconclusive"
+    assert beside.entries["fig4"].verdict == "unfinished"
     assert beside.problems == [problem]
     assert str(problem) in "\n".join(beside.lines())
 
@@ -542,7 +542,7 @@ def test_measurements_without_training_are_one_row_each(images, tmp_path, monkey
 # ---- side by side ------------------------------------------------------------------------------
 
 
-def test_what_was_not_run_is_not_run_and_a_part_is_inconclusive(made, copy, tmp_path):
+def test_what_was_not_run_is_not_run_and_a_part_is_unfinished(made, copy, tmp_path):
     nothing = side.beside(["fig4", "eq4"], tmp_path / "empty")
     assert set(nothing.entries) == {"fig4"}
     assert nothing.entries["fig4"].verdict == "not run"
@@ -551,7 +551,7 @@ def test_what_was_not_run_is_not_run_and_a_part_is_inconclusive(made, copy, tmp_
     whole = lines(copy)
     path.write_text("\n".join(whole[:3]), encoding="utf-8")
     part = side.beside(["fig4"], copy).entries["fig4"]
-    assert part.verdict == "inconclusive"
+    assert part.verdict == "unfinished"
     assert part.reason == "3 of 4 runs were made; it is judged when all are."
     path.write_text("\n".join(whole), encoding="utf-8")
     every = side.beside(["fig4"], copy).entries["fig4"]
@@ -575,7 +575,7 @@ def test_the_page_shows_both_verdicts_and_a_word_where_they_differ(made):
     assert "(differs: holds here, contradicted on CIFAR-10)" in page
     assert "its criterion was changed" in page
     assert found.word(replace(quick, verdict="contradicted")) == "the same"
-    partly = side.Beside({"fig4": side.Entry("fig4", "inconclusive", "", done=1, total=4)})
+    partly = side.Beside({"fig4": side.Entry("fig4", "unfinished", "", done=1, total=4)})
     assert partly.word(quick) == "", "what was not run does not differ"
     assert "On CIFAR-10" not in render([result], {}, others={}), "not beside itself"
 
@@ -590,24 +590,23 @@ def test_the_readmes_table_has_both_columns(made, tmp_path):
     third = replace(here, id="fig10")
     entries = {
         "fig4": side.Entry("fig4", "contradicted", "", 1.5, (1.0, 2.0), done=4, total=4),
-        "fig10": side.Entry("fig10", "inconclusive", "", done=3, total=64),
+        "fig10": side.Entry("fig10", "unfinished", "", done=3, total=64),
     }
     text = summary.table([here, other, third], side.Beside(entries, rows=7))
     assert text.splitlines() == [
-        "1 contradicted, 2 holds on digits. 1 contradicted, 1 inconclusive on CIFAR-10, from 7 "
-        "runs.",
+        "1 contradicted, 2 holds on digits. 1 contradicted, 1 unfinished on CIFAR-10, from 7 rows.",
         "",
         "| | digits | CIFAR-10 | |",
         "|---|---|---|---|",
         f"| fig4: {here.title} | holds: 0.5 | contradicted: 1.5 [1, 2] | differs |",
-        "| fig7: E\\|g\\| | contradicted: 0.5 |  |  |",
-        f"| fig10: {here.title} | holds: 50 points | inconclusive (3 of 64 runs) |  |",
+        "| fig7: E\\|g\\| | contradicted: 0.5 |  | |",
+        f"| fig10: {here.title} | holds: 50 points | unfinished (3 of 64 runs) | |",
     ]
     assert summary.numbers([here, other, third], side.Beside(entries, rows=7)).splitlines() == [
-        "||contradicted|inconclusive|holds|",
+        "||contradicted|holds|unfinished|",
         "|---|---|---|---|",
-        "|digits|1|0|2|",
-        "|CIFAR-10|1|1|0|",
+        "|digits|1|2|0|",
+        "|CIFAR-10|1|0|1|",
     ]
     page = tmp_path / "README.md"
     page.write_text(f"a\n{summary.BEGIN}\nold\n{summary.END}\nb\n", encoding="utf-8")
@@ -617,6 +616,28 @@ def test_the_readmes_table_has_both_columns(made, tmp_path):
     page.write_text("nothing", encoding="utf-8")
     with pytest.raises(InputError, match=r"page: README.md: needs the lines"):
         summary.put(page, text)
+
+
+def test_the_table_says_what_became_of_the_rest_and_what_is_fragile(made):
+    """Of two p corrected for their number 0.04 does not stand, here or in the ledger."""
+    from paper_checks import summary
+
+    (result,) = made[1]
+    part = replace(result, verdict="holds in part", rest="refuted", measured=1.0, interval=None)
+    part = replace(part, environment={"profile": "quick", "dataset": "digits"})
+    sure, weak = replace(part, p=0.001), replace(part, id="fig7", p=0.04)
+    entries = {
+        "fig4": side.Entry("fig4", "contradicted", "", 2.0, p=0.04, done=4, total=4),
+        "fig7": side.Entry("fig7", "holds in part", "", 3.0, p=0.001, rest="open", done=4, total=4),
+    }
+    text = summary.table([sure, weak], side.Beside(entries, rows=8)).splitlines()
+    refuted = "holds in part, the rest refuted"
+    assert text[4:] == [
+        f"| fig4: {part.title} | {refuted}: 1 | contradicted †: 2 | differs |",
+        f"| fig7: {part.title} | {refuted} †: 1 | holds in part, the rest open: 3 | |",
+        "",
+        summary.FRAGILE,
+    ]
 
 
 def test_a_judge_that_breaks_down_is_said_and_costs_no_other(copy, monkeypatch):

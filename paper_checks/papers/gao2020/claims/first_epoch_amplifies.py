@@ -10,6 +10,7 @@ from paper_checks.statistics import (
     all_of,
     any_of,
     conclude,
+    deciding,
     in_parts,
     more,
     paired,
@@ -47,5 +48,6 @@ def judge(measurements: Measurements, thresholds: Mapping[str, float]) -> Judgem
         f". With only the batch smaller, at the same rate, the stride per step is "
         f"{short(only.value)} {spread(only.interval())} times as long."
     )
-    core = in_parts(longer, space)
-    return conclude(core, [all_of(longer, space)], "> 1", factors["first_stride"], reason)
+    stride, *others = factors.values()
+    seen = deciding((longer, space), (stride, deciding(broader, others, others[0])), stride)
+    return conclude(in_parts(longer, space), [all_of(longer, space)], "> 1", seen, reason)

@@ -7,7 +7,16 @@ from paper_checks.check import Judgement, Measurements
 from paper_checks.numbers import short, spread
 from paper_checks.papers.gao2020.figures.fig_gaussian import LAYER_GRADIENTS, layers
 from paper_checks.shared import reads
-from paper_checks.statistics import Ratio, conclude, in_parts, more, paired, ratio, too_few
+from paper_checks.statistics import (
+    Ratio,
+    conclude,
+    deciding,
+    in_parts,
+    more,
+    paired,
+    ratio,
+    too_few,
+)
 
 if TYPE_CHECKING:
     from paper_checks.papers.gao2020.measurements.context import Context
@@ -63,4 +72,5 @@ def judge(measurements: Measurements, thresholds: Mapping[str, float]) -> Judgem
         + "."
     )
     least = min(ratios.values(), key=lambda each: each.value)
-    return conclude(in_parts(*grows), much, f"> {limit:g}", least, reason)
+    seen = deciding(grows, list(ratios.values()), least)
+    return conclude(in_parts(*grows), much, f"> {limit:g}", seen, reason)

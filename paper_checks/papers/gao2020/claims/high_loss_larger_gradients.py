@@ -7,7 +7,16 @@ from paper_checks.check import Judgement, Measurements
 from paper_checks.numbers import short, spread
 from paper_checks.papers.gao2020.figures.fig9 import DISCARDED_BATCHES
 from paper_checks.shared import reads
-from paper_checks.statistics import all_of, conclude, difference, in_parts, mean, more, too_few
+from paper_checks.statistics import (
+    all_of,
+    conclude,
+    deciding,
+    difference,
+    in_parts,
+    mean,
+    more,
+    too_few,
+)
 
 if TYPE_CHECKING:
     from paper_checks.papers.gao2020.measurements.context import Context
@@ -52,4 +61,5 @@ def judge(measurements: Measurements, thresholds: Mapping[str, float]) -> Judgem
     strong = [more(each, thresholds["rank"]) for each in correlations]
     least = min(correlations, key=lambda each: each.value)
     reason = f"Rank correlation of a sample's loss with the norm of its gradient: {told}."
-    return conclude(in_parts(*positive), [all_of(*positive), *strong], "> 0", least, reason)
+    seen = deciding(positive, correlations, least)
+    return conclude(in_parts(*positive), [all_of(*positive), *strong], "> 0", seen, reason)

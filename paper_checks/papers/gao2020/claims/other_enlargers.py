@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 from paper_checks.check import Judgement, Measurements
 from paper_checks.numbers import short, spread
 from paper_checks.shared import Shared, reads
-from paper_checks.statistics import all_of, conclude, in_parts, more, ratio, too_few
+from paper_checks.statistics import all_of, conclude, deciding, in_parts, more, ratio, too_few
 
 if TYPE_CHECKING:
     from paper_checks.papers.gao2020.measurements.context import Context
@@ -79,4 +79,5 @@ def judge(measurements: Measurements, thresholds: Mapping[str, float]) -> Judgem
         f"{name} {short(each.value)} {spread(each.interval())}" for name, each in ratios.items()
     )
     least = min(ratios.values(), key=lambda each: each.value)
-    return conclude(in_parts(*larger), [all_of(*larger)], "> 1", least, f"{reason}.")
+    seen = deciding(larger, list(ratios.values()), least)
+    return conclude(in_parts(*larger), [all_of(*larger)], "> 1", seen, f"{reason}.")

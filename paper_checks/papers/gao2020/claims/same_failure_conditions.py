@@ -49,8 +49,10 @@ def judge(measurements: Measurements, thresholds: Mapping[str, float]) -> Judgem
     reason = "The layer's rate changes by a factor: " + "; ".join(
         f"{case} → 0: {short(each.value)}" for case, each in factors.items()
     )
+    # The verdict is read from all entries at once where one alone does not move the rate.
+    seen = ": one" if all_of(*whole, *single).holds else ": all"
     least = min(
-        (each for case, each in factors.items() if ": one" in case), key=lambda each: each.value
+        (each for case, each in factors.items() if seen in case), key=lambda each: each.value
     )
     predicted = f"> {thresholds['factor']:g}"
     return conclude(all_of(*whole), single, predicted, least, f"{reason}.")

@@ -8,7 +8,7 @@ from paper_checks.check import Judgement, Measurements
 from paper_checks.numbers import short, spread
 from paper_checks.papers.gao2020.measurements.context import SNAPSHOTS
 from paper_checks.shared import Shared, reads
-from paper_checks.statistics import Ratio, all_of, any_of, conclude, more, ratio, too_few
+from paper_checks.statistics import Ratio, all_of, any_of, conclude, deciding, more, ratio, too_few
 
 if TYPE_CHECKING:
     from paper_checks.papers.gao2020.measurements.context import Context
@@ -120,4 +120,5 @@ def judge(measurements: Measurements, thresholds: Mapping[str, float]) -> Judgem
         for network, each in quotients.items()
     )
     least = min(quotients.values(), key=lambda each: each.value)
-    return conclude(any_of(*costly), [all_of(*costly)], predicted, least, f"{reason}.")
+    seen = deciding(costly, list(quotients.values()), least)
+    return conclude(any_of(*costly), [all_of(*costly)], predicted, seen, f"{reason}.")

@@ -6,7 +6,7 @@ from math import log
 from paper_checks.check import Judgement, Measurements
 from paper_checks.numbers import short, spread
 from paper_checks.papers.gao2020.claims.gaussian_initially import changes, measure
-from paper_checks.statistics import all_of, conclude, in_parts, too_few, within
+from paper_checks.statistics import all_of, conclude, deciding, in_parts, too_few, within
 
 __all__ = ["PROTOCOL", "judge", "measure"]
 
@@ -32,4 +32,5 @@ def judge(measurements: Measurements, thresholds: Mapping[str, float]) -> Judgem
         + "."
     )
     farthest = max(ratios.values(), key=lambda each: abs(log(each.value)))
-    return conclude(in_parts(*near), [all_of(*near)], 1.0, farthest, reason, factor)
+    seen = deciding(near, list(ratios.values()), farthest)
+    return conclude(in_parts(*near), [all_of(*near)], 1.0, seen, reason, factor)

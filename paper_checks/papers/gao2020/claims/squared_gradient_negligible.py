@@ -113,4 +113,6 @@ def judge(measurements: Measurements, thresholds: Mapping[str, float]) -> Judgem
     )
     core = all_of(*(less(each, limit) for each in quantile.values()))
     whole = [less(each, limit) for each in largest.values()]
-    return conclude(core, whole, predicted, worst, reason)
+    # What holds in part, or not at all, does so by the quantiles.
+    seen = worst if all_of(*whole).holds else quantile[common]
+    return conclude(core, whole, predicted, seen, reason)

@@ -13,6 +13,7 @@ from paper_checks.statistics import (
     UNDECIDED,
     all_of,
     conclude,
+    deciding,
     in_parts,
     more,
     paired,
@@ -64,11 +65,7 @@ def judge(measurements: Measurements, thresholds: Mapping[str, float]) -> Judgem
         )
     else:
         reason += "The rate that grows with n was not run."
-    first = more(randomness, 1.0)
-    return conclude(
-        in_parts(first, second),
-        [all_of(first, second)],
-        "> 1",
-        randomness if small_steps is None else small_steps,
-        reason,
-    )
+    halves = more(randomness, 1.0), second
+    known = small_steps or randomness
+    seen = deciding(halves, (randomness, known), known)
+    return conclude(in_parts(*halves), [all_of(*halves)], "> 1", seen, reason)

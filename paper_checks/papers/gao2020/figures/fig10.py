@@ -9,7 +9,16 @@ from paper_checks.numbers import points, short
 from paper_checks.papers.gao2020.figures._lines import MARKERS, PALETTE
 from paper_checks.papers.gao2020.measurements.training import DISCARDED, DISCARDING_RUNS, discarding
 from paper_checks.shared import reads
-from paper_checks.statistics import Estimate, all_of, conclude, difference, in_parts, more, too_few
+from paper_checks.statistics import (
+    Estimate,
+    all_of,
+    conclude,
+    deciding,
+    difference,
+    in_parts,
+    more,
+    too_few,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -59,7 +68,8 @@ def judge(measurements: Measurements, thresholds: Mapping[str, float]) -> Judgem
         + "."
     )
     least = min(over, key=lambda gain: gain.value)
-    return conclude(in_parts(*gains), [all_of(*gains), *controls], "> 0", least, reason)
+    seen = deciding(gains, over, least)
+    return conclude(in_parts(*gains), [all_of(*gains), *controls], "> 0", seen, reason)
 
 
 def told(measurements: Measurements, n: int) -> str:

@@ -17,6 +17,7 @@ from paper_checks.papers.gao2020.figures._schedules import (
 from paper_checks.statistics import (
     all_of,
     conclude,
+    deciding,
     deviation_ratio,
     in_parts,
     more,
@@ -42,7 +43,11 @@ def judge(measurements: Measurements, thresholds: Mapping[str, float]) -> Judgem
         f"end disperse over the seeds {short(dispersion.value)} times "
         f"{spread(dispersion.interval())} as much."
     )
-    return conclude(in_parts(*halves), [all_of(*halves)], predicted, base, reason)
+    core = in_parts(*halves)
+    seen = deciding(halves, (base, dispersion), base)
+    if seen is dispersion:
+        predicted = "> 1"
+    return conclude(core, [all_of(*halves)], predicted, seen, reason)
 
 
 def draw(measurements: Measurements) -> Drawing:

@@ -19,6 +19,7 @@ from paper_checks.statistics import (
     all_of,
     any_of,
     conclude,
+    deciding,
     more,
     ratio,
     too_few,
@@ -94,15 +95,14 @@ def judge(measurements: Measurements, thresholds: Mapping[str, float]) -> Judgem
     if few < thresholds["seeds"] or len(sizes) < thresholds["sizes"]:
         return too_few("U-shaped", "Too few seeds or batch sizes.")
     decisions = {name: u_shaped(each) for name, each in by_arm.items() if each}
-    calmest = min(range(1, len(sizes) - 1), key=lambda k: sum(whole_batches[k]))
-    low, high = ends_over(whole_batches, calmest)
-    told = []
+    told, lower_ends = [], {}
     for name, each in by_arm.items():
         if not each:
             told.append(f"{name}: not run")
             continue
         middle = min(range(1, len(sizes) - 1), key=lambda k: sum(each[k]))
         first, last = ends_over(each, middle)
+        lower_ends[name] = min(first, last, key=lambda end: end.value)
         told.append(
             f"{name}: "
             + ", ".join(short(sum(values) / len(values)) for values in each)
@@ -115,8 +115,12 @@ def judge(measurements: Measurements, thresholds: Mapping[str, float]) -> Judgem
         f"{', '.join(map(str, sizes))}. " + ". ".join(told) + "."
     )
     controls = [decisions.get(name, UNDECIDED) for name in list(ARMS)[:2]]
-    least = min(low, high, key=lambda each: each.value)
-    return conclude(any_of(*decisions.values()), controls, "> 1", least, reason)
+    seen = deciding(
+        list(decisions.values()),
+        [lower_ends[name] for name in decisions],
+        lower_ends["whole batches"],
+    )
+    return conclude(any_of(*decisions.values()), controls, "> 1", seen, reason)
 
 
 def draw(measurements: Measurements) -> Drawing:

@@ -11,7 +11,7 @@ from paper_checks.numbers import points, short
 from paper_checks.papers.gao2020.figures._entries import ENTRIES, entries
 from paper_checks.papers.gao2020.figures._reducers import BETA
 from paper_checks.shared import reads
-from paper_checks.statistics import any_of, at_least, conclude, mean, too_few
+from paper_checks.statistics import any_of, at_least, conclude, deciding, mean, too_few
 
 if TYPE_CHECKING:
     from paper_checks.papers.gao2020.measurements.context import Context
@@ -66,7 +66,8 @@ def judge(measurements: Measurements, thresholds: Mapping[str, float]) -> Judgem
         f"{short(middle_decayed)}; b = 0 would have it far below 1."
     )
     with_, without = (at_least(each, thresholds["most"]) for each in (decayed, plain))
-    return conclude(any_of(with_, without), [without], predicted, plain, reason)
+    seen = deciding((without, with_), (plain, decayed), plain)
+    return conclude(any_of(with_, without), [without], predicted, seen, reason)
 
 
 def draw(measurements: Measurements) -> Drawing:

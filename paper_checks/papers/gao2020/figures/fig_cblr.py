@@ -20,7 +20,7 @@ from paper_checks.papers.gao2020.figures.fig16 import (
 )
 from paper_checks.papers.gao2020.measurements.training import RULE_RUNS, rules
 from paper_checks.shared import reads
-from paper_checks.statistics import UNDECIDED, all_of, conclude, in_parts, more, too_few
+from paper_checks.statistics import UNDECIDED, all_of, conclude, deciding, in_parts, more, too_few
 
 if TYPE_CHECKING:
     from paper_checks.papers.gao2020.measurements.context import Context
@@ -104,7 +104,8 @@ def judge(measurements: Measurements, thresholds: Mapping[str, float]) -> Judgem
     if lacking := missing(measurements):
         whole.append(UNDECIDED)
         reason += f" Not run: {', '.join(lacking)}."
-    return conclude(in_parts(*parts), whole, "> 0", least, reason, thresholds["margin"])
+    seen = deciding(parts, leads, least)
+    return conclude(in_parts(*parts), whole, "> 0", seen, reason, thresholds["margin"])
 
 
 def draw(measurements: Measurements) -> Drawing:

@@ -88,7 +88,10 @@ def judge(measurements: Measurements, thresholds: Mapping[str, float]) -> Judgem
         f"{layers[0]['size'][-1]} the mean of |w/g| grows {short(min(grown))} to "
         f"{short(max(grown))} times, as the law has it for a mean that does not exist."
     )
-    return conclude(any_of(near, falls), [near], 1.0, worst, reason, factor - 1)
+    core = any_of(near, falls)
+    if core.holds and not near.holds:  # in part: by the power alone
+        return conclude(core, [near], -0.5, power, reason, width)
+    return conclude(core, [near], 1.0, worst, reason, factor - 1)
 
 
 def draw(measurements: Measurements) -> Drawing:

@@ -38,8 +38,8 @@ FACTORS = (0.1, 10**-0.5, 1.0, 10**0.5, 10.0)
 RECORDED_SIZES = (32, *SIZES)
 RECORDED_EPOCHS = 20
 RECORDED_SEEDS = ((0, 1), (2, 3, 4, 5))
-# 400 steps of 49152 images take most of an hour, so one seed chooses, among few rates. Three of them
-# were tried first, from 10^-0.5 to 10^0.5; where the best was an end the grid went on.
+# 400 steps of 49152 images take most of an hour, so one seed chooses, among few rates. Three of
+# them were tried first, from 10^-0.5 to 10^0.5; where the best was an end the grid went on.
 LONG_FACTORS = {
     512: (10**-0.5, 1.0, 10**0.5, 10.0, 10**1.5),
     2048: (10**-0.5, 1.0, 10**0.5, 10.0, 10**1.5),
