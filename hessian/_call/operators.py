@@ -142,5 +142,8 @@ _REPLACEMENTS: dict[str, Callable[..., Any]] = {
         for axes in (1, 2, 3)
         for private in ("", "_")
     },
+    **dict.fromkeys(
+        (function.__name__ for function in replacements.CONSTANT), replacements.refused
+    ),
     **dict.fromkeys(("gru", "lstm", "rnn_relu", "rnn_tanh"), replacements.without_cudnn),
 }

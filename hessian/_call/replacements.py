@@ -389,7 +389,9 @@ def refused(watch: Watch, func: Callable[..., Any], *args: Any, **kwargs: Any) -
     return func(*args, **kwargs)
 
 
-# Parts of the names of such functions.
+# Such functions elsewhere in torch: the ends of a grid, the next number.
+CONSTANT = (torch.linspace, torch.logspace, torch.nextafter, Tensor.nextafter)
+# Parts of the names of such functions in `torch.special`.
 _CONSTANT = ("airy_ai", "bessel_", "_polynomial_")
 
 
@@ -400,6 +402,7 @@ def is_constant(name: str) -> bool:
 
 REPLACEMENTS: dict[Callable[..., Any], Callable[..., Any]] = {
     Tensor.retain_grad: _retain_grad,
+    **dict.fromkeys(CONSTANT, refused),
     **dict.fromkeys(_there(torch.special, *filter(is_constant, dir(torch.special))), refused),
     **dict.fromkeys((torch.sinc, torch.special.sinc, Tensor.sinc), sinc),
     **dict.fromkeys((torch.logcumsumexp, Tensor.logcumsumexp), logcumsumexp),

@@ -182,6 +182,29 @@ def test_what_torch_takes_for_a_constant_is_refused(name, space):
     assert_values(hessian.diagonal(data, F.cross_entropy, (X, Y)), want)
 
 
+# A number of the network in each, as the end of a grid or what the next number is taken of.
+ENDS = {
+    "linspace": lambda end: torch.linspace(end, 2.0, 3, dtype=torch.float64),
+    "logspace": lambda end: torch.logspace(0.0, end, 3, dtype=torch.float64),
+    "nextafter": lambda end: torch.nextafter(end, torch.full((3,), 9.0, dtype=torch.float64)),
+}
+OPERATORS = {
+    "linspace": lambda end: torch.ops.aten.linspace(end, 2.0, 3),
+    "nextafter": lambda end: torch.ops.aten.nextafter(end, torch.full_like(end, 9.0)),
+}
+
+
+@pytest.mark.parametrize(("name", "grid"), [*ENDS.items(), *OPERATORS.items()], ids=str)
+def test_ends_that_torch_takes_for_constants_are_refused(name, grid):
+    model = Net(lambda net, h: h * grid(net.end), end=nn.Parameter(torch.tensor(0.7))).double()
+    with pytest.raises((ValueError, NotImplementedError), match=f"{name} has no derivative"):
+        hessian.diagonal(model, F.cross_entropy, (X, Y))
+    model.end.requires_grad_(False)
+    want = differences(lambda: F.cross_entropy(model(X), Y), dict(model.below.named_parameters()))
+    values = hessian.diagonal(model, F.cross_entropy, (X, Y))
+    assert_values({name: values[f"below.{name}"] for name in want}, want)
+
+
 # ------------------------------------------------------------- losses that take derivatives
 
 
