@@ -26,6 +26,9 @@ from paper_checks.statistics import (
 
 __all__ = ["PROTOCOL", "judge", "measure"]
 
+# The ledger has the rules at the paper's 1024 alone, and no large batch beside it.
+RECORDED = False
+
 
 def behind(measurements: Measurements, series: str, n: int) -> dict[int, float]:
     """By seed, MCLR's accuracy less LARS's."""

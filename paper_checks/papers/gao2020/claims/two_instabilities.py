@@ -6,7 +6,7 @@ import numpy as np
 
 from paper_checks.check import Judgement, Measurements
 from paper_checks.numbers import short, spread
-from paper_checks.papers.gao2020.figures._whole import arm
+from paper_checks.papers.gao2020.figures._whole import arm, plateau_told
 from paper_checks.papers.gao2020.figures.fig8 import PROTOCOL as CURVES
 from paper_checks.papers.gao2020.figures.fig8 import deviations, measure
 from paper_checks.statistics import (
@@ -65,6 +65,7 @@ def judge(measurements: Measurements, thresholds: Mapping[str, float]) -> Judgem
         )
     else:
         reason += "The rate that grows with n was not run."
+    reason += " " + plateau_told(measurements["rows"], "steps")
     halves = more(randomness, 1.0), second
     known = small_steps or randomness
     seen = deciding(halves, (randomness, known), known)

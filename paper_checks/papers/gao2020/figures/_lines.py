@@ -22,6 +22,8 @@ PALETTE = (
     "#8B5A00",
 )
 MARKERS = "osD^vP*X"
+# Both data sets have ten classes; a network with an accuracy above the second has left chance.
+CHANCE, LEFT_CHANCE = 0.1, 0.15
 
 
 def group(rows: Sequence[Mapping[str, Any]], column: str, **where: Any) -> list[float]:
@@ -55,11 +57,29 @@ def sized(axes: "Axes", measurements: Mapping[str, Any]) -> None:
     axes.set_xlabel(f"batch size n (of N = {measurements['samples']})")
 
 
+def chance(axes: "Axes", percent: bool = True) -> None:
+    """A line at the accuracy of a network that has learned nothing."""
+    level = 100 * CHANCE if percent else CHANCE
+    axes.axhline(level, color=drawing.GREY, linestyle=":", linewidth=1, label="chance")
+
+
 def banded(
-    axes: "Axes", x: Sequence[float], values: Sequence[Sequence[float]], number: int, label: str
+    axes: "Axes",
+    x: Sequence[float],
+    values: Sequence[Sequence[float]],
+    number: int,
+    label: str,
+    geometric: bool = False,
 ) -> None:
-    """Means of several values at each x, with bars of Student's 95 % interval if there is one."""
-    middle, *ends = np.array([tuple(mean(each)) for each in values]).T
+    """Means of several values at each x, with bars of Student's 95 % interval if there is one.
+
+    Geometric means, for a logarithmic axis, where `geometric`.
+    """
+    if geometric:
+        logs = [np.log(each).tolist() for each in values]
+        middle, *ends = np.exp(np.array([tuple(mean(each)) for each in logs]).T)
+    else:
+        middle, *ends = np.array([tuple(mean(each)) for each in values]).T
     # A single value has no interval.
     low, high = (np.where(np.isfinite(end), end, middle) for end in ends)
     axes.errorbar(

@@ -9,7 +9,7 @@ import numpy as np
 from paper_checks import drawing
 from paper_checks.check import Drawing, Judgement, Measurements
 from paper_checks.numbers import points, short, spread
-from paper_checks.papers.gao2020.figures._lines import PALETTE
+from paper_checks.papers.gao2020.figures._lines import LEFT_CHANCE, PALETTE, chance
 from paper_checks.papers.gao2020.measurements.training import SCHEDULE_RUNS, schedules
 from paper_checks.shared import reads
 from paper_checks.statistics import (
@@ -101,6 +101,22 @@ def fluctuations(
     return differences, scale
 
 
+def plateau_told(measurements: Measurements) -> str:
+    """A sentence on how long the baseline stays at chance, or nothing where it leaves at once."""
+    accuracies = column(measurements, BASELINE, "accuracies").values()
+    left = [
+        next((k for k, v in enumerate(curve) if (v or 0.0) > LEFT_CHANCE), len(curve))
+        for curve in accuracies
+    ]
+    if not left or max(left) < 2:
+        return ""
+    epochs = max(map(len, accuracies))
+    return (
+        f" The baseline stays at chance for {min(left)} to {max(left)} of its {epochs} epochs, "
+        "seed by seed, and what a protocol changes is above all when it leaves it."
+    )
+
+
 def stumbles(
     differences: Mapping[str, Estimate], scale: float, what: str, unit: float = 1.0
 ) -> str:
@@ -158,6 +174,7 @@ def improvement(
         f"{told(gain)}; against the controls: "
         + "; ".join(f"{other} {told(each)}" for other, each in others.items())
         + (f" (not run: {', '.join(absent)})." if absent else ".")
+        + plateau_told(measurements)
     )
     return conclude(better(gain), controls, predicted, gain, reason)
 
@@ -166,20 +183,22 @@ def curves(
     measurements: Mapping[str, Any], name: str, title: str, protocol: str, quantity: str, told: str
 ) -> Drawing:
     """Several seeds' curves of one protocol beside the other's, with the controls' means."""
-    label = {"train_loss": "training loss", "test_accuracy": "test accuracy"}[quantity]
+    accuracy = quantity == "test_accuracy"
+    label = "test accuracy (%)" if accuracy else "training loss"
+    unit = 100.0 if accuracy else 1.0
     other = OURS if protocol == BASELINE else BASELINE
     with drawing.style(name):
         chart = drawing.figure(10.0, 4.8)
         left, right = chart.subplots(1, 2, sharey=True)
         for axes, which in ((left, protocol), (right, other)):
             for seed, curve in enumerate(measurements["curves"][which][quantity]):
-                axes.plot(_numbers(curve), color=PALETTE[seed % len(PALETTE)], linewidth=1)
+                axes.plot(unit * _numbers(curve), color=PALETTE[seed % len(PALETTE)], linewidth=1)
             axes.set_title(which, loc="left")
             axes.set_xlabel("epoch")
         for number, control in enumerate(CONTROLS):
             if control not in measurements["curves"]:
                 continue
-            values = [_numbers(curve) for curve in measurements["curves"][control][quantity]]
+            values = [unit * _numbers(curve) for curve in measurements["curves"][control][quantity]]
             length = min(map(len, values))
             right.plot(
                 np.ma.masked_invalid([each[:length] for each in values]).mean(axis=0),
@@ -189,15 +208,18 @@ def curves(
                 dashes=(2 + 2 * number, 2),
                 label=f"control: {control}",
             )
-        right.legend(fontsize=8.5)
         left.set_ylabel(label)
-        if quantity == "train_loss":
+        if accuracy:
+            for axes in (left, right):
+                chance(axes)
+        elif left.get_ylim()[1] > 10 * max(left.dataLim.ymin, 1e-12):  # less has no decade to mark
             left.set_yscale("log")
+        right.legend(fontsize=8.5)
     alt = f"{label.capitalize()} by epoch of several seeds: {protocol}, beside {other}. {told}"
     caption = (
         f"{measurements['network']}, batches of {measurements['n'][1]} (first epoch of the paper's "
         f"model: {measurements['n'][0]}) of {measurements['samples']}. Coloured: single seeds; "
-        "dashed: means of the controls."
+        "dashed: means of the controls. The verdict is read from the reason's numbers."
     )
     return drawing.finished(chart, name, title, alt, caption)
 

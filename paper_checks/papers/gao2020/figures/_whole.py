@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from paper_checks.check import Measurements
+from paper_checks.papers.gao2020.figures._lines import LEFT_CHANCE
 
 Row = Mapping[str, Any]
 
@@ -19,6 +20,21 @@ def arm(
         and row.get("remainder", False) == remainder
         and row.get("rates", "one") == rates
     ]
+
+
+def plateau_told(rows: Sequence[Row], series: str) -> str:
+    """A sentence on how many runs of a series learned anything.
+
+    >>> plateau_told([{"series": "steps", "accuracy": 0.1}, {"series": "steps", "accuracy": 0.4}],
+    ...              "steps")
+    'Of 2 runs at equal steps 1 end above an accuracy of 15 % (chance is 10 %).'
+    """
+    ends = [row["accuracy"] or 0.0 for row in rows if row["series"] == series]
+    learned = sum(end > LEFT_CHANCE for end in ends)
+    return (
+        f"Of {len(ends)} runs at equal {series} {learned} end above an accuracy of "
+        f"{100 * LEFT_CHANCE:.0f} % (chance is 10 %)."
+    )
 
 
 def by_seed(rows: Sequence[Row], column: str, sizes: Sequence[int]) -> list[list[float]]:

@@ -9,7 +9,7 @@ import numpy as np
 from paper_checks import drawing
 from paper_checks.check import Drawing, Judgement, Measurements
 from paper_checks.numbers import points
-from paper_checks.papers.gao2020.figures._lines import banded
+from paper_checks.papers.gao2020.figures._lines import banded, chance
 from paper_checks.papers.gao2020.figures._tuned import (
     Row,
     at_end,
@@ -135,7 +135,7 @@ def judge(measurements: Measurements, thresholds: Mapping[str, float]) -> Judgem
 def draw(measurements: Measurements) -> Drawing:
     """Test accuracy against n, one line a series."""
     labels = {
-        "epochs": f"{measurements['epochs']} epochs each (the paper)",
+        "epochs": f"{measurements['epochs']} epochs each (as in the paper: as many for all)",
         "steps": f"{measurements['equal_steps']} steps each",
     }
     with drawing.style("fig1"):
@@ -147,7 +147,8 @@ def draw(measurements: Measurements) -> Drawing:
             banded(axes, list(by_size), values, number, labels[series])
         shown = sizes(measurements, "epochs")
         axes.set_xscale("log")
-        axes.set_xticks(shown, [str(n) for n in shown])
+        axes.set_xticks(shown, [str(n) for n in shown], rotation=45)
+        chance(axes)
         axes.minorticks_off()
         axes.set_xlabel(f"batch size n (of N = {measurements['samples']})")
         axes.set_ylabel("test accuracy at the end (%)")

@@ -9,6 +9,7 @@ from paper_checks.papers.gao2020.figures._schedules import (
     curves,
     fluctuations,
     measure,
+    plateau_told,
     stumbles,
 )
 from paper_checks.statistics import conclude, more, too_few
@@ -24,7 +25,7 @@ def judge(measurements: Measurements, thresholds: Mapping[str, float]) -> Judgem
     if base.freedom + 1 < thresholds["seeds"]:
         return too_few(predicted, "Too few seeds finished.")
     controls = [more(differences[protocol], 0.0) for protocol in ("warm-up", "only the rate")]
-    reason = stumbles(differences, scale, "training loss")
+    reason = stumbles(differences, scale, "training loss") + plateau_told(measurements)
     return conclude(more(base, least), controls, predicted, base, reason)
 
 

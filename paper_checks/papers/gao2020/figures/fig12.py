@@ -12,6 +12,7 @@ from paper_checks.papers.gao2020.figures._schedules import (
     end,
     fluctuations,
     measure,
+    plateau_told,
     stumbles,
 )
 from paper_checks.statistics import (
@@ -41,7 +42,7 @@ def judge(measurements: Measurements, thresholds: Mapping[str, float]) -> Judgem
     reason = (
         f"{stumbles(differences, scale, 'accuracy', 100)} (Moves in points.) The accuracies at the "
         f"end disperse over the seeds {short(dispersion.value)} times "
-        f"{spread(dispersion.interval())} as much."
+        f"{spread(dispersion.interval())} as much.{plateau_told(measurements)}"
     )
     core = in_parts(*halves)
     seen = deciding(halves, (base, dispersion), base)

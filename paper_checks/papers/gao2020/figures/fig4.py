@@ -1,6 +1,6 @@
 """Figure 4: the normalised parameter stride of the first epoch, in its three readings."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -40,6 +40,17 @@ def measure(context: "Context") -> dict[str, Any]:
     return first_epoch(context)
 
 
+def local_powers(sizes: Sequence[int], values: Sequence[Sequence[float]]) -> list[float]:
+    """The power of n between neighbouring batch sizes, of the means over the seeds.
+
+    >>> local_powers([1, 4, 16], [[1.0], [0.5], [0.5]])
+    [-0.5, 0.0]
+    """
+    logs = np.log([float(np.mean(each)) for each in values])
+    powers = np.diff(logs) / np.diff(np.log(sizes))
+    return [round(float(power), 12) for power in powers]
+
+
 def judge(measurements: Measurements, thresholds: Mapping[str, float]) -> Judgement:
     """Whether the stride per step shrinks, with equation 6's power, and in every reading."""
     sizes = measurements["n"]
@@ -53,6 +64,9 @@ def judge(measurements: Measurements, thresholds: Mapping[str, float]) -> Judgem
         f"{label} {short(slopes[name].value)} {spread(slopes[name].interval())}, "
         f"{short(float(np.mean(ends[name][-1]) / np.mean(ends[name][0])))}"
         for name, label in READINGS.items()
+    )
+    reason += ". From one n to the next the power per step is " + ", ".join(
+        short(power) for power in local_powers(sizes, ends["stride"])
     )
     controls = [
         within(step, -0.5 - tolerance, -0.5 + tolerance),

@@ -1,7 +1,7 @@
 """Figure 5: the parameter stride over training, and whether the area under it predicts accuracy."""
 
 from collections.abc import Mapping
-from math import isfinite
+from math import inf, isfinite
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -9,8 +9,8 @@ import numpy as np
 from paper_checks import drawing
 from paper_checks.check import Drawing, Judgement, Measurements
 from paper_checks.numbers import short, spread
-from paper_checks.papers.gao2020.figures._lines import MARKERS, PALETTE, group
-from paper_checks.papers.gao2020.figures._whole import arm, by_seed
+from paper_checks.papers.gao2020.figures._lines import MARKERS, PALETTE, chance, group
+from paper_checks.papers.gao2020.figures._whole import arm, by_seed, plateau_told
 from paper_checks.papers.gao2020.measurements.training import STRIDE_PARAMETER, WHOLE_RUNS, whole
 from paper_checks.shared import reads
 from paper_checks.statistics import (
@@ -89,7 +89,14 @@ def judge(measurements: Measurements, thresholds: Mapping[str, float]) -> Judgem
     else:
         reason += "it was not run"
     core = all_of(less(power, 0.0), more(epochs, 0.0))
-    return conclude(core, controls, "> 0", epochs, reason + ".")
+    reason += ". " + " ".join(plateau_told(measurements["rows"], s) for s in ("epochs", "steps"))
+    return conclude(core, controls, "> 0", epochs, reason)
+
+
+def _bar(estimate: Estimate, unit: float, most: float = inf) -> list[list[float]] | None:
+    """The half width of an interval as error bars have it; at most `most` below, on a log axis."""
+    half = unit * (estimate.high - estimate.value)
+    return [[min(half, 0.9 * most)], [half]] if isfinite(half) else None
 
 
 def draw(measurements: Measurements) -> Drawing:
@@ -111,14 +118,20 @@ def draw(measurements: Measurements) -> Drawing:
             )
             for series, face in (("epochs", colour), ("steps", "none")):
                 rows = arm(measurements, series)
-                right.plot(
-                    [np.mean(group(rows, "path", n=n))],
-                    [100 * np.mean(group(rows, "accuracy", n=n))],
-                    marker,
-                    color=colour,
-                    markerfacecolor=face,
-                    markersize=8,
-                )
+                spreads = [mean(group(rows, name, n=n)) for name in ("path", "accuracy")]
+                if all(isfinite(each.value) for each in spreads):
+                    path, accuracy = spreads
+                    right.errorbar(
+                        [path.value],
+                        [100 * accuracy.value],
+                        xerr=_bar(path, 1.0, path.value),
+                        yerr=_bar(accuracy, 100.0),
+                        marker=marker,
+                        color=colour,
+                        markerfacecolor=face,
+                        markersize=8,
+                        linewidth=1,
+                    )
         left.set_yscale("log")
         left.set_xlabel("epoch")
         left.set_ylabel("E|Δw| per step")
@@ -127,13 +140,16 @@ def draw(measurements: Measurements) -> Drawing:
         right.set_xlabel("path length (the searching space)")
         right.set_ylabel("final test accuracy (%)")
         right.set_title("filled: equal epochs, open: equal steps", loc="left")
+        chance(right)
     alt = (
         "Left: stride by epoch for each batch size. Right: final accuracy against path length; "
         f"rank correlation {short(relation(measurements, 'epochs').value)} at equal epochs, "
         f"{short(relation(measurements, 'steps').value)} at equal steps."
     )
     caption = (
-        f"{measurements['network']}, {STRIDE_PARAMETER}, lr {measurements['lr']:g}. Batch sizes of "
-        "more than half the data take one step an epoch each, and their curves coincide."
+        f"{measurements['network']}, {STRIDE_PARAMETER}, lr {measurements['lr']:g}, "
+        f"N = {measurements['samples']}. Bars are 95 % intervals over seeds, the dotted line is "
+        "chance. Batch sizes of more than half the data take one step an epoch each, and their "
+        "curves coincide."
     )
     return drawing.finished(chart, "fig5", "Figure 5: stride over training", alt, caption)

@@ -9,7 +9,7 @@ from paper_checks import drawing
 from paper_checks.check import Drawing, Judgement, Measurements
 from paper_checks.numbers import short, spread
 from paper_checks.papers.gao2020.figures._lines import PALETTE, banded
-from paper_checks.papers.gao2020.figures._whole import arm, by_seed
+from paper_checks.papers.gao2020.figures._whole import arm, by_seed, plateau_told
 from paper_checks.papers.gao2020.measurements.training import WHOLE_RUNS, whole
 from paper_checks.shared import reads
 from paper_checks.statistics import (
@@ -33,9 +33,10 @@ PROTOCOL = (
     "The fluctuation: from the second half of the steps, the deviation that is left when the "
     "trend is taken out (second differences), at the same number of steps for every n. At equal "
     "epochs, as in the paper, large batches are still falling when small ones have settled.",
-    "Controls: whole batches only, or a smaller one at the end of each epoch (49152 of 50000 "
-    "leave 848, whose loss is of another size of batch); one rate, or one that grows with n as in "
-    "the paper's pair, 0.005 at 512 and 0.05 at 8192.",
+    "Controls: whole batches only, or a smaller one at the end of each epoch, whose loss is of "
+    "another size of batch (49152 of the paper's 50000 leave 848, and as many of any N in "
+    "proportion); one rate, or one that grows with n as in the paper's pair, 0.005 at 512 and 0.05 "
+    "at 8192.",
 )
 
 
@@ -112,7 +113,10 @@ def judge(measurements: Measurements, thresholds: Mapping[str, float]) -> Judgem
         )
     reason = (
         f"Detrended deviation of the loss per step at {measurements['equal_steps']} steps, for n = "
-        f"{', '.join(map(str, sizes))}. " + ". ".join(told) + "."
+        f"{', '.join(map(str, sizes))}. "
+        + ". ".join(told)
+        + ". "
+        + plateau_told(measurements["rows"], "steps")
     )
     controls = [decisions.get(name, UNDECIDED) for name in list(ARMS)[:2]]
     seen = deciding(
@@ -147,7 +151,7 @@ def draw(measurements: Measurements) -> Drawing:
         left.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3)
         for number, name in enumerate(ARMS):
             if values := deviations(measurements, "absolute", name):
-                banded(right, sizes, values, number, name)
+                banded(right, sizes, values, number, name, geometric=True)
         right.set_xscale("log")
         right.set_yscale("log")
         right.set_xticks(sizes, [str(n) for n in sizes], rotation=45)
@@ -163,6 +167,8 @@ def draw(measurements: Measurements) -> Drawing:
         + "."
     )
     caption = (
-        f"{measurements['network']}, lr {measurements['lr']:g}; one seed's curves at the left."
+        f"{measurements['network']}, lr {measurements['lr']:g}, N = {measurements['samples']}; one "
+        "seed's curves at the left. Right: geometric means with 95 % intervals over seeds; the "
+        "verdict compares batch sizes seed by seed."
     )
     return drawing.finished(chart, "fig8", "Figure 8: loss curves and fluctuation", alt, caption)

@@ -181,10 +181,14 @@ def judge(measurements: Measurements, thresholds: Mapping[str, float]) -> Judgem
 
 
 def _near(values: Sequence[float], factor: float) -> Decision:
-    """That the geometric mean lies within a factor of 1; an infinite one at every seed does not."""
+    """That the geometric mean lies within a factor of 1; by the signs where all are infinite.
+
+    Infinite values have no spread for Student's interval. That all of k seeds lie above has the p
+    of a sign test, 2^(1 - k).
+    """
     if all(map(isfinite, values)):
         return within(geometric(values), 1 / factor, factor)
-    return Decision(1.0, 1.0 if any(map(isfinite, values)) else 0.0)
+    return Decision(1.0, 1.0 if any(map(isfinite, values)) else 2.0 ** (1 - len(values)))
 
 
 def draw(measurements: Measurements) -> Drawing:

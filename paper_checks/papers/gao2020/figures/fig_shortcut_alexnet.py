@@ -1,6 +1,7 @@
 """Beyond the paper: the law of fig-shortcut on convolutions, at the start and in training."""
 
 from copy import deepcopy
+from math import isfinite
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -123,6 +124,10 @@ def draw(measurements: Measurements) -> Drawing:
             for colour, n in zip(colours, SIZES, strict=True):
                 errors = [100 * (np.median(cases[epoch, name, n]) - 1) for name in names]
                 axes.plot(range(len(names)), errors, "o-", color=colour, label=f"n = {n}")
+                endless = [k for k, error in enumerate(errors) if not isfinite(error)]
+                top = np.full(len(endless), 0.97)  # of the panel's height
+                edge = axes.get_xaxis_transform()
+                axes.plot(endless, top, "^", color=colour, transform=edge)
                 readings.append(
                     f"{LINES[line]}, {epoch} epochs, n = {n}: {short(float(min(errors)))} to "
                     f"{short(float(max(errors)))} %"
@@ -130,12 +135,13 @@ def draw(measurements: Measurements) -> Drawing:
             axes.axhline(0, color=drawing.BLACK, linewidth=0.8)
             axes.set_yscale("symlog", linthresh=100)
             axes.set_xticks(range(len(names)), [n.removesuffix(".weight") for n in names])
-            axes.set_ylabel("error of the law (%)")
+            axes.set_ylabel("measured / predicted − 1 (%)")
             axes.set_title(f"{LINES[line]}; {epoch} epochs", loc="left")
         grid[0, 0].legend()
     alt = "Measured over predicted medians less one, by tensor: " + "; ".join(readings) + "."
     losses = {e: [r["loss"] for r in measurements["losses"] if r["epochs"] == e] for e in epochs}
-    caption = f"{measurements['network']}; medians over seeds. Loss of the population: " + (
+    caption = f"{measurements['network']}; medians over seeds, triangles at the top where they are "
+    caption += "infinite. Loss of the population: " + (
         ", ".join(f"{short(float(np.median(v)))} after {e} epochs" for e, v in losses.items()) + "."
     )
     title = "The error of |w/g| and its law on AlexNet"

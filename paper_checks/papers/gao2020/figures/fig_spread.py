@@ -105,7 +105,8 @@ def draw(measurements: Measurements) -> Drawing:
     caption = (
         f"{measurements['network']}, batches of "
         f"{measurements['n'][0]}, rate raised to {measurements['lr']:g} over "
-        f"{measurements['steps']} steps; bars are 95 % intervals over seeds."
+        f"{measurements['steps']} steps; bars are 95 % intervals over seeds. The verdict compares "
+        "before and after seed by seed, which the bars do not show."
     )
     title = "Curvature across the layers before and after warm-up"
     return drawing.finished(chart, "fig-spread", title, alt, caption)
