@@ -24,13 +24,17 @@ KINDS = {
     "small": ("small losses discarded (the paper)", drawing.BLUE, "o"),
     "random": ("random samples discarded", drawing.ORANGE, "s"),
     "large": ("large losses discarded", drawing.VERMILION, "^"),
+    "class": ("small losses discarded class by class", drawing.GREEN, "D"),
 }
 PROTOCOL = (
     "Batches of n = 0.164 N, the paper's 8192 of 50000; the weight of the second fully connected "
     "layer at step 1: of AlexNet at initialisation with dropout on, and of an MLP (64-128-128-10) "
     "on scikit-learn's digits at initialisation and after 20 epochs of SGD.",
     "In each batch the share p of the samples is discarded, those of the smallest loss, random "
-    "ones, or those of the largest; all three of the same batch with the same dropout masks.",
+    "ones, or those of the largest; all of the same batch with the same dropout masks.",
+    "Beside the criterion: those of the smallest loss of every class, an equal share of each, so "
+    "that what is left has the classes of the whole batch. Where losses differ between classes "
+    "above all, as at initialisation, small losses discarded are whole classes discarded.",
     "Mean |g| over the layer of the mean over the kept samples, as in the paper; and, as a "
     "control, of the same sum divided by the whole n: what discarding does beyond averaging over "
     "fewer.",
@@ -89,6 +93,7 @@ def _case(
                 "small": losses.argsort(descending=True).cpu(),
                 "random": torch.randperm(n, generator=generator),
                 "large": losses.argsort().cpu(),
+                "class": _by_class(losses.cpu(), targets[index].cpu()),
             }
             norms = a.norm(dim=1) * delta.norm(dim=1)
             ranks.append(_rank(losses, norms))
@@ -105,6 +110,25 @@ def _case(
         "ranks_shuffled": shuffled,
         "values": values,
     }
+
+
+def _by_class(losses: "Tensor", targets: "Tensor") -> "Tensor":
+    """The samples by their loss's place within their class, the largest losses first.
+
+    A first part of them holds the same share of every class.
+
+    >>> import torch
+    >>> _by_class(torch.tensor([1.0, 2.0, 8.0, 9.0]), torch.tensor([0, 0, 1, 1])).tolist()
+    [1, 3, 0, 2]
+    """
+    import torch
+
+    place = torch.empty_like(losses)
+    for label in targets.unique():
+        own = (targets == label).nonzero()[:, 0]
+        ordered = own[losses[own].argsort(descending=True)]
+        place[ordered] = (torch.arange(len(own), dtype=losses.dtype) + 0.5) / len(own)
+    return place.argsort(stable=True)
 
 
 def _kept(n: int, share: float) -> int:
@@ -132,14 +156,20 @@ def batch_means(case: Mapping[str, Any], kind: str, share: float) -> list[float]
 
 
 def against(case: Mapping[str, Any], share: float) -> dict[str, Ratio]:
-    """Small losses discarded over the whole batch, over random discarding, and at a fixed 1/n."""
+    """Small losses discarded over the whole batch, over random discarding, and at a fixed 1/n.
+
+    And, class by class, over the whole batch.
+    """
     small, whole = batch_means(case, "small", share), batch_means(case, "small", 0.0)
     remaining = case["kept"][SHARES.index(share)] / case["n"]
-    return {
+    quotients = {
         "whole": ratio(small, whole),
         "random": ratio(small, batch_means(case, "random", share)),
         "fixed": ratio([remaining * value for value in small], whole),
     }
+    if "class" in case["values"]:
+        quotients["class"] = ratio(batch_means(case, "class", share), whole)
+    return quotients
 
 
 def judge(measurements: Measurements, thresholds: Mapping[str, float]) -> Judgement:
@@ -157,6 +187,12 @@ def judge(measurements: Measurements, thresholds: Mapping[str, float]) -> Judgem
         f"{spread(each['whole'].interval())}, {short(each['random'].value)} times random "
         f"discarding {spread(each['random'].interval())}, with the fixed 1/n "
         f"{short(each['fixed'].value)} times {spread(each['fixed'].interval())}"
+        + (
+            f", class by class {short(each['class'].value)} times the whole batch "
+            f"{spread(each['class'].interval())}"
+            if "class" in each
+            else ""
+        )
         for case, each in zip(cases, quotients, strict=True)
     ]
     # The first network is the paper's own, or stands for it, at step 1.
@@ -205,6 +241,8 @@ def _draw(axes: "Axes", case: Mapping[str, Any]) -> None:
     whole = sum(batch_means(case, "small", 0.0)) / case["batches"]
     percent = [100 * share for share in SHARES]
     for kind, (label, colour, marker) in KINDS.items():
+        if kind not in case["values"]:
+            continue
         means = [sum(batch_means(case, kind, p)) / case["batches"] / whole for p in SHARES]
         axes.plot(percent, means, marker=marker, color=colour, markersize=5, label=label)
         fixed = [k / case["n"] * mean for k, mean in zip(case["kept"], means, strict=True)]
