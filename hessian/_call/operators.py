@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from hessian._call import replacements
+from hessian._call import replacements, series, written
 
 _KINDS = (type(torch.ops.aten.add), type(torch.ops.aten.add.Tensor))
 # ``torch.cond``, where torch has it.
@@ -37,7 +37,7 @@ def replacement(function: Callable[..., Any]) -> Callable[..., Any] | None:
 
 
 def _branch(
-    watch: replacements.Watch,
+    watch: written.Watch,
     func: Callable[..., Any],
     pred: Any,
     true_fn: Callable[..., Any],
@@ -49,7 +49,7 @@ def _branch(
 
 
 def _embedding(
-    watch: replacements.Watch,
+    watch: written.Watch,
     func: Callable[..., Any],
     weight: Tensor,
     indices: Tensor,
@@ -62,7 +62,7 @@ def _embedding(
 
 
 def _embedding_bag(
-    watch: replacements.Watch,
+    watch: written.Watch,
     func: Callable[..., Any],
     weight: Tensor,
     indices: Tensor,
@@ -89,7 +89,7 @@ def _embedding_bag(
 
 
 def _batch_norm(
-    watch: replacements.Watch, func: Callable[..., Any], input: Tensor, *rest: Any
+    watch: written.Watch, func: Callable[..., Any], input: Tensor, *rest: Any
 ) -> tuple[Any, ...]:
     """Those that graphs are decomposed into; they end with training, momentum and eps."""
     output = func(input, *rest)
@@ -101,7 +101,7 @@ def _batch_norm(
 
 
 def _fixed_batch_norm(
-    watch: replacements.Watch, func: Callable[..., Any], input: Tensor, *rest: Any
+    watch: written.Watch, func: Callable[..., Any], input: Tensor, *rest: Any
 ) -> tuple[Any, ...]:
     """By running statistics: the operator whose steps are known."""
     weight, bias, mean, variance, momentum, eps = rest
@@ -109,7 +109,7 @@ def _fixed_batch_norm(
 
 
 def _pad_circular(
-    watch: replacements.Watch, func: Callable[..., Any], input: Tensor, pad: Any
+    watch: written.Watch, func: Callable[..., Any], input: Tensor, pad: Any
 ) -> Tensor:
     return replacements.pad(watch, F.pad, input, pad, "circular")
 
@@ -130,13 +130,20 @@ _REPLACEMENTS: dict[str, Callable[..., Any]] = {
     "group_norm": replacements.group_norm,
     "hardsigmoid": replacements.hardsigmoid,
     "layer_norm": replacements.layer_norm,
-    "logcumsumexp": replacements.logcumsumexp,
+    "linalg_matrix_exp": series.matrix_exp,
+    "logcumsumexp": series.logcumsumexp,
+    "matrix_exp": series.matrix_exp,
     "native_batch_norm": replacements.native_batch_norm,
     "native_group_norm": replacements.group_norm,
     "native_layer_norm": replacements.native_layer_norm,
     "pad": replacements.pad,
-    "sinc": replacements.sinc,
-    "special_sinc": replacements.sinc,
+    "sinc": series.sinc,
+    "special_sinc": series.sinc,
+    **{
+        f"{kind}_reduce{ending}": partial(series.extremes, bool(ending))
+        for kind in ("scatter", "index")
+        for ending in ("", "_")
+    },
     **{
         f"{private}adaptive_avg_pool{axes}d": partial(replacements.averaged, axes)
         for axes in (1, 2, 3)

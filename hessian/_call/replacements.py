@@ -2,24 +2,18 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from hessian import torch_private
-from hessian._call.written import Written
+from hessian._call.series import extremes, logcumsumexp, matrix_exp, sinc
+from hessian._call.written import Watch
 from hessian._runtime.ledger import owe, settled
-
-
-class Watch(Protocol):
-    """The call in which an operation is replaced: it notes what is written to."""
-
-    written: Written
 
 
 def _there(owner: Any, *names: str) -> list[Callable[..., Any]]:
@@ -339,39 +333,6 @@ def _retain_grad(watch: Watch, func: Callable[..., Any], tensor: Tensor) -> None
     """Nothing: what the passes of many lanes leave in ``.grad`` inside is no gradient."""
 
 
-def sinc(watch: Watch, func: Callable[..., Any], input: Tensor) -> Any:
-    """With derivatives at zero, where those of the quotient are 0/0."""
-    if not input.is_floating_point():
-        return func(input)
-    is_small = input.abs() < SERIES
-    squares = torch.where(is_small, math.pi * input, 0.0).square()
-    series = torch.ones_like(squares)
-    for k in range(TERMS, 0, -1):  # Σ_k (-1)^k (πx)^{2k} / (2k + 1)!
-        series = 1 - squares / (2 * k * (2 * k + 1)) * series
-    return torch.where(is_small, series, func(torch.where(is_small, 1.0, input)))
-
-
-# Below this the power series of sinc is taken, so many terms of which leave 1e-20.
-SERIES, TERMS = 0.05, 7
-
-
-def logcumsumexp(watch: Watch, func: Callable[..., Any], input: Tensor, dim: Any) -> Any:
-    """By sums of stretches that double in length (Hillis & Steele, Data parallel algorithms, 1986).
-
-    Torch's backward takes the logarithm of the gradient, and is NaN differentiated at a gradient of
-    zero.
-    """
-    if isinstance(dim, str) or not input.is_floating_point() or not input.dim():
-        return func(input, dim)
-    total, size, stretch = input, input.shape[dim], 1
-    while stretch < size:
-        longer, before = (total.narrow(dim, i, size - stretch) for i in (stretch, 0))
-        both = longer - F.logsigmoid(longer - before)  # log(exp(longer) + exp(before))
-        total = torch.cat([total.narrow(dim, 0, stretch), both], dim)
-        stretch *= 2
-    return total
-
-
 def refused(watch: Watch, func: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
     """A function whose result torch takes for a constant, whatever it depends on.
 
@@ -389,6 +350,15 @@ def refused(watch: Watch, func: Callable[..., Any], *args: Any, **kwargs: Any) -
     return func(*args, **kwargs)
 
 
+# Reductions to places of a tensor, and whether they write to it.
+_REDUCED: dict[Callable[..., Any], bool] = {
+    torch.scatter_reduce: False,
+    torch.index_reduce: False,
+    Tensor.scatter_reduce: False,
+    Tensor.index_reduce: False,
+    Tensor.scatter_reduce_: True,
+    Tensor.index_reduce_: True,
+}
 # Such functions elsewhere in torch: the ends of a grid, the next number.
 CONSTANT = (torch.linspace, torch.logspace, torch.nextafter, Tensor.nextafter)
 # Parts of the names of such functions in `torch.special`.
@@ -406,6 +376,8 @@ REPLACEMENTS: dict[Callable[..., Any], Callable[..., Any]] = {
     **dict.fromkeys(_there(torch.special, *filter(is_constant, dir(torch.special))), refused),
     **dict.fromkeys((torch.sinc, torch.special.sinc, Tensor.sinc), sinc),
     **dict.fromkeys((torch.logcumsumexp, Tensor.logcumsumexp), logcumsumexp),
+    **dict.fromkeys((torch.matrix_exp, torch.linalg.matrix_exp, Tensor.matrix_exp), matrix_exp),
+    **{function: partial(extremes, written) for function, written in _REDUCED.items()},
     F.embedding: _embedding,
     F.embedding_bag: embedding_bag,
     F.hardsigmoid: hardsigmoid,
