@@ -225,13 +225,16 @@ def test_the_law_on_convolutions_has_the_population_moments_and_its_batches():
         assert row["noise"] == pytest.approx(noise, rel=1e-5)
 
 
-def test_a_median_that_is_infinite_is_outside_of_any_factor():
-    """At every seed it contradicts; at one of them it decides nothing, and holds no more."""
+def test_a_median_that_is_infinite_at_every_seed_has_the_p_of_the_signs():
+    """Three seeds cannot carry it to a verdict, eight can: of two cases each, 2 · 2^-7 = 0.016.
+
+    At one of the seeds it decides nothing, and holds no more.
+    """
     rows = [
         {"epochs": epochs, "seed": seed, "parameter": "conv1.weight", "n": 8}
         | {"measured": 1.0 + 0.01 * seed, "law": 1.0, "free": 1.0, "share": 0.3, "slope": 0.5}
         for epochs in (0, 4)
-        for seed in range(3)
+        for seed in range(8)
     ]
     thresholds = {"factor": 1.5, "free": 2.0, "seeds": 3}
     judge = fig_shortcut_alexnet.judge
@@ -239,5 +242,8 @@ def test_a_median_that_is_infinite_is_outside_of_any_factor():
     endless = [dict(row, measured=None) if row["epochs"] else row for row in rows]
     found = judge({"rows": endless}, thresholds)
     assert found.verdict == "contradicted"
+    assert found.p == pytest.approx(2 * 2.0**-7)
     assert "In 1 of 2 cases" in found.reason
+    three = [row for row in endless if row["seed"] < 3]
+    assert judge({"rows": three}, thresholds).verdict == "inconclusive"
     assert judge({"rows": [*rows[:-1], endless[-1]]}, thresholds).verdict == "inconclusive"
