@@ -155,7 +155,8 @@ BELOW = {
     *(
         f"paper_checks.{name}"
         for name in (
-            *("check", "drawing", "environment", "errors", "extras", "files", "judges", "numbers"),
+            *("check", "drawing", "environment", "errors", "estimates", "extras", "files"),
+            *("judges", "numbers"),
             *("paper", "papers", "quotients", "result", "shared", "statements", "statistics"),
             "verdicts",
         )
