@@ -154,7 +154,7 @@ def _restart(basis: Basis, values: Array, weights: Array, search: Search) -> Non
 
 def _beyond(tridiagonal: Array, search: Search, size: int) -> float:
     """The probability that an eigenvalue beyond the first value has not shown yet."""
-    values = np.linalg.eigvalsh(tridiagonal)
+    values = np.linalg.eigvalsh(tridiagonal).astype(np.float64)
     far = BEYOND * float(np.abs(values).max())
     first = -float(ORDERS[search.order](values).min())  # of the value, its opposite or its size
     ends = ENDS[search.order]
