@@ -192,8 +192,8 @@ class Hessian(Display, LinearOperator):
                 estimate residual²/gap where that is less; the vector is then within about
                 residual/gap), or ``"vector"``, the residual ‖Hv - λv‖ itself.
             missed: an eigenvalue that is repeated comes out as often as it is there, but with at
-                most this probability. Looking for further copies takes a few products more,
-                none for k = 1; `None` to leave it.
+                most this probability, and so does one further out than the first by a hundredth of
+                the largest size. Looking for copies takes products more; `None` to leave both.
             block: vectors that are multiplied at a time, and copies that the first search meets.
             products: how many may be spent. What did not converge by then is returned with what is
                 known of it, and a warning.

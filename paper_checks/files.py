@@ -51,6 +51,23 @@ def save(target: Path, write: Callable[..., Any]) -> None:
         raise named(error, target) from None
 
 
+def no_file(argument: str, folder: Path) -> Path:
+    """`folder` itself, which need not be there yet.
+
+    Raises `InputError` where it is a file, or lies below one.
+    """
+    existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    if not existing.is_dir():
+        raise InputError(argument, folder, f"{existing} is not a folder; name another")
+    return folder
+
+
+def apart(csv: Path | None, parquet: Path | None) -> None:
+    """Refuse one file for both tables, of which the second would take the place of the first."""
+    if csv is not None and parquet is not None and csv.absolute() == parquet.absolute():
+        raise InputError("--parquet", parquet, "is the file of --csv; name another")
+
+
 def writable(out: Path) -> Path:
     """`out` itself if files can be put there; makes nothing.
 

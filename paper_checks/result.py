@@ -111,6 +111,8 @@ def read_results(path: Path) -> list[Result]:
     """
     try:
         records = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(records, list):
+            raise TypeError(f"it holds a {type(records).__name__}, no list")
         every = [(record.get("id"), record.get("measurements", {})) for record in records]
         by_check = {name: measured for name, measured in every if SAME not in measured}
         for record, (_, measured) in zip(records, every, strict=True):

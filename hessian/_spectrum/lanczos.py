@@ -26,6 +26,10 @@ Array = NDArray[np.float64]
 ROUNDINGS = 32
 # Vectors that a look for copies of repeated eigenvalues may take.
 LOOK = 24
+# Of the largest eigenvalue in size: so far beyond the first value none may lie unseen.
+BEYOND = 0.01
+# The ends of the spectrum at which values are wanted.
+ENDS = {"largest": (1,), "smallest": (-1,), "magnitude": (1, -1)}
 # Shares of the order in which Ritz values are wanted.
 ORDERS: dict[str, Callable[[Array], Array]] = {
     "largest": lambda values: -values,
@@ -84,12 +88,17 @@ def extreme(
     vectors; the others are eigenvectors of what is left of the matrix beside the space. So once all
     pairs have converged, a random vector beside the space begins a space of its own, which finds
     one more copy, or shows how improbable it is that there is one (`_chance`).
+
+    Small residuals do not say which eigenvalue it is: where the start has next to nothing of the
+    first one, another has converged long before it shows. So the first space also goes on until
+    it is as improbable that an eigenvalue lies beyond the first value.
     """
     size = like.shape[-1]
     basis = Basis()
     block = basis.orthonormal(normals(search.block, generator, like), 1.0)
     spent = 0
     mark: int | None = None  # where the rows begin that look for copies
+    first = search.block == 1  # whether all rows are of the Krylov space of the start
     while True:
         block = block[: max(1, search.products - spent)]
         product = multiply(block)
@@ -107,6 +116,10 @@ def extreme(
             chance = _missing(basis, values, pairs, mark, search, len(fresh) == 0, size)
             pairs = dataclasses.replace(pairs, missed=min(chance, 1.0))
             done = bool(pairs.converged.all())
+            early = done and first and len(fresh) > 0 and not over and len(basis) < search.most
+            if early and _beyond(basis.matrix, search, size) > (search.missed or 1.0):
+                block = fresh
+                continue
             if over or (done and (search.missed is None or chance <= search.missed)):
                 return pairs
             full = len(basis) + 1 > search.most
@@ -115,7 +128,7 @@ def extreme(
             if done and (mark is None or chance == math.inf):  # a copy was found: is there another?
                 if len(basis) + LOOK > search.most:
                     _restart(basis, values, weights, search)
-                mark = len(basis)
+                mark, first = len(basis), False
                 block = basis.orthonormal(normals(1, generator, like), 1.0)
                 continue
             if not done:
@@ -126,16 +139,26 @@ def extreme(
                 mark = None
         if not len(fresh):  # the space is closed, and smaller than what is asked for
             fresh = basis.orthonormal(normals(search.block, generator, like), 1.0)
+            first = False
         block = fresh[: size - len(basis)]
         if len(basis) + len(block) > search.most:
             _restart(basis, values, weights, search)
-            mark = None
+            mark, first = None, False
 
 
 def _restart(basis: Basis, values: Array, weights: Array, search: Search) -> None:
     """Keep the best Ritz vectors alone."""
     retained = max(search.count, min(search.most - search.block, len(basis)) * 2 // 3)
     basis.restart(weights[:, :retained], values[:retained])
+
+
+def _beyond(tridiagonal: Array, search: Search, size: int) -> float:
+    """The probability that an eigenvalue beyond the first value has not shown yet."""
+    values = np.linalg.eigvalsh(tridiagonal).astype(np.float64)
+    far = BEYOND * float(np.abs(values).max())
+    first = -float(ORDERS[search.order](values).min())  # of the value, its opposite or its size
+    ends = ENDS[search.order]
+    return math.fsum(_chance(sign * tridiagonal, first + far, False, size) for sign in ends)
 
 
 def _missing(
@@ -158,7 +181,7 @@ def _missing(
         return math.nan if search.missed is None else 1.0
     looked = basis.matrix[mark:, mark:]
     limit = -float(above.max())  # of the value, or its size, that a copy would have
-    ends = {"largest": (1,), "smallest": (-1,), "magnitude": (1, -1)}[search.order]
+    ends = ENDS[search.order]
     return math.fsum(_chance(sign * looked, limit, closed, size - mark) for sign in ends)
 
 

@@ -225,12 +225,13 @@ def _beside(results: "Sequence[Result]") -> list[str]:
 
 def _lock(only: list[str] | None, evidence: Path | None, of: str) -> None:
     """Write down the criteria of some checks, or of all."""
+    from paper_checks.files import no_file
     from paper_checks.ledger.lock import lock
     from paper_checks.papers import paper
     from paper_checks.registry import build, known, resolve
 
     with complete(), wrong_paths(), expected(ValueError):
-        folder = evidence or paper(known(of)).evidence
+        folder = no_file("--evidence", evidence or paper(known(of)).evidence)
         for line in lock([build(name, of) for name in resolve(only or None, of)], folder):
             typer.echo(line)
 
@@ -287,9 +288,13 @@ def curvature(
     device: Device = None,
 ) -> None:
     """Exact second derivatives of a network, and how far each cheap radius is from them."""
+    from paper_checks.errors import InputError
     from paper_checks.own_network.curvature import CurvatureRequest, measure_curvature
 
     is_object = _names_an_object(data)
+    with expected(ValueError):
+        if is_object and dataset != CurvatureRequest.dataset:
+            raise InputError("--dataset", repr(dataset), f"--data {data} names the data; give one")
     request = CurvatureRequest(
         model=model,
         dataset=data if is_object and data else dataset,

@@ -43,7 +43,14 @@ def referee(
     from paper_checks.referee import command
     from paper_checks.referee.cells import Sizes
 
-    network = None
+    network, usual = None, CurvatureRequest(samples=64)
+    with expected(ValueError):
+        for option, value in {
+            "dataset": dataset, "data": data, "samples": samples, "width": width, "loss": loss
+        }.items():  # fmt: skip
+            if model is None and value != getattr(usual, option):
+                remedy = "it is for a network of your own; name that as MODEL, or leave it out"
+                raise InputError(f"--{option}", value, remedy)
     if model is not None:
         network = CurvatureRequest(
             model=model, dataset=dataset, data=data, samples=samples, width=width, loss=loss

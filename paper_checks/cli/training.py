@@ -10,7 +10,7 @@ from paper_checks.cli.configurations import configuration, grid_of, merged, read
 from paper_checks.cli.ending import complete, interruptible, refusing
 from paper_checks.cli.options import Csv, Device, Parquet, Root, path
 from paper_checks.errors import InputError
-from paper_checks.files import save
+from paper_checks.files import apart, save
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -162,6 +162,7 @@ def sweep(
         for option, path in (("--csv", csv), ("--parquet", parquet)):
             if path is not None and (path.is_dir() or not path.parent.is_dir()):
                 raise InputError(option, str(path), "give a file in a folder that is there")
+        apart(csv, parquet)
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", Unfinished)  # told below, a line for each

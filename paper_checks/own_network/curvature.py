@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -51,9 +51,11 @@ def parse_memory(text: str) -> int:
     Raises `InputError` for anything else.
     """
     parts = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]*)\s*", text)
-    if parts is None or parts[2].upper() not in _UNITS or float(parts[1]) == 0:
+    known = parts is not None and parts[2].upper() in _UNITS
+    size = int(float(parts[1]) * _UNITS[parts[2].upper()]) if known and parts else 0
+    if not size:
         raise InputError("--memory", repr(text), "give a positive size such as 512MiB or 2GiB")
-    return int(float(parts[1]) * _UNITS[parts[2].upper()])
+    return size
 
 
 def load_object(argument: str, path: str) -> Any:
@@ -93,6 +95,9 @@ def make_model(request: CurvatureRequest, data: "Dataset | OwnData") -> "nn.Modu
             width=request.width,
             seed=request.seed,
         )
+    if request.width != CurvatureRequest.width:
+        remedy = f"it is for built-in networks, and {request.model} is made without; leave it out"
+        raise InputError("--width", request.width, remedy)
     factory = load_object("MODEL", request.model)
     if isinstance(factory, nn.Module) or not callable(factory):
         kind = "a module" if isinstance(factory, nn.Module) else type(factory).__name__
@@ -172,7 +177,7 @@ def measure_curvature(
     from paper_checks.files import save
     from sim import compare_radii
 
-    _check(request, (csv, parquet), out)
+    _check(request, csv, parquet, out)
     memory = None if request.memory is None else parse_memory(request.memory)
     subject = subject_of(request)
     model, loss, pair = subject.model, subject.loss, subject.pair
@@ -203,9 +208,11 @@ def measure_curvature(
     return frame
 
 
-def _check(request: CurvatureRequest, targets: Iterable[Path | None], out: Path | None) -> None:
+def _check(
+    request: CurvatureRequest, csv: Path | None, parquet: Path | None, out: Path | None
+) -> None:
     """Refuse what can be refused before anything is loaded."""
-    from paper_checks.files import writable
+    from paper_checks.files import apart, writable
     from paper_checks.measurements.context import check_device
 
     if not is_own(request.dataset) and request.dataset not in DATASETS:
@@ -215,8 +222,9 @@ def _check(request: CurvatureRequest, targets: Iterable[Path | None], out: Path 
         raise InputError("--verify", request.verify, "give 0 or more")
     if request.device not in (None, "cpu"):
         check_device(request.device)
-    for target in targets:
-        _check_target(target)
+    for option, target in (("--csv", csv), ("--parquet", parquet)):
+        _check_target(option, target)
+    apart(csv, parquet)
     if out is not None:
         writable(out)
 
@@ -360,9 +368,9 @@ def _cell(value: Any) -> str:
     return short(value)
 
 
-def _check_target(target: Path | None) -> None:
+def _check_target(option: str, target: Path | None) -> None:
     if target is None:
         return
     folder = target.parent
     if target.is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK):
-        raise InputError("output", target, "name a file in a folder that exists and may be written")
+        raise InputError(option, target, "name a file in a folder that exists and may be written")

@@ -9,7 +9,7 @@ from typing import Any
 from paper_checks.check import Check, Drawing, Judgement
 from paper_checks.environment import hardware, versions
 from paper_checks.errors import InputError
-from paper_checks.files import FULL, writable, write_atomically
+from paper_checks.files import FULL, no_file, writable, write_atomically
 from paper_checks.measurements.context import Context
 from paper_checks.measurements.store import source_path
 from paper_checks.papers import USUAL
@@ -147,6 +147,8 @@ def _prepared(
     ids = _recorded_ids(only, of) if recorded else resolve(only, of)
     folder = writable(Path(out).expanduser())
     recorder = None
+    if ledger is not None:
+        _check_evidence(ledger, recorded, paper.campaign.profiles)
     if recorded:
         from paper_checks.campaign.recorder import recorder as made
 
@@ -172,6 +174,14 @@ def _recorded_ids(only: str | Iterable[str] | None, of: str) -> list[str]:
         recorded = ", ".join(name for name in paper_named(of).ids if rows_read(name, of))
         raise InputError("--only", others[0], f"has no runs in the ledger; those are: {recorded}")
     return [name for name in ids if name not in others]
+
+
+def _check_evidence(folder: Path, recorded: bool, profiles: Iterable[str]) -> None:
+    """Refuse a folder of the ledger that nothing would be read from, or that is a file."""
+    if not recorded:
+        remedy = f"only --profile {' and '.join(profiles)} goes by a ledger; leave it out"
+        raise InputError("--evidence", folder, remedy)
+    no_file("--evidence", folder)
 
 
 def _check_recorded(device: str | None, fresh: bool) -> None:

@@ -151,10 +151,11 @@ def monitor(
     - `"critical_rate"`: the rate at which L after the next step equals L before it, by doubling and
       bisection, with the optimizer's own rule and state (momentum, moments), the gradient as it is
       (no clipping) and the same random numbers; 0 where the direction descends at no rate, infinite
-      where no rate is too large. On a quadratic it is 2 gᵀd / dᵀHd for a direction d: along the
-      top eigenvector 2/λ_max, in others larger. Of groups with several rates it is the largest.
-      It costs a gradient, and 4 to 9 forward passes, steps of the optimizer and copies of its
-      state; hooks and schedules of the optimizer see nothing of it.
+      where no rate is too large, nan where the loss falls by no more than its own rounding. On a
+      quadratic it is 2 gᵀd / dᵀHd for a direction d: along the top eigenvector 2/λ_max, in others
+      larger. Of groups with several rates it is the largest. It costs a gradient, and 4 to 9
+      forward passes, steps of the optimizer and copies of its state; hooks and schedules of the
+      optimizer see nothing of it.
 
     A row `loss` comes with them. `every`, and fewer samples than a batch, keep the costs within
     some percents of training.

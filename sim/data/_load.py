@@ -21,14 +21,14 @@ class Source:
     Attributes:
         load: `load(root, split, **options)` to inputs, targets, classes and provenance; its
             keyword-only arguments are the options.
-        shape: of one input, from the options.
+        shape: of one input, from the options; `None` where only the files can tell.
         check: the options as plain numbers, with what is out of its range refused.
         check_files: refuses a folder without reading what is in its files; `None` where no files
             are needed.
     """
 
     load: Callable[..., Any]
-    shape: Callable[[Options], tuple[int, ...]]
+    shape: Callable[[Options], tuple[int, ...] | None]
     check: Callable[[Options], dict[str, Any]] = dict
     check_files: Callable[[Root], object] | None = None
 
@@ -133,8 +133,8 @@ def check_files(name: str, root: Root) -> None:
         raise needless(name, root)
 
 
-def shape_of(name: str, options: Options) -> tuple[int, ...]:
-    """The shape of one input.
+def shape_of(name: str, options: Options) -> tuple[int, ...] | None:
+    """The shape of one input; `None` where it is not known without a root.
 
     >>> shape_of("digits", {}), shape_of("gaussian", {"features": 3})
     ((1, 8, 8), (3,))

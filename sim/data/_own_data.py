@@ -49,8 +49,14 @@ def own(
     return inputs, targets, classes, provenance
 
 
-def shape(name: str, options: Mapping[str, Any]) -> tuple[int, ...]:
-    """The shape of one input, which takes loading it; kept, since a grid asks often."""
+def shape(name: str, options: Mapping[str, Any]) -> tuple[int, ...] | None:
+    """The shape of one input, which takes loading it; kept, since a grid asks often.
+
+    `None` where it takes a `root`, too, which no configuration knows.
+    """
+    value = _own.named(name)
+    if not isinstance(value, Mapping) and _own.takes(value, "root"):
+        return None
     return _shape(name, tuple(sorted(options.items())))
 
 
@@ -63,7 +69,7 @@ def check(name: str, options: Mapping[str, Any]) -> None:
     """Refuse options that the object does not have, and one that has no splits."""
     value = _own.named(name)
     if isinstance(value, Mapping):
-        if options or set(value) < set(SPLITS):
+        if options or not set(SPLITS) <= set(value):
             raise ValueError(f"got {name!r}; it holds {', '.join(map(str, value))}; {CONTRACT}")
         return
     if not callable(value) or not _own.takes(value, "split"):

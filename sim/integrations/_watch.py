@@ -1,19 +1,28 @@
 """What the callbacks share: `sim.monitor` beside a loop that someone else runs."""
 
-from collections.abc import Callable, Iterable
+import random
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
 from typing import Any
 
+import numpy as np
 import pandas as pd
+import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
+from torch.utils.data import DataLoader, Sampler
 
 from sim import _arguments
 from sim._isolation import isolated
 from sim._measurements.monitor import Monitor, monitor
+from sim._measurements.monitored.state import as_found
 
 MEASURES = ("noise_scale", "trace", "radius")
 # Parts of a measure that are for the table; a logger has enough with the measure.
 PARTS = ("gradient_covariance", "gradient_squared", "loss")
+# What of a loader holds samples, and its longest list that may hold other loaders.
+HOLDERS = {"dataset", "data_source"}
+LOADERS = 64
 
 
 class Watch:
@@ -37,8 +46,7 @@ class Watch:
 
     def begin(self, model: nn.Module, optimizer: Any, loader: Any, step: int) -> None:
         """Watch a model from this step on; `loader` gives the data where the user gave none."""
-        with isolated():
-            data = next(iter(loader)) if self.data is None else self.data
+        data = first_batch(loader) if self.data is None else self.data
         self.monitor = monitor(
             model, self.loss, data, bare(optimizer), every=self.every, measure=self.measure,
             **self.options,
@@ -65,6 +73,59 @@ class Watch:
         if self.monitor is None:
             return pd.DataFrame(columns=["step", "measure", "layer", "value"])
         return self.monitor.table()
+
+
+def first_batch(loader: Any) -> Any:
+    """The first batch of a training loader, which goes on as if nobody had asked.
+
+    Raises:
+        ValueError: it holds none, or can be gone through only once.
+    """
+    with isolated(), as_found([], set()):
+        restores = [restore for part in _parts(loader) if (restore := _restore(part)) is not None]
+        try:
+            batches = iter(loader)
+            if batches is loader:
+                raise ValueError(
+                    f"data: got None, and the training loader is a {type(loader).__name__}, whose "
+                    "first batch would be lost to training; give the samples as data="
+                )
+            for batch in batches:
+                return batch
+        finally:
+            for restore in restores:
+                restore()
+    raise ValueError("data: got None, and the training loader holds no batch; give the samples")
+
+
+def _parts(loader: Any) -> Iterator[Any]:
+    """Loaders and samplers of which a loader is made, and what they hold beside samples."""
+    parts, seen = [loader], set()
+    while parts:
+        part = parts.pop()
+        if id(part) in seen:
+            continue
+        seen.add(id(part))
+        yield part
+        if isinstance(part, Mapping):
+            parts += part.values()
+        elif isinstance(part, list | tuple) and len(part) <= LOADERS:
+            parts += part
+        elif part is loader or isinstance(part, DataLoader | Sampler):
+            parts += [v for name, v in getattr(part, "__dict__", {}).items() if name not in HOLDERS]
+
+
+def _restore(part: Any) -> Callable[[], Any] | None:
+    """A function that puts a source of random numbers back where it is now."""
+    if isinstance(part, torch.Generator):
+        return partial(part.set_state, part.get_state())
+    if isinstance(part, np.random.Generator):
+        return partial(setattr, part.bit_generator, "state", part.bit_generator.state)
+    if isinstance(part, np.random.RandomState):
+        return partial(part.set_state, part.get_state())
+    if isinstance(part, random.Random):
+        return partial(part.setstate, part.getstate())
+    return None
 
 
 def bare(optimizer: Any) -> Optimizer:

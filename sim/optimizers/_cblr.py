@@ -72,7 +72,8 @@ class CBLR(Rule):
             each step that is not given one, or every `refresh_interval` steps. For loops that call
             `step()` or `step(closure)` themselves: Lightning, Hugging Face's Trainer, accelerate,
             a gradient scaler; `sim.integrations.BatchCurvature` is one. Also an attribute to set.
-            Not part of the saved state.
+            Not part of the saved state, nor of a copy: without `refresh_interval` their next step
+            needs a source, or a curvature.
 
     Raises:
         TypeError: `curvature` is no function.
@@ -191,25 +192,36 @@ class CBLR(Rule):
         if curvature is None and self._at_rest():
             self._begin()
             return value
-        source = self.curvature if curvature is None and self.due else curvature
-        if callable(source) and not isinstance(source, Mapping):
-            with torch.enable_grad():
-                source = source()
-        curvatures, buckets = self._gather(source)
-        if source is not None:
+        asked = self._asked(curvature)
+        curvatures, buckets = self._gather(asked)
+        if asked is not None:
             self._store(curvatures)
+        sourced = curvature is None and self.curvature is not None
         for group, members in zip(self.param_groups, buckets, strict=True):
             for bucket in members:
                 self._update(group, bucket)
             group["curvature_age"] += 1
+            if sourced and group["refresh_interval"] is None:
+                # It was for this step alone: a copy or a resumed optimizer, which has no source
+                # yet, must not go on with it in silence.
+                group["curvature_age"] = None
         return value
 
+    def _asked(self, curvature: Mapping[str, Tensor] | Source | None) -> Any:
+        """What a step is given, or its source returns where one is due; `None`: the last again."""
+        source = self.curvature if curvature is None and self.due else curvature
+        if callable(source) and not isinstance(source, Mapping):
+            with torch.enable_grad():
+                return source()
+        return source
+
     @torch.no_grad()
-    def radius(self, curvature: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
+    def radius(self, curvature: Mapping[str, Tensor] | Source | None = None) -> dict[str, Tensor]:
         """The rate that the next step would give each entry: min(R, R_max), with all options.
 
         γ times this is the learning rate. Changes nothing; `curvature` and its gradient are taken
-        as by `step`. With it `sim.sharpness` tells how large γ may be.
+        as by `step`, from the optimizer's own source too. With it `sim.sharpness` tells how large
+        γ may be.
 
         Returns:
             Name → tensor of the parameter's shape, in the dtype it is updated in, for the
@@ -224,7 +236,7 @@ class CBLR(Rule):
         >>> optimizer.radius({"w": torch.tensor([4.0, 0.0])})
         {'w': tensor([ 0.2500, 10.0000])}
         """
-        curvatures, buckets = self._gather(curvature)
+        curvatures, buckets = self._gather(self._asked(curvature))
         radii: dict[Tensor, Tensor] = {}
         for group, members in zip(self.param_groups, buckets, strict=True):
             for bucket in members:

@@ -196,6 +196,7 @@ class LARS(LayerWise):
             ratio = torch.where(present, ratio, 1.0)
         elif zero == "floor":
             ratio = torch.where(denominator == 0, 0.0, ratio)
-        if group["clip"] and group["lr"] > 0:
-            ratio = torch.clamp(ratio / float(group["lr"]), max=1.0)
+        if group["clip"] and group["lr"] >= 0:
+            # λ/γ, which is infinite at γ = 0, where a warm-up may begin; but 0 for λ = 0.
+            ratio = torch.where(ratio == 0, 0.0, ratio / float(group["lr"])).clamp(max=1.0)
         return torch.where(present, ratio, 1.0) if zero == "skip" else ratio

@@ -10,6 +10,7 @@ from torch import nn
 import hessian
 from hessian import _hessian
 from hessian._spectrum import basis as _basis
+from hessian._spectrum import lanczos
 from hessian._spectrum import products as _products
 from hessian._spectrum import terms as _terms
 
@@ -438,3 +439,24 @@ def test_progress_counts_products(monkeypatch):
     top = h.top(products=50)
     assert ("eigenpairs", 50) in told
     assert sum(ticks) == top.products
+
+
+@pytest.mark.parametrize("order", ["largest", "smallest", "magnitude"])
+@pytest.mark.parametrize("count", [1, 2])
+def test_an_eigenvalue_of_which_the_start_has_next_to_nothing(order, count):
+    """A few large ones of 60: Ritz values of others have small residuals before it shows."""
+    draws = np.random.default_rng(5)
+    worst = 0.0
+    for seed in range(60):
+        basis = np.linalg.qr(draws.standard_normal((60, 60)))[0]
+        values = np.concatenate([np.zeros(55), draws.random(5)])
+        values *= {"largest": 1, "smallest": -1, "magnitude": draws.choice([-1, 1], 60)}[order]
+        matrix = torch.from_numpy((basis * values) @ basis.T)
+        search = lanczos.Search(count, order, 1, 1e-3, True, 0.01, 1000, 60)
+        generator = torch.Generator().manual_seed(seed)
+        pairs = lanczos.extreme(lambda rows, m=matrix: rows @ m, matrix[:1], search, generator)
+        size = np.abs(values).max()
+        worst = max(worst, abs(abs(pairs.values[0]) - size) / size)
+        assert pairs.converged.all()
+    # A hundredth is what a run may overlook, with a probability of 1 %.
+    assert worst < 0.01

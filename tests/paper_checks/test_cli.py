@@ -83,6 +83,13 @@ def test_a_bug_shows_its_traceback(tmp_path, monkeypatch):
         (("--dataset", "mnist"), ("--dataset", "mnist", "cifar10")),
         (("--device", "abacus"), ("--device", "abacus", "cpu")),
         (("--dataset", "cifar10", "--data", "no/such/folder"), ("--data: ", "no/such/folder")),
+        # Nothing would be read from it in this profile.
+        (("--evidence", "."), ("--evidence: .: only --profile cifar goes by a ledger",)),
+        (
+            ("--profile", "cifar", "--plan", "--evidence", __file__),
+            (f"--evidence: {__file__}: {__file__} is not a folder",),
+        ),
+        (("--lock", "--evidence", f"{__file__}/below"), ("--evidence: ", "is not a folder")),
     ],
 )
 def test_audit_refuses_bad_input(tmp_path, monkeypatch, arguments, words):
@@ -260,7 +267,18 @@ class TestCurvature:
             (("mlp", "--memory", "much"), ("--memory", "much", "512MiB")),
             (("mlp", "--width", "0"), ("width", "0")),
             (("mlp", "--dataset", "mnist"), ("--dataset", "mnist")),
-            (("mlp", "--csv", "no/such/folder/t.csv"), ("no/such/folder",)),
+            (("mlp", "--memory", "0.1B"), ("--memory", "0.1B", "512MiB")),
+            (("mlp", "--csv", "no/such/folder/t.csv"), ("--csv: no/such/folder",)),
+            (("mlp", "--parquet", "no/folder/t"), ("--parquet: no/folder",)),
+            (("mlp", "--csv", "t", "--parquet", "./t"), ("--parquet: t: is the file of --csv",)),
+            (
+                ("mlp", "--dataset", "cifar10", "--data", "mine:rows"),
+                ("--dataset: 'cifar10': --data mine:rows names the data; give one",),
+            ),
+            (
+                ("torch.nn:ReLU", "--width", "0.5"),
+                ("--width: 0.5: it is for built-in networks", "leave it out"),
+            ),
             (("mlp", "--dataset", "cifar10", "--data", "no/such"), ("no/such",)),
             (("mlp", "--device", "abacus"), ("--device", "abacus")),
         ],

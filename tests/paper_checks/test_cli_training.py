@@ -201,6 +201,8 @@ def test_what_a_sweep_would_ignore_or_find_out_too_late(tmp_path):
         line = refused(cblr(*command, option, tmp_path / "none" / "t"))
         assert line.endswith("give a file in a folder that is there")
         assert option in refused(cblr(*command, option, tmp_path))
+    one = tmp_path / "t"
+    assert "--parquet" in refused(cblr(*command, "--csv", one, "--parquet", one))
     assert not (tmp_path / "runs").exists()
 
 

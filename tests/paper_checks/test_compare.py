@@ -62,7 +62,8 @@ def test_compare_on_the_command_line(audit, tmp_path):
     assert result.exit_code == 0, result.output
     assert "eq9  verdict: fails -> holds" in result.stdout
     assert "1 changes in 1 checks" in result.stdout
-    for bad in (tmp_path / "none.json", tmp_path):
+    (tmp_path / "table.json").write_text("{}", encoding="utf-8")
+    for bad in (tmp_path / "none.json", tmp_path, tmp_path / "table.json"):
         result = CliRunner().invoke(cli.app, [*command[:-1], str(bad)])
         assert result.exit_code == 2
         assert "--compare" in result.stderr

@@ -263,6 +263,9 @@ def test_cells_of_an_edited_network_are_measured_anew(tmp_path, monkeypatch):
         (["mlp", "--only", "gpt2"], "--only: gpt2: leave it out with a network"),
         (["--probes", "0"], "--probes: 0: give 1 or more"),
         (["nothing"], "MODEL: 'nothing': choose one of"),
+        (["--samples", "0"], "--samples: 0: it is for a network of your own; name that as MODEL"),
+        (["--quick", "--loss", "mse_loss"], "--loss: mse_loss: it is for a network of your own"),
+        (["torch.nn:ReLU", "--width", "3"], "--width: 3.0: it is for built-in networks"),
     ],
 )
 def test_bad_input_exits_two_in_one_line(tmp_path, line, says):

@@ -204,6 +204,30 @@ def test_no_rate_is_too_large_or_every_one_is():
     assert critical(model, optimizer) == 0.0
 
 
+def check_rounding():
+    """In float32 a small enough step changes nothing, which is no descent."""
+    a, w = symmetric().astype(np.float32), start().astype(np.float32)
+    model = Quadratic(a, w)
+    up = torch.optim.SGD(model.parameters(), 0.1, maximize=True)
+    assert critical(model, up, 0.05) == 0.0
+    back = torch.optim.SGD(model.parameters(), 0.1, momentum=0.9)
+    back.state[model.w]["momentum_buffer"] = torch.as_tensor(-5 * a @ w)
+    assert critical(model, back, 0.05) == 0.0
+    lowest = np.float32(3.0)  # of a loss that is far from 0 at its minimum
+    for distance in (1e-2, 5e-4, 1e-5):
+        model = Quadratic(a, np.float32(distance) * w)
+        model.register_forward_hook(lambda _, inputs, output: output + lowest)
+        rate = critical(model, torch.optim.SGD(model.parameters(), 0.1), 0.05)
+        if distance == 1e-2:  # L falls by some 1e-3, and its rounding is 2e-7
+            assert rate == pytest.approx(along(a @ w, a @ w, a), rel=0.05)
+        else:  # by some 1e-6 and 1e-9
+            assert math.isnan(rate)
+
+
+def test_a_rate_that_rounding_hides_is_not_told():
+    check_rounding()
+
+
 def test_beyond_the_rate_the_loss_rises_on_a_network():
     model, pair = network(p=0.0), batch()
     for make in (torch.optim.SGD, torch.optim.Adam, sim.optimizers.LARS, sim.optimizers.MCLR):
@@ -843,6 +867,9 @@ MUTANTS = {
         "pass",
         lambda: check_no_trace("adam", "dropout"),
     ),
+    "roundings told": (_critical_rate, "NOISE = 16.0", "NOISE = 0.0", check_rounding),
+    "uphill is unknown": (_critical_rate, "> 0 else math.nan", "> 1e9 else math.nan",
+                          check_rounding),
     "hooks see the trials": (
         _state,
         'getattr(step, "__wrapped__", step) if getattr(step, "hooked", False) else step',

@@ -1,7 +1,7 @@
 """The largest learning rate whose next step does not raise the loss, for any optimizer."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -17,6 +17,8 @@ from sim.optimizers import CBLR
 FARTHEST = 2.0**40
 # The most that a rate is multiplied by at once, on the way to one beyond the critical rate.
 LARGEST = 16.0
+# Roundings of the loss below which a decrease may be none.
+NOISE = 16.0
 
 
 def critical_rate(
@@ -45,7 +47,8 @@ def critical_rate(
 
     Returns:
         The rate; 0.0 where every step raises the loss (the direction does not descend), infinite
-        where none does.
+        where none does, nan where the loss falls by no more than its rounding, in which the rate
+        is lost.
     """
     x, y = pair
     state = OptimizerState(optimizer)
@@ -57,11 +60,11 @@ def critical_rate(
         trained = [p for p in parameters if p.requires_grad]
         value = objective.scalar(x, y)
         gradients = torch.autograd.grad(value, trained, allow_unused=True)
-        before = value.item()
+        before, precision = value.item(), torch.finfo(value.dtype).eps
         del value
         arguments = _arguments(objective, pair, optimizer)
 
-        def raises(rate: float) -> bool:
+        def step(rate: float) -> None:
             state.restore()
             restore()
             for parameter, gradient in zip(trained, gradients, strict=True):
@@ -72,16 +75,45 @@ def critical_rate(
                 else:
                     group["lr"] = rate * share
             stepped(optimizer, *arguments)
+
+        falls: list[float] = []
+
+        def raises(rate: float) -> bool:
+            step(rate)
             with torch.no_grad():
                 after = float(objective(x, y))
+            falls.append(before - after)
             return not after <= before
 
         # The rate of last time is near, and rarely outside of a bracket that two trials narrow.
         factor = (1 + tolerance) ** 4 if guess else 2.0
-        return _crossing(raises, guess or largest or 1.0, factor, tolerance)
+        first = guess or largest or 1.0
+        rate = _crossing(raises, first, factor, tolerance)
+        if not 0 < rate < math.inf:
+            return rate
+        least = NOISE * precision * abs(before)
+        if not max(falls) > least:
+            raises(rate / 2)  # where the loss has fallen most
+        if max(falls) > least:
+            return rate
+        state.restore()
+        start = [parameter.detach().clone() for parameter in trained]
+        step(first)
+        return 0.0 if _slope(gradients, start, trained) > 0 else math.nan
     finally:
         state.restore()
         restore()
+
+
+def _slope(
+    gradients: Iterable[Tensor | None], start: Iterable[Tensor], end: Iterable[Tensor]
+) -> float:
+    """gᵀΔw of a step, by which the loss changes to first order."""
+    return math.fsum(
+        float((gradient.to_dense().double() * (after.detach().double() - before.double())).sum())
+        for gradient, before, after in zip(gradients, start, end, strict=True)
+        if gradient is not None
+    )
 
 
 def _crossing(

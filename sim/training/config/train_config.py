@@ -366,12 +366,12 @@ def grid(base: TrainConfig | Mapping[str, Any], **values: Iterable[Any]) -> list
 
 
 @functools.lru_cache(maxsize=256)
-def _check_model(name: str, options: Options, written: str, shape: tuple[int, ...]) -> None:
+def _check_model(name: str, options: Options, written: str, shape: tuple[int, ...] | None) -> None:
     """Refuse what the model cannot be, whatever it will be trained on.
 
     A grid asks often, so the answer is kept, by how the options are `written`: 8 and 8.0 are equal.
     """
-    if name != "mlp" and len(shape) != 3:
-        # It will not fit these data, which `train` says; its options are looked at all the same.
+    if shape is None or (name != "mlp" and len(shape) != 3):
+        # It will not fit these data, or may not, which `train` says; its options are looked at.
         shape = (3, 32, 32)
     check_model(name, shape, options)

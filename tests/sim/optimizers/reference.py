@@ -69,7 +69,7 @@ def timm(w, gs, lrs, m, beta, eta=1e-3, eps=1e-8, always_adapt=False, trust_clip
             if norm(w) > 0 and norm(g) > 0:
                 ratio = eta * norm(w) / (norm(g) + norm(w) * beta + eps)
             if trust_clip:
-                ratio = min(ratio / lr, 1.0)
+                ratio = min(np.float64(ratio) / lr, 1.0)  # tensors there: λ/0 is infinite
             g = (g + beta * w) * ratio
         w, v = _torch_sgd(w, v, g, lr, m, t == 0)
     return w
@@ -81,7 +81,7 @@ def apex_larc(w, gs, lrs, m, beta, eta=0.02, eps=1e-8, clip=True):
         if norm(w) != 0 and norm(g) != 0:
             rate = eta * norm(w) / (norm(g) + norm(w) * beta + eps)
             if clip:
-                rate = min(rate / lr, 1.0)
+                rate = min(np.float64(rate) / lr, 1.0)
             g = (g + beta * w) * rate
         w, v = _torch_sgd(w, v, g, lr, m, t == 0)
     return w

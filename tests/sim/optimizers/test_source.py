@@ -137,4 +137,61 @@ def test_it_is_no_part_of_a_saved_state():
     assert "curvature" not in optimizer.state_dict()["param_groups"][0]
     for twin in (copy.deepcopy(optimizer), pickle.loads(pickle.dumps(optimizer))):
         assert twin.curvature is None
-        assert not twin.due
+
+
+def copied(optimizer):
+    return copy.deepcopy(optimizer)
+
+
+def pickled(optimizer):
+    return pickle.loads(pickle.dumps(optimizer))
+
+
+def resumed(optimizer):
+    other = CBLR(net().named_parameters(), 0.01)
+    other.load_state_dict(optimizer.state_dict())
+    return other
+
+
+def taken_away(optimizer):
+    optimizer.curvature = None
+    return optimizer
+
+
+@pytest.mark.parametrize("interval", [None, 3])
+@pytest.mark.parametrize("way", [copied, pickled, resumed, taken_away])
+def test_without_its_source_it_does_not_go_on_in_silence(way, interval):
+    model = net()
+    first = CBLR(model.named_parameters(), 0.01, refresh_interval=interval, curvature=Source(model))
+    first.step()
+    other = way(first)
+    for p in other.param_groups[0]["params"]:
+        p.grad = torch.ones_like(p)
+    if interval is not None:  # as long as the curvature may serve
+        other.step()
+        other.step()
+    before = [p.detach().clone() for p in other.param_groups[0]["params"]]
+    assert other.due
+    with pytest.raises(ValueError, match=r"^curvature: .*set a source as optimizer\.curvature"):
+        other.step()
+    for p, old in zip(other.param_groups[0]["params"], before, strict=True):
+        assert torch.equal(p, old)
+    names = other.param_groups[0]["param_names"]
+    h = {n: torch.ones_like(p) for n, p in zip(names, before, strict=True)}
+    other.step(h)
+    assert not other.due
+    other.step()  # what was given serves on, as ever
+
+
+def test_the_radius_is_that_of_the_step_that_comes_from_a_source_too():
+    model = net()
+    source = Source(model)
+    optimizer = CBLR(model.named_parameters(), 0.01, max_radius=50.0, curvature=source)
+    optimizer.step()
+    F.cross_entropy(model(X), Y).backward()
+    h = hessian.diagonal(model, F.cross_entropy, (X, Y))
+    for radius in (optimizer.radius(), optimizer.radius(source)):
+        for name, p in model.named_parameters():
+            want = ((1 + p.grad**2) ** 1.5 / h[name].abs()).clamp(max=50.0)
+            torch.testing.assert_close(radius[name], want)
+    assert source.calls == 3

@@ -265,6 +265,22 @@ def test_a_wrong_formula_is_caught(error, tmp_path, monkeypatch):
         check(getattr(changed, rule), *arguments)
 
 
+@pytest.mark.parametrize("name", ["apex-larc", "timm-clip"])
+@pytest.mark.parametrize("m", [0.0, 0.9])
+def test_clipping_holds_in_a_warm_up_from_zero(name, m):
+    """The first step moves nothing, and what it leaves in the history is clipped all the same."""
+    w, gs, _, _ = draw(0, (3, 4), scale=100.0)
+    lrs = [0.0, 0.1, 0.2, 0.0]
+    formula, options = LARS[name]
+    options = options | ({"trust_coefficient": 0.5} if name == "timm-clip" else {})
+    got = run(
+        optimizers.LARS, w, gs, lrs, momentum=m, weight_decay=0.1, like=LIKE.get(name, name),
+        **options,
+    )  # fmt: skip
+    with np.errstate(all="ignore"):
+        assert_same(got, formula(w, gs, lrs, m, 0.1))
+
+
 def test_ratio_only_decay_stays_out_of_the_step_whatever_a_zero_norm_does():
     # λ = 5 / (1 + 0.5·5) = 10/7 by hand, and the step is 0.1 λ g.
     for zero_norm in ("floor", "one", "skip"):

@@ -45,6 +45,12 @@ MINE = """
     class Descent(torch.optim.SGD):
         pass
 
+    def files(split, root, samples=96):
+        return torch.load(f"{root}/{split}.pt")
+
+    def usual(split, root="no/such/folder"): return files(split, root)
+
+    VALID = {"train": TABLE["train"], "valid": TABLE["test"]}
     def count(): return 3
     def broken(): raise KeyError("weights")
     def unlabelled(*, split): return torch.randn(4, 5), torch.randn(4)
@@ -87,6 +93,23 @@ def test_it_trains_as_a_loop_written_out(mine):
         torch.testing.assert_close(run.weights[name], value, rtol=1e-4, atol=1e-6)
     loss = (F.cross_entropy(model(test_x), test_y, reduction="none") ** 2).mean().item()
     assert run.epochs.test_loss.iloc[-1] == pytest.approx(loss, rel=1e-4)
+
+
+@pytest.mark.parametrize("model", ["mine_own:network", "mlp"])
+@pytest.mark.parametrize("name", ["mine_own:files", "mine_own:usual"])
+def test_data_that_need_a_folder_are_trained_on(mine, model, name, tmp_path):
+    """No configuration knows the folder: what only the data tell is checked when they are there."""
+    for split, pair in mine.TABLE.items():
+        torch.save(pair, tmp_path / f"{split}.pt")
+    fields = {**FIELDS, "model": model, "loss": "cross_entropy"}
+    run = sim.train({**fields, "dataset": name}, root=tmp_path)
+    want = sim.train({**fields, "dataset": "mine_own:data"})
+    for key, value in want.weights.items():
+        assert torch.equal(run.weights[key], value)
+    configs = sim.training.grid({**fields, "dataset": name}, seed=[0, 1])
+    frame = sim.sweep(configs, root=tmp_path, jobs=1)
+    assert frame.status.tolist() == ["finished", "finished"]
+    assert frame.train_loss[0] == want.epochs.train_loss.iloc[-1]
 
 
 def test_names_are_in_the_hash_and_sources_in_the_environment(mine, tmp_path):
@@ -177,6 +200,7 @@ REFUSED = {
     },
     "dataset": {
         "mine_own:count": r"name a function of split",
+        "mine_own:VALID": r"it holds train, valid; name a function of split",
         "mine_own:unlabelled": r"give floating inputs \[N, …\] and integer labels",
     },
     "loss": {"mine_own:number": r"^loss: .*it is int; name a function of \(output, target\)"},

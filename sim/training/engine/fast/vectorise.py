@@ -73,6 +73,8 @@ def small(config: TrainConfig) -> bool:
     if torch.device(config.device).type not in devices.MEASURED:
         return True  # not measured; what is small there is large here
     cost = _cost(config)
+    if cost is None:
+        return False
     return cost.weights <= WEIGHTS and cost.products <= WORK and cost.convolutions <= CONVOLUTIONS
 
 
@@ -85,7 +87,8 @@ def split(group: list[TrainConfig]) -> int:
     """
     if len(group) == 1 or torch.device(group[0].device).type not in devices.OWN_MEMORY:
         return 1
-    enough = len(group) * _cost(group[0]).products >= SHARED
+    cost = _cost(group[0])
+    enough = cost is not None and len(group) * cost.products >= SHARED
     return torch.get_num_threads() if enough else 1
 
 
@@ -98,8 +101,11 @@ class Cost:
     convolutions: int
 
 
-def _cost(config: TrainConfig) -> Cost:
+def _cost(config: TrainConfig) -> Cost | None:
+    """`None` where the shape of the inputs is not known before they are loaded."""
     shape = shape_of(config.dataset, config.dataset_options)
+    if shape is None:
+        return None
     options: dict[str, Any] = dict(config.model_options)
     model = models.build(config.model, in_shape=shape, classes=10, seed=0, **options)
     products = {nn.Linear: 0, nn.Conv2d: 0}
