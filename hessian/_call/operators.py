@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from hessian._call import replacements
+from hessian._call import replacements, roots
 
 _KINDS = (type(torch.ops.aten.add), type(torch.ops.aten.add.Tensor))
 # ``torch.cond``, where torch has it.
@@ -115,7 +115,7 @@ def _pad_circular(
 
 
 _REPLACEMENTS: dict[str, Callable[..., Any]] = {
-    "_cdist_forward": replacements.cdist,
+    **roots.OPERATORS,
     "_embedding_bag": _embedding_bag,
     "_native_batch_norm_legit": _batch_norm,
     "_native_batch_norm_legit_functional": _batch_norm,
@@ -124,7 +124,6 @@ _REPLACEMENTS: dict[str, Callable[..., Any]] = {
     "_weight_norm": replacements.weight_norm,
     "_weight_norm_interface": replacements.weight_norm_interface,
     "as_strided_scatter": replacements.as_strided_scatter,
-    "cdist": replacements.cdist,
     "embedding": _embedding,
     "embedding_bag": _embedding_bag,
     "group_norm": replacements.group_norm,

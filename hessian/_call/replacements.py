@@ -12,14 +12,16 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from hessian import torch_private
+from hessian._call import roots
 from hessian._call.written import Written
 from hessian._runtime.ledger import owe, settled
 
 
 class Watch(Protocol):
-    """The call in which an operation is replaced: it notes what is written to."""
+    """The call in which an operation is replaced: it notes what is written to, and roots."""
 
     written: Written
+    roots: roots.Roots
 
 
 def _there(owner: Any, *names: str) -> list[Callable[..., Any]]:
@@ -177,18 +179,6 @@ def as_strided_scatter(
     flat = torch.arange(input.numel(), device=input.device)
     place = flat.as_strided(size, stride, storage_offset or 0).reshape(-1)
     return input.reshape(-1).index_put((place,), src.reshape(-1)).view(input.shape)
-
-
-def cdist(
-    watch: Watch,
-    func: Callable[..., Any],
-    x1: Tensor,
-    x2: Tensor,
-    p: float = 2.0,
-    compute_mode: str = "",
-) -> Tensor:
-    distances: Tensor = torch.linalg.vector_norm(x1.unsqueeze(-2) - x2.unsqueeze(-3), p, dim=-1)
-    return distances
 
 
 def without_cudnn(watch: Watch, func: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
@@ -389,7 +379,7 @@ REPLACEMENTS: dict[Callable[..., Any], Callable[..., Any]] = {
     F.embedding_bag: embedding_bag,
     F.hardsigmoid: hardsigmoid,
     F.pad: pad,
-    torch.cdist: cdist,
+    **roots.FUNCTIONS,
     torch.as_strided_scatter: as_strided_scatter,
     **{function: partial(averaged, axes) for function, axes in _POOLED.items()},
     **dict.fromkeys((F.group_norm, torch.group_norm), group_norm),
