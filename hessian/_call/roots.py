@@ -3,15 +3,15 @@
 There |x| has a kink, and |x|² has none: a penalty `p.norm()**2` on a bias of zeros, a kernel
 `exp(-cdist(x, x)**2)` on its diagonal. Autograd takes the two derivatives one after another, and
 the second one of a norm is 0/0 there, that of a size loses what it should give. So an even power
-of such a root is taken of the sum of squares, and a norm of zeros has the derivatives of a
-constant, as `abs` has them.
+of such a root is taken of the sum of squares. What is zero whatever the weights, and a norm that a
+least size takes the place of, have the derivatives of a constant.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from functools import partial
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, cast
 
 import torch
 import torch.nn.functional as F
@@ -23,37 +23,40 @@ Call = Callable[..., Any]
 _TENSOR: Any = Tensor  # whose __pow__ typing does not know for the function that it is
 
 
-class Sum(NamedTuple):
-    """Σ|x|² over some axes, or entry by entry where there are none."""
-
-    x: Tensor
-    axes: tuple[int, ...]
-    keepdim: bool
-
-    def value(self) -> Tensor:
-        """The sum itself, which is smooth everywhere."""
-        x = self.x
-        squares = (x * x.conj()).real if x.is_complex() else x.square()
-        return squares.sum(self.axes, keepdim=self.keepdim) if self.axes else squares
-
-
 class Roots:
-    """The roots of one call that are zero in some entry, and what they are roots of."""
+    """The roots of one call that are zero in some entry, or of others that are."""
 
     def __init__(self) -> None:
-        # By id: the root, so that it stays, its sum, and how often each had been written to.
-        self._sums: dict[int, tuple[Tensor, Sum, tuple[int, int]]] = {}
+        # By id: the square, the root and what they are made of, and how often each was written to.
+        self._squares: dict[int, tuple[Call, list[Tensor], list[int]]] = {}
 
-    def note(self, root: Tensor, of: Sum) -> None:
-        """Remember what a root is one of."""
-        self._sums[id(root)] = root, of, (root._version, of.x._version)
+    def note(self, root: Tensor, square: Call, *sources: Tensor) -> Tensor:
+        """Remember the square of a root, which its sources give; the root."""
+        tensors = [root, *sources]
+        self._squares[id(root)] = square, tensors, [t._version for t in tensors]
+        return root
 
     def squared(self, root: Any) -> Tensor | None:
         """The square of a root that was noted, if nothing has been written over since."""
-        if not self._sums or id(root) not in self._sums:
+        if not self._squares or id(root) not in self._squares:
             return None
-        known, of, versions = self._sums[id(root)]
-        return of.value() if versions == (known._version, of.x._version) else None
+        square, tensors, versions = self._squares[id(root)]
+        return square() if [t._version for t in tensors] == versions else None
+
+    def any_of(self, values: list[Any]) -> bool:
+        """Whether one of them was noted."""
+        return bool(self._squares) and any(id(value) in self._squares for value in values)
+
+    def square(self, value: Any) -> Any:
+        """The square of a number, a tensor or a root."""
+        squares = self.squared(value)
+        return value * value if squares is None else squares
+
+
+def _sum(x: Tensor, axes: tuple[int, ...], keepdim: bool) -> Tensor:
+    """Σ|x|² over some axes, which is smooth everywhere; entry by entry where there are none."""
+    squares = (x * x.conj()).real if x.is_complex() else x.square()
+    return squares.sum(axes, keepdim=keepdim) if axes else squares
 
 
 class Watch(Protocol):
@@ -73,14 +76,16 @@ def _at_zero(result: Any) -> bool:
     )
 
 
-def _norm(watch: Watch, root: Tensor, of: Sum) -> Tensor:
-    """The norm, a constant zero where it is zero."""
-    kept = torch.linalg.vector_norm(of.x.detach(), 2, of.axes, keepdim=True) == 0
-    apart = torch.where(kept, 1.0, of.x)
-    size = torch.linalg.vector_norm(apart, 2, of.axes, keepdim=of.keepdim)
-    size = torch.where(kept.reshape(root.shape), 0.0, size)
-    watch.roots.note(size, of)
-    return size
+def _noted(
+    watch: Watch, root: Tensor, x: Tensor, axes: tuple[int, ...], keepdim: bool = False
+) -> Tensor:
+    return watch.roots.note(root, lambda: _sum(x, axes, keepdim), x)
+
+
+def _apart(x: Tensor, axes: tuple[int, ...], is_constant: Tensor) -> Tensor:
+    """The norm over some axes, which stay as ones; a constant zero where it is said to be."""
+    size = torch.linalg.vector_norm(torch.where(is_constant, 1.0, x), 2, axes, keepdim=True)
+    return torch.where(is_constant, 0.0, size)
 
 
 def _axes(dim: Any, rank: int) -> tuple[int, ...]:
@@ -109,17 +114,32 @@ class Norm(NamedTuple):
 
 
 def norm(of: Norm, watch: Watch, func: Call, *args: Any, **kwargs: Any) -> Any:
-    result = func(*args, **kwargs)
     if not args or kwargs.get("dtype") is not None or kwargs.get("out") is not None:
-        return result
-    if not _at_zero(result):
-        return result
+        return func(*args, **kwargs)
     x, *others = args
     told = {"ord": of.order, "dim": of.dim, "keepdim": False}
     told |= dict(zip(told, others, strict=False)) | kwargs
-    if not of.of_order_two(told.get("p", told["ord"]), told["dim"], x.dim()):
+    order, dim, keepdim = told.get("p", told["ord"]), told["dim"], bool(told["keepdim"])
+    if not isinstance(x, Tensor) or not of.of_order_two(order, dim, x.dim()):
+        return func(*args, **kwargs)
+    axes, squares = _axes(dim, x.dim()), watch.roots.squared(x)
+    if squares is not None:  # a norm of norms is one of all
+        squares = squares.sum(axes, keepdim=keepdim) if axes else squares
+        return watch.roots.note(squares.sqrt(), lambda: squares)
+    result = func(*args, **kwargs)
+    return _noted(watch, result, x, axes, keepdim) if _at_zero(result) else result
+
+
+def moved(watch: Watch, func: Call, *args: Any, **kwargs: Any) -> Any:
+    """Entries of a root, or of several, in other places."""
+    result = func(*args, **kwargs)
+    several = bool(args) and isinstance(args[0], list | tuple)
+    values = list(args[0]) if several else list(args[:1])
+    if not isinstance(result, Tensor) or not watch.roots.any_of(values):
         return result
-    return _norm(watch, result, Sum(x, _axes(told["dim"], x.dim()), bool(told["keepdim"])))
+    squares = [watch.roots.square(value) for value in values]
+    square = func(squares if several else squares[0], *args[1:], **kwargs)
+    return watch.roots.note(result, lambda: square, *values)
 
 
 def distance(watch: Watch, func: Call, input: Tensor, other: Tensor, p: Any = 2) -> Any:
@@ -128,7 +148,7 @@ def distance(watch: Watch, func: Call, input: Tensor, other: Tensor, p: Any = 2)
     if p != 2 or not _at_zero(result):
         return result
     gap = input - other
-    return _norm(watch, result, Sum(gap, tuple(range(gap.dim())), False))
+    return _noted(watch, result, gap, tuple(range(gap.dim())))
 
 
 def pairwise_distance(
@@ -143,16 +163,22 @@ def pairwise_distance(
     result = func(x1, x2, p, eps, keepdim)
     if p != 2 or not _at_zero(result):
         return result
-    return _norm(watch, result, Sum(x1 - x2 + eps, (-1,), keepdim))
+    return _noted(watch, result, x1 - x2 + eps, (-1,), keepdim)
 
 
 def cdist(
     watch: Watch, func: Call, x1: Tensor, x2: Tensor, p: float = 2.0, compute_mode: str = ""
 ) -> Tensor:
-    """All distances; torch has no second derivative of its own."""
+    """All distances, each of a row from itself a constant; torch has no second derivative of it."""
     gap = x1.unsqueeze(-2) - x2.unsqueeze(-3)
-    result: Tensor = torch.linalg.vector_norm(gap, p, dim=-1)
-    return _norm(watch, result, Sum(gap, (-1,), False)) if p == 2 and _at_zero(result) else result
+    if p != 2:
+        return cast(Tensor, torch.linalg.vector_norm(gap, p, dim=-1))
+    if x1 is x2:
+        own = torch.eye(gap.shape[-2], dtype=torch.bool, device=gap.device).unsqueeze(-1)
+        result = _apart(gap, (-1,), own).squeeze(-1)
+    else:
+        result = torch.linalg.vector_norm(gap, 2, dim=-1)
+    return _noted(watch, result, gap, (-1,)) if _at_zero(result) else result
 
 
 def normalize(
@@ -164,9 +190,13 @@ def normalize(
     eps: float = 1e-12,
     out: Tensor | None = None,
 ) -> Any:
-    if p != 2 or out is not None:
+    """x / max(|x|, eps): of a norm of zero the least size takes the place."""
+    if p != 2 or out is not None or not eps > 0:
         return func(input, p, dim, eps, out)
-    size = norm(Norm("vector"), watch, torch.linalg.vector_norm, input, 2, dim, keepdim=True)
+    axes = _axes(dim, input.dim())
+    size = torch.linalg.vector_norm(input, 2, axes, keepdim=True)
+    if _at_zero(size):
+        size = _apart(input, axes, size == 0)
     return input / size.clamp_min(eps).expand_as(input)
 
 
@@ -186,15 +216,13 @@ def hypot(watch: Watch, func: Call, input: Tensor, other: Tensor, **kwargs: Any)
     if kwargs or not _at_zero(result):
         return result
     pair = torch.stack(torch.broadcast_tensors(input, other))
-    return _norm(watch, result, Sum(pair, (0,), False))
+    return _noted(watch, result, pair, (0,))
 
 
 def size(watch: Watch, func: Call, input: Tensor, **kwargs: Any) -> Any:
     """|x|, entry by entry."""
     result = func(input, **kwargs)
-    if not kwargs and _at_zero(result):
-        watch.roots.note(result, Sum(input, (), False))
-    return result
+    return _noted(watch, result, input, ()) if not kwargs and _at_zero(result) else result
 
 
 def power(watch: Watch, func: Call, input: Any, exponent: Any, **kwargs: Any) -> Any:
@@ -214,8 +242,25 @@ def square(watch: Watch, func: Call, input: Any, **kwargs: Any) -> Any:
 def product(watch: Watch, func: Call, input: Any, other: Any, **kwargs: Any) -> Any:
     """A product; one of a root with itself is the sum of squares."""
     squares = watch.roots.squared(input) if input is other and not kwargs else None
-    return func(input, other, **kwargs) if squares is None else squares
+    return scaled(watch, func, input, other, **kwargs) if squares is None else squares
 
+
+def scaled(watch: Watch, func: Call, input: Any, other: Any, **kwargs: Any) -> Any:
+    """A product or quotient of a root with something else."""
+    result = func(input, other, **kwargs)
+    if kwargs or not watch.roots.any_of([input, other]):
+        return result
+    square = func(watch.roots.square(input), watch.roots.square(other))
+    tensors = [value for value in (input, other) if isinstance(value, Tensor)]
+    return watch.roots.note(result, lambda: square, *tensors)
+
+
+_MULTIPLIED = (torch.mul, torch.multiply, Tensor.mul, Tensor.multiply)
+_DIVIDED = (torch.div, torch.divide, torch.true_divide, Tensor.div, Tensor.divide)
+_PLACED = (
+    "flatten", "movedim", "permute", "reshape", "select", "squeeze", "swapaxes", "t", "transpose",
+    "unflatten", "unsqueeze",
+)  # fmt: skip
 
 FUNCTIONS: dict[Call, Call] = {
     **dict.fromkeys((torch.norm, Tensor.norm), partial(norm, Norm("vector", "fro"))),
@@ -231,7 +276,10 @@ FUNCTIONS: dict[Call, Call] = {
     **dict.fromkeys((torch.abs, torch.absolute, Tensor.abs, Tensor.absolute), size),
     **dict.fromkeys((torch.pow, Tensor.pow, _TENSOR.__pow__), power),
     **dict.fromkeys((torch.square, Tensor.square), square),
-    **dict.fromkeys((torch.mul, torch.multiply, Tensor.mul, Tensor.multiply), product),
+    **dict.fromkeys(_MULTIPLIED, product),
+    **dict.fromkeys(_DIVIDED, scaled),
+    **dict.fromkeys((torch.stack, torch.cat, Tensor.view, Tensor.__getitem__), moved),
+    **{getattr(owner, name): moved for owner in (torch, Tensor) for name in _PLACED},
 }
 # The same for torch's operators.
 OPERATORS: dict[str, Call] = {
@@ -240,6 +288,7 @@ OPERATORS: dict[str, Call] = {
     "cdist": cdist,
     "cosine_similarity": cosine_similarity,
     "dist": distance,
+    "div": scaled,
     "hypot": hypot,
     "linalg_matrix_norm": FUNCTIONS[torch.linalg.matrix_norm],
     "linalg_norm": FUNCTIONS[torch.linalg.norm],
@@ -249,4 +298,5 @@ OPERATORS: dict[str, Call] = {
     "pairwise_distance": pairwise_distance,
     "pow": power,
     "square": square,
+    **dict.fromkeys(("cat", "select", "stack", "t", "transpose", "unsqueeze", "view"), moved),
 }

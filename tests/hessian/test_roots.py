@@ -1,6 +1,6 @@
 """Norms, distances and sizes that are zero, held to differences of the loss's value.
 
-Their squares are smooth there, and autograd's second derivative of them was not a number or zero.
+Their squares are smooth there, and autograd's second derivative of them is not a number or zero.
 """
 
 import pytest
@@ -54,6 +54,9 @@ PENALTIES = {
     "size times itself": lambda p: multiplied(torch.abs(p)),
     "size of a complex number": lambda p: torch.fft.fft(p).abs().pow(2).sum(),
     "norm of complex numbers": lambda p: torch.fft.fft(p).norm() ** 2,
+    "in other places": lambda p: (p.abs().reshape(1, -1)[:, 1:] ** 2).sum(),
+    "scaled": lambda p: (2 * p.norm() / 3).square() + torch.div(p.abs().flatten(), 2).pow(2).sum(),
+    "scaled by parameters": lambda p: (p.abs() * (1 + p)).square().sum(),
     "operators": lambda p: OPS.pow(OPS.linalg_vector_norm(p), 2) + OPS.abs(p).square().sum(),
 }  # fmt: skip
 
@@ -85,6 +88,7 @@ def some_zero(h):
 BODIES = {
     "kernel": lambda net, h: torch.exp(-(torch.cdist(h, h) ** 2)),
     "distances": lambda net, h: torch.cdist(h, h),
+    "wide kernel": lambda net, h: torch.exp(-((torch.cdist(h, h) / 3) ** 2) / 2),
     "normalised": lambda net, h: F.normalize(some_zero(h)).tanh(),
     "cosines": lambda net, h: F.cosine_similarity(some_zero(h)[:, None], net.below.weight, 2),
     "power spectrum": lambda net, h: torch.fft.fft(some_zero(h)).abs().square(),
@@ -93,20 +97,37 @@ BODIES = {
 
 @pytest.mark.parametrize("name", BODIES)
 def test_roots_that_are_zero_on_the_way(name):
-    model = Net(BODIES[name], 6 if name in ("kernel", "distances") else 4)
+    model = Net(BODIES[name], 6 if "kernel" in name or name == "distances" else 4)
     want = by_value.diagonal(model, F.cross_entropy, X, Y)
     assert_close(model, F.cross_entropy, want)
 
 
-@pytest.mark.parametrize("method", METHODS)
-def test_a_norm_of_zeros_by_itself_is_taken_as_the_size_of_zero_is(method):
-    """|t| has the second derivative zero beside its kink, along every entry."""
+TOTALS = {
+    "norm of norms": lambda norms: torch.stack(norms).norm(),
+    "square of it": lambda norms: torch.linalg.vector_norm(torch.stack(norms)) ** 2,
+    "norm of joined norms": lambda norms: torch.cat([n.reshape(1) for n in norms]).norm(),
+}
+
+
+@pytest.mark.parametrize("name", TOTALS)
+def test_a_norm_of_norms_of_which_one_is_zero(name):
     model = Net(lambda net, h: h.tanh())
-    names = ["above.bias"]
-    plain = hessian.diagonal(model, F.cross_entropy, (X, Y), names=names, method=method)
-    for penalty in (lambda p: p.norm(), lambda p: p.abs().sum(), lambda p: p.norm() ** 3):
-        h = hessian.diagonal(model, penalised(model, penalty), (X, Y), names=names, method=method)
-        torch.testing.assert_close(h["above.bias"], plain["above.bias"], rtol=1e-12, atol=0.0)
+
+    def loss(output, target):
+        norms = [p.norm() for p in model.parameters()]
+        return F.cross_entropy(output, target) + TOTALS[name](norms)
+
+    assert_close(model, loss, by_value.diagonal(model, loss, X, Y))
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_norm_of_zeros_by_itself_has_no_second_derivative(method):
+    """The loss is beside a kink, and whatever number stood there would be wrong beyond it."""
+    model = Net(lambda net, h: h.tanh())
+    loss = penalised(model, lambda p: F.mse_loss(p.norm(), torch.ones((), dtype=p.dtype)))
+    h = hessian.diagonal(model, loss, (X, Y), method=method)
+    assert h["above.bias"].isnan().all()
+    assert all(h[name].isfinite().all() for name in h if name != "above.bias")
 
 
 @pytest.mark.parametrize("method", METHODS)
