@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from hessian._call import replacements, roots
+from hessian._call import distant, replacements, roots
 
 _KINDS = (type(torch.ops.aten.add), type(torch.ops.aten.add.Tensor))
 # ``torch.cond``, where torch has it.
@@ -116,6 +116,7 @@ def _pad_circular(
 
 _REPLACEMENTS: dict[str, Callable[..., Any]] = {
     **roots.OPERATORS,
+    **distant.OPERATORS,
     "_embedding_bag": _embedding_bag,
     "_native_batch_norm_legit": _batch_norm,
     "_native_batch_norm_legit_functional": _batch_norm,

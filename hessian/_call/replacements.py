@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from hessian import torch_private
-from hessian._call import roots
+from hessian._call import distant, roots
 from hessian._call.written import Written
 from hessian._runtime.ledger import owe, settled
 
@@ -380,6 +380,7 @@ REPLACEMENTS: dict[Callable[..., Any], Callable[..., Any]] = {
     F.hardsigmoid: hardsigmoid,
     F.pad: pad,
     **roots.FUNCTIONS,
+    **distant.FUNCTIONS,
     torch.as_strided_scatter: as_strided_scatter,
     **{function: partial(averaged, axes) for function, axes in _POOLED.items()},
     **dict.fromkeys((F.group_norm, torch.group_norm), group_norm),

@@ -65,15 +65,19 @@ class Watch(Protocol):
     roots: Roots
 
 
+def is_live(value: Any) -> bool:
+    """Whether it depends on a parameter, and its values may be looked at."""
+    return (
+        isinstance(value, Tensor)
+        and value.requires_grad
+        and not value.is_meta
+        and torch_private.transform_depth() == 0
+    )
+
+
 def _at_zero(result: Any) -> bool:
     """Whether it depends on a parameter and is zero in some entry."""
-    return (
-        isinstance(result, Tensor)
-        and result.requires_grad
-        and not result.is_meta
-        and torch_private.transform_depth() == 0
-        and not bool(result.detach().all())
-    )
+    return is_live(result) and not bool(result.detach().all())
 
 
 def _noted(
