@@ -68,6 +68,13 @@ def mish(watch: Any, func: Call, input: Tensor, inplace: bool = False) -> Any:
     return input.copy_(value) if inplace else value
 
 
+def polar(watch: Any, func: Call, abs: Tensor, angle: Tensor, **kwargs: Any) -> Any:
+    """By its parts where a size is zero: torch's derivative in that is zero there."""
+    if kwargs or not is_live(abs) or bool(abs.detach().all()):
+        return func(abs, angle, **kwargs)
+    return torch.complex(abs * angle.cos(), abs * angle.sin())
+
+
 def _series(x: Tensor) -> Tensor:
     """Σ_k (-1)^k (2k - 1)!! / x^{2k}."""
     total = torch.ones_like(x)
@@ -126,6 +133,7 @@ FUNCTIONS: dict[Call, Call] = {
     **dict.fromkeys((torch.logaddexp, Tensor.logaddexp), logaddexp),
     **dict.fromkeys((torch.logaddexp2, Tensor.logaddexp2), logaddexp2),
     F.mish: mish,
+    torch.polar: polar,
     torch.special.log_ndtr: log_ndtr,
     torch.special.erfcx: erfcx,
     torch.special.i1: i1,
@@ -137,6 +145,7 @@ OPERATORS: dict[str, Call] = {
     "logaddexp2": logaddexp2,
     "logcumsumexp": logcumsumexp,
     "mish": mish,
+    "polar": polar,
     "special_erfcx": erfcx,
     "special_i1": i1,
     "special_i1e": i1e,

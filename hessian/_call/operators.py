@@ -130,6 +130,7 @@ _REPLACEMENTS: dict[str, Callable[..., Any]] = {
     "group_norm": replacements.group_norm,
     "hardsigmoid": replacements.hardsigmoid,
     "layer_norm": replacements.layer_norm,
+    "masked_select": replacements.masked_select,
     "native_batch_norm": replacements.native_batch_norm,
     "native_group_norm": replacements.group_norm,
     "native_layer_norm": replacements.native_layer_norm,

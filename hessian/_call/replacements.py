@@ -181,6 +181,13 @@ def as_strided_scatter(
     return input.reshape(-1).index_put((place,), src.reshape(-1)).view(input.shape)
 
 
+def masked_select(
+    watch: Watch, func: Callable[..., Tensor], input: Tensor, mask: Tensor, **kwargs: Any
+) -> Tensor:
+    """Of one shape: in lanes torch's gradient mixes them up with an axis that it broadcasts."""
+    return func(*torch.broadcast_tensors(input, mask), **kwargs)
+
+
 def without_cudnn(watch: Watch, func: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
     """cuDNN's recurrent layers have no second derivative; torch's own do."""
     enabled = torch.backends.cudnn.enabled
@@ -379,6 +386,7 @@ REPLACEMENTS: dict[Callable[..., Any], Callable[..., Any]] = {
     F.embedding_bag: embedding_bag,
     F.hardsigmoid: hardsigmoid,
     F.pad: pad,
+    **dict.fromkeys((torch.masked_select, Tensor.masked_select), masked_select),
     **roots.FUNCTIONS,
     **distant.FUNCTIONS,
     torch.as_strided_scatter: as_strided_scatter,

@@ -223,6 +223,14 @@ def hypot(watch: Watch, func: Call, input: Tensor, other: Tensor, **kwargs: Any)
     return _noted(watch, result, pair, (0,))
 
 
+def deviation(watch: Watch, func: Call, input: Tensor, *args: Any, **kwargs: Any) -> Any:
+    """A standard deviation, the root of the variance."""
+    result = func(input, *args, **kwargs)
+    if kwargs.get("out") is not None or not _at_zero(result):
+        return result
+    return watch.roots.note(result, lambda: torch.var(input, *args, **kwargs), input)
+
+
 def size(watch: Watch, func: Call, input: Tensor, **kwargs: Any) -> Any:
     """|x|, entry by entry."""
     result = func(input, **kwargs)
@@ -277,6 +285,7 @@ FUNCTIONS: dict[Call, Call] = {
     F.normalize: normalize,
     torch.cosine_similarity: cosine_similarity,
     **dict.fromkeys((torch.hypot, Tensor.hypot), hypot),
+    **dict.fromkeys((torch.std, Tensor.std), deviation),
     **dict.fromkeys((torch.abs, torch.absolute, Tensor.abs, Tensor.absolute), size),
     **dict.fromkeys((torch.pow, Tensor.pow, _TENSOR.__pow__), power),
     **dict.fromkeys((torch.square, Tensor.square), square),
@@ -302,5 +311,6 @@ OPERATORS: dict[str, Call] = {
     "pairwise_distance": pairwise_distance,
     "pow": power,
     "square": square,
+    "std": deviation,
     **dict.fromkeys(("cat", "select", "stack", "t", "transpose", "unsqueeze", "view"), moved),
 }

@@ -91,3 +91,18 @@ def test_running_sums_of_exponentials_where_their_slope_is_zero(name):
         want = by_value.diagonal(model, loss, X, Y)
     gaps = by_value.everywhere(model, loss, X, Y, want)
     assert all(gap < by_value.CLOSE for gap in gaps.values()), gaps
+
+
+def test_complex_numbers_of_size_zero():
+    """Of |r exp(iθ) - 1|² the second derivative in r is 2, and the slope -2 cos θ at r = 0."""
+    angle = torch.tensor([0.3, 1.0, 2.5], dtype=torch.float64)
+
+    def function(p):
+        far = torch.polar(p["size"], p["angle"]) - 1
+        return (far.real.square() + far.imag.square()).sum()
+
+    sizes = torch.tensor([0.0, 0.5, 0.0], dtype=torch.float64)
+    h = hessian.functional.diagonal(function)({"size": sizes, "angle": angle})
+    torch.testing.assert_close(h["size"], torch.full_like(sizes, 2.0), rtol=1e-12, atol=0.0)
+    torch.testing.assert_close(h.gradient["size"], 2 * sizes - 2 * angle.cos())
+    torch.testing.assert_close(h["angle"], 2 * sizes * angle.cos(), rtol=1e-12, atol=1e-12)

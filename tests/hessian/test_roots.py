@@ -50,6 +50,7 @@ PENALTIES = {
     "distance": lambda p: torch.dist(p, torch.zeros_like(p)) ** 2,
     "distances in pairs": lambda p: F.pairwise_distance(p, 0 * p, eps=0.0).square().sum(),
     "hypot": lambda p: torch.hypot(p, 0 * p).square().sum(),
+    "deviation": lambda p: p.std() ** 2 + torch.std(p, -1, correction=0).square().sum(),
     "size": lambda p: (p.abs() ** 2).sum(),
     "size times itself": lambda p: multiplied(torch.abs(p)),
     "size of a complex number": lambda p: torch.fft.fft(p).abs().pow(2).sum(),
