@@ -23,6 +23,7 @@ from hessian._call.operators import replacement
 from hessian._call.penalties import written_out
 from hessian._call.precision import expected, mixed, under_autocast
 from hessian._call.replacements import REPLACEMENTS
+from hessian._call.roots import Roots
 from hessian._call.thaw import Thaw, any_frozen, is_frozen
 from hessian._call.written import Written, writes
 from hessian._tape.graph import Node, is_leaf, size
@@ -51,7 +52,7 @@ class Watch(TorchFunctionMode):
     ) -> None:
         super().__init__()
         self.written, self.limit, self.bytes = written, limit, 0
-        self.derivatives = derivatives
+        self.derivatives, self.roots = derivatives, Roots()
         self.seen: set[Node] = set()
         self.dtype = expected()
         self.handles: list[Any] = []  # of hooks that the call put on tensors

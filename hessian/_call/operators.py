@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from hessian._call import replacements, series, written
+from hessian._call import distant, replacements, roots, series
 
 _KINDS = (type(torch.ops.aten.add), type(torch.ops.aten.add.Tensor))
 # ``torch.cond``, where torch has it.
@@ -37,7 +37,7 @@ def replacement(function: Callable[..., Any]) -> Callable[..., Any] | None:
 
 
 def _branch(
-    watch: written.Watch,
+    watch: replacements.Watch,
     func: Callable[..., Any],
     pred: Any,
     true_fn: Callable[..., Any],
@@ -49,7 +49,7 @@ def _branch(
 
 
 def _embedding(
-    watch: written.Watch,
+    watch: replacements.Watch,
     func: Callable[..., Any],
     weight: Tensor,
     indices: Tensor,
@@ -62,7 +62,7 @@ def _embedding(
 
 
 def _embedding_bag(
-    watch: written.Watch,
+    watch: replacements.Watch,
     func: Callable[..., Any],
     weight: Tensor,
     indices: Tensor,
@@ -89,7 +89,7 @@ def _embedding_bag(
 
 
 def _batch_norm(
-    watch: written.Watch, func: Callable[..., Any], input: Tensor, *rest: Any
+    watch: replacements.Watch, func: Callable[..., Any], input: Tensor, *rest: Any
 ) -> tuple[Any, ...]:
     """Those that graphs are decomposed into; they end with training, momentum and eps."""
     output = func(input, *rest)
@@ -101,7 +101,7 @@ def _batch_norm(
 
 
 def _fixed_batch_norm(
-    watch: written.Watch, func: Callable[..., Any], input: Tensor, *rest: Any
+    watch: replacements.Watch, func: Callable[..., Any], input: Tensor, *rest: Any
 ) -> tuple[Any, ...]:
     """By running statistics: the operator whose steps are known."""
     weight, bias, mean, variance, momentum, eps = rest
@@ -109,13 +109,14 @@ def _fixed_batch_norm(
 
 
 def _pad_circular(
-    watch: written.Watch, func: Callable[..., Any], input: Tensor, pad: Any
+    watch: replacements.Watch, func: Callable[..., Any], input: Tensor, pad: Any
 ) -> Tensor:
     return replacements.pad(watch, F.pad, input, pad, "circular")
 
 
 _REPLACEMENTS: dict[str, Callable[..., Any]] = {
-    "_cdist_forward": replacements.cdist,
+    **roots.OPERATORS,
+    **distant.OPERATORS,
     "_embedding_bag": _embedding_bag,
     "_native_batch_norm_legit": _batch_norm,
     "_native_batch_norm_legit_functional": _batch_norm,
@@ -124,14 +125,13 @@ _REPLACEMENTS: dict[str, Callable[..., Any]] = {
     "_weight_norm": replacements.weight_norm,
     "_weight_norm_interface": replacements.weight_norm_interface,
     "as_strided_scatter": replacements.as_strided_scatter,
-    "cdist": replacements.cdist,
     "embedding": _embedding,
     "embedding_bag": _embedding_bag,
     "group_norm": replacements.group_norm,
     "hardsigmoid": replacements.hardsigmoid,
     "layer_norm": replacements.layer_norm,
     "linalg_matrix_exp": series.matrix_exp,
-    "logcumsumexp": series.logcumsumexp,
+    "masked_select": replacements.masked_select,
     "matrix_exp": series.matrix_exp,
     "native_batch_norm": replacements.native_batch_norm,
     "native_group_norm": replacements.group_norm,

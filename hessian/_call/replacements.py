@@ -4,16 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from hessian import torch_private
-from hessian._call.series import extremes, logcumsumexp, matrix_exp, sinc
-from hessian._call.written import Watch
+from hessian._call import distant, roots
+from hessian._call.series import extremes, matrix_exp, sinc
+from hessian._call.written import Written
 from hessian._runtime.ledger import owe, settled
+
+
+class Watch(Protocol):
+    """The call in which an operation is replaced: it notes what is written to, and roots."""
+
+    written: Written
+    roots: roots.Roots
 
 
 def _there(owner: Any, *names: str) -> list[Callable[..., Any]]:
@@ -173,16 +181,11 @@ def as_strided_scatter(
     return input.reshape(-1).index_put((place,), src.reshape(-1)).view(input.shape)
 
 
-def cdist(
-    watch: Watch,
-    func: Callable[..., Any],
-    x1: Tensor,
-    x2: Tensor,
-    p: float = 2.0,
-    compute_mode: str = "",
+def masked_select(
+    watch: Watch, func: Callable[..., Tensor], input: Tensor, mask: Tensor, **kwargs: Any
 ) -> Tensor:
-    distances: Tensor = torch.linalg.vector_norm(x1.unsqueeze(-2) - x2.unsqueeze(-3), p, dim=-1)
-    return distances
+    """Of one shape: in lanes torch's gradient mixes them up with an axis that it broadcasts."""
+    return func(*torch.broadcast_tensors(input, mask), **kwargs)
 
 
 def without_cudnn(watch: Watch, func: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
@@ -375,14 +378,15 @@ REPLACEMENTS: dict[Callable[..., Any], Callable[..., Any]] = {
     **dict.fromkeys(CONSTANT, refused),
     **dict.fromkeys(_there(torch.special, *filter(is_constant, dir(torch.special))), refused),
     **dict.fromkeys((torch.sinc, torch.special.sinc, Tensor.sinc), sinc),
-    **dict.fromkeys((torch.logcumsumexp, Tensor.logcumsumexp), logcumsumexp),
     **dict.fromkeys((torch.matrix_exp, torch.linalg.matrix_exp, Tensor.matrix_exp), matrix_exp),
     **{function: partial(extremes, written) for function, written in _REDUCED.items()},
     F.embedding: _embedding,
     F.embedding_bag: embedding_bag,
     F.hardsigmoid: hardsigmoid,
     F.pad: pad,
-    torch.cdist: cdist,
+    **dict.fromkeys((torch.masked_select, Tensor.masked_select), masked_select),
+    **roots.FUNCTIONS,
+    **distant.FUNCTIONS,
     torch.as_strided_scatter: as_strided_scatter,
     **{function: partial(averaged, axes) for function, axes in _POOLED.items()},
     **dict.fromkeys((F.group_norm, torch.group_norm), group_norm),

@@ -7,7 +7,6 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from hessian._call.written import Watch
@@ -27,23 +26,6 @@ def sinc(watch: Watch, func: Callable[..., Any], input: Tensor) -> Any:
 
 # Below this the power series of sinc is taken, so many terms of which leave 1e-20.
 SERIES, TERMS = 0.05, 7
-
-
-def logcumsumexp(watch: Watch, func: Callable[..., Any], input: Tensor, dim: Any) -> Any:
-    """By sums of stretches that double in length (Hillis & Steele, Data parallel algorithms, 1986).
-
-    Torch's backward takes the logarithm of the gradient, and is NaN differentiated at a gradient of
-    zero.
-    """
-    if isinstance(dim, str) or not input.is_floating_point() or not input.dim():
-        return func(input, dim)
-    total, size, stretch = input, input.shape[dim], 1
-    while stretch < size:
-        longer, before = (total.narrow(dim, i, size - stretch) for i in (stretch, 0))
-        both = longer - F.logsigmoid(longer - before)  # log(exp(longer) + exp(before))
-        total = torch.cat([total.narrow(dim, 0, stretch), both], dim)
-        stretch *= 2
-    return total
 
 
 # Where the series of the exponential begins, and so many terms of it leave 1e-18 in its second

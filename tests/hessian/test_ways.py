@@ -166,6 +166,22 @@ def test_a_scale_of_the_gradient_alone_is_none_of_the_losss():
         assert_values(taken(model, F.cross_entropy, (index, Y), call), want)
 
 
+@pytest.mark.parametrize("space", [torch, torch.ops.aten], ids=["function", "operator"])
+def test_a_mask_that_has_more_axes_than_what_it_selects_from(space):
+    """d²/da_j² of Σ w_ij a_j²/2 over a mask is Σ_i w_ij; with as many lanes as rows, too."""
+    mask = torch.rand(10, 10, generator=torch.Generator().manual_seed(0)) > 0.5
+    weights = torch.arange(1, 1 + int(mask.sum()), dtype=torch.float64)
+    want = torch.zeros(10, 10, dtype=torch.float64).masked_scatter(mask, weights).sum(0)
+
+    def function(p):
+        return (space.masked_select(p["a"], mask).square() * weights).sum() / 2
+
+    p = {"a": torch.linspace(0.5, 1.5, 10, dtype=torch.float64)}
+    for call in CALLS.values():
+        h = hessian.functional.diagonal(function, **call)(p)
+        torch.testing.assert_close(h["a"], want, rtol=1e-12, atol=0.0)
+
+
 NAMES = ("bessel_j0", "airy_ai", "modified_bessel_k1", "spherical_bessel_j0")
 
 
