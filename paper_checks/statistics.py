@@ -293,21 +293,23 @@ def deciding(
     """The estimate that a sentence of several parts is decided by, for the reader to see.
 
     Where all parts are shown it is the least sure one, where some are the surest of these, where
-    none is the surest of those that are excluded, and `otherwise` where nothing is decided.
+    none is the surest of those that are excluded, and `otherwise` where nothing is decided. One of
+    k has to be shown or excluded k times as surely, as in `in_parts`.
 
     >>> shown, sure, out = Decision(0.01, 1.0), Decision(0.001, 1.0), Decision(1.0, 0.01)
     >>> one, two = Estimate(1.0, 0.1), Estimate(2.0, 0.1)
     >>> [deciding(parts, (one, two), one).value for parts in
-    ...  ((shown, sure), (out, sure), (UNDECIDED, out), (UNDECIDED, UNDECIDED))]
+    ...  ((shown, sure), (out, sure), (UNDECIDED, out), (UNDECIDED, Decision(0.04, 1.0)))]
     [1.0, 2.0, 2.0, 1.0]
     """
     parts = list(zip(decisions, estimates, strict=True))
-    if shown := [part for part in parts if part[0].holds]:
-        choose = max if len(shown) == len(parts) else min
-        return choose(shown, key=lambda part: part[0].shown)[1]
-    if excluded := [part for part in parts if part[0].fails]:
-        return min(excluded, key=lambda part: part[0].excluded)[1]
-    return otherwise
+    if all(part.holds for part, _ in parts):
+        return max(parts, key=lambda part: part[0].shown)[1]
+    surest = min(parts, key=lambda part: part[0].shown)
+    if len(parts) * surest[0].shown <= LEVEL:
+        return surest[1]
+    surest = min(parts, key=lambda part: part[0].excluded)
+    return surest[1] if len(parts) * surest[0].excluded <= LEVEL else otherwise
 
 
 def opposite(part: Decision) -> Decision:
