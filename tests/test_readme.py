@@ -97,7 +97,7 @@ def test_the_page_of_verdicts_has_every_check_and_counts_them():
 
     table = VERDICTS.split(BEGIN)[1].split(END)[0].strip()
     counts, head, _, *rows = table.replace("\n\n", "\n").splitlines()
-    cells = [re.split(r"(?<!\\)\|", row)[1:-1] for row in rows]
+    cells = [re.split(r"(?<!\\)\|", row)[1:-1] for row in rows if row.startswith("|")]
     assert [row[0].split(":")[0].strip() for row in cells] == [
         name for name in IDS if not name.startswith("eq")
     ]
@@ -105,7 +105,7 @@ def test_the_page_of_verdicts_has_every_check_and_counts_them():
     for sentence, place, column in zip(counts.split(". "), places, (1, 2), strict=True):
         assert f"on {place.strip()}" in sentence
         said = {word: int(n) for n, word in re.findall(r"(\d+) ([a-z ]+?)(?:,| on)", sentence)}
-        listed = [re.split(r"[:(]", row[column])[0].strip() for row in cells]
+        listed = [re.split(r"[:(,†]", row[column])[0].strip() for row in cells]
         assert said == {word: listed.count(word) for word in {*listed} - {""}}
 
 
