@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from hessian._call.roots import is_live
+from hessian._call.roots import Watch, is_live
 
 Call = Callable[..., Any]
 
@@ -27,7 +27,7 @@ TAIL, TERMS = 15.0, 12
 NEAR, POWERS = 1.0, 10
 
 
-def logcumsumexp(watch: Any, func: Call, input: Tensor, dim: int, **kwargs: Any) -> Any:
+def logcumsumexp(watch: Watch, func: Call, input: Tensor, dim: int, **kwargs: Any) -> Any:
     """By doubling: torch's takes the logarithm of the slope, which may be zero and move."""
     if kwargs or isinstance(dim, str) or not input.is_floating_point() or not input.dim():
         return func(input, dim, **kwargs)
@@ -40,13 +40,13 @@ def logcumsumexp(watch: Any, func: Call, input: Tensor, dim: int, **kwargs: Any)
     return total
 
 
-def logaddexp(watch: Any, func: Call, input: Tensor, other: Tensor, **kwargs: Any) -> Any:
+def logaddexp(watch: Watch, func: Call, input: Tensor, other: Tensor, **kwargs: Any) -> Any:
     if kwargs or not _apart(input, other):
         return func(input, other, **kwargs)
     return torch.stack(torch.broadcast_tensors(input, other)).logsumexp(0)
 
 
-def logaddexp2(watch: Any, func: Call, input: Tensor, other: Tensor, **kwargs: Any) -> Any:
+def logaddexp2(watch: Watch, func: Call, input: Tensor, other: Tensor, **kwargs: Any) -> Any:
     if kwargs or not _apart(input, other):
         return func(input, other, **kwargs)
     pair = torch.stack(torch.broadcast_tensors(input, other))
@@ -59,7 +59,7 @@ def _apart(one: Tensor, other: Tensor) -> bool:
     return live and bool(((one.detach() - other.detach()).abs() > FAR).any())
 
 
-def mish(watch: Any, func: Call, input: Tensor, inplace: bool = False) -> Any:
+def mish(watch: Watch, func: Call, input: Tensor, inplace: bool = False) -> Any:
     """x tanh(log(1 + eˣ)), which is x far out."""
     if not is_live(input) or not bool((input.detach() > FAR).any()):
         return func(input, inplace) if inplace else func(input)
@@ -68,7 +68,7 @@ def mish(watch: Any, func: Call, input: Tensor, inplace: bool = False) -> Any:
     return input.copy_(value) if inplace else value
 
 
-def polar(watch: Any, func: Call, abs: Tensor, angle: Tensor, **kwargs: Any) -> Any:
+def polar(watch: Watch, func: Call, abs: Tensor, angle: Tensor, **kwargs: Any) -> Any:
     """By its parts where a size is zero: torch's derivative in that is zero there."""
     if kwargs or not is_live(abs) or bool(abs.detach().all()):
         return func(abs, angle, **kwargs)
@@ -83,7 +83,7 @@ def _series(x: Tensor) -> Tensor:
     return total
 
 
-def log_ndtr(watch: Any, func: Call, input: Tensor, **kwargs: Any) -> Any:
+def log_ndtr(watch: Watch, func: Call, input: Tensor, **kwargs: Any) -> Any:
     """-x²/2 - log(-x √(2π)) + log of the series, of x far below zero."""
     is_far = input.detach() < -TAIL
     if kwargs or not is_live(input) or not bool(is_far.any()):
@@ -93,7 +93,7 @@ def log_ndtr(watch: Any, func: Call, input: Tensor, **kwargs: Any) -> Any:
     return torch.where(is_far, tail, func(torch.where(is_far, 0.0, input)))
 
 
-def erfcx(watch: Any, func: Call, input: Tensor, **kwargs: Any) -> Any:
+def erfcx(watch: Watch, func: Call, input: Tensor, **kwargs: Any) -> Any:
     """The series over x √π, of x far above zero."""
     is_far = input.detach() > TAIL
     if kwargs or not is_live(input) or not bool(is_far.any()):
@@ -103,7 +103,7 @@ def erfcx(watch: Any, func: Call, input: Tensor, **kwargs: Any) -> Any:
     return torch.where(is_far, tail, func(torch.where(is_far, 0.0, input)))
 
 
-def i1(watch: Any, func: Call, input: Tensor, **kwargs: Any) -> Any:
+def i1(watch: Watch, func: Call, input: Tensor, **kwargs: Any) -> Any:
     """Σ_k (x/2)^{2k + 1} / (k! (k + 1)!), of x near zero."""
     is_near = input.detach().abs() < NEAR
     if kwargs or not is_live(input) or not bool(is_near.any()):
@@ -112,7 +112,7 @@ def i1(watch: Any, func: Call, input: Tensor, **kwargs: Any) -> Any:
     return torch.where(is_near, _first(x), func(torch.where(is_near, NEAR, input)))
 
 
-def i1e(watch: Any, func: Call, input: Tensor, **kwargs: Any) -> Any:
+def i1e(watch: Watch, func: Call, input: Tensor, **kwargs: Any) -> Any:
     is_near = input.detach().abs() < NEAR
     if kwargs or not is_live(input) or not bool(is_near.any()):
         return func(input, **kwargs)

@@ -37,7 +37,7 @@ def replacement(function: Callable[..., Any]) -> Callable[..., Any] | None:
 
 
 def _branch(
-    watch: replacements.Watch,
+    watch: roots.Watch,
     func: Callable[..., Any],
     pred: Any,
     true_fn: Callable[..., Any],
@@ -49,7 +49,7 @@ def _branch(
 
 
 def _embedding(
-    watch: replacements.Watch,
+    watch: roots.Watch,
     func: Callable[..., Any],
     weight: Tensor,
     indices: Tensor,
@@ -62,7 +62,7 @@ def _embedding(
 
 
 def _embedding_bag(
-    watch: replacements.Watch,
+    watch: roots.Watch,
     func: Callable[..., Any],
     weight: Tensor,
     indices: Tensor,
@@ -89,7 +89,7 @@ def _embedding_bag(
 
 
 def _batch_norm(
-    watch: replacements.Watch, func: Callable[..., Any], input: Tensor, *rest: Any
+    watch: roots.Watch, func: Callable[..., Any], input: Tensor, *rest: Any
 ) -> tuple[Any, ...]:
     """Those that graphs are decomposed into; they end with training, momentum and eps."""
     output = func(input, *rest)
@@ -101,7 +101,7 @@ def _batch_norm(
 
 
 def _fixed_batch_norm(
-    watch: replacements.Watch, func: Callable[..., Any], input: Tensor, *rest: Any
+    watch: roots.Watch, func: Callable[..., Any], input: Tensor, *rest: Any
 ) -> tuple[Any, ...]:
     """By running statistics: the operator whose steps are known."""
     weight, bias, mean, variance, momentum, eps = rest
@@ -109,7 +109,7 @@ def _fixed_batch_norm(
 
 
 def _pad_circular(
-    watch: replacements.Watch, func: Callable[..., Any], input: Tensor, pad: Any
+    watch: roots.Watch, func: Callable[..., Any], input: Tensor, pad: Any
 ) -> Tensor:
     return replacements.pad(watch, F.pad, input, pad, "circular")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -12,16 +12,9 @@ from torch import Tensor
 
 from hessian import torch_private
 from hessian._call import distant, roots
+from hessian._call.roots import Watch
 from hessian._call.series import extremes, matrix_exp, sinc
-from hessian._call.written import Written
 from hessian._runtime.ledger import owe, settled
-
-
-class Watch(Protocol):
-    """The call in which an operation is replaced: it notes what is written to, and roots."""
-
-    written: Written
-    roots: roots.Roots
 
 
 def _there(owner: Any, *names: str) -> list[Callable[..., Any]]:

@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from hessian import torch_private
+from hessian._call.written import Written
 
 Call = Callable[..., Any]
 _TENSOR: Any = Tensor  # whose __pow__ typing does not know for the function that it is
@@ -60,8 +61,9 @@ def _sum(x: Tensor, axes: tuple[int, ...], keepdim: bool) -> Tensor:
 
 
 class Watch(Protocol):
-    """The call in which a root is taken."""
+    """The call in which an operation is replaced: it notes what is written to, and roots."""
 
+    written: Written
     roots: Roots
 
 
@@ -99,7 +101,7 @@ def _axes(dim: Any, rank: int) -> tuple[int, ...]:
 
 
 class Norm(NamedTuple):
-    """A function of torch's that gives norms, and the order and axes that it takes untold.
+    """A function of torch's that gives norms, and the order and axes that it has by default.
 
     Of order two is one of a vector, of a matrix, or of a vector where it has but one axis.
     """
@@ -121,9 +123,10 @@ def norm(of: Norm, watch: Watch, func: Call, *args: Any, **kwargs: Any) -> Any:
     if not args or kwargs.get("dtype") is not None or kwargs.get("out") is not None:
         return func(*args, **kwargs)
     x, *others = args
-    told = {"ord": of.order, "dim": of.dim, "keepdim": False}
-    told |= dict(zip(told, others, strict=False)) | kwargs
-    order, dim, keepdim = told.get("p", told["ord"]), told["dim"], bool(told["keepdim"])
+    arguments = {"ord": of.order, "dim": of.dim, "keepdim": False}
+    arguments |= dict(zip(arguments, others, strict=False)) | kwargs
+    order, dim = arguments.get("p", arguments["ord"]), arguments["dim"]
+    keepdim = bool(arguments["keepdim"])
     if not isinstance(x, Tensor) or not of.of_order_two(order, dim, x.dim()):
         return func(*args, **kwargs)
     axes, squares = _axes(dim, x.dim()), watch.roots.squared(x)
@@ -178,8 +181,8 @@ def cdist(
     if p != 2:
         return cast(Tensor, torch.linalg.vector_norm(gap, p, dim=-1))
     if x1 is x2:
-        own = torch.eye(gap.shape[-2], dtype=torch.bool, device=gap.device).unsqueeze(-1)
-        result = _apart(gap, (-1,), own).squeeze(-1)
+        diagonal = torch.eye(gap.shape[-2], dtype=torch.bool, device=gap.device).unsqueeze(-1)
+        result = _apart(gap, (-1,), diagonal).squeeze(-1)
     else:
         result = torch.linalg.vector_norm(gap, 2, dim=-1)
     return _noted(watch, result, gap, (-1,)) if _at_zero(result) else result

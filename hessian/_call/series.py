@@ -9,7 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hessian._call.written import Watch
+from hessian._call.roots import Watch
+
+# Below this the power series of sinc is taken, so many terms of which leave 1e-20.
+SERIES, TERMS = 0.05, 7
+# Up to this size the series of the exponential is taken, so many terms of which leave 1e-18 in its
+# second derivatives.
+SMALL, EXPONENTIAL = 0.5, 18
 
 
 def sinc(watch: Watch, func: Callable[..., Any], input: Tensor) -> Any:
@@ -24,23 +30,14 @@ def sinc(watch: Watch, func: Callable[..., Any], input: Tensor) -> Any:
     return torch.where(is_small, series, func(torch.where(is_small, 1.0, input)))
 
 
-# Below this the power series of sinc is taken, so many terms of which leave 1e-20.
-SERIES, TERMS = 0.05, 7
-
-
-# Where the series of the exponential begins, and so many terms of it leave 1e-18 in its second
-# derivatives.
-SMALL, EXPONENTIAL = 0.5, 18
-
-
 def matrix_exp(watch: Watch, func: Callable[..., Any], input: Tensor) -> Any:
     """By scaling and squaring (Higham, SIAM J. Matrix Anal. Appl. 26, 2005), of the matrix's size.
 
     Torch's backward is an exponential of a matrix that holds the gradient too, and loses as many
     digits of the matrix as the gradient is large.
     """
-    number = input.is_floating_point() or input.is_complex()
-    if not (number and input.requires_grad and input.numel()):
+    is_smooth = input.is_floating_point() or input.is_complex()
+    if not (is_smooth and input.requires_grad and input.numel()):
         return func(input)
     try:
         size = float(torch.linalg.matrix_norm(input.detach(), 1).max())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, Protocol
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -160,9 +160,3 @@ def put_back(written: Written) -> Iterator[None]:
     with settled():
         will_be_put_back(written)
         yield
-
-
-class Watch(Protocol):
-    """The call in which an operation is replaced: it notes what is written to."""
-
-    written: Written

@@ -102,7 +102,15 @@ def fluctuations(
 
 
 def plateau_told(measurements: Measurements) -> str:
-    """A sentence on how long the baseline stays at chance, or nothing where it leaves at once."""
+    """A sentence on how long the baseline stays at chance, or nothing where it leaves at once.
+
+    >>> runs = [{"protocol": BASELINE, "seed": seed, "accuracies": accuracies} for seed, accuracies
+    ...         in enumerate(([0.1, 0.1, 0.14, 0.3], [0.1, 0.1, 0.16, 0.1], [0.1, 0.1, 0.1, None]))]
+    >>> plateau_told({"rows": runs})[:71]
+    ' The baseline stays at chance for 2 to 4 of its 4 epochs, seed by seed,'
+    >>> plateau_told({"rows": [{**runs[0], "accuracies": [0.2, 0.3]}]})
+    ''
+    """
     accuracies = column(measurements, BASELINE, "accuracies").values()
     left = [
         next((k for k, v in enumerate(curve) if (v or 0.0) > LEFT_CHANCE), len(curve))

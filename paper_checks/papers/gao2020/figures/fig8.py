@@ -96,15 +96,15 @@ def judge(measurements: Measurements, thresholds: Mapping[str, float]) -> Judgem
     if few < thresholds["seeds"] or len(sizes) < thresholds["sizes"]:
         return too_few("U-shaped", "Too few seeds or batch sizes.")
     decisions = {name: u_shaped(each) for name, each in by_arm.items() if each}
-    told, lower_ends = [], {}
+    sentences, lower_ends = [], {}
     for name, each in by_arm.items():
         if not each:
-            told.append(f"{name}: not run")
+            sentences.append(f"{name}: not run")
             continue
         middle = min(range(1, len(sizes) - 1), key=lambda k: sum(each[k]))
         first, last = ends_over(each, middle)
         lower_ends[name] = min(first, last, key=lambda end: end.value)
-        told.append(
+        sentences.append(
             f"{name}: "
             + ", ".join(short(sum(values) / len(values)) for values in each)
             + f"; over n = {sizes[middle]}, the calmest middle one, the smallest is "
@@ -114,7 +114,7 @@ def judge(measurements: Measurements, thresholds: Mapping[str, float]) -> Judgem
     reason = (
         f"Detrended deviation of the loss per step at {measurements['equal_steps']} steps, for n = "
         f"{', '.join(map(str, sizes))}. "
-        + ". ".join(told)
+        + ". ".join(sentences)
         + ". "
         + plateau_told(measurements["rows"], "steps")
     )
