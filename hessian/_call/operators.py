@@ -108,9 +108,7 @@ def _fixed_batch_norm(
     return torch.native_batch_norm(input, weight, bias, mean, variance, False, momentum, eps)
 
 
-def _pad_circular(
-    watch: roots.Watch, func: Callable[..., Any], input: Tensor, pad: Any
-) -> Tensor:
+def _pad_circular(watch: roots.Watch, func: Callable[..., Any], input: Tensor, pad: Any) -> Tensor:
     return replacements.pad(watch, F.pad, input, pad, "circular")
 
 
