@@ -281,6 +281,19 @@ def test_clipping_holds_in_a_warm_up_from_zero(name, m):
         assert_same(got, formula(w, gs, lrs, m, 0.1))
 
 
+def test_a_rate_of_zero_clipped_at_a_learning_rate_of_zero_is_zero():
+    """Without a gradient λ is 0, not 0/0; then λ = 0.02 · 2/2, clipped to 0.02/0.1, by hand."""
+    weight = torch.nn.Parameter(torch.ones(4, dtype=torch.float64))
+    rule = optimizers.LARS(
+        [("w", weight)], lr=0.0, momentum=0.9, trust_coefficient=0.02, clip=True, zero_norm="floor"
+    )
+    for lr, gradient in ((0.0, 0.0), (0.1, 1.0)):
+        rule.param_groups[0]["lr"] = lr
+        weight.grad = torch.full_like(weight, gradient)
+        rule.step()
+    torch.testing.assert_close(weight.detach(), torch.full_like(weight, 1 - 0.1 * 0.2))
+
+
 def test_ratio_only_decay_stays_out_of_the_step_whatever_a_zero_norm_does():
     # λ = 5 / (1 + 0.5·5) = 10/7 by hand, and the step is 0.1 λ g.
     for zero_norm in ("floor", "one", "skip"):
