@@ -10,6 +10,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 Multiply = Callable[[Tensor], Tensor]
+# Entries of a vector that are summed in its own precision.
+PIECE = 2**14
 
 
 def signs(count: int, generator: torch.Generator, like: Tensor) -> Tensor:
@@ -88,8 +90,11 @@ class Basis:
 
 def _dots(a: Tensor, b: Tensor) -> NDArray[np.float64]:
     """a bᵀ, summed in pieces of one size in float64."""
+    if a.shape[1] <= PIECE:
+        product: NDArray[np.float64] = (a @ b.T).double().cpu().numpy()
+        return product
     total = torch.zeros((len(a), len(b)), dtype=torch.float64, device=a.device)
-    for x, y in zip(a.split(2**14, 1), b.split(2**14, 1), strict=True):
+    for x, y in zip(a.split(PIECE, 1), b.split(PIECE, 1), strict=True):
         total += (x @ y.T).double()
     result: NDArray[np.float64] = total.cpu().numpy()
     return result

@@ -38,8 +38,8 @@ class Eigenpairs(Sequence[Eigenpair]):
         values: the eigenvalues, float64 ``[k]``.
         residual, error: of each, float64 ``[k]``; see `Eigenpair`.
         converged: whether all came within the tolerance.
-        missed: a bound on the probability that a repeated eigenvalue is there more often than it
-            is listed; 0 where that could not matter, NaN where it was not looked at.
+        missed: a bound on the probability that an eigenvalue is not listed that belongs to them,
+            or is there more often; 0 where that could not be, NaN where it was not looked at.
         products: products of the matrix with a vector that were taken.
     """
 
@@ -93,8 +93,9 @@ class Eigenpairs(Sequence[Eigenpair]):
             )
         if missed is not None and self.missed > missed:
             return (
-                f"copies of repeated eigenvalues may be missing: after {self.products} products "
-                f"the probability is only known to be below {self.missed:.2g}, not missed="
-                f"{missed:g}; raise products or memory, or pass missed=None"
+                "eigenvalues, or copies of repeated ones, may be missing: after "
+                f"{self.products} products the probability is only known to be below "
+                f"{self.missed:.2g}, not missed={missed:g}; raise products or memory, or pass "
+                "missed=None"
             )
         return ""

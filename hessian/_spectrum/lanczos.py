@@ -16,26 +16,16 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy import stats
 from torch import Tensor
 
 from hessian._spectrum.basis import Basis, Multiply, normals
+from hessian._spectrum.unseen import ENDS, ORDERS, Start, beyond
 
 Array = NDArray[np.float64]
 # Residuals below this many roundings of the largest eigenvalue are as small as they get.
 ROUNDINGS = 32
 # Vectors that a look for copies of repeated eigenvalues may take.
 LOOK = 24
-# Of the largest eigenvalue in size: so far beyond the first value none may lie unseen.
-BEYOND = 0.01
-# The ends of the spectrum at which values are wanted.
-ENDS = {"largest": (1,), "smallest": (-1,), "magnitude": (1, -1)}
-# Shares of the order in which Ritz values are wanted.
-ORDERS: dict[str, Callable[[Array], Array]] = {
-    "largest": lambda values: -values,
-    "smallest": lambda values: values,
-    "magnitude": lambda values: -np.abs(values),
-}
 
 
 @dataclass(frozen=True)
@@ -44,7 +34,7 @@ class Search:
 
     `order` is one of `ORDERS`, `block` how many vectors are multiplied together, `by_value` that
     the eigenvalue, not the residual, is to be within the tolerance; `missed` is the probability
-    with which copies of repeated eigenvalues may be missing, `None` if that is not looked at;
+    with which an eigenvalue or a copy of one may be missing, `None` if that is not looked at;
     `most` bounds the vectors that are held, `products` what may be spent.
     """
 
@@ -87,11 +77,11 @@ def extreme(
     The Krylov space of a block meets at most as many copies of a repeated eigenvalue as it has
     vectors; the others are eigenvectors of what is left of the matrix beside the space. So once all
     pairs have converged, a random vector beside the space begins a space of its own, which finds
-    one more copy, or shows how improbable it is that there is one (`_chance`).
+    one more copy, or shows how improbable it is that there is one (`beyond`).
 
     Small residuals do not say which eigenvalue it is: where the start has next to nothing of the
     first one, another has converged long before it shows. So the first space also goes on until
-    it is as improbable that an eigenvalue lies beyond the first value.
+    it is as improbable that an eigenvalue lies unseen before the last of those wanted (`Start`).
     """
     size = like.shape[-1]
     basis = Basis()
@@ -99,6 +89,7 @@ def extreme(
     spent = 0
     mark: int | None = None  # where the rows begin that look for copies
     first = search.block == 1  # whether all rows are of the Krylov space of the start
+    start, unseen = Start(), 0.0
     while True:
         block = block[: max(1, search.products - spent)]
         product = multiply(block)
@@ -114,16 +105,15 @@ def extreme(
         if len(basis) >= search.count or over:
             pairs, rest = _pairs(basis, values, weights, search, spent)
             chance = _missing(basis, values, pairs, mark, search, len(fresh) == 0, size)
-            pairs = dataclasses.replace(pairs, missed=min(chance, 1.0))
             done = bool(pairs.converged.all())
-            early = done and first and len(fresh) > 0 and not over and len(basis) < search.most
-            if early and _beyond(basis.matrix, search, size) > (search.missed or 1.0):
-                block = fresh
-                continue
+            if first and search.missed is not None and (done or over):
+                is_open = len(fresh) > 0 and len(basis) < size
+                unseen = start.unseen(basis.matrix, search.order, search.count, size) * is_open
+                done = unseen <= search.missed
+            pairs = dataclasses.replace(pairs, missed=min(max(chance, unseen), 1.0))
             if over or (done and (search.missed is None or chance <= search.missed)):
                 return pairs
-            full = len(basis) + 1 > search.most
-            if done and mark is not None and full:
+            if done and mark is not None and len(basis) + 1 > search.most:
                 return pairs
             if done and (mark is None or chance == math.inf):  # a copy was found: is there another?
                 if len(basis) + LOOK > search.most:
@@ -131,7 +121,7 @@ def extreme(
                 mark, first = len(basis), False
                 block = basis.orthonormal(normals(1, generator, like), 1.0)
                 continue
-            if not done:
+            if not done and not first:
                 # Of one Krylov space all residuals lie in `fresh`; after a look for copies, in
                 # what that has left aside too.
                 late = torch.from_numpy(~pairs.converged).to(rest.device)
@@ -142,23 +132,17 @@ def extreme(
             first = False
         block = fresh[: size - len(basis)]
         if len(basis) + len(block) > search.most:
-            _restart(basis, values, weights, search)
-            mark, first = None, False
+            retained = _restart(basis, values, weights, search)
+            mark = None
+            if first:
+                start.restart(values, weights, retained)
 
 
-def _restart(basis: Basis, values: Array, weights: Array, search: Search) -> None:
-    """Keep the best Ritz vectors alone."""
+def _restart(basis: Basis, values: Array, weights: Array, search: Search) -> int:
+    """Keep the best Ritz vectors alone, and say how many."""
     retained = max(search.count, min(search.most - search.block, len(basis)) * 2 // 3)
     basis.restart(weights[:, :retained], values[:retained])
-
-
-def _beyond(tridiagonal: Array, search: Search, size: int) -> float:
-    """The probability that an eigenvalue beyond the first value has not shown yet."""
-    values = np.linalg.eigvalsh(tridiagonal).astype(np.float64)
-    far = BEYOND * float(np.abs(values).max())
-    first = -float(ORDERS[search.order](values).min())  # of the value, its opposite or its size
-    ends = ENDS[search.order]
-    return math.fsum(_chance(sign * tridiagonal, first + far, False, size) for sign in ends)
+    return retained
 
 
 def _missing(
@@ -182,29 +166,7 @@ def _missing(
     looked = basis.matrix[mark:, mark:]
     limit = -float(above.max())  # of the value, or its size, that a copy would have
     ends = ENDS[search.order]
-    return math.fsum(_chance(sign * looked, limit, closed, size - mark) for sign in ends)
-
-
-def _chance(tridiagonal: Array, limit: float, closed: bool, size: int) -> float:
-    """The probability that a matrix has an unseen eigenvalue λ ≥ `limit`; ∞ if one is seen.
-
-    The tridiagonal matrix is that of a Lanczos run of s steps from a normal random vector z, whose
-    quadrature is exact up to degree 2s - 1. So for the polynomials p of degree s - 1, λ's share
-    c² of ‖z‖² is at most Σ ω_j p(θ_j)² / p(λ)², the least of which is the Christoffel function
-    K = 1 / Σ p_i(λ)² of the orthonormal polynomials p_0, …, p_(s-1), and that falls beyond the last
-    θ. Of all directions alike, c² has the distribution Beta(1/2, (n - 1)/2).
-    """
-    if float(np.linalg.eigvalsh(tridiagonal)[-1]) >= limit:
-        return math.inf
-    if closed:
-        return 0.0
-    alpha, beta = np.diag(tridiagonal), np.abs(np.diag(tridiagonal, 1))
-    before, now, total = 0.0, 1.0, 1.0
-    for i, off in enumerate(beta):
-        last = beta[i - 1] if i else 0.0
-        before, now = now, ((limit - alpha[i]) * now - last * before) / off
-        total += now * now
-    return float(stats.beta.cdf(1 / total, 0.5, (size - 1) / 2))
+    return math.fsum(beyond(sign * looked, limit, closed, size - mark) for sign in ends)
 
 
 def _pairs(
