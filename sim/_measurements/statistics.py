@@ -6,7 +6,6 @@ from typing import NamedTuple
 
 import numpy as np
 from scipy.special import ndtri
-from scipy.stats import spearmanr
 
 
 def quantiles(values: np.ndarray, levels: Sequence[float]) -> list[float]:
@@ -66,6 +65,8 @@ def spearman(x: np.ndarray, y: np.ndarray, level: float = 0.95) -> RankCorrelati
     if n < 2 or (x == x[0]).all() or (y == y[0]).all():
         return RankCorrelation(math.nan, math.nan, math.nan)
     # Equal orders give 1 but for the last digit, whose logarithm would be no interval.
+    from scipy.stats import spearmanr  # which takes as long to load as half of torch
+
     r = round(float(spearmanr(x, y).statistic), 15)
     if n < 4:
         return RankCorrelation(r, math.nan, math.nan)
