@@ -12,7 +12,6 @@ import torch
 from numpy.typing import NDArray
 from scipy.sparse.linalg import LinearOperator
 
-from hessian._call.names import fits
 from hessian._known_diagonal import known_diagonal
 from hessian._results.storage import storable
 from hessian._runtime.progress import Ticker
@@ -23,8 +22,10 @@ from hessian._spectrum.eigenpairs import Eigenpairs
 from hessian._spectrum.lanczos import Search, extreme
 from hessian._spectrum.layers import Layers, summed
 from hessian._spectrum.products import TOGETHER, Products
+from hessian._spectrum.scaled import Scaled
 from hessian._spectrum.source import Source
 from hessian._spectrum.trace import Trace, estimated
+from hessian._spectrum.views import Views
 from hessian._spectrum.written_out import WrittenOut
 
 T = TypeVar("T")
@@ -35,7 +36,7 @@ BASIS, LEAST = 400, 2**22
 
 
 @storable
-class Hessian(Display, LinearOperator):
+class Hessian(Display, Views, LinearOperator):
     """The P×P Hessian over the parameters in the model's order, flattened and concatenated.
 
     With ``kind=`` it is the Gauss-Newton matrix or a Fisher matrix, with the same methods.
@@ -50,7 +51,10 @@ class Hessian(Display, LinearOperator):
     """
 
     def __init__(
-        self, source: Source | WrittenOut, shapes: tuple[tuple[int, ...], ...], dtype: np.dtype[Any]
+        self,
+        source: Source | WrittenOut | Scaled,
+        shapes: tuple[tuple[int, ...], ...],
+        dtype: np.dtype[Any],
     ) -> None:
         self.kind, self.names, self.shapes = source.kind, source.names, shapes
         self.samples, self.parts, self.held = 0, 1, ""
@@ -137,36 +141,6 @@ class Hessian(Display, LinearOperator):
             finally:
                 self._open = None
 
-    def restricted(self, *patterns: str) -> Hessian:
-        """The diagonal block of the parameters whose names match, e.g. ``"layer1.*"``.
-
-        Raises:
-            ValueError: a pattern matches none of `names`.
-
-        Example:
-            >>> from torch import nn
-            >>> from hessian import operator
-            >>> model = nn.Sequential(nn.Linear(2, 3), nn.Tanh(), nn.Linear(3, 1))
-            >>> data = torch.ones(1, 2), torch.ones(1, 1)
-            >>> operator(model, nn.functional.mse_loss, data).restricted("2.*").names
-            ('2.weight', '2.bias')
-        """
-        for pattern in patterns:
-            if not any(fits(name, pattern) for name in self.names):
-                raise ValueError(
-                    f"patterns: {pattern!r} matches none of the parameters "
-                    f"{', '.join(self.names[:8])}{', …' if len(self.names) > 8 else ''}"
-                )
-        if not patterns:
-            raise ValueError('patterns is empty; name parameters, e.g. restricted("layer1.*")')
-        chosen = [
-            (name, shape)
-            for name, shape in zip(self.names, self.shapes, strict=True)
-            if any(fits(name, pattern) for pattern in patterns)
-        ]
-        source = self._source.of_names([name for name, _ in chosen])
-        return Hessian(source, tuple(shape for _, shape in chosen), np.dtype(self.dtype))
-
     def top(
         self,
         k: int = 1,
@@ -191,9 +165,10 @@ class Hessian(Display, LinearOperator):
             accuracy: what must come within it: ``"value"``, the eigenvalue (the residual, or the
                 estimate residual²/gap where that is less; the vector is then within about
                 residual/gap), or ``"vector"``, the residual ‖Hv - λv‖ itself.
-            missed: an eigenvalue that is repeated comes out as often as it is there, but with at
-                most this probability, and so does one further out than the first by a hundredth of
-                the largest size. Looking for copies takes products more; `None` to leave both.
+            missed: with at most this probability an eigenvalue is missing that lies a hundredth of
+                the first one beyond it, or before the last and a hundredth of the largest size from
+                all others; or one that is repeated comes out less often than it is there. To look
+                for these takes products more; `None` to leave both.
             block: vectors that are multiplied at a time, and copies that the first search meets.
             products: how many may be spent. What did not converge by then is returned with what is
                 known of it, and a warning.
@@ -206,7 +181,7 @@ class Hessian(Display, LinearOperator):
             TypeError, ValueError: an argument is wrong, k more than P; as `operator`.
 
         Warns:
-            RuntimeWarning: some pairs did not converge, or copies may be missing.
+            RuntimeWarning: some pairs did not converge, or some may be missing.
 
         Source: Wu & Simon (2000) for thick restarts, Parlett (1998) for the bounds; the
         probability by the Christoffel function of the quadrature (Golub & Meurant 2010).

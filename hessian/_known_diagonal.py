@@ -6,6 +6,7 @@ from torch import Tensor
 
 from hessian._diagonal import diagonal, plan
 from hessian._estimate import estimate
+from hessian._spectrum.scaled import Scaled
 from hessian._spectrum.source import Source
 from hessian._spectrum.written_out import WrittenOut
 
@@ -18,11 +19,14 @@ _DIAGONALS = {
 
 
 def known_diagonal(
-    source: Source | WrittenOut, method: str, products: int
+    source: Source | WrittenOut | Scaled, method: str, products: int
 ) -> dict[str, Tensor] | None:
     """The diagonal with ``"exact"``; with ``"auto"`` if it takes no more than so many products."""
     if method not in ("auto", "exact"):
         return None
+    if isinstance(source, Scaled):
+        of_base = known_diagonal(source.base, method, products)
+        return None if of_base is None else source.diagonal(of_base)
     if isinstance(source, WrittenOut):
         return source.diagonal()
     call = (source.model, source.loss, source.data)

@@ -7,7 +7,6 @@ from typing import Any, Self
 
 import torch
 
-from hessian._call.names import fits
 from hessian._results import html, storage
 from hessian._runtime.extras import extra
 from hessian._spectrum.written_out import WrittenOut, written
@@ -23,19 +22,6 @@ class Display:
     dtype: Any
     samples: int
     _source: Any
-
-    def layer(self, pattern: str) -> Any:
-        """The diagonal block of some parameters: ``"layer1"``, ``"layer1.*"``, ``"*.bias"``.
-
-        Raises:
-            ValueError: none of the names fits.
-        """
-        fitting = any(fits(name, pattern) for name in self.names)
-        return self.restricted(pattern if fitting else f"{pattern}.*")
-
-    def restricted(self, *patterns: str) -> Any:
-        """The diagonal block of the parameters whose names match."""
-        raise NotImplementedError
 
     def density(self) -> Any:
         """The density of the eigenvalues."""

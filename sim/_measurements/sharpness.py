@@ -3,18 +3,11 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import numpy as np
-import torch
-from numpy.typing import NDArray
-from scipy.sparse.linalg import ArpackError, LinearOperator, eigsh
 from torch import Tensor, nn
 
 import hessian
 from sim import _arguments
 from sim._isolation import isolated
-
-# Lanczos vectors kept at a time: few, because each is as long as the network has parameters.
-VECTORS = 8
 
 
 def sharpness(
@@ -41,7 +34,7 @@ def sharpness(
         model, loss, data, forward: as for `hessian.operator`.
         radius: name → ρ ≥ 0, finite, in the parameter's shape, for every trainable parameter, such
             as `CBLR.radius` returns; `None` for 1.
-        tolerance: relative, in (0, 1). SciPy's `eigsh` comes from below.
+        tolerance: relative, in (0, 1), as for `hessian.Hessian.top`, which comes from below.
 
     Returns:
         The largest eigenvalue (not the largest in size: a direction of negative curvature is
@@ -50,6 +43,9 @@ def sharpness(
     Raises:
         ValueError: a rate is missing, of another shape, negative or not finite; what
             `hessian.operator` raises.
+        RuntimeError: the eigenvalue did not come within the tolerance.
+
+    It is ``hessian.operator(…).scaled(radius).top()``.
 
     Source: the scaled Hessian of design of diagonal preconditioners; momentum: Polyak (1964).
 
@@ -66,55 +62,15 @@ def sharpness(
         2.0
     """
     _arguments.number("tolerance", tolerance, 0.0, 1.0, open_=True)
-    with isolated(), hessian.operator(model, loss, data, forward=forward).kept() as operator:
-        return _largest(operator, radius, tolerance)
-
-
-def _largest(
-    operator: hessian.Hessian, radius: Mapping[str, Tensor] | None, tolerance: float
-) -> float:
-    """The largest eigenvalue, dense where the Hessian is small, else by Lanczos."""
-    root = _root(operator, radius)
-
-    def multiply(vector: NDArray[Any]) -> NDArray[Any]:
-        product = operator @ (root * vector.reshape(-1)).astype(operator.dtype)
-        scaled: NDArray[Any] = (root * product).astype(operator.dtype)
-        return scaled
-
-    size = operator.shape[0]
-    if size <= VECTORS:
-        dense = np.stack([multiply(row) for row in np.eye(size, dtype=operator.dtype)])
-        return float(np.linalg.eigvalsh(dense.astype(np.float64))[-1])
-    scaled = LinearOperator(operator.shape, matvec=multiply, dtype=operator.dtype)
-    start = np.random.default_rng(0).standard_normal(size).astype(operator.dtype)
-    try:
-        eigenvalues = eigsh(
-            scaled, k=1, which="LA", tol=tolerance, ncv=VECTORS, v0=start, return_eigenvectors=False
+    with isolated():
+        operator = hessian.operator(model, loss, data, forward=forward)
+        if radius is not None:
+            operator = operator.scaled(radius)
+        top = operator.top(tolerance=tolerance)
+    if not top.converged:
+        raise RuntimeError(
+            f"tolerance: after {top.products} products the largest eigenvalue {top[0].value:.4g} "
+            f"is only known to {top[0].error:.2g}, not to {tolerance:g} of itself, which happens "
+            "beside a far larger negative curvature; pass a larger tolerance"
         )
-    except ArpackError:
-        if multiply(start).any():
-            raise
-        return 0.0  # without curvature, or at rates of zero, it has no vector to begin with
-    return float(eigenvalues[0])
-
-
-def _root(operator: hessian.Hessian, radius: Mapping[str, Tensor] | None) -> NDArray[Any]:
-    """ρ^½, flattened and concatenated like the operator's vectors."""
-    if radius is None:
-        return np.ones(operator.shape[0], dtype=operator.dtype)
-    parts = []
-    for name, shape in zip(operator.names, operator.shapes, strict=True):
-        if name not in radius:
-            raise ValueError(f"radius: the parameter {name!r} is missing; give a rate for each")
-        value = radius[name]
-        if tuple(value.shape) != shape:
-            raise ValueError(
-                f"radius: {name!r} has shape {tuple(value.shape)} where the parameter has {shape}; "
-                "give one rate for each entry"
-            )
-        if not bool(((value >= 0) & value.isfinite()).all()):
-            raise ValueError(
-                f"radius: {name!r} holds a negative or infinite rate; cap it, as CBLR does"
-            )
-        parts.append(value.detach().double().sqrt().cpu().reshape(-1))
-    return torch.cat(parts).numpy().astype(operator.dtype)
+    return top[0].value

@@ -1,6 +1,7 @@
 """λ_max of the scaled Hessian beside a dense one; the bound it gives; what breaks beyond it."""
 
 import copy
+import functools
 import math
 
 import numpy as np
@@ -11,7 +12,7 @@ from torch import nn
 
 import hessian
 import sim
-from sim._measurements import sharpness as _sharpness
+from hessian._spectrum import views
 from sim.optimizers import CBLR
 
 
@@ -26,6 +27,18 @@ class Quadratic(nn.Module):
 
     def forward(self, x):
         return self.w @ self.a @ self.w / 2 + 0 * x.sum()
+
+
+class Diagonal(nn.Module):
+    """L = Σ a w²/2."""
+
+    def __init__(self, a):
+        super().__init__()
+        self.a = a
+        self.w = nn.Parameter(torch.zeros_like(a))
+
+    def forward(self, x):
+        return (self.a * self.w**2).sum() / 2 + 0 * x.sum()
 
 
 def value(output, target):
@@ -72,7 +85,7 @@ def check_against_dense(sharpness):
     rates = {name: torch.rand_like(p) * 10 for name, p in model.named_parameters()}
     rates["2.bias"][0] = 0.0  # a parameter that stays
     got = sharpness(model, F.cross_entropy, pair, rates, tolerance=1e-4)
-    # eigsh in float32, to a relative 1e-4.
+    # In float32, to a relative 1e-4.
     assert got == pytest.approx(dense_top(model, F.cross_entropy, pair, rates), rel=3e-4)
 
 
@@ -81,8 +94,12 @@ def test_sharpness_is_that_of_the_dense_hessian():
 
 
 def test_a_wrong_scaling_is_caught(monkeypatch):
-    right = _sharpness._root
-    monkeypatch.setattr(_sharpness, "_root", lambda *a: right(*a) ** 2)  # ρ for ρ^½
+    right = views.roots
+
+    def squared(*arguments):  # ρ for ρ^½
+        return {name: root**2 for name, root in right(*arguments).items()}
+
+    monkeypatch.setattr(views, "roots", squared)
     with pytest.raises(AssertionError):
         check_against_dense(sim.sharpness)
 
@@ -91,6 +108,28 @@ def test_few_parameters_are_solved_densely():
     model = nn.Linear(2, 1, bias=False)
     pair = torch.tensor([[2.0, 1.0]]), torch.tensor([[1.0]])
     assert sim.sharpness(model, F.mse_loss, pair) == pytest.approx(10.0)
+
+
+@pytest.mark.parametrize("tolerance", [0.02, 0.05])
+def test_beside_a_far_larger_negative_curvature(tolerance):
+    """The largest eigenvalue is 1/1000 of the smallest in size, or negative like all others."""
+    draws = np.random.default_rng(0)
+    for trial in range(3):
+        basis = np.linalg.qr(draws.standard_normal((60, 60)))[0]
+        below = -np.exp(draws.uniform(0, 7, 59))
+        for top in (1.0, -0.9):
+            matrix = (basis * np.concatenate([[top], below])) @ basis.T
+            model = Quadratic(torch.from_numpy(matrix))
+            got = sim.sharpness(model, value, PAIR, tolerance=tolerance)
+            assert abs(got - top) <= tolerance * abs(top), (trial, top)
+
+
+def test_an_eigenvalue_that_does_not_come_within_the_tolerance(monkeypatch):
+    few = functools.partialmethod(hessian.Hessian.top, products=10)
+    monkeypatch.setattr(hessian.Hessian, "top", few)
+    model = Diagonal(-(torch.linspace(1e-3, 1.0, 300, dtype=torch.float64) ** 2))
+    with pytest.warns(RuntimeWarning), pytest.raises(RuntimeError, match=r"^tolerance: after 10 "):
+        sim.sharpness(model, value, PAIR, tolerance=0.01)
 
 
 @pytest.mark.parametrize("momentum", [0.0, 0.5, 0.9])
