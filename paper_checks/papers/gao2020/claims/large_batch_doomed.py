@@ -4,9 +4,8 @@ from collections.abc import Mapping
 
 from paper_checks.check import Judgement, Measurements
 from paper_checks.numbers import points
-from paper_checks.papers.gao2020.claims._long import measure
 from paper_checks.papers.gao2020.figures._tuned import series_of
-from paper_checks.papers.gao2020.figures.fig1 import PROTOCOL, edges_told, gap
+from paper_checks.papers.gao2020.figures.fig1 import PROTOCOL, edges_told, gap, measure
 from paper_checks.statistics import conclude, too_few
 
 __all__ = ["PROTOCOL", "judge", "measure"]

@@ -6,9 +6,10 @@ import numpy as np
 
 from paper_checks.check import Judgement, Measurements
 from paper_checks.numbers import short, spread
+from paper_checks.papers.gao2020.claims._tuned import measure
 from paper_checks.papers.gao2020.figures._tuned import Row, series_of, stages
 from paper_checks.papers.gao2020.figures.fig1 import PROTOCOL as TUNED
-from paper_checks.papers.gao2020.figures.fig1 import arms, measure
+from paper_checks.papers.gao2020.figures.fig1 import arms
 from paper_checks.statistics import conclude, mean, more, rank_correlation, too_few
 
 __all__ = ["PROTOCOL", "judge", "measure"]

@@ -4,9 +4,8 @@ from collections.abc import Mapping
 
 from paper_checks.check import Judgement, Measurements
 from paper_checks.numbers import points, short, spread
-from paper_checks.papers.gao2020.claims._long import measure
 from paper_checks.papers.gao2020.figures._tuned import at_end, chosen, guarded, read, series_of
-from paper_checks.papers.gao2020.figures.fig1 import PROTOCOL, arms, edges_told
+from paper_checks.papers.gao2020.figures.fig1 import PROTOCOL, arms, edges_told, measure
 from paper_checks.statistics import conclude, difference, more, paired, ratio, too_few
 
 __all__ = ["PROTOCOL", "judge", "measure"]

@@ -4,7 +4,6 @@ from collections.abc import Mapping
 
 from paper_checks.check import Judgement, Measurements
 from paper_checks.numbers import points
-from paper_checks.papers.gao2020.claims._long import measure
 from paper_checks.papers.gao2020.figures._tuned import (
     at_end,
     chosen,
@@ -14,7 +13,7 @@ from paper_checks.papers.gao2020.figures._tuned import (
     series_of,
 )
 from paper_checks.papers.gao2020.figures.fig1 import PROTOCOL as TUNED
-from paper_checks.papers.gao2020.figures.fig1 import arms, edges_told
+from paper_checks.papers.gao2020.figures.fig1 import arms, edges_told, measure
 from paper_checks.statistics import Estimate, conclude, less, mean, paired, too_few
 
 __all__ = ["PROTOCOL", "judge", "measure"]

@@ -21,7 +21,7 @@ from paper_checks.papers.gao2020.figures._tuned import (
     sizes,
     tried,
 )
-from paper_checks.papers.gao2020.measurements.training import TUNED_RUNS, tuned
+from paper_checks.papers.gao2020.measurements.training import LONG_RUNS, long
 from paper_checks.shared import reads
 from paper_checks.statistics import (
     UNDECIDED,
@@ -48,10 +48,10 @@ PROTOCOL = (
 )
 
 
-@reads(TUNED_RUNS)
+@reads(LONG_RUNS)
 def measure(context: "Context") -> dict[str, Any]:
     """Accuracies at the end by series, n, rate and seed."""
-    return tuned(context)
+    return long(context)
 
 
 def arms(measurements: Measurements, series: str) -> dict[int, list[Row]]:
