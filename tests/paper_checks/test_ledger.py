@@ -1,6 +1,7 @@
 """The ledger of runs, in small: drawn images in CIFAR-10's layout, a network of few weights."""
 
 import fcntl
+import itertools
 import json
 import os
 import shutil
@@ -90,6 +91,9 @@ def small():
         shrink(patch, FIRST_EPOCH=(16384, 49152), RECORDED_SIZES=(16384, 49152))
         patch.setattr(_tuned, "RECORDED_EPOCHS", 1)
         patch.setattr(_tuned, "FACTORS", (1.0, 3.0))
+        patch.setattr(_tuned, "LONG_SIZES", (16384, 49152))
+        patch.setattr(_tuned, "LONG_FACTORS", dict.fromkeys((16384, 49152), (1.0, 3.0)))
+        patch.setattr(_tuned, "LONG_STEPS", 3)
         patch.setattr(_rules, "RECORDED_EPOCHS", 1)
         yield
 
@@ -479,10 +483,16 @@ def test_hours_follow_from_the_rows(copy):
 
 def test_a_rate_is_chosen_on_seeds_that_are_not_read(images, tmp_path):
     (result,) = audit(images, tmp_path, "fig1")
-    tuning, reading = _tuned.RECORDED_SEEDS
-    rows = Ledger(tmp_path / "evidence").rows
-    for n in result.measurements["n"]:
-        of_n = [each for each in rows if each.config["batch_size"] == n]
+    seeds = {"epochs": _tuned.RECORDED_SEEDS, "steps": _tuned.LONG_SEEDS}
+    sweeps = {"epochs": "tuned", "steps": "long"}
+    assert result.measurements["series"] == ["epochs", "steps"]
+    for series, n in itertools.product(seeds, result.measurements["n"]):
+        tuning, reading = seeds[series]
+        of_n = [
+            each
+            for each in Ledger(tmp_path / "evidence").rows
+            if each.sweep == sweeps[series] and each.config["batch_size"] == n
+        ]
         rates = {each.config["lr"] for each in of_n if each.seed in reading}
         assert len(rates) == 1
         assert len({each.config["lr"] for each in of_n}) == 2
@@ -494,11 +504,12 @@ def test_a_rate_is_chosen_on_seeds_that_are_not_read(images, tmp_path):
             for each in of_n
         }  # fmt: skip
         assert means[rates.pop()] == max(means.values())
-    for each in result.measurements["rows"]:
-        assert len(each["seeds"]) == len(each["stage"]) == len(each["accuracy"])
-        chosen, read = training.best(
-            [r for r in result.measurements["rows"] if r["n"] == each["n"]]
-        )
+        arms = [
+            row for row in result.measurements["rows"] if (row["n"], row["series"]) == (n, series)
+        ]
+        for each in arms:
+            assert len(each["seeds"]) == len(each["stage"]) == len(each["accuracy"])
+        chosen, read = training.best(arms)
         assert chosen["seeds"] == [*tuning, *reading]
         assert read == [v for v, s in zip(chosen["accuracy"], chosen["seeds"], strict=True)
                         if s in reading]  # fmt: skip
