@@ -180,21 +180,24 @@ def draw(measurements: Measurements) -> Drawing:
 def draw_rules(
     measurements: Measurements, name: str, title: str, names: Mapping[str, str], said: str
 ) -> Drawing:
-    """Test accuracy against n for some rules, at equal epochs and at equal steps."""
+    """Test accuracy against n for some rules, at equal epochs and, where run, at equal steps."""
     sizes = measurements["n"]
+    labels = {
+        series: f"{measurements[count]} {series} each"
+        for series, count in (("epochs", "epochs"), ("steps", "equal_steps"))
+        if series in series_of(measurements)
+    }
     names = {rule: shown for rule, shown in names.items() if rule in trained(measurements)}
     radii = measurements.get("radii")
     with drawing.style(name):
-        chart = drawing.figure(14.0 if radii else 10.0, 4.8)
-        axes = chart.subplots(1, 3 if radii else 2)
-        panels = axes[:2]
-        panels[1].sharey(panels[0])
-        for panel, series, label in zip(
-            panels,
-            ("epochs", "steps"),
-            (f"{measurements['epochs']} epochs each", f"{measurements['equal_steps']} steps each"),
-            strict=True,
-        ):
+        count = len(labels) + bool(radii)
+        chart = drawing.figure(2.0 + 4.0 * count, 4.8)
+        axes = chart.subplots(1, count, squeeze=False)[0]
+        panels = axes[: len(labels)]
+        for panel in panels[1:]:
+            panel.sharey(panels[0])
+            panel.tick_params(labelleft=False)
+        for panel, (series, label) in zip(panels, labels.items(), strict=True):
             for number, (rule, shown) in enumerate(names.items()):
                 ran = [n for n in sizes if arm(measurements, series, n, rule)]
                 by_size = [
@@ -208,11 +211,10 @@ def draw_rules(
             panel.set_title(label, loc="left")
             panel.set_xlabel("batch size n")
         panels[0].set_ylabel("test accuracy at the end (%)")
-        panels[1].tick_params(labelleft=False)
-        handles, labels = panels[0].get_legend_handles_labels()
-        chart.legend(handles, labels, loc="outside upper center", ncols=len(names))
+        handles, rules = panels[0].get_legend_handles_labels()
+        chart.legend(handles, rules, loc="outside upper center", ncols=len(names))
         if radii:
-            _draw_radii(axes[2], radii)
+            _draw_radii(axes[-1], radii)
     alt = "Test accuracy at the end by batch size, equal epochs: " + "; ".join(
         f"{shown} "
         + ", ".join(

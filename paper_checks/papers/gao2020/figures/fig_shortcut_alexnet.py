@@ -66,7 +66,7 @@ def _measure(context: "Context") -> dict[str, Any]:
         stages[epochs] = model
         for number, stage in stages.items():
             labels = {"epochs": number, "seed": seed}
-            loss = float(cross_entropy(stage(pair[0]), pair[1]))
+            loss = float(cross_entropy(stage(pair[0]), pair[1]).detach())
             losses.append({**labels, "loss": loss})
             rows += [{**labels, **row} for row in of_network(stage, pair, seed)]
     return {
