@@ -152,3 +152,13 @@ def test_exact_curvature_at_one_batch_size_is_no_whole_answer():
     judgement = build("fig-cblr").judge(whole | {"n": [n], "rows": rows})
     assert judgement.verdict == "holds in part"
     assert "Not run: another batch size." in judgement.reason
+
+
+def test_a_series_that_was_not_run_has_no_panel():
+    whole = plain(CASES["fig-cblr"].true(np.random.default_rng(0)))
+    rows = [row for row in whole["rows"] if row["series"] == "epochs"]
+    one = build("fig-cblr").draw(whole | {"rows": rows, "equal_steps": None}).svg
+    two = build("fig-cblr").draw(whole).svg
+    assert "None" not in one
+    # Text is drawn as text: the label of every panel's axis.
+    assert (one.count("batch size n"), two.count("batch size n")) == (1, 2)
