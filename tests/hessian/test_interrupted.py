@@ -150,7 +150,8 @@ CALLS = {
         "kept": within_kept,
     }.items()},
     "operator, gauss-newton": (
-        network("tanh-mlp"), spectrum(lambda h: h.top(1, products=6, tolerance=0.5), "ggn"),
+        network("tanh-mlp"),
+        spectrum(lambda h: h.top(1, products=6, tolerance=0.5, missed=None), "ggn"),
     ),
     "coordinates": (
         network("tanh-mlp"),
