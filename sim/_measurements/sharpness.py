@@ -53,6 +53,7 @@ def sharpness(
         L = (2w₀ + w₁ - 1)² has H = [[8, 4], [4, 2]], and with ρ = 1/diag H both parameters do the
         same: λ_max is 2 = P.
 
+        >>> import torch
         >>> model = nn.Linear(2, 1, bias=False)
         >>> pair = torch.tensor([[2.0, 1.0]]), torch.tensor([[1.0]])
         >>> round(sharpness(model, nn.functional.mse_loss, pair), 6)
