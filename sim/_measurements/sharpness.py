@@ -56,10 +56,10 @@ def sharpness(
         >>> import torch
         >>> model = nn.Linear(2, 1, bias=False)
         >>> pair = torch.tensor([[2.0, 1.0]]), torch.tensor([[1.0]])
-        >>> round(sharpness(model, nn.functional.mse_loss, pair), 6)
+        >>> round(sharpness(model, nn.functional.mse_loss, pair), 4)
         10.0
         >>> rate = {"weight": 1 / torch.tensor([[8.0, 2.0]])}
-        >>> round(sharpness(model, nn.functional.mse_loss, pair, rate), 6)
+        >>> round(sharpness(model, nn.functional.mse_loss, pair, rate), 4)
         2.0
     """
     _arguments.number("tolerance", tolerance, 0.0, 1.0, open_=True)
