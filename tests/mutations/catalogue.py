@@ -334,10 +334,24 @@ MUTATIONS = [
     ),
     Mutation(
         "the look for copies takes a share for its probability",
-        "_spectrum/lanczos.py",
-        "return float(stats.beta.cdf(1 / total, 0.5, (size - 1) / 2))",
-        "return 1 / total",
-        "test_spectrum.py",
+        "_spectrum/unseen.py",
+        "return float(betainc(0.5, (size - 1) / 2, min(share, 1.0)))",
+        "return min(share, 1.0)",
+        "test_unseen.py",
+    ),
+    Mutation(
+        "a restart raised the share of an unseen eigenvector by the root of what it did",
+        "_spectrum/unseen.py",
+        "growth += each.growth(places)",
+        "growth += 0.5 * each.growth(places)",
+        "test_unseen.py",
+    ),
+    Mutation(
+        "a matrix is scaled by its rates on both sides",
+        "_spectrum/scaled.py",
+        "result[name] = value.detach().double().cpu().sqrt()",
+        "result[name] = value.detach().double().cpu()",
+        "test_scaled.py",
     ),
     Mutation(
         "a restart forgets the Ritz values",
