@@ -109,7 +109,7 @@ def extreme(
             if first and search.missed is not None and (done or over):
                 is_open = len(fresh) > 0 and len(basis) < size
                 unseen = start.unseen(basis.matrix, search.order, search.count, size) * is_open
-                done = unseen <= search.missed
+                done = done and unseen <= search.missed
             pairs = dataclasses.replace(pairs, missed=min(max(chance, unseen), 1.0))
             if over or (done and (search.missed is None or chance <= search.missed)):
                 return pairs

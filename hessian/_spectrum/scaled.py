@@ -78,22 +78,18 @@ class Scaled:
 
 
 class ScaledProducts:
-    """Products with the scaled matrix, as `Products` has them."""
+    """Products with the scaled matrix, as `Products` has them.
+
+    Attributes:
+        like: a vector of the length, dtype and device that products are taken in.
+        bound: bytes of working set.
+    """
 
     def __init__(self, products: Products | MatrixProducts, source: Scaled) -> None:
         self._products = products
+        self.like, self.bound = products.like, products.bound
         flat = [source.roots[name].reshape(-1) for name in source.names]
-        self._root = torch.cat(flat).to(products.like)
-
-    @property
-    def like(self) -> Tensor:
-        """A vector of the length, dtype and device that products are taken in."""
-        return self._products.like
-
-    @property
-    def bound(self) -> int:
-        """Bytes of working set."""
-        return self._products.bound
+        self._root = torch.cat(flat).to(self.like)
 
     @property
     def count(self) -> int:

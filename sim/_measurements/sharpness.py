@@ -24,7 +24,8 @@ def sharpness(
     The step w ← w - γ ρ g has, with ρ held, the Jacobian 1 - γ ρ H, and ρH has the eigenvalues of
     the symmetric ρ^½ H ρ^½. A quadratic loss is therefore descended in every direction just where
     γ < 2/λ_max, and with momentum m where γ < 2(1 + m)/λ_max; beyond it the step along the top
-    eigenvector grows. Without `radius` that is the bound of plain gradient descent.
+    eigenvector grows. Without `radius` that is the bound of plain gradient descent. It is the first
+    value of ``hessian.operator(…).scaled(radius).top()``.
 
     Where ρ is the radius of CBLR the diagonal of ρH is ±1 (but for gradients near 1 and entries at
     the cap), and λ_max says by how much the whole is sharper than its diagonal: from 1, where H is
@@ -44,8 +45,6 @@ def sharpness(
         ValueError: a rate is missing, of another shape, negative or not finite; what
             `hessian.operator` raises.
         RuntimeError: the eigenvalue did not come within the tolerance.
-
-    It is ``hessian.operator(…).scaled(radius).top()``.
 
     Source: the scaled Hessian of design of diagonal preconditioners; momentum: Polyak (1964).
 
